@@ -1,0 +1,1 @@
+"""Kernel registry and kernels."""

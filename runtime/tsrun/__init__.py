@@ -1,0 +1,1 @@
+"""The runtime: artifacts, executor, engine and server."""
