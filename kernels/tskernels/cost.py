@@ -1,0 +1,108 @@
+"""Predicted seconds of a call, from its shapes and a simple machine description. Only good enough to order candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Final
+
+from tskernels.dtypes import size_bytes
+
+if TYPE_CHECKING:
+    from tskernels.registry import Call, Operand
+    from tskernels.target import Target
+
+NOMINAL_SIZE: Final = 16
+"""What a dimension that is unknown until the step runs counts as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Peak rates of one rank's device and what it takes to start one kernel."""
+
+    bytes_per_second: float
+    flops_per_second: float
+    link_bytes_per_second: float
+    launch_seconds: float
+    message_seconds: float
+
+
+# An everyday server socket; measurements of a real machine belong into a tuning file, not here.
+_MACHINES: Final = {"cpu": Machine(20e9, 200e9, 5e9, 3e-6, 30e-6)}
+_UNKNOWN: Final = Machine(20e9, 200e9, 5e9, 3e-6, 30e-6)
+
+Cost = Callable[["Call", "Target"], float]
+"""Seconds that a call is predicted to take on a target."""
+
+
+def machine(target: Target) -> Machine:
+    """The description of a target's machine."""
+    return _MACHINES.get(target.family, _UNKNOWN)
+
+
+def seconds(target: Target, *, moved_bytes: float, flops: float = 0.0) -> float:
+    """The roofline: whichever of memory and arithmetic takes longer, and the start."""
+    m = machine(target)
+    return m.launch_seconds + max(moved_bytes / m.bytes_per_second, flops / m.flops_per_second)
+
+
+def elements(operand: Operand) -> int:
+    """Elements, unknown dimensions counted as nominal."""
+    return prod(NOMINAL_SIZE if size is None else size for size in operand.shape)
+
+
+def operand_bytes(operand: Operand) -> int:
+    """Bytes, unknown dimensions counted as nominal."""
+    return elements(operand) * size_bytes(operand.dtype)
+
+
+def free(call: Call, target: Target) -> float:
+    """Nothing is moved: a view."""
+    return 0.0
+
+
+def bandwidth_bound(call: Call, target: Target) -> float:
+    """Every operand read once, a result of the first operand's size written once."""
+    return seconds(target, moved_bytes=sum(map(operand_bytes, call.operands)) + operand_bytes(call.operands[0]))
+
+
+def gather_bound(source: int, indices: int) -> Cost:
+    """Rows of operand `source`, as many as `indices` holds, read and written: the rest of the source stays untouched."""
+
+    def cost(call: Call, target: Target) -> float:
+        rows, row_source = elements(call.operands[indices]), call.operands[source]
+        leading = row_source.shape[0] or NOMINAL_SIZE
+        return seconds(target, moved_bytes=2 * rows * operand_bytes(row_source) / leading)
+
+    return cost
+
+
+def matmul_bound(call: Call, target: Target) -> float:
+    """`x [..., I]` times `w [O, I]`."""
+    x, w = call.operands[:2]
+    outputs = w.shape[0] or NOMINAL_SIZE
+    inner = w.shape[1] or NOMINAL_SIZE
+    rows = elements(x) // inner if inner else 0
+    moved = sum(map(operand_bytes, call.operands)) + rows * outputs * size_bytes(x.dtype)
+    return seconds(target, moved_bytes=moved, flops=2.0 * rows * outputs * inner)
+
+
+def append_bound(call: Call, target: Target) -> float:
+    """New keys and values read and written; the rest of the cache stays untouched."""
+    return seconds(target, moved_bytes=2 * sum(map(operand_bytes, call.operands[1:3])))
+
+
+def attention_bound(call: Call, target: Target) -> float:
+    """Each sequence's pages read once; two products of every query head with every key."""
+    q, cache, _, _, tables = call.operands
+    page = operand_bytes(cache) / (cache.shape[0] or NOMINAL_SIZE)
+    positions_per_sequence = (tables.shape[1] or NOMINAL_SIZE) * (cache.shape[1] or NOMINAL_SIZE)
+    moved = elements(tables) * page + 2 * operand_bytes(q)
+    return seconds(target, moved_bytes=moved, flops=4.0 * elements(q) * positions_per_sequence)
+
+
+def message_bound(call: Call, target: Target) -> float:
+    """The operand over the link once; the number of ranks is the plan's business, and the same for every candidate."""
+    m = machine(target)
+    return m.message_seconds + operand_bytes(call.operands[0]) / m.link_bytes_per_second

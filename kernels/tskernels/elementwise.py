@@ -1,0 +1,65 @@
+"""Sums, products, scaling and capping of whole tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tskernels.dtypes import compute_dtype
+from tskernels.registry import kernel, one_float_type, op
+
+
+def _same_shape(x: Tensor, y: Tensor) -> None:
+    # torch would broadcast; the op does not.
+    if x.shape != y.shape:
+        raise ValueError(f"operands of shapes {list(x.shape)} and {list(y.shape)} must be equal")
+
+
+@op("ts::add")
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """`x + y`, same shape."""
+    _same_shape(x, y)
+    return (x.to(compute_dtype(x.dtype)) + y).to(x.dtype)
+
+
+@op("ts::mul")
+def mul(x: Tensor, y: Tensor) -> Tensor:
+    """`x * y`, same shape."""
+    _same_shape(x, y)
+    return (x.to(compute_dtype(x.dtype)) * y).to(x.dtype)
+
+
+@op("ts::scale")
+def scale(x: Tensor, factor: float) -> Tensor:
+    """`x * factor`, any shape."""
+    return (x.to(compute_dtype(x.dtype)) * factor).to(x.dtype)
+
+
+@op("ts::softcap")
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """`cap * tanh(x / cap)`, any shape: squeezed into (-cap, cap)."""
+    return (cap * torch.tanh(x.to(compute_dtype(x.dtype)) / cap)).to(x.dtype)
+
+
+@kernel("ts::add", name="torch", when=one_float_type)
+def add_torch(x: Tensor, y: Tensor, *, out: Tensor) -> None:
+    """One pass into `out`."""
+    torch.add(x, y, out=out)
+
+
+@kernel("ts::mul", name="torch", when=one_float_type)
+def mul_torch(x: Tensor, y: Tensor, *, out: Tensor) -> None:
+    """One pass into `out`."""
+    torch.mul(x, y, out=out)
+
+
+@kernel("ts::scale", name="torch")
+def scale_torch(x: Tensor, factor: float, *, out: Tensor) -> None:
+    """One pass into `out`."""
+    torch.mul(x, factor, out=out)
+
+
+@kernel("ts::softcap", name="torch", dtypes=("f64", "f32"))
+def softcap_torch(x: Tensor, cap: float, *, out: Tensor) -> None:
+    """Three passes over `out`; reduced types would round at each, so they stay with the reference."""
+    torch.div(x, cap, out=out).tanh_().mul_(cap)

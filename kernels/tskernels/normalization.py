@@ -1,0 +1,32 @@
+"""Root mean square normalization."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tskernels.dtypes import compute_dtype
+from tskernels.registry import kernel, op
+
+
+@op("ts::rms_norm")
+def rms_norm(x: Tensor, w: Tensor, eps: float, offset: float) -> Tensor:
+    """`x [..., E]`, `w [E]`: `x * rsqrt(mean(x^2) + eps) * (w + offset)` in f32, rounded once."""
+    wide = x.to(compute_dtype(x.dtype))
+    inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return (wide * inverse * (w.to(wide.dtype) + offset)).to(x.dtype)
+
+
+@kernel("ts::rms_norm", name="torch")
+def rms_norm_torch(x: Tensor, w: Tensor, eps: float, offset: float, *, out: Tensor) -> None:
+    """The reference's steps, each into memory that is there already."""
+    dtype = compute_dtype(x.dtype)
+    wide = x if x.dtype == dtype else x.to(dtype)
+    inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    gain = w if w.dtype == dtype else w.to(dtype)
+    if offset:
+        gain = gain + offset
+    if out.dtype == dtype:
+        torch.mul(wide, inverse, out=out).mul_(gain)
+    else:
+        torch.mul(wide * inverse, gain, out=out)

@@ -1,0 +1,302 @@
+"""The one table of ops and kernels: register, select, explain, look up. Imports torch only by loading kernels."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+from tskernels.cost import Cost, bandwidth_bound, free, message_bound
+from tskernels.dtypes import FLOATS
+from tskernels.target import CPU, Target
+
+Kind = Literal["compute", "view", "inplace", "collective"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+REFERENCE: Final = "reference"
+_FAMILIES: Final = (
+    *("activation", "attention", "cache", "collectives", "elementwise"),
+    *("embedding", "linear", "normalization", "rope", "views"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Type of a tensor argument; None is a dimension known only when a step runs."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a kernel is asked to do: the op, its tensor operands in order, its remaining parameters by name."""
+
+    op: str
+    operands: tuple[Operand, ...]
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        attributes = (f"{name}={value!r}" for name, value in self.attributes.items())
+        return f"{self.op}({', '.join((*map(str, self.operands), *attributes))})"
+
+
+When = Callable[[Call], bool]
+
+
+def one_float_type(call: Call) -> bool:
+    """floating operands of one element type."""
+    return len({operand.dtype for operand in call.operands if operand.dtype in FLOATS}) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """An implementation of an op. `function` takes the operands, then the attributes by name, and for `compute` and
+    `collective` kernels `out`, which it fills; a `view` returns an alias; `inplace` changes and returns its first operand."""
+
+    op: str
+    name: str
+    kind: Kind
+    function: Callable[..., Any]
+    target: Target
+    dtypes: tuple[str, ...]
+    when: When | None
+    cost: Cost
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A kernel in a selection; `reason` says why it cannot run, None when it can."""
+
+    kernel: Kernel
+    reason: str | None
+    cost_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """An op with its reference and the names of its parameters, tensors first."""
+
+    name: str
+    kind: Kind
+    reference: Callable[..., Any]
+    parameters: tuple[str, ...]
+    place: str
+
+
+class KernelMissing(LookupError):  # noqa: N818  # the name is settled: it says what is wrong
+    """No kernel can run a call, or there is none of that name; lists those there are and why they lost."""
+
+
+class DuplicateKernel(ValueError):  # noqa: N818
+    """A second registration of a key; names both files."""
+
+
+_ops: dict[str, Op] = {}
+_kernels: dict[tuple[str, str], Kernel] = {}
+_lock = threading.RLock()
+_loaded = False
+
+
+def op(name: str, *, cost: Cost = bandwidth_bound) -> Callable[[Function], Function]:
+    """Register the reference of a compute op: torch tensors in, a new torch tensor out."""
+    return _register_op(name, "compute", cost)
+
+
+def view_op(name: str) -> Callable[[Function], Function]:
+    """Register an op that returns an alias of its operand and costs nothing."""
+    return _register_op(name, "view", free)
+
+
+def inplace_op(name: str, *, cost: Cost = bandwidth_bound) -> Callable[[Function], Function]:
+    """Register an op that changes its first operand and returns it."""
+    return _register_op(name, "inplace", cost)
+
+
+def collective_op(name: str, *, cost: Cost = message_bound) -> Callable[[Function], Function]:
+    """Register the reference of an op that reads the mesh: its result depends on the rank or on other ranks."""
+    return _register_op(name, "collective", cost)
+
+
+def kernel(
+    op: str,
+    *,
+    name: str,
+    target: Target = CPU,
+    dtypes: tuple[str, ...] = FLOATS,
+    when: When | None = None,
+    cost: Cost = bandwidth_bound,
+) -> Callable[[Function], Function]:
+    """Register a kernel of a known op. `dtypes` are those its floating operands may have; `when` must hold for the call,
+    and the first line of its docstring is the reason shown where it does not."""
+
+    def register(function: Function) -> Function:
+        known = _op_of(op)
+        parameters = tuple(inspect.signature(function).parameters)
+        expected = (*known.parameters, "out") if known.kind in ("compute", "collective") else known.parameters
+        if parameters != expected:
+            raise TypeError(
+                f"{_place(function)}: kernel `{name}` of {op} takes ({', '.join(parameters)}), but it must take ({', '.join(expected)})"
+            )
+        _add(Kernel(op, name, known.kind, function, target, dtypes, when, cost, _place(function)))
+        return function
+
+    return register
+
+
+def select(call: Call, target: Target) -> Kernel:
+    """The best kernel that can run the call on the target."""
+    best = explain(call, target)[0]
+    if best.reason is not None:
+        raise KernelMissing(f"no kernel can run {call} on {target}" + _listing(explain(call, target)))
+    return best.kernel
+
+
+def explain(call: Call, target: Target) -> list[Candidate]:
+    """Every kernel of the call's op, best first; those that cannot run come last, with the reason."""
+    _load()
+    _op_of(call.op)
+    candidates = [_judge(candidate, call, target) for (op_name, _), candidate in _kernels.items() if op_name == call.op]
+    # `reference` loses to anything that can run, whatever the costs say: it is written to be read.
+    return sorted(candidates, key=lambda c: (c.reason is not None, c.kernel.name == REFERENCE, c.cost_seconds, c.kernel.name))
+
+
+def lookup(op: str, name: str) -> Kernel:
+    """The kernel of an op by name."""
+    _load()
+    _op_of(op)
+    found = _kernels.get((op, name))
+    if found is None:
+        names = sorted(kernel_name for op_name, kernel_name in _kernels if op_name == op)
+        raise KernelMissing(f"{op} has no kernel `{name}`; it has {', '.join(names)}")
+    return found
+
+
+def ops() -> tuple[str, ...]:
+    """Names of all ops, sorted."""
+    _load()
+    return tuple(sorted(_ops))
+
+
+def op_named(name: str) -> Op:
+    """The op's record, with its reference."""
+    _load()
+    return _op_of(name)
+
+
+def _register_op(name: str, kind: Kind, cost: Cost) -> Callable[[Function], Function]:
+    def register(function: Function) -> Function:
+        place = _place(function)
+        with _lock:
+            if name in _ops:
+                raise DuplicateKernel(f"op {name} is registered twice: {_ops[name].place} and {place}")
+            _ops[name] = Op(name, kind, function, tuple(inspect.signature(function).parameters), place)
+            runs = _filling(function) if kind in ("compute", "collective") else function
+            _add(Kernel(name, REFERENCE, kind, runs, CPU, FLOATS, None, cost, place))
+        return function
+
+    return register
+
+
+def _filling(reference: Callable[..., Any]) -> Callable[..., None]:
+    """The kernel convention around a reference: its result is copied into `out`."""
+
+    def run(*operands: Any, out: Any, **attributes: Any) -> None:
+        result = reference(*operands, **attributes)
+        # copy_ would broadcast and cast in silence.
+        if result.shape != out.shape or result.dtype != out.dtype:
+            raise ValueError(f"{reference.__name__} gives {result.dtype}{list(result.shape)}, but `out` is {out.dtype}{list(out.shape)}")
+        out.copy_(result)
+
+    return run
+
+
+def _add(new: Kernel) -> None:
+    with _lock:
+        old = _kernels.setdefault((new.op, new.name), new)
+    if old is not new:
+        raise DuplicateKernel(f"kernel `{new.name}` of {new.op} is registered twice: {old.place} and {new.place}")
+
+
+def _judge(candidate: Kernel, call: Call, target: Target) -> Candidate:
+    reason = target.lacks(candidate.target)
+    if reason is None:
+        given = sorted({operand.dtype for operand in call.operands if operand.dtype in FLOATS} - set(candidate.dtypes))
+        if given:
+            reason = f"takes {', '.join(candidate.dtypes)}, not {', '.join(given)}"
+    if reason is None and candidate.when is not None and not candidate.when(call):
+        reason = f"needs {_sentence(candidate.when)}"
+    return Candidate(candidate, reason, candidate.cost(call, target))
+
+
+def _sentence(when: When) -> str:
+    lines = (inspect.getdoc(when) or "").splitlines()
+    return lines[0].rstrip(".") if lines else f"`{getattr(when, '__name__', when)}` to hold"
+
+
+def _listing(candidates: list[Candidate]) -> str:
+    return "".join(f"\n  {c.kernel.name}: {c.reason}" for c in candidates)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = inspect.unwrap(function).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _op_of(name: str) -> Op:
+    if name not in _ops:
+        _load_families()
+    if name not in _ops:
+        near = difflib.get_close_matches(name, _ops, n=1)
+        raise KernelMissing(f"unknown op `{name}`" + (f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(sorted(_ops))}"))
+    return _ops[name]
+
+
+def _load_families() -> None:
+    for family in _FAMILIES:
+        importlib.import_module(f"tskernels.{family}")
+
+
+def _load() -> None:
+    """Import the built-in families, then plug-ins; once."""
+    global _loaded
+    if _loaded:
+        return
+    with _lock:
+        if _loaded:
+            return
+        _load_families()
+        for entry in sorted(importlib.metadata.entry_points(group="tskernels"), key=lambda entry: entry.name):
+            try:
+                entry.load()
+            except Exception as error:
+                error.add_note(f"while loading the kernel plug-in `{entry.name}` ({entry.value})")
+                raise
+        _loaded = True
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Undo registrations at the end: for tests and for trying a plug-in."""
+    global _loaded
+    _load()
+    with _lock:
+        saved_ops, saved_kernels = dict(_ops), dict(_kernels)
+    try:
+        yield
+    finally:
+        with _lock:
+            _ops.clear()
+            _ops.update(saved_ops)
+            _kernels.clear()
+            _kernels.update(saved_kernels)
+            _loaded = True

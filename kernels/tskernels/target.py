@@ -1,0 +1,89 @@
+"""What a machine can run, and what a kernel needs of it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+# Only what a kernel may ask for: the full flag list of a CPU would make two equal machines look different.
+_FEATURES: Final = frozenset(
+    {
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "amx_tile",
+        "amx_bf16",
+        "amx_int8",
+    }
+    | {"asimd", "asimddp", "bf16", "i8mm", "sve", "sve2"}
+)
+_TORCH_CAPABILITY: Final = {"AVX2": ("avx2", "fma"), "AVX512": ("avx2", "fma", "avx512f", "avx512bw", "avx512vl")}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A family (`cpu`; later `cuda`, `rocm`) and features. For a machine: all it has. For a kernel: all it needs."""
+
+    family: str
+    features: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return "+".join([self.family, *sorted(self.features)])
+
+    def lacks(self, needed: Target) -> str | None:
+        """Why a kernel that needs `needed` cannot run here; None when it can."""
+        if needed.family != self.family:
+            return f"runs on {needed.family}, not on {self.family}"
+        missing = sorted(needed.features - self.features)
+        return f"needs {', '.join(missing)}, which this {self.family} lacks" if missing else None
+
+
+CPU: Final = Target("cpu")
+
+
+def cpu(*features: str) -> Target:
+    """What a kernel for CPUs with these instruction sets needs: `cpu("avx512f")`."""
+    unknown = sorted(set(features) - _FEATURES)
+    if unknown:
+        raise ValueError(f"unknown CPU features {', '.join(unknown)}; known: {', '.join(sorted(_FEATURES))}")
+    return Target("cpu", frozenset(features))
+
+
+def parse_target(text: str) -> Target:
+    """`cpu` is this machine's CPU with all it has; `cpu+avx2+fma` one with just these; plain `cpu+` one with none."""
+    family, plus, features = text.partition("+")
+    if family != "cpu":
+        raise ValueError(f"unknown target `{text}`; known: cpu")
+    if not plus:
+        return Target("cpu", _host_features())
+    return cpu(*(feature for feature in features.split("+") if feature))
+
+
+@cache
+def _host_features() -> frozenset[str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return _torch_features()
+    for line in cpuinfo.read_text(encoding="ascii", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return _FEATURES & frozenset(value.split())
+    return frozenset()
+
+
+def _torch_features() -> frozenset[str]:
+    import torch  # only where there is no /proc/cpuinfo
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    # Every arm64 Mac has these; torch calls its capability DEFAULT.
+    arm = ("asimd", "asimddp") if sys.platform == "darwin" else ()
+    return frozenset(_TORCH_CAPABILITY.get(capability, arm))

@@ -1,0 +1,110 @@
+"""The program as the runtime reads it: program.json of docs/architecture.md.
+
+Assumes: kernels are selected and memory is planned. Does not: decide anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.fx
+
+from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, type_of
+from tspasses.place import PlacedModel
+from tspasses.plan_memory import is_alias
+
+FORMAT = 1
+
+
+def emit(program: Program, placed: PlacedModel) -> dict[str, Any]:
+    """A JSON object; its caches are numbered in the order of the entry's calls."""
+    caches: list[dict[str, Any]] = []
+    graphs = {name: _graph(program, placed, name, graph, caches) for name, graph in program.graphs.items()}
+    frame = program.frames[program.entry]
+    return {"format": FORMAT, "entry": program.entry, "caches": caches, "frame": {"T": frame[0], "S": frame[1]}, "graphs": graphs}
+
+
+def _graph(program: Program, placed: PlacedModel, name: str, graph: torch.fx.Graph, caches: list[dict[str, Any]]) -> dict[str, Any]:
+    inputs, nodes = [], []
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            inputs.append(_input(program, node, is_entry=name == program.entry, caches=caches))
+        elif node.op == "call_module":
+            nodes.append(_call(program, node, caches))
+        elif node.op == "call_function":
+            nodes.append(_node(program, node))
+    return {"inputs": inputs, "nodes": nodes, "output": output_node(graph).name}
+
+
+def _input(program: Program, node: torch.fx.Node, *, is_entry: bool, caches: list[dict[str, Any]]) -> dict[str, Any]:
+    kind: Input = node.meta["input"]
+    type_ = type_of(node)
+    found = {
+        "name": node.name,
+        "kind": kind.kind,
+        "dtype": type_.dtype,
+        "shape": list(type_.local(program.mesh)),
+        "type": type_.text(program.mesh),
+    }
+    if kind.kind == "step":
+        found["step"] = kind.name
+    elif kind.kind == "coordinate":
+        found["axis"] = "*".join(kind.axes)
+    elif kind.kind == "weight" and is_entry:
+        found["tensor"] = kind.tensor("")
+    elif kind.kind == "cache" and is_entry:
+        found["cache"] = _add_cache(program, node, caches)
+    return found
+
+
+def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
+    type_ = type_of(node)
+    names = [a.name for a in node.target._schema.arguments]
+    args = [a.name for a in operands(node)]
+    constants = {n: a for n, a in zip(names, node.args, strict=False) if not isinstance(a, torch.fx.Node)}
+    storage: Storage | None = None if is_alias(node) else node.meta.get("storage")
+    region = None if is_alias(node) else type_.local(program.mesh)[0]
+    return {
+        "name": node.name,
+        "op": f"ts::{op_of(node)}",
+        "kernel": node.meta["kernel"],
+        "args": args,
+        "attrs": {**constants, **node.kwargs},
+        "dtype": type_.dtype,
+        "shape": list(type_.local(program.mesh)),
+        "type": type_.text(program.mesh),
+        "span": str(node.meta["span"]),
+        "region": region,
+        "offset": storage.offset if storage else 0,
+    }
+
+
+def _call(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -> dict[str, Any]:
+    binding: CallBinding = node.meta["call"]
+    storage: Storage = node.meta["storage"]
+    weights, bound = {}, {}
+    for inner in program.graphs[binding.graph].nodes:
+        if inner.op != "placeholder":
+            continue
+        kind: Input = inner.meta["input"]
+        if kind.kind == "weight":
+            weights[inner.name] = kind.tensor(binding.prefix)
+        elif kind.kind == "cache":
+            bound[inner.name] = _add_cache(program, inner, caches)
+    return {
+        "name": node.name,
+        "call": binding.graph,
+        "args": [a.name for a in operands(node)],
+        "weights": weights,
+        "caches": bound,
+        "span": str(node.meta["span"]),
+        "region": storage.region,
+        "offset": storage.offset,
+        "frame": {"T": storage.frame[0], "S": storage.frame[1]},
+    }
+
+
+def _add_cache(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -> int:
+    type_ = type_of(node)
+    caches.append({"dtype": type_.dtype, "page": list(type_.local(program.mesh)), "window": node.meta["input"].window})
+    return len(caches) - 1

@@ -1,0 +1,212 @@
+"""From the placed program to torch.fx graphs with every collective in place.
+
+The entry and each instance it calls become a graph; what those call is inlined, so that fusion sees a whole layer. Weights with
+grouped dimensions are flat, so a matmul gets `merge` before and `split` after it where a dimension has several factors.
+Does not: choose anything. Every decision was the placement search's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch.fx
+
+from tsc.graph import CallBinding, Input, NodeType, Program, WeightPart, target_of
+from tsc.program import CallTarget, Operation, Value
+from tsc.spans import Span
+from tsc.types import Factor, Placement, Shape
+from tspasses.place import PlacedInstance, PlacedModel, Transition
+
+STEP_SHAPES = {
+    "slots": Shape("i32", (Factor("T", None),), (1,)),
+    "starts": Shape("i32", (Factor("S+1", None),), (1,)),
+    "lengths": Shape("i32", (Factor("S", None),), (1,)),
+    "tables": Shape("i32", (Factor("S", None), Factor("P", None)), (1, 1)),
+}
+"""What cache ops read of a step beside the entry's own parameters."""
+
+ORDER = {"cache_append": ("slots",), "attention": ("starts", "lengths", "tables")}
+
+
+def lower(placed: PlacedModel) -> Program:
+    """One graph for the entry and for each distinct instance that it calls."""
+    program = Program(placed.mesh, placed.options.dtype, placed.typed.entry, {})
+    called = [o.attributes["target"].instance for o in placed.entry.instance.operations if o.op == "call"]
+    for name in dict.fromkeys([*called, placed.typed.entry]):
+        program.graphs[name] = _Lowering(placed, name, program).run()
+    return program
+
+
+Key = tuple[int, Placement]
+
+
+class _Lowering:
+    def __init__(self, placed: PlacedModel, name: str, program: Program) -> None:
+        self.placed = placed
+        self.mesh = placed.mesh
+        self.program = program
+        self.is_entry = name == placed.typed.entry
+        self.root = placed.instances[name]
+        self.graph = torch.fx.Graph()
+        self.steps: dict[str, torch.fx.Node] = {}
+        self.coordinates: dict[tuple[str, ...], torch.fx.Node] = {}
+        self.none: Placement = (None,) * len(self.mesh.active)
+
+    def run(self) -> torch.fx.Graph:
+        arguments = {}
+        for index in self.root.instance.parameters:
+            value = self.root.instance.values[index]
+            is_step = self.is_entry or value.shape.dtype == "i32"
+            kind = Input("step", name=value.name) if is_step else Input("value")
+            node = self._placeholder(value.name, kind, self._type(value.shape, self.root.placements[index]), value.span)
+            if kind.kind == "step":
+                self.steps[value.name] = node
+            arguments[index] = node
+        result = self._inline(self.root, arguments, "")
+        if result.op == "placeholder":  # a graph's result has storage of its own
+            result = self._node("scale", (result,), {"factor": 1.0}, result.meta["type"], result.meta["span"], "result")
+        self.graph.output(result)
+        self.graph.lint()
+        return self.graph
+
+    def _inline(self, placed: PlacedInstance, arguments: Mapping[int, torch.fx.Node], prefix: str) -> torch.fx.Node:
+        """Emit an instance's operations; returns the node of its result."""
+        instance = placed.instance
+        made: dict[Key, torch.fx.Node] = {(i, placed.placements[i]): n for i, n in arguments.items()}
+        tied = {w.value: w.tied for w in instance.weights}
+        names = {instance.values[w.value].name: w.value for w in instance.weights}
+        for weight in instance.weights:
+            other = tied[weight.value]
+            if other is not None:
+                made[weight.value, placed.placements[weight.value]] = made[names[other], placed.placements[names[other]]]
+            else:
+                made[weight.value, placed.placements[weight.value]] = self._weight(placed, weight.value, prefix + weight.tensor)
+        for cache in instance.caches:
+            value = instance.values[cache.value]
+            kind = Input("cache", window=cache.window)
+            made[cache.value, placed.placements[cache.value]] = self._placeholder(
+                value.name, kind, self._type(value.shape, placed.placements[cache.value]), value.span
+            )
+        for index, operation in enumerate(instance.operations):
+            self._transitions(placed, index, made)
+            operands = [made[v, p] for v, p in zip(operation.operands, placed.needs[index], strict=True)]
+            result = self._type(instance.values[operation.result].shape, placed.placements[operation.result])
+            made[operation.result, result.placement] = self._operation(operation, instance.values[operation.result], operands, result, prefix)
+        self._transitions(placed, len(instance.operations), made)
+        return made[instance.result, placed.result]
+
+    def _operation(self, operation: Operation, value: Value, operands: list[torch.fx.Node], result: NodeType, prefix: str) -> torch.fx.Node:
+        match operation.op:
+            case "pin":
+                return operands[0]
+            case "call":
+                return self._call(operation, value, operands, result, prefix)
+            case "linear":
+                return self._linear(operation, value, operands, result)
+            case "embedding":
+                axes = tuple(a.name for a, p in zip(self.mesh.active, operands[1].meta["type"].placement, strict=True) if p == 0)
+                shard = self._coordinate(axes, operation.span) if axes else 0
+                return self._node("embedding", (*operands, shard), {}, result, operation.span, value.name)
+            case _:
+                extra = tuple(self._step(n, operation.span) for n in ORDER.get(operation.op, ()))
+                attributes = {k: list(v) if isinstance(v, tuple) else v for k, v in operation.attributes.items()}
+                return self._node(operation.op, (*operands, *extra), attributes, result, operation.span, value.name)
+
+    def _call(self, operation: Operation, value: Value, operands: list[torch.fx.Node], result: NodeType, prefix: str) -> torch.fx.Node:
+        target: CallTarget = operation.attributes["target"]
+        below = prefix + (f"{target.prefix}." if target.prefix else "")
+        if not self.is_entry:
+            callee = self.placed.instances[target.instance]
+            return self._inline(callee, dict(zip(callee.instance.parameters, operands, strict=True)), below)
+        inputs = [n for n in self.program.graphs[target.instance].nodes if n.op == "placeholder"]
+        parameters = self.placed.instances[target.instance].instance.parameters
+        passed = list(operands)
+        for node in inputs[len(parameters) :]:
+            kind: Input = node.meta["input"]
+            if kind.kind == "step":
+                passed.append(self._step(kind.name, operation.span))
+            elif kind.kind == "coordinate":
+                passed.append(self._coordinate(kind.axes, operation.span))
+        node = self.graph.create_node("call_module", target.instance, tuple(passed), {}, name=value.name)
+        node.meta.update(type=result, span=operation.span, call=CallBinding(target.instance, below))
+        return node
+
+    def _linear(self, operation: Operation, value: Value, operands: list[torch.fx.Node], result: NodeType) -> torch.fx.Node:
+        x, w = operands
+        contracted = operation.attributes["contracted"]
+        if contracted > 1:
+            kind = x.meta["type"]
+            shape = replace(kind.shape, groups=(*kind.shape.groups[:-contracted], contracted))
+            x = self._node("merge", (x,), {"count": contracted}, NodeType(shape, kind.placement), operation.span, f"{x.name}_flat")
+        out = w.meta["type"].shape.groups[0]
+        flat = NodeType(replace(result.shape, groups=(*result.shape.groups[:-out], out)), result.placement)
+        node = self._node("linear", (x, w), {}, flat, operation.span, value.name)
+        if out > 1:
+            sizes = [int(d) for d in result.local(self.mesh)[-out:]]
+            node = self._node("split", (node,), {"sizes": sizes}, result, operation.span, f"{value.name}_split")
+        return node
+
+    def _transitions(self, placed: PlacedInstance, index: int, made: dict[Key, torch.fx.Node]) -> None:
+        for transition in placed.transitions:
+            if transition.operation == index:
+                made[transition.value, transition.target] = self._transition(transition, made[transition.value, transition.source])
+
+    def _transition(self, transition: Transition, node: torch.fx.Node) -> torch.fx.Node:
+        placement = list(transition.source)
+        for move in transition.moves:
+            for i, axis in enumerate(self.mesh.active):
+                if axis.name in move.axes:
+                    placement[i] = transition.target[i]
+            attributes: dict[str, object] = {"axis": "*".join(move.axes)}
+            match move.kind:
+                case "all_reduce":
+                    attributes["reduction"] = move.reduction
+                case "all_gather":
+                    attributes["dim"] = move.source
+                case "reduce_scatter" | "local_slice":
+                    attributes["dim"] = move.target
+                case "all_to_all":
+                    attributes.update(split_dim=move.target, concat_dim=move.source)
+                case "keep_first":
+                    pass
+            kind = NodeType(node.meta["type"].shape, tuple(placement))
+            node = self._node(move.kind, (node,), attributes, kind, transition.span, f"{node.name}_{move.kind}")
+            node.meta["reason"] = transition.reason
+        return node
+
+    # --- inputs -------------------------------------------------------------------------------------------------
+
+    def _weight(self, placed: PlacedInstance, index: int, tensor: str) -> torch.fx.Node:
+        value = placed.instance.values[index]
+        kind = self._type(value.shape, placed.placements[index])
+        return self._placeholder(value.name, Input("weight", parts=(WeightPart(tensor, kind),)), kind, value.span)
+
+    def _step(self, name: str, span: Span) -> torch.fx.Node:
+        if name not in self.steps:
+            self.steps[name] = self._placeholder(name, Input("step", name=name), NodeType(STEP_SHAPES[name], self.none), span)
+        return self.steps[name]
+
+    def _coordinate(self, axes: tuple[str, ...], span: Span) -> torch.fx.Node:
+        if axes not in self.coordinates:
+            kind = NodeType(Shape("i64", (), ()), self.none)
+            self.coordinates[axes] = self._placeholder("rank_" + "_".join(axes), Input("coordinate", axes=axes), kind, span)
+        return self.coordinates[axes]
+
+    def _placeholder(self, name: str, kind: Input, type_: NodeType, span: Span) -> torch.fx.Node:
+        last = next((n for n in reversed(self.graph.nodes) if n.op == "placeholder"), None)
+        with self.graph.inserting_after(last) if last else self.graph.inserting_before():
+            node = self.graph.create_node("placeholder", name, (), {}, name=name)
+        node.target = node.name
+        node.meta.update(type=type_, span=span, input=kind)
+        return node
+
+    def _node(
+        self, op: str, args: tuple[object, ...], attributes: Mapping[str, object], type_: NodeType, span: Span, name: str
+    ) -> torch.fx.Node:
+        node = self.graph.create_node("call_function", target_of(op), args, dict(attributes), name=name)  # type: ignore[arg-type]
+        node.meta.update(type=type_, span=span)
+        return node
+
+    def _type(self, shape: Shape, placement: Placement) -> NodeType:
+        return NodeType(replace(shape, dtype=shape.dtype or self.program.dtype), placement)

@@ -1,0 +1,332 @@
+"""Choose each value's placement and the transitions between them: exact search over a module, its boundary fixed.
+
+State of the search: which placements of each live value exist so far. Each op extends every state by every rule it has, at the
+price of the transitions its operands need; states that agree on the live values keep the cheapest. This is exact for any
+dataflow, since nothing but the live values' placements bears on what follows.
+
+Does not: change a declared boundary, move a weight or a cache, or look into a callee: calls are ops with one rule, their contract.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tsc.diagnostics import CompileError, Diagnostic, Note
+from tsc.mesh import Mesh
+from tsc.program import CallTarget, Instance, Operation, TypedModel, Value
+from tsc.signatures import rules
+from tsc.spans import Span
+from tsc.types import Placement
+from tspasses.cost import DEFAULT_TOPOLOGY, Topology, payload, seconds
+from tspasses.transitions import COLLECTIVES, Move, divides, moves
+
+Cost = tuple[int, int, int]
+"""(picoseconds, payload bytes, number of moves): compared in this order, then by source order; integers, so sums are exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """dtype: the model's element type; tokens and sequences: the step size that costs are compared at; deny: collectives not to use."""
+
+    dtype: str = "bf16"
+    tokens: int = 1
+    sequences: int = 1
+    topology: Topology = DEFAULT_TOPOLOGY
+    deny: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """Value `value` is turned from `source` into `target` right before operation `operation` (their number: the return)."""
+
+    value: int
+    source: Placement
+    target: Placement
+    moves: tuple[Move, ...]
+    operation: int
+    span: Span
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedInstance:
+    """placements: of every value as it is computed. needs: of each operation's operands as it reads them."""
+
+    instance: Instance
+    placements: tuple[Placement, ...]
+    needs: tuple[tuple[Placement, ...], ...]
+    transitions: tuple[Transition, ...]
+    result: Placement
+
+
+@dataclass(frozen=True)
+class PlacedModel:
+    typed: TypedModel
+    options: Options
+    instances: Mapping[str, PlacedInstance] = field(default_factory=dict)
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.typed.mesh
+
+    @property
+    def entry(self) -> PlacedInstance:
+        return self.instances[self.typed.entry]
+
+
+def place(typed: TypedModel, options: Options | None = None) -> PlacedModel:
+    """Place every instance, callees before callers. Raises CompileError with all the modules' findings."""
+    options = options or Options()
+    placed: dict[str, PlacedInstance] = {}
+    problems: list[Diagnostic] = []
+    for name, instance in typed.instances.items():
+        try:
+            placed[name] = _Search(typed, instance, options, is_entry=name == typed.entry).run()
+        except CompileError as error:
+            problems.extend(d for d in error.diagnostics if d not in problems)
+    if problems:
+        raise CompileError(*problems)
+    return PlacedModel(typed, options, placed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What one step of the search decided, linked to the step before it."""
+
+    previous: _Choice | None
+    operands: tuple[Placement, ...]
+    result: Placement
+    transitions: tuple[Transition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    cost: Cost
+    exists: Mapping[int, tuple[Placement, ...]]
+    choice: _Choice | None
+
+
+class _Search:
+    def __init__(self, typed: TypedModel, instance: Instance, options: Options, *, is_entry: bool, movable: frozenset[int] = frozenset()) -> None:
+        self.typed = typed
+        self.mesh = typed.mesh
+        self.instance = instance
+        self.options = options
+        self.is_entry = is_entry
+        self.movable = movable  # weights that may move, to find out what a plan would need
+        self.replicated: Placement = (None,) * len(self.mesh.active)
+        self.last_use: dict[int, int] = {instance.result: len(instance.operations)}
+        for index, operation in enumerate(instance.operations):
+            for operand in operation.operands:
+                self.last_use[operand] = max(self.last_use.get(operand, -1), index)
+
+    def run(self) -> PlacedInstance:
+        declared = {i: (v.placement,) for i, v in enumerate(self.instance.values) if v.placement is not None and v.kind != "result"}
+        states = [_State((0, 0, 0), declared, None)]
+        for index, operation in enumerate(self.instance.operations):
+            following = self._merge(s for state in states for s in self._extend(state, index, operation))
+            if not following:
+                raise CompileError(self._explain(states, index, operation))
+            states = following
+        states = self._merge(s for state in states for s in self._finish(state))
+        if not states:
+            raise CompileError(self._explain_result())
+        best = min(states, key=lambda s: s.cost)
+        placed = self._collect(best)
+        if self.instance.strict:
+            self._check_strict(placed)
+        return placed
+
+    # --- the search ---------------------------------------------------------------------------------------------
+
+    def _extend(self, state: _State, index: int, operation: Operation) -> Iterable[_State]:
+        for needs, result in self._rules(operation):
+            transitions: list[Transition] = []
+            exists = dict(state.exists)
+            cost = state.cost
+            for operand, need in zip(operation.operands, needs, strict=True):
+                step = self._reach(exists, operand, need, index, operation.span, self._reason(operation))
+                if step is None:
+                    break
+                if step.moves:
+                    transitions.append(step)
+                    exists[operand] = (*exists[operand], need)
+                    cost = self._add(cost, step)
+            else:
+                exists[operation.result] = (result,)
+                choice = _Choice(state.choice, needs, result, tuple(transitions))
+                yield _State(cost, {v: p for v, p in exists.items() if self.last_use.get(v, -1) > index}, choice)
+
+    def _finish(self, state: _State) -> Iterable[_State]:
+        assert self.instance.result_span is not None
+        span, last = self.instance.result_span, len(self.instance.operations)
+        wanted = [(self.instance.result_placement, f"the boundary of `{self.instance.module}` declares it")]
+        if self.is_entry:
+            wanted.append((self.replicated, "sampling needs whole rows, the same bits on every rank"))
+        exists, cost, transitions = dict(state.exists), state.cost, []
+        for need, reason in wanted:
+            step = self._reach(exists, self.instance.result, need, last, span, reason)
+            if step is None:
+                return
+            if step.moves:
+                transitions.append(step)
+                exists[self.instance.result] = (*exists[self.instance.result], need)
+                cost = self._add(cost, step)
+        yield _State(cost, exists, _Choice(state.choice, (), wanted[-1][0], tuple(transitions)))
+
+    def _reach(
+        self, exists: Mapping[int, tuple[Placement, ...]], value: int, need: Placement, index: int, span: Span, reason: str
+    ) -> Transition | None:
+        """The cheapest way to have `value` as `need`, from any placement of it that exists; no moves when it does already."""
+        if need in exists[value]:
+            return Transition(value, need, need, (), index, span, reason)
+        best: tuple[Cost, Transition] | None = None
+        for source in exists[value]:
+            found = moves(self.instance.values[value].shape, self.mesh, source, need)
+            if found is None or not self._allowed(value, found):
+                continue
+            step = Transition(value, source, need, found, index, span, reason)
+            cost = self._add((0, 0, 0), step)
+            if best is None or cost < best[0]:
+                best = (cost, step)
+        return best[1] if best else None
+
+    def _allowed(self, value: int, found: tuple[Move, ...]) -> bool:
+        if any(m.kind in self.options.deny for m in found):
+            return False
+        if self.instance.values[value].kind == "weight" and value not in self.movable:
+            return all(m.kind not in COLLECTIVES for m in found)
+        return self.instance.values[value].kind != "cache"
+
+    def _rules(self, operation: Operation) -> list[tuple[tuple[Placement, ...], Placement]]:
+        """Every combination of the op's rules over the mesh's axes, less those that cannot divide."""
+        if operation.op == "pin":
+            placement = self.instance.values[operation.result].placement
+            assert placement is not None
+            return [((placement,), placement)]
+        if operation.op == "call":
+            target: CallTarget = operation.attributes["target"]
+            callee = self.typed.instances[target.instance]
+            contract = tuple(p for i in callee.parameters if (p := callee.values[i].placement) is not None)
+            return [(contract, callee.result_placement)]
+        found = []
+        values = [*operation.operands, operation.result]
+        for combination in itertools.product(rules(operation.signature), repeat=len(self.mesh.active)):
+            placements = tuple(tuple((*rule.operands, rule.result)[i] for rule in combination) for i in range(len(values)))
+            if all(divides(self.instance.values[v].shape, self.mesh, p) for v, p in zip(values, placements, strict=True)):
+                found.append((placements[:-1], placements[-1]))
+        return found
+
+    def _merge(self, states: Iterable[_State]) -> list[_State]:
+        best: dict[frozenset[tuple[int, frozenset[Placement]]], _State] = {}
+        for state in states:
+            key = frozenset((v, frozenset(p)) for v, p in state.exists.items())
+            if key not in best or state.cost < best[key].cost:
+                best[key] = state
+        return list(best.values())
+
+    def _add(self, cost: Cost, step: Transition) -> Cost:
+        picoseconds, size, count = cost
+        shape = self.instance.values[step.value].shape
+        placement = list(step.source)
+        for move in step.moves:
+            moved = payload(shape, self.mesh, tuple(placement), move, self.options.dtype)
+            rows = {"T": self.options.tokens, "S": self.options.sequences, "": 1}[moved.row]
+            picoseconds += round(seconds(move, self.mesh.size_of(move.axes), moved.per_row * rows, self.options.topology) * 1e12)
+            size += moved.per_row * rows if move.kind in COLLECTIVES else 0
+            count += 1
+            for i, axis in enumerate(self.mesh.active):
+                if axis.name in move.axes:
+                    placement[i] = step.target[i]
+        return picoseconds, size, count
+
+    def _collect(self, state: _State) -> PlacedInstance:
+        chain: list[_Choice] = []
+        choice = state.choice
+        while choice is not None:
+            chain.append(choice)
+            choice = choice.previous
+        chain.reverse()
+        placements: list[Placement] = [v.placement or self.replicated for v in self.instance.values]
+        for operation, made in zip(self.instance.operations, chain[:-1], strict=True):
+            placements[operation.result] = made.result
+        return PlacedInstance(
+            self.instance,
+            tuple(placements),
+            tuple(c.operands for c in chain[:-1]),
+            tuple(t for c in chain for t in c.transitions),
+            chain[-1].result,
+        )
+
+    # --- findings -----------------------------------------------------------------------------------------------
+
+    def _reason(self, operation: Operation) -> str:
+        if operation.op == "call":
+            target: CallTarget = operation.attributes["target"]
+            return f"the boundary of `{self.typed.instances[target.instance].module}` declares it"
+        return "it is pinned here" if operation.op == "pin" else f"`{operation.op}` needs it"
+
+    def _explain(self, states: list[_State], index: int, operation: Operation) -> Diagnostic:
+        state = min(states, key=lambda s: s.cost)
+        values = [self.instance.values[v] for v in operation.operands]
+        facts = tuple(Note(f"{self._describe(v, state.exists[i][0])}", v.span) for i, v in zip(operation.operands, values, strict=True))
+        if self.options.deny and _Search(self.typed, self.instance, Options(self.options.dtype), is_entry=self.is_entry)._solves():
+            denied = ", ".join(sorted(self.options.deny))
+            return Diagnostic("TS0305", f"`{operation.op}` cannot be computed without a collective that is denied ({denied})", operation.span, notes=facts)
+        for i, value in zip(operation.operands, values, strict=True):
+            if value.kind == "weight" and i not in self.movable:
+                fixed = _Search(self.typed, self.instance, self.options, is_entry=self.is_entry, movable=frozenset({i}))
+                needed = fixed._needed(state, index, operation, i)
+                if needed is not None:
+                    return self._weight_moves(operation, value, i, needed)
+        if operation.op == "pin":
+            pinned = self.instance.values[operation.result]
+            text = f"the value is {self._describe(values[0], state.exists[operation.operands[0]][0])}, and cannot become {self._describe(pinned)}"
+            return Diagnostic("TS0303", text, operation.span, notes=facts[:1], fixes=("drop the pin: the placement is inferred",))
+        return Diagnostic("TS0301", f"`{operation.op}` has no rule for these placements, and no legal transition leads to one", operation.span, notes=facts)
+
+    def _solves(self) -> bool:
+        try:
+            self.run()
+        except CompileError:
+            return False
+        return True
+
+    def _needed(self, state: _State, index: int, operation: Operation, weight: int) -> Placement | None:
+        options = sorted(self._extend(state, index, operation), key=lambda s: s.cost)
+        if not options or options[0].choice is None:
+            return None
+        return next((n for v, n in zip(operation.operands, options[0].choice.operands, strict=True) if v == weight), None)
+
+    def _weight_moves(self, operation: Operation, weight: Value, index: int, needed: Placement) -> Diagnostic:
+        assert weight.placement is not None
+        declared = weight.shape.text(self.mesh, weight.placement)
+        wanted = weight.shape.text(self.mesh, needed)
+        message = f"weight `{weight.name}` is {declared}, and `{operation.op}` would have to gather it at run time as {wanted}"
+        fixes: tuple[str, ...] = ()
+        values = list(self.instance.values)
+        values[index] = Value(weight.name, weight.kind, weight.shape, weight.span, needed)
+        trial = Instance(**{**vars(self.instance), "values": values})
+        if _Search(self.typed, trial, self.options, is_entry=self.is_entry)._solves():
+            factor = self.mesh.size_of([a.name for a, p, q in zip(self.mesh.active, weight.placement, needed, strict=True) if p != q])
+            fixes = (f"declare `weight {weight.name}: {wanted}` (checked: it places; {factor} x the bytes of this weight on each rank, no collective for it)",)
+        return Diagnostic("TS0302", message, operation.span, notes=(Note("the weight is declared here", weight.span),), fixes=fixes)
+
+    def _explain_result(self) -> Diagnostic:
+        result = self.instance.values[self.instance.result]
+        declared = result.shape.text(self.mesh, self.instance.result_placement)
+        message = f"`{self.instance.module}` declares {declared}, and its result cannot become that"
+        return Diagnostic("TS0303", message, self.instance.result_span, notes=(Note("the value comes from here", result.span),))
+
+    def _check_strict(self, placed: PlacedInstance) -> None:
+        for transition in placed.transitions:
+            kinds = [m.kind for m in transition.moves if m.kind in COLLECTIVES]
+            if kinds:
+                value = self.instance.values[transition.value]
+                message = f"`{self.instance.module}` is strict, and {transition.reason.replace('it', f'`{value.name}`', 1)}: {', '.join(kinds)}"
+                raise CompileError(Diagnostic("TS0304", message, transition.span, notes=(Note("the value comes from here", value.span),)))
+
+    def _describe(self, value: Value, placement: Placement | None = None) -> str:
+        return f"`{value.name}` {value.shape.text(self.mesh, placement or value.placement or self.replicated)}"

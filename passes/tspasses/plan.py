@@ -1,0 +1,132 @@
+"""The collective plan: every transition that was inserted, why, how often, and what it moves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tsc.program import CallTarget
+from tsc.types import Placement
+from tspasses.cost import DTYPE_BYTES, NOMINAL, payload, seconds
+from tspasses.place import PlacedModel, Transition
+from tspasses.transitions import COLLECTIVES
+
+
+@dataclass(frozen=True, slots=True)
+class PlanItem:
+    """One collective of a module. bytes_per_row: payload per token (`row` T) or per sequence (S); times: a step runs it that often;
+    seconds: predicted, once, at the step size of the plan."""
+
+    id: str
+    module: str
+    kind: str
+    axis: str
+    ranks: int
+    value: str
+    before: str
+    after: str
+    row: str
+    bytes_per_row: int
+    times: int
+    seconds: float
+    span: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    mesh: dict[str, int]
+    dtype: str
+    topology: str
+    tokens: int
+    sequences: int
+    items: tuple[PlanItem, ...]
+    cache_bytes_per_token: int
+    cache_copies: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"items": [asdict(i) for i in self.items]}
+
+
+def plan_of(placed: PlacedModel) -> Plan:
+    """List the collectives of every instance, entry first and then in order of first call."""
+    times = _times(placed)
+    items: list[PlanItem] = []
+    order = [placed.typed.entry, *(n for n in reversed(placed.instances) if n != placed.typed.entry)]
+    for name in order:
+        for transition in placed.instances[name].transitions:
+            items.extend(_items(placed, name, transition, times[name], len(items)))
+    options = placed.options
+    cache_bytes, copies = _cache(placed, times)
+    return Plan(
+        {a.name: a.known_size for a in placed.mesh.axes},
+        options.dtype,
+        options.topology.name,
+        options.tokens,
+        options.sequences,
+        tuple(items),
+        cache_bytes,
+        copies,
+    )
+
+
+def _times(placed: PlacedModel) -> Counter[str]:
+    """How often a step runs each instance."""
+    times: Counter[str] = Counter({placed.typed.entry: 1})
+    for name in reversed(placed.typed.instances):  # callers before callees
+        for operation in placed.typed.instances[name].operations:
+            if operation.op == "call":
+                target: CallTarget = operation.attributes["target"]
+                times[target.instance] += times[name]
+    return times
+
+
+def _items(placed: PlacedModel, name: str, transition: Transition, times: int, count: int) -> list[PlanItem]:
+    value = placed.instances[name].instance.values[transition.value]
+    placement: list[Any] = list(transition.source)
+    options, mesh = placed.options, placed.mesh
+    found = []
+    for move in transition.moves:
+        before: Placement = tuple(placement)
+        for i, axis in enumerate(mesh.active):
+            if axis.name in move.axes:
+                placement[i] = transition.target[i]
+        if move.kind not in COLLECTIVES:
+            continue
+        moved = payload(value.shape, mesh, before, move, options.dtype)
+        ranks = mesh.size_of(move.axes)
+        rows = {"T": options.tokens, "S": options.sequences, "": 1}[moved.row]
+        item = PlanItem(
+            id=f"C{count + len(found) + 1}",
+            module=name,
+            kind=move.kind,
+            axis=mesh.name_of(move.axes),
+            ranks=ranks,
+            value=value.name,
+            before=value.shape.text(mesh, before, options.dtype),
+            after=value.shape.text(mesh, tuple(placement), options.dtype),
+            row=moved.row,
+            bytes_per_row=moved.per_row,
+            times=times,
+            seconds=seconds(move, ranks, moved.per_row * rows, options.topology),
+            span=str(transition.span),
+            reason=transition.reason,
+        )
+        found.append(item)
+    return found
+
+
+def _cache(placed: PlacedModel, times: Counter[str]) -> tuple[int, int]:
+    """Bytes of cache that a token takes on one rank, and on how many ranks of the mesh each byte of it is repeated at most."""
+    total, copies = 0, 1
+    for name, instance in placed.instances.items():
+        for cache in instance.instance.caches:
+            shape, placement = instance.instance.values[cache.value].shape, instance.placements[cache.value]
+            elements = 1
+            for factor in shape.factors:
+                elements *= factor.size or NOMINAL
+            split = placed.mesh.size_of([a.name for a, p in zip(placed.mesh.active, placement, strict=True) if p is not None])
+            total += times[name] * elements * DTYPE_BYTES[shape.dtype or placed.options.dtype] // split
+            copies = max(copies, placed.mesh.ranks // split)
+    return total, copies

@@ -1,0 +1,142 @@
+"""Check a program after each pass: every node's type follows from its operands' by a sound rule.
+
+The placement of each op is looked up in the same rules that the search chose from, so a pass that breaks a placement, a dimension
+or an order of evaluation is caught where it happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch.fx
+
+from tsc.graph import GraphType, Input, JoinedType, NodeType, Program, node_type, op_of, operands, output_node, type_of
+from tsc.mesh import Mesh
+from tsc.signatures import Signature, rules
+from tsc.stdlib import BUILTINS, Mismatch
+from tspasses.transitions import COLLECTIVES, divides, moves
+
+STATICS: Mapping[str, Any] = {"eps": 1.0, "offset": 0.0, "theta": 1.0, "scaling": None, "cap": 1.0, "factor": 1.0, "scale": 1.0, "softcap": 0.0}
+"""Values for the parameters that shapes do not depend on."""
+
+
+class VerificationError(Exception):
+    """A pass made an unsound program: our bug, never the user's."""
+
+
+def verify(program: Program, after: str) -> None:
+    """Raise VerificationError naming the pass, the graph and the node."""
+    for name, graph in program.graphs.items():
+        for node in graph.nodes:
+            try:
+                _check(program, node)
+            except (VerificationError, Mismatch) as error:
+                raise VerificationError(f"after {after}: graph {name}: %{node.name}: {error}") from error
+
+
+def _check(program: Program, node: torch.fx.Node) -> None:
+    mesh = program.mesh
+    match node.op:
+        case "output":
+            return
+        case "placeholder":
+            _check_input(mesh, node)
+        case "call_module":
+            _check_call(program, node)
+        case _:
+            kind = type_of(node)
+            if isinstance(kind, NodeType) and not divides(kind.shape, mesh, kind.placement):
+                raise VerificationError(f"the mesh does not divide {kind.text(mesh)}")
+            _check_op(mesh, node, kind)
+
+
+def _check_input(mesh: Mesh, node: torch.fx.Node) -> None:
+    kind: Input = node.meta["input"]
+    found = type_of(node)
+    parts = found.parts if isinstance(found, JoinedType) else (found,)
+    if kind.kind == "weight" and tuple(p.type for p in kind.parts) != parts:
+        raise VerificationError(f"the weight is {found.text(mesh)}, and its parts say otherwise")
+
+
+def _check_call(program: Program, node: torch.fx.Node) -> None:
+    callee = program.graphs[node.meta["call"].graph]
+    bound = [n for n in callee.nodes if n.op == "placeholder" and n.meta["input"].kind in ("value", "step", "coordinate")]
+    passed = operands(node)
+    if len(bound) != len(passed):
+        raise VerificationError(f"{len(passed)} operands for {len(bound)} inputs")
+    for parameter, operand in zip(bound, passed, strict=True):
+        _same(program.mesh, type_of(operand), type_of(parameter), f"input {parameter.name}")
+    _same(program.mesh, type_of(node), type_of(output_node(callee)), "the result")
+
+
+def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
+    op = op_of(node)
+    if op in (*COLLECTIVES, "local_slice", "keep_first"):
+        _check_collective(mesh, node, op)
+    elif op in ("split", "merge"):
+        source, made = node_type(operands(node)[0]), node_type(node)
+        _same(mesh, replace(source, shape=source.shape.ungrouped()), replace(made, shape=made.shape.ungrouped()), "a view's value")
+    elif op == "narrow":
+        _check_narrow(mesh, node)
+    elif isinstance(result, JoinedType):
+        _check_joined_linear(mesh, node, result)
+    else:
+        types = [node_type(n) for n in operands(node)]
+        _check_rule(mesh, op, types[: len(BUILTINS[op].tensors)], node_type(node))
+
+
+def _check_rule(mesh: Mesh, op: str, types: list[NodeType], result: NodeType) -> None:
+    typing = BUILTINS[op].infer([t.shape for t in types], STATICS)
+    if not typing.shape.agrees(result.shape):
+        raise VerificationError(f"{op} gives {typing.shape.text()}, and the node says {result.text(mesh)}")
+    for axis, _ in enumerate(mesh.active):
+        given = tuple(t.placement[axis] for t in types)
+        if not any(r.operands == given and r.result == result.placement[axis] for r in rules(typing.signature)):
+            raise VerificationError(f"{op} has no rule on {mesh.active[axis].name} from {[t.text(mesh) for t in types]} to {result.text(mesh)}")
+
+
+def _check_joined_linear(mesh: Mesh, node: torch.fx.Node, result: JoinedType) -> None:
+    x, w = operands(node)
+    weight = type_of(w)
+    if op_of(node) != "linear" or not isinstance(weight, JoinedType) or len(weight.parts) != len(result.parts):
+        raise VerificationError("only a linear of joined weights gives joined values")
+    for part, made in zip(weight.parts, result.parts, strict=True):
+        _check_rule(mesh, "linear", [node_type(x), part], made)
+
+
+def _check_narrow(mesh: Mesh, node: torch.fx.Node) -> None:
+    source = type_of(operands(node)[0])
+    if not isinstance(source, JoinedType):
+        raise VerificationError("narrow takes one part of a joined value")
+    start = 0
+    for part in source.parts:
+        length = part.local(mesh)[source.dim]
+        if (start, length) == (node.kwargs["start"], node.kwargs["length"]):
+            return _same(mesh, part, type_of(node), "the part")
+        start += int(length)
+    raise VerificationError(f"no part of {source.text(mesh)} starts at {node.kwargs['start']}")
+
+
+def _check_collective(mesh: Mesh, node: torch.fx.Node, op: str) -> None:
+    source, made = node_type(operands(node)[0]), node_type(node)
+    if source.shape != made.shape:
+        raise VerificationError(f"{op} changes {source.text(mesh)} into {made.text(mesh)}")
+    found = moves(source.shape, mesh, source.placement, made.placement)
+    if found is None or len(found) != 1 or found[0].kind != op or "*".join(found[0].axes) != node.kwargs["axis"]:
+        raise VerificationError(f"{op} does not lead from {source.text(mesh)} to {made.text(mesh)}")
+    wanted = {"dim": found[0].source if op == "all_gather" else found[0].target}
+    if op == "all_reduce":
+        wanted = {"reduction": found[0].reduction}  # type: ignore[dict-item]
+    elif op == "keep_first":
+        wanted = {}
+    elif op == "all_to_all":
+        wanted = {"split_dim": found[0].target, "concat_dim": found[0].source}
+    if any(node.kwargs[k] != v for k, v in wanted.items()):
+        raise VerificationError(f"{op} has attributes {dict(node.kwargs)}, its types say {wanted}")
+
+
+def _same(mesh: Mesh, found: GraphType, wanted: GraphType, what: str) -> None:
+    if found != wanted:
+        raise VerificationError(f"{what} is {found.text(mesh)}, not {wanted.text(mesh)}")

@@ -1,0 +1,157 @@
+#include "scheduler.hpp"
+
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+
+namespace tsrun {
+
+using Ints = std::vector<std::int32_t>;
+
+static constexpr Limits roomy{
+    .num_pages = 16, .page_size = 4, .max_sequences = 4, .max_step_tokens = 8, .max_context = 32};
+
+static void submit(Scheduler& scheduler, std::int64_t id, std::int32_t length, std::int32_t max_new_tokens) {
+  scheduler.submit(RequestId{id}, Ints(static_cast<std::size_t>(length), 1), max_new_tokens);
+}
+
+static void commit(Scheduler& scheduler, const StepPlan& plan) {
+  scheduler.commit(plan.step, Ints(plan.requests.size(), 9));
+}
+
+TEST("an idle scheduler plans nothing") {
+  Scheduler scheduler(roomy);
+  CHECK(scheduler.plan() == nullptr);
+}
+
+TEST("a long prompt is fed in chunks of the step's size") {
+  Scheduler scheduler(roomy);
+  submit(scheduler, 1, 10, 1);
+  const StepPlan* plan = scheduler.plan();
+  CHECK((plan->starts == Ints{0, 8} && plan->lengths == Ints{8} && plan->samples[0] == 0));
+  CHECK(plan->table_width == 2);
+  commit(scheduler, *plan);
+  plan = scheduler.plan();
+  CHECK((plan->positions == Ints{8, 9} && plan->lengths == Ints{10} && plan->samples[0] == 1));
+  commit(scheduler, *plan);
+  CHECK(scheduler.num_running() == 0 && scheduler.num_free_pages() == 16);
+}
+
+TEST("decodes come before prefill, and share its step") {
+  Scheduler scheduler(roomy);
+  submit(scheduler, 1, 3, 4);
+  commit(scheduler, *scheduler.plan());
+  submit(scheduler, 2, 12, 1);
+  const StepPlan* plan = scheduler.plan();
+  CHECK((plan->requests == std::vector<std::int64_t>{1, 2}));
+  CHECK((plan->starts == Ints{0, 1, 8} && plan->lengths == Ints{4, 7} && plan->last == Ints{0, 7}));
+  CHECK((plan->samples == std::vector<std::uint8_t>{1, 0}));
+  CHECK(plan->ids[0] == 9);
+}
+
+TEST("short tables end in zeros") {
+  Scheduler scheduler(roomy);
+  submit(scheduler, 1, 2, 1);
+  submit(scheduler, 2, 5, 1);
+  const StepPlan* plan = scheduler.plan();
+  CHECK((plan->table_width == 2 && plan->tables == Ints{0, 0, 1, 2}));
+}
+
+TEST("the plan's arrays never move") {
+  Scheduler scheduler(roomy);
+  submit(scheduler, 1, 20, 12);
+  submit(scheduler, 2, 20, 12);
+  const StepPlan* plan = scheduler.plan();
+  const std::vector<const std::int32_t*> before{plan->ids.data(), plan->starts.data(), plan->tables.data()};
+  while (plan != nullptr) {
+    CHECK((before == std::vector<const std::int32_t*>{plan->ids.data(), plan->starts.data(), plan->tables.data()}));
+    commit(scheduler, *plan);
+    plan = scheduler.plan();
+  }
+}
+
+TEST("no more sequences run than there are slots") {
+  Scheduler scheduler({.num_pages = 16, .page_size = 4, .max_sequences = 2, .max_step_tokens = 8, .max_context = 32});
+  for (std::int64_t id = 0; id < 3; ++id) submit(scheduler, id, 1, 1);
+  CHECK(scheduler.plan()->requests.size() == 2);
+  CHECK(scheduler.num_running() == 2 && scheduler.num_waiting() == 1);
+}
+
+TEST("the youngest gives way, and its tokens are prefilled again") {
+  Scheduler scheduler({.num_pages = 2, .page_size = 2, .max_sequences = 2, .max_step_tokens = 8, .max_context = 4});
+  submit(scheduler, 1, 2, 2);
+  submit(scheduler, 2, 2, 2);
+  commit(scheduler, *scheduler.plan());
+  const StepPlan* plan = scheduler.plan();
+  CHECK((plan->requests == std::vector<std::int64_t>{1}));
+  CHECK(scheduler.preemptions() == 1 && scheduler.num_waiting() == 1);
+  commit(scheduler, *plan);
+  plan = scheduler.plan();
+  CHECK((plan->requests == std::vector<std::int64_t>{2}));
+  CHECK((plan->ids == Ints{1, 1, 9} && plan->positions == Ints{0, 1, 2} && plan->samples[0] == 1));
+  commit(scheduler, *plan);
+  CHECK(scheduler.plan() == nullptr && scheduler.num_free_pages() == 2);
+}
+
+TEST("a request starts when all its tokens fit") {
+  Scheduler scheduler({.num_pages = 3, .page_size = 4, .max_sequences = 2, .max_step_tokens = 8, .max_context = 12});
+  submit(scheduler, 1, 5, 2);
+  submit(scheduler, 2, 5, 2);
+  const StepPlan* plan = scheduler.plan();
+  CHECK(plan->requests.size() == 1 && scheduler.num_free_pages() == 1);
+}
+
+TEST("an abort during a step keeps the pages until its commit") {
+  Scheduler scheduler(roomy);
+  submit(scheduler, 1, 4, 4);
+  submit(scheduler, 2, 4, 4);
+  const StepPlan* plan = scheduler.plan();
+  scheduler.abort(RequestId{1});
+  scheduler.abort(RequestId{1});
+  CHECK(scheduler.num_running() == 1 && scheduler.num_free_pages() == 14);
+  CHECK_THROWS(std::invalid_argument, submit(scheduler, 1, 4, 4));
+  scheduler.commit(plan->step, Ints{50, 60});
+  CHECK(scheduler.num_free_pages() == 15);
+  CHECK(scheduler.plan()->ids == Ints{60});
+}
+
+TEST("an abort between steps returns the pages at once") {
+  Scheduler scheduler(roomy);
+  submit(scheduler, 1, 4, 4);
+  commit(scheduler, *scheduler.plan());
+  submit(scheduler, 2, 4, 4);
+  scheduler.abort(RequestId{1});
+  scheduler.abort(RequestId{2});
+  CHECK(scheduler.num_free_pages() == 16 && scheduler.num_waiting() == 0);
+  CHECK(scheduler.plan() == nullptr);
+}
+
+TEST("calls out of order are errors") {
+  Scheduler scheduler(roomy);
+  CHECK_THROWS(std::logic_error, scheduler.commit(StepId{0}, Ints{}));
+  submit(scheduler, 1, 4, 4);
+  CHECK_THROWS(std::logic_error, scheduler.finish(RequestId{1}));
+  const StepPlan* plan = scheduler.plan();
+  CHECK_THROWS(std::logic_error, scheduler.plan());
+  CHECK_THROWS(std::logic_error, scheduler.finish(RequestId{1}));
+  CHECK_THROWS(std::logic_error, scheduler.commit(StepId{1}, Ints{9}));
+  CHECK_THROWS(std::logic_error, scheduler.commit(plan->step, Ints{}));
+  scheduler.commit(plan->step, Ints{9});
+  CHECK_THROWS(std::logic_error, scheduler.outstanding(StepId{0}));
+  scheduler.finish(RequestId{1});
+  scheduler.finish(RequestId{1});
+  CHECK(scheduler.num_free_pages() == 16);
+}
+
+TEST("limits below one, or with slots beyond 32 bits, are refused") {
+  Limits none = roomy;
+  none.max_sequences = 0;
+  CHECK_THROWS(std::invalid_argument, Scheduler(none));
+  Limits large = roomy;
+  large.num_pages = 1 << 28;
+  large.page_size = 8;
+  CHECK_THROWS(std::invalid_argument, Scheduler(large));
+}
+
+}  // namespace tsrun

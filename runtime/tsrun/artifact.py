@@ -1,0 +1,185 @@
+"""Opens NAME.tsa: reads the manifest and refuses an artifact that is not byte for byte what the compiler wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from tsrun.errors import ArtifactError
+
+FORMAT = "tsa/1"
+MANIFEST = "manifest.json"
+PROGRAM = "program.json"
+_CHUNK_BYTES = 1 << 20
+_AGAIN = "compile it again with `tsc compile`"
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    bytes: int
+    sha256: str
+
+
+class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    architecture: str
+    source: str
+    source_sha256: str
+    config_sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """manifest.json as docs/architecture.md gives it."""
+
+    format: str
+    tsc: str
+    model: ModelEntry
+    axes: list[tuple[str, int]]
+    ranks: int
+    target: str
+    dtype: str
+    vocabulary: int
+    context: int | None
+    eos_token_ids: list[int]
+    bos_token_id: int | None
+    weightless: bool
+    files: dict[str, FileEntry]
+
+
+class _Format(msgspec.Struct):
+    """Only the version, read first: a newer format may have fields that this reader does not know."""
+
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An opened artifact. Its files have been verified, as far as `open_artifact` was told to."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def weights_file(self, rank: int) -> Path:
+        return self.path / weights_name(rank)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return "tokenizer/tokenizer.json" in self.manifest.files
+
+    def require_weights(self) -> None:
+        """Refuse a weightless artifact, for whoever is about to run it."""
+        if self.manifest.weightless:
+            what = "the artifact is weightless: it holds the program and no weights"
+            raise ArtifactError(str(self.path), what, "compile it with weights: `tsc compile --weights DIR|FILE -o NAME.tsa`")
+
+
+def weights_name(rank: int) -> str:
+    return f"weights/rank-{rank:05d}.safetensors"
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a path is meant as an artifact, rather than as a checkpoint: by its name or by its manifest."""
+    return path.suffix == ".tsa" or (path / MANIFEST).is_file()
+
+
+def open_artifact(path: Path, *, rank: int | None = None, progress: Callable[[int, int], None] | None = None) -> Artifact:
+    """Open and verify an artifact.
+
+    Every file's presence and size is checked, then its digest. With `rank`, weights of other ranks are left to those
+    ranks: together the ranks verify everything once. `progress` is called with bytes done and bytes in all.
+    """
+    manifest = read_manifest(path)
+    _check_presence(path, manifest)
+    others = set() if rank is None else {weights_name(r) for r in range(manifest.ranks) if r != rank}
+    names = sorted(set(manifest.files) - others)
+    total = sum(manifest.files[name].bytes for name in names)
+    done = 0
+    for name in names:
+        done = _check_digest(path / name, manifest.files[name].sha256, done, total, progress)
+    return Artifact(path, manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of an artifact alone; nothing that it lists is looked at."""
+    if not path.is_dir():
+        what = "is not a directory" if path.exists() else "does not exist"
+        raise ArtifactError(str(path), what, "give the path of a NAME.tsa directory")
+    file = path / MANIFEST
+    manifest = _parse_manifest(file)
+    _check_manifest(file, manifest)
+    return manifest
+
+
+def _parse_manifest(file: Path) -> Manifest:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(str(file), "missing: this is not an artifact", "give the path of a NAME.tsa directory") from None
+    except OSError as error:
+        raise ArtifactError(str(file), f"can not be read ({error.strerror})") from None
+    try:
+        version = msgspec.json.decode(data, type=_Format).format
+    except msgspec.DecodeError as error:
+        raise ArtifactError(str(file), f"is not the manifest of an artifact ({error})", _AGAIN) from None
+    if version != FORMAT:
+        what = f"has format {version!r}, this tsrun reads {FORMAT!r}"
+        raise ArtifactError(str(file), what, "compile it again with the `tsc` of this installation")
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(str(file), f"is damaged or from another tsc ({error})", _AGAIN) from None
+
+
+def _check_manifest(file: Path, manifest: Manifest) -> None:
+    sizes = [size for _, size in manifest.axes]
+    if manifest.ranks < 1 or any(size < 1 for size in sizes) or math.prod(sizes) != manifest.ranks:
+        raise ArtifactError(str(file), f"{manifest.ranks} ranks do not fill the axes {manifest.axes}", _AGAIN)
+    if PROGRAM not in manifest.files:
+        raise ArtifactError(str(file), f"lists no {PROGRAM}", _AGAIN)
+    if not manifest.weightless:
+        for rank in range(manifest.ranks):
+            if weights_name(rank) not in manifest.files:
+                raise ArtifactError(str(file), f"lists no {weights_name(rank)}", _AGAIN)
+    for name in manifest.files:
+        parts = PurePosixPath(name).parts
+        if PurePosixPath(name).is_absolute() or ".." in parts or str(PurePosixPath(*parts)) != name:
+            raise ArtifactError(str(file), f"lists {name!r}, which is not a path inside the artifact", _AGAIN)
+
+
+def _check_presence(path: Path, manifest: Manifest) -> None:
+    for name, entry in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise ArtifactError(str(file), "missing, though the manifest lists it", "copy the artifact again, or " + _AGAIN)
+        size = file.stat().st_size
+        if size != entry.bytes:
+            how = "truncated" if size < entry.bytes else "grown"
+            raise ArtifactError(str(file), f"{how}: {size} bytes, the manifest says {entry.bytes}", "copy the artifact again, or " + _AGAIN)
+    for folder, _, files in os.walk(path):
+        for found in files:
+            file = Path(folder, found)
+            name = file.relative_to(path).as_posix()
+            if name != MANIFEST and name not in manifest.files:
+                raise ArtifactError(str(file), "foreign: the manifest does not list it", "remove the file")
+
+
+def _check_digest(file: Path, expected: str, done: int, total: int, progress: Callable[[int, int], None] | None) -> int:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    with file.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
+            done += count
+            if progress:
+                progress(done, total)
+    if digest.hexdigest() != expected:
+        raise ArtifactError(str(file), "edited: its SHA-256 is not the manifest's", "copy the artifact again, or " + _AGAIN)
+    return done

@@ -1,0 +1,101 @@
+"""The ranks as one torch.distributed group over gloo: how it is joined, and the control messages from rank 0 to the others."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from datetime import timedelta
+from enum import IntEnum
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tskernels import gloo
+from tskernels.communicator import MeshCommunicator
+from tsrun.errors import MachineError, UsageError
+from tsrun.limits import Limits
+from tsrun.step import Step, UnpackedStep, pack, packed_ints, unpack
+
+_JOIN_TIMEOUT = timedelta(minutes=2)
+_IDLE_TIMEOUT = timedelta(days=365)  # a rank waits for its next step as long as nobody asks for anything
+_FIRST_INTS = 1024  # a decode step fits in one message of this size; a longer step takes a second one
+
+
+class Opcode(IntEnum):
+    STOP = 0
+    RUN = 1
+
+
+def launched() -> tuple[int, int] | None:
+    """Rank and world size when a launcher such as torchrun started this process as one of several ranks."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def join(axes: Iterable[tuple[str, int]], rank: int, world: int, store_file: Path | None) -> MeshCommunicator:
+    """Join the group and give this rank's mesh. Without a store file the launcher's environment says where the ranks meet."""
+    if dist.is_initialized():
+        raise UsageError("ranks", "this process is in a torch.distributed group already", "leave it first, or use a process of its own")
+    if store_file is None:
+        dist.init_process_group("gloo", init_method="env://", rank=rank, world_size=world, timeout=_JOIN_TIMEOUT)
+    else:
+        # All ranks are on this machine, so nothing need listen anywhere else, and no name need resolve.
+        if "lo" in {name for _, name in socket.if_nameindex()}:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        store = dist.FileStore(str(store_file), world)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_JOIN_TIMEOUT)
+    return gloo.mesh(dict(axes))
+
+
+def share_limits(limits: Limits | None) -> Limits:
+    """Rank 0 tells everyone the limits: they follow from its machine and its options. Blocks until rank 0 has them."""
+    fields = ("page_size", "num_pages", "max_sequences", "max_step_tokens", "max_context")
+    message = torch.zeros(len(fields), dtype=torch.int64)
+    if limits is not None:
+        message.copy_(torch.tensor([getattr(limits, name) for name in fields]))
+    dist.broadcast(message, src=0)
+    return Limits(**dict(zip(fields, message.tolist(), strict=True)))
+
+
+class Control:
+    """Step plans on their way from rank 0 to the others, as flat int32 in one preallocated buffer."""
+
+    def __init__(self, limits: Limits) -> None:
+        size = packed_ints(limits.max_step_tokens, limits.max_sequences, limits.pages_of(limits.max_context) + 1)
+        self._message = torch.zeros(max(size, _FIRST_INTS), dtype=torch.int32)
+        self._array = self._message.numpy()
+        self._group = dist.new_group(backend="gloo", timeout=_IDLE_TIMEOUT)
+        if self._group is None:
+            raise MachineError("ranks", "torch.distributed made no control group")
+
+    def send(self, opcode: Opcode, step: Step | None = None) -> None:
+        """From rank 0: tell every rank what to do."""
+        size = _FIRST_INTS
+        if step is None:
+            self._array[0] = opcode
+        else:
+            size = pack(step, opcode, self._array)
+        self._broadcast(0, _FIRST_INTS)
+        if size > _FIRST_INTS:
+            self._broadcast(_FIRST_INTS, size)
+
+    def receive(self) -> UnpackedStep | None:
+        """On the other ranks: the step to run, or None to stop. The step's arrays are valid until the next receive."""
+        self._broadcast(0, _FIRST_INTS)
+        if self._array[0] == Opcode.STOP:
+            return None
+        size = packed_ints(*(int(n) for n in self._array[1:4]))
+        if size > _FIRST_INTS:
+            self._broadcast(_FIRST_INTS, size)
+        return unpack(self._array)
+
+    def _broadcast(self, begin: int, end: int) -> None:
+        dist.broadcast(self._message[begin:end], src=0, group=self._group)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,202 @@
+"""program.json: what the compiler wrote, read strictly, and checked as far as it can be without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tsrun.errors import ArtifactError
+
+Region = Literal["T", "S"]
+Attribute = None | bool | int | float | str | list[int] | list[float] | list[str]
+STEP_INPUTS = ("ids", "positions", "slots", "starts", "lengths", "last", "tables")
+
+
+class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes per token and per sequence: an arena's size, or where a callee's frame begins in it."""
+
+    T: int
+    S: int
+
+    def of(self, region: Region) -> int:
+        return self.T if region == "T" else self.S
+
+    def plus(self, other: Frame) -> Frame:
+        return Frame(self.T + other.T, self.S + other.S)
+
+
+class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    dtype: str
+    page: tuple[int, int, int]
+    window: int = 0
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    kind: Literal["value", "step", "coordinate", "weight", "cache"]
+    dtype: str | None = None
+    shape: list[int | str] | None = None
+    type: str | None = None
+    axis: str | None = None
+    tensor: str | None = None
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    op: str
+    kernel: str
+    args: list[str]
+    dtype: str
+    shape: list[int | str]
+    attrs: dict[str, Attribute] = {}
+    region: Region | None = None
+    offset: int | None = None
+    type: str | None = None
+    span: str | None = None
+
+
+class CallNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    call: str
+    args: list[str]
+    frame: Frame
+    region: Region | None = None
+    offset: int | None = None
+    weights: dict[str, str] = {}
+    caches: dict[str, int] = {}
+    dtype: str | None = None
+    shape: list[int | str] | None = None
+    type: str | None = None
+    span: str | None = None
+
+
+class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    inputs: list[Input]
+    nodes: list[msgspec.Raw]
+    output: str
+
+
+class _Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    entry: str
+    caches: list[Cache]
+    frame: Frame
+    graphs: dict[str, _Graph]
+
+
+class _CallMark(msgspec.Struct):
+    """Tells a call from an op: both are records, and only a call has this field."""
+
+    call: str | None = None
+
+
+class Graph(msgspec.Struct, frozen=True):
+    inputs: list[Input]
+    nodes: list[Node | CallNode]
+    output: str
+
+
+class Program(msgspec.Struct, frozen=True):
+    entry: str
+    caches: list[Cache]
+    frame: Frame
+    graphs: dict[str, Graph]
+
+
+def read_program(file: Path) -> Program:
+    """Read and check program.json. Raises ArtifactError with one line that names the file."""
+    try:
+        raw = msgspec.json.decode(file.read_bytes(), type=_Program)
+        if raw.format != 1:
+            raise _refuse(file, f"has format {raw.format}, this tsrun reads 1")
+        graphs = {
+            name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()
+        }
+    except msgspec.DecodeError as error:
+        raise _refuse(file, f"is not a program that this tsrun knows ({error})") from None
+    program = Program(raw.entry, raw.caches, raw.frame, graphs)
+    if program.entry not in graphs:
+        raise _refuse(file, f"its entry {program.entry!r} is not among its graphs")
+    for name, graph in graphs.items():
+        problem = _problem(program, graph, is_entry=name == program.entry)
+        if problem:
+            raise _refuse(file, f"graph {name!r}: {problem}")
+    _check_depth(file, program)
+    return program
+
+
+def _read_node(raw: msgspec.Raw) -> Node | CallNode:
+    is_call = msgspec.json.decode(raw, type=_CallMark).call is not None
+    return msgspec.json.decode(raw, type=CallNode) if is_call else msgspec.json.decode(raw, type=Node)
+
+
+def _refuse(file: Path, what: str) -> ArtifactError:
+    return ArtifactError(str(file), what, "compile it again with the `tsc` of this installation")
+
+
+def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
+    """The first thing in a graph that could not run, in words."""
+    known: set[str] = set()
+    for given in graph.inputs:
+        if given.kind == "step" and given.name not in STEP_INPUTS and is_entry:
+            return f"step input {given.name!r} is not one of {', '.join(STEP_INPUTS)}"
+        if is_entry and given.kind in ("value", "cache"):
+            return f"the entry has the {given.kind} input {given.name!r}, which nothing binds"
+        if is_entry and given.kind == "weight" and given.tensor is None:
+            return f"weight {given.name!r} names no tensor"
+        if is_entry and given.kind == "coordinate" and given.axis is None:
+            return f"coordinate {given.name!r} names no axis"
+        known.add(given.name)
+    for node in graph.nodes:
+        unknown = [name for name in node.args if name not in known]
+        if unknown:
+            return f"{node.name!r} reads {unknown[0]!r}, which comes from nowhere"
+        if (node.region is None) != (node.offset is None):
+            return f"{node.name!r} has a region without an offset, or an offset without a region"
+        problem = _call_problem(program, node) if isinstance(node, CallNode) else _storage_problem(program, node)
+        if problem:
+            return f"{node.name!r} {problem}"
+        known.add(node.name)
+    if graph.output not in {node.name for node in graph.nodes}:
+        return f"its output {graph.output!r} is not one of its nodes"
+    return None
+
+
+def _storage_problem(program: Program, node: Node) -> str | None:
+    if node.region is None or node.offset is None:
+        return None
+    if node.shape[:1] != [node.region]:
+        return f"lies in region {node.region} but has the shape {node.shape}"
+    if node.offset < 0 or node.offset >= program.frame.of(node.region):
+        return f"lies at {node.offset}, outside of the frame of {program.frame.of(node.region)} bytes"
+    return None
+
+
+def _call_problem(program: Program, node: CallNode) -> str | None:
+    callee = program.graphs.get(node.call)
+    if callee is None:
+        return f"calls {node.call!r}, which is not among the graphs"
+    bound = [given for given in callee.inputs if given.kind in ("value", "step", "coordinate")]
+    if len(bound) != len(node.args):
+        return f"gives {len(node.args)} values to {node.call!r}, which takes {len(bound)}"
+    weights = {given.name for given in callee.inputs if given.kind == "weight"}
+    caches = {given.name for given in callee.inputs if given.kind == "cache"}
+    if weights != set(node.weights) or caches != set(node.caches):
+        return f"does not bind exactly the weights and caches of {node.call!r}"
+    if any(not 0 <= index < len(program.caches) for index in node.caches.values()):
+        return "binds a cache that does not exist"
+    return None
+
+
+def _check_depth(file: Path, program: Program) -> None:
+    """Refuse graphs that call themselves, directly or through others."""
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise _refuse(file, f"graph {name!r} calls itself")
+        for callee in {node.call for node in program.graphs[name].nodes if isinstance(node, CallNode)}:
+            visit(callee, (*path, name))
+
+    visit(program.entry, ())

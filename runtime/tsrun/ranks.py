@@ -1,0 +1,198 @@
+"""Rank 0's view of all ranks: starts the worker processes, runs a step on every rank, and notices a worker that ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tskernels.communicator import MeshCommunicator, use
+from tsrun.artifact import PROGRAM, open_artifact, read_manifest
+from tsrun.errors import RankError, TsrunError, UsageError
+from tsrun.executor import Executor
+from tsrun.limits import LimitOptions, page_row_bytes, settle
+from tsrun.process_group import Control, Opcode, join, launched, leave, share_limits
+from tsrun.program import read_program
+from tsrun.step import Step
+
+_NOTICE_SECONDS = 5.0  # between a connection that broke and the end of the process behind it
+_END_SECONDS = 5.0
+
+
+class Worker:
+    """One rank's process. It ends when its standard input closes, so it can not outlive this process."""
+
+    def __init__(self, path: Path, rank: int, world: int, store_file: Path, threads: int) -> None:
+        self.rank = rank
+        spec = json.dumps({"path": str(path), "rank": rank, "world": world, "store_file": str(store_file), "threads": threads})
+        command = [sys.executable, "-m", "tsrun.worker", spec]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def expect(self, milestone: str) -> None:
+        """Wait until the worker reports a milestone; RankError with its own words when it ends instead."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        report: dict[str, Any] = json.loads(line) if line else {}
+        if report.get("reached") != milestone:
+            raise self._error(report, "while it started")
+
+    def error_after_end(self) -> RankError:
+        """Why the worker ended, which it has."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return self._error(json.loads(line) if line else {}, "while the engine was running")
+
+    def end(self) -> None:
+        """Wait for the worker a little, then kill it."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+    def _error(self, report: dict[str, Any], when: str) -> RankError:
+        where = f"rank {self.rank}"
+        if "error" in report:
+            return RankError(where, str(report["error"]))
+        code = self.process.wait(_END_SECONDS)
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return RankError(where, f"its process ended {when} ({how})", "start again; if it was killed for memory, give less --cache-bytes")
+
+
+class Ranks:
+    """All ranks of an artifact, this process being rank 0. With one rank there is no other process and no group."""
+
+    def __init__(self, path: Path, options: LimitOptions, *, threads: int | None, progress: Callable[[int, int], None] | None) -> None:
+        manifest = read_manifest(path)
+        self._workers: list[Worker] = []
+        self._control: Control | None = None
+        self._mesh: MeshCommunicator | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        started = check_launch(manifest.ranks)
+        try:
+            share = set_threads(threads, manifest.ranks)
+            if manifest.ranks > 1 and not started:
+                self._start_workers(path, manifest.ranks, share)
+            self.artifact = open_artifact(path, rank=0, progress=progress)
+            self.artifact.require_weights()
+            program = read_program(self.artifact.file(PROGRAM))
+            row_bytes = page_row_bytes([(cache.dtype, cache.page) for cache in program.caches])
+            self.limits = settle(options, context=manifest.context, page_row_bytes=row_bytes, ranks=manifest.ranks)
+            if manifest.ranks > 1:
+                self._expect("verified")
+                self._mesh = join(manifest.axes, 0, manifest.ranks, self._store_file)
+                share_limits(self.limits)
+                self._control = Control(self.limits)
+            self._executor = Executor(self.artifact, program, 0, self.limits)
+            self._expect("bound")
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, TsrunError) or not isinstance(error, Exception):
+                raise
+            raise self._explained(error) from error
+
+    def run(self, step: Step) -> Tensor:
+        """Run a step on every rank; the logits [S, V] are valid until the next run."""
+        if self._control is None or self._mesh is None:
+            return self._executor.run(step)
+        try:
+            self._control.send(Opcode.RUN, step)
+            with use(self._mesh):
+                return self._executor.run(step)
+        except RuntimeError as error:
+            explained = self._explained(error)
+            self._abandon()
+            raise explained from error
+
+    def close(self) -> None:
+        """Tell the other ranks to stop, and wait for their processes. May be called again."""
+        control, self._control = self._control, None
+        if control is not None:
+            try:
+                control.send(Opcode.STOP)
+            except RuntimeError:  # a rank is gone already, which is what was wanted
+                self._kill()
+            leave()
+        self._end_workers()
+
+    def worker_pids(self) -> list[int]:
+        return [worker.process.pid for worker in self._workers]
+
+    @property
+    def _store_file(self) -> Path | None:
+        return None if self._folder is None else Path(self._folder.name, "store")
+
+    def _start_workers(self, path: Path, ranks: int, threads: int) -> None:
+        # A file in a folder that is ours alone: a port would be open to everyone on the machine.
+        self._folder = tempfile.TemporaryDirectory(prefix="tsrun-ranks-")
+        assert self._store_file is not None
+        for rank in range(1, ranks):
+            self._workers.append(Worker(path.resolve(), rank, ranks, self._store_file, threads))
+
+    def _expect(self, milestone: str) -> None:
+        for worker in self._workers:
+            worker.expect(milestone)
+
+    def _explained(self, error: Exception) -> Exception:
+        """The end of a worker that explains an error of the group, or else the error itself."""
+        deadline = time.monotonic() + _NOTICE_SECONDS
+        while self._workers and time.monotonic() < deadline:
+            for worker in self._workers:
+                if worker.process.poll() is not None:
+                    return worker.error_after_end()
+            time.sleep(0.02)
+        return RankError("ranks", f"a collective failed ({error})", "start again") if self._mesh is not None else error
+
+    def _abandon(self) -> None:
+        self._kill()
+        self._control = None
+        leave()
+        self._end_workers()
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+
+    def _end_workers(self) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.end()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def check_launch(ranks: int) -> bool:
+    """Whether a launcher started the ranks; UsageError when it started another number of them."""
+    launch = launched()
+    if launch is None:
+        return False
+    if launch[1] != ranks:
+        what = f"the artifact has {ranks} ranks, the launcher started {launch[1]}"
+        raise UsageError("WORLD_SIZE", what, f"start {ranks} processes, or none and let tsrun start them")
+    return True
+
+
+def set_threads(threads: int | None, ranks: int) -> int:
+    """Settle how many threads this rank computes with; by default the machine's cores are divided among its ranks."""
+    if threads is None:
+        if ranks == 1 or "OMP_NUM_THREADS" in os.environ:
+            return torch.get_num_threads()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+        threads = max(1, len(os.sched_getaffinity(0)) // here)
+    torch.set_num_threads(threads)
+    return threads

@@ -1,0 +1,106 @@
+"""The tokenizer of an artifact: text and chat messages to token ids, and ids back to text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Encoder
+
+from tsrun.artifact import Artifact
+from tsrun.chat_template import ChatTemplate, Message
+from tsrun.errors import ArtifactError, RequestError
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+class Tokenizer:
+    """Reads a folder with tokenizer.json and, perhaps, tokenizer_config.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._encoder = _read_encoder(folder / "tokenizer.json")
+        self._encoder.no_truncation()
+        self._encoder.no_padding()
+        config = _read_config(folder / "tokenizer_config.json")
+        self._add_bos: bool | None = config.get("add_bos_token")
+        self._special_tokens = {name: text for name in _SPECIAL_TOKENS if (text := _content(config.get(name))) is not None}
+        self._template_source = _default_template(config.get("chat_template"))
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Tokenizer:
+        if not artifact.has_tokenizer:
+            what = "the artifact has no tokenizer, since its checkpoint had none"
+            raise ArtifactError(str(artifact.path), what, "compile a checkpoint that holds tokenizer.json")
+        return cls(artifact.path / "tokenizer")
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template_source is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text that begins a sequence. Without `add_bos_token` the tokenizer's own post-processor decides."""
+        ids = self._encode(text, add_special_tokens=self._add_bos is None)
+        if self._add_bos:
+            ids.insert(0, self._bos())
+        return ids
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation up to where the assistant answers; a bos is there only if the template writes it."""
+        return self._encode(self.render_chat(messages), add_special_tokens=False)
+
+    def render_chat(self, messages: Sequence[Message]) -> str:
+        if self._template_source is None:
+            raise RequestError(str(self._folder), "the checkpoint has no chat template", "generate without --chat")
+        return ChatTemplate(self._template_source, self._special_tokens).render(messages)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        text: str = self._encoder.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self._encoder.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def _bos(self) -> int:
+        token = self._special_tokens.get("bos_token")
+        bos = None if token is None else self._encoder.token_to_id(token)
+        if bos is None:
+            file = str(self._folder / "tokenizer_config.json")
+            raise ArtifactError(file, "add_bos_token is true, but bos_token is not in the vocabulary", "mend the checkpoint and compile it again")
+        return int(bos)
+
+
+def _read_encoder(file: Path) -> Any:
+    try:
+        return Encoder.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise ArtifactError(str(file), f"can not be read ({error})", "compile the artifact again") from None
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(str(file), f"is not JSON ({error})", "compile the artifact again") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _content(token: Any) -> str | None:
+    """A special token is a text, or a record around it."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _default_template(template: Any) -> str | None:
+    """A checkpoint may name several templates; the one named `default` is for plain conversations."""
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None

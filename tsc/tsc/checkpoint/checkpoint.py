@@ -1,0 +1,72 @@
+"""What every checkpoint offers, whatever its format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What `read` returns: an element type (`f32`, `bf16`, ...) and a shape in torch's order (outermost first)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Checkpoint(ABC):
+    """Weights, configuration and tokenizer of one model. Reads lazily; a file that changes under it is not noticed."""
+
+    def __init__(self, source: Path, config: dict[str, Any], digest: str) -> None:
+        self.source = source
+        self.config = config
+        self.digest = digest
+
+    @property
+    @abstractmethod
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor by its Hugging Face name, in the checkpoint's order."""
+
+    @abstractmethod
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor as Hugging Face would store it. The caller owns it; the checkpoint keeps nothing of it.
+
+        Raises CompileError when there is no such tensor or its type cannot be read.
+        """
+
+    @abstractmethod
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """`tokenizer.json` and `tokenizer_config.json`, or nothing when the checkpoint has no tokenizer.
+
+        The configuration states at least `bos_token`, `eos_token`, `add_bos_token` and `chat_template`, null when there is none.
+        """
+
+    @abstractmethod
+    def source_digest(self) -> str:
+        """SHA-256 of the weights as stored. Reads every byte."""
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a generation; generation_config.json wins over config.json."""
+        value = self._generation_value("eos_token_id")
+        if value is None:
+            return ()
+        return tuple(int(v) for v in value) if isinstance(value, list) else (int(value),)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        value = self._generation_value("bos_token_id")
+        return None if value is None else int(value)
+
+    def _generation_config(self) -> Mapping[str, Any]:
+        return {}
+
+    def _generation_value(self, key: str) -> Any:
+        value = self._generation_config().get(key)
+        return self.config.get(key) if value is None else value

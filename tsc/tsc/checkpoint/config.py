@@ -1,0 +1,117 @@
+"""A model's configuration in the shape of config.json. Imports neither torch nor gguf: `tsc check` starts here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tsc.checkpoint.errors import NOT_A_CHECKPOINT, NOT_JSON, failure
+
+_MAGIC = b"GGUF"
+
+
+def load_config(path: Path | str) -> tuple[dict[str, Any], str]:
+    """The configuration of a checkpoint and its SHA-256, from a directory, a config.json or a .gguf (of which only the header is read).
+
+    The digest is that of config.json's bytes; for a GGUF that of the configuration made from it. Raises CompileError.
+    """
+    source = Path(path)
+    if is_gguf(source):
+        from tsc.checkpoint.gguf_config import gguf_config
+        from tsc.checkpoint.gguf_header import GgufHeader
+
+        config = gguf_config(GgufHeader(source))
+        return config, config_digest(config)
+    file = source / "config.json" if source.is_dir() else source
+    data = read_file(file)
+    return complete(parse_json(file, data)), hashlib.sha256(data).hexdigest()
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration that has no file of its own."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is to be read as GGUF: by its name, or by its first bytes when the name says nothing."""
+    if path.suffix.lower() == ".gguf":
+        return not path.is_dir()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        if path.name == "config.json" and path.parent.is_dir():
+            what, fix = "has no config.json", "give the directory that from_pretrained would take, or a .gguf file"
+            raise failure(NOT_A_CHECKPOINT, path.parent, what, fix) from None
+        raise failure(NOT_A_CHECKPOINT, path, "there is no such file") from None
+    except OSError as error:
+        raise failure(NOT_A_CHECKPOINT, path, f"cannot be read: {error.strerror}") from None
+
+
+def parse_json(path: Path, data: bytes) -> dict[str, Any]:
+    """The JSON object in `data`; `path` is named in the error."""
+    try:
+        value = json.loads(data)
+    except json.JSONDecodeError as error:
+        raise failure(NOT_JSON, path, f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except UnicodeDecodeError:
+        raise failure(NOT_JSON, path, "is not JSON: it is not UTF-8") from None
+    if not isinstance(value, dict):
+        raise failure(NOT_JSON, path, f"holds a JSON {type(value).__name__}; an object is expected")
+    return value
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what Hugging Face's classes fill in, so that a key has one name whichever release wrote the file.
+
+    What is stated stays, with one exception: a `sliding_window` that `use_sliding_window: false` switches off is null.
+    """
+    result = dict(config)
+    model_type = str(result.get("model_type", ""))
+    heads, layers = result.get("num_attention_heads"), result.get("num_hidden_layers")
+    if heads and result.get("num_key_value_heads") is None:
+        result["num_key_value_heads"] = heads
+    if heads and result.get("head_dim") is None and "hidden_size" in result:
+        result["head_dim"] = result["hidden_size"] // heads
+    result.setdefault("tie_word_embeddings", model_type.startswith("gemma"))
+    if result.get("use_sliding_window") is False:
+        result["sliding_window"] = None
+    _unnest_rope(result)
+    if model_type.startswith("gemma3"):
+        result.setdefault("rope_local_base_freq", 10000.0)
+    pattern = result.get("sliding_window_pattern") or result.get("_sliding_window_pattern") or {"gemma2": 2, "gemma3_text": 6}.get(model_type)
+    if isinstance(pattern, int) and isinstance(layers, int) and "layer_types" not in result:
+        result["layer_types"] = layer_types([(i + 1) % pattern != 0 for i in range(layers)])
+    return result
+
+
+def layer_types(sliding: list[bool]) -> list[str]:
+    return ["sliding_attention" if s else "full_attention" for s in sliding]
+
+
+def _unnest_rope(config: dict[str, Any]) -> None:
+    # Release 5 writes rope_parameters; everything before it wrote rope_theta, rope_local_base_freq and rope_scaling.
+    parameters = config.get("rope_parameters")
+    if isinstance(parameters, dict):
+        local = parameters.get("sliding_attention")
+        full = parameters.get("full_attention", parameters)
+        if isinstance(local, dict) and "rope_theta" in local:
+            config.setdefault("rope_local_base_freq", local["rope_theta"])
+        if isinstance(full, dict):
+            if "rope_theta" in full:
+                config.setdefault("rope_theta", full["rope_theta"])
+            if full.get("rope_type", "default") != "default":
+                config.setdefault("rope_scaling", {k: v for k, v in full.items() if k != "rope_theta"})
+    scaling = config.setdefault("rope_scaling", None)
+    if isinstance(scaling, dict) and "type" in scaling:
+        config["rope_scaling"] = {"rope_type": scaling["type"]} | {k: v for k, v in scaling.items() if k != "type"}

@@ -1,0 +1,146 @@
+"""The config and mesh blocks with their values, and declared types in terms of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tsc import ast
+from tsc.diagnostics import CompileError, Diagnostic, Note, near
+from tsc.mesh import Axis, Mesh
+from tsc.static import UNKNOWN, Static, evaluate
+from tsc.types import DYNAMIC, AxisPlacement, Factor, Placement, Shape
+
+REDUCTIONS = ("sum", "max")
+DTYPES = {"bf16": "bf16", "f16": "f16", "f32": "f32", "i32": "i32", "int": "i32"}
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """`names` are the config block's values; `config` the checkpoint's own keys (None: not given)."""
+
+    names: Mapping[str, Static]
+    bindings: Mapping[str, ast.Binding]
+    config: Mapping[str, Any] | None
+    mesh: Mesh
+
+    @staticmethod
+    def of(file: ast.ModelFile, config: Mapping[str, Any] | None, sizes: Mapping[str, int] | None) -> Declarations:
+        names: dict[str, Static] = {}
+        for binding in file.config:
+            names[binding.name] = evaluate(binding.value, names, config)
+        return Declarations(names, {b.name: b for b in file.config}, config, _mesh(file, names, config, sizes))
+
+    def type_of(self, node: ast.TensorType) -> tuple[Shape, Placement]:
+        """A declared type's shape and placement, checked against the mesh. Raises CompileError."""
+        dtype = ""
+        if node.dtype is not None:
+            if node.dtype not in DTYPES:
+                raise _error("TS0204", f"there is no element type `{node.dtype}`{near(node.dtype, DTYPES)}", node)
+            dtype = DTYPES[node.dtype]
+        dimensions = [[self._factor(f) for f in d.factors] for d in node.dimensions]
+        places: dict[str, AxisPlacement] = {}
+        index = 0
+        for dimension in node.dimensions:
+            for ref in dimension.factors:
+                if ref.axis is not None:
+                    self._split(ref, index, dimensions, places)
+                index += 1
+        for partial in node.partials:
+            if partial.reduction not in REDUCTIONS:
+                raise _error("TS0208", f"a value is pending a `sum` or a `max`, not `{partial.reduction}`", partial)
+            for leaf in self._leaves(partial.axis, partial):
+                if leaf in places:
+                    raise _error("TS0209", f"axis `{leaf}` is used twice in this type", partial)
+                places[leaf] = partial.reduction
+        return Shape.of(dtype, dimensions), tuple(places.get(a.name) for a in self.mesh.active)
+
+    def _factor(self, ref: ast.FactorRef) -> Factor:
+        if isinstance(ref.name, int):
+            return Factor(str(ref.name), ref.name)
+        if ref.name in DYNAMIC:
+            return Factor(ref.name, None)
+        if ref.name not in self.names:
+            known = [*self.names, *DYNAMIC]
+            raise _error("TS0201", f"no dimension `{ref.name}` is declared in the config block{near(ref.name, known)}", ref)
+        size = self.names[ref.name]
+        if size is UNKNOWN:
+            return Factor(ref.name, None)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            note = Note(f"`{ref.name}` is {size!r}", self.bindings[ref.name].span)
+            raise CompileError(Diagnostic("TS0210", f"dimension `{ref.name}` must be a whole number above 0", ref.span, notes=(note,)))
+        return Factor(ref.name, size)
+
+    def _split(self, ref: ast.FactorRef, index: int, dimensions: list[list[Factor]], places: dict[str, AxisPlacement]) -> None:
+        assert ref.axis is not None
+        factor = [f for d in dimensions for f in d][index]
+        leaves = self._leaves(ref.axis, ref)
+        for leaf in leaves:
+            if leaf in places:
+                raise _error("TS0209", f"axis `{leaf}` is used twice in this type", ref)
+            places[leaf] = index
+        sizes = {a.name: a.size for a in self.mesh.axes}
+        ranks = math.prod(sizes[leaf] or 1 for leaf in leaves)
+        if factor.size is not None and factor.size % ranks:
+            raise self._indivisible(ref, factor, ranks)
+
+    def _indivisible(self, ref: ast.FactorRef, factor: Factor, ranks: int) -> CompileError:
+        assert ref.axis is not None
+        notes = []
+        if factor.name in self.bindings:
+            notes.append(Note(f"`{factor.name}` is {factor.size}", self.bindings[factor.name].span))
+        fits = [n for n in range(ranks - 1, 0, -1) if (factor.size or 0) % n == 0]
+        fixes = [f"run with an axis `{ref.axis}` of {fits[0]}" + (f": --mesh {ref.axis}={fits[0]}" if ref.axis in self.mesh.names() else "")]
+        if factor.size is not None and ranks % factor.size == 0:
+            fixes.append(f"let it repeat over part of the axis: mesh {{ {ref.axis} = a * b where a = gcd({factor.name}, {ref.axis}) }}, and `@a` here")
+        text = f"axis {ref.axis} has {ranks} ranks and cannot split `{factor.name}`, which is {factor.size}"
+        return CompileError(Diagnostic("TS0207", text, ref.span, notes=tuple(notes), fixes=tuple(fixes)))
+
+    def _leaves(self, name: str, node: ast.Node) -> tuple[str, ...]:
+        leaves = self.mesh.leaves(name)
+        if leaves is None:
+            raise _error("TS0208", f"the mesh has no axis `{name}`{near(name, self.mesh.names())}", node)
+        return leaves
+
+
+def _mesh(file: ast.ModelFile, names: Mapping[str, Static], config: Mapping[str, Any] | None, sizes: Mapping[str, int] | None) -> Mesh:
+    declared = [a.name for a in file.axes]
+    for name in sizes or {}:
+        if name not in declared:
+            has = f"the model's mesh has {', '.join(declared)}" if declared else "the model declares no mesh"
+            raise CompileError(Diagnostic("TS0211", f"--mesh: there is no axis `{name}`; {has}{near(name, declared)}"))
+    axes: list[Axis] = []
+    products: dict[str, tuple[str, ...]] = {}
+    for axis in file.axes:
+        total: Static = UNKNOWN if sizes is None else sizes.get(axis.name, 1)
+        if not axis.product:
+            axes.append(Axis(axis.name, None if total is UNKNOWN else total))
+            continue
+        scope = {**names, axis.name: total}
+        for binding in axis.bindings:
+            scope[binding.name] = evaluate(binding.value, scope, config)
+        axes.extend(_factored(axis, total, scope))
+        products[axis.name] = axis.product
+    return Mesh(tuple(axes), products)
+
+
+def _factored(axis: ast.Axis, total: Static, scope: Mapping[str, Static]) -> list[Axis]:
+    """The leaf axes of a product; the one that is not bound takes what the others leave."""
+    bound = {b.name for b in axis.bindings}
+    free = [n for n in axis.product if n not in bound]
+    if len(free) > 1:
+        raise _error("TS0211", f"at most one of {', '.join(axis.product)} can be left to follow from `{axis.name}`", axis)
+    values = {n: scope[n] for n in axis.product if n in bound}
+    if total is UNKNOWN or UNKNOWN in values.values():
+        return [Axis(n, total if total == 1 else None) for n in axis.product]
+    rest, remainder = divmod(total, math.prod(values.values()))
+    if remainder or (not free and rest != 1):
+        text = " * ".join(str(v) for v in values.values())
+        raise _error("TS0211", f"axis `{axis.name}` has {total} ranks, which {text} does not make up", axis)
+    return [Axis(n, values.get(n, rest)) for n in axis.product]
+
+
+def _error(code: str, message: str, node: ast.Node) -> CompileError:
+    return CompileError(Diagnostic(code, message, node.span))

@@ -1,0 +1,407 @@
+"""From the syntax tree, a config and mesh sizes to the typed program: names, shapes, static control flow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from tsc import ast
+from tsc.declarations import Declarations
+from tsc.diagnostics import CompileError, Diagnostic, Note, near
+from tsc.program import CacheDeclaration, CallTarget, Instance, Operation, TypedModel, Value, WeightDeclaration
+from tsc.signatures import Signature
+from tsc.spans import Span
+from tsc.static import FUNCTIONS, UNKNOWN, Static, evaluate
+from tsc.stdlib import BUILTINS, Mismatch
+from tsc.types import Placement, Shape
+
+STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "S")}
+"""What a runtime feeds to an entry, by parameter name: element type and dimension."""
+
+
+def elaborate(file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh: Mapping[str, int] | None = None) -> TypedModel:
+    """Bind config and mesh (`None`: unknown sizes), check every instance that the entry reaches. Raises CompileError."""
+    declarations = Declarations.of(file, config, mesh)
+    entries = [m for m in file.modules if m.is_entry]
+    if not entries:
+        raise CompileError(Diagnostic("TS0213", "the file has no `entry`", file.span, fixes=("add `entry decode(ids: i32[T], ...)`",)))
+    model = _Model(file, declarations)
+    key = model.instantiate(entries[0], {}, entries[0].span)
+    return TypedModel(
+        file.architectures, declarations.mesh, dict(declarations.names), config is not None, dict(model.instances), model.instances[key].name
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor in scope: the index of its value, and the cache it is when it is one."""
+
+    value: int
+    cache: CacheDeclaration | None = None
+
+
+Bound = Tensor | Static
+
+
+class _Model:
+    """Instances by module and static arguments; a module is checked once for each distinct pair."""
+
+    def __init__(self, file: ast.ModelFile, declarations: Declarations) -> None:
+        self.modules = {m.name: m for m in file.modules}
+        self.declarations = declarations
+        self.instances: dict[str, Instance] = {}
+        self._keys: dict[str, str] = {}
+        self._active: list[str] = []
+
+    def instantiate(self, module: ast.Module, statics: Mapping[str, Static], span: Span) -> str:
+        key = f"{module.name}{sorted((k, repr(v)) for k, v in statics.items())}"
+        if key not in self._keys:
+            if module.name in self._active:
+                raise CompileError(Diagnostic("TS0205", f"module `{module.name}` calls itself", span))
+            self._active.append(module.name)
+            count = sum(i.module == module.name for i in self.instances.values())
+            instance = Instance(f"{module.name}_{count}" if count else module.name, module.name, module.strict)
+            _Body(self, module, instance, statics).run()
+            self._active.pop()
+            self.instances[instance.name] = instance
+            self._keys[key] = instance.name
+        return self._keys[key]
+
+
+class _Body:
+    """Elaborates one module into one instance."""
+
+    def __init__(self, model: _Model, module: ast.Module, instance: Instance, statics: Mapping[str, Static]) -> None:
+        self.model = model
+        self.declarations = model.declarations
+        self.module = module
+        self.instance = instance
+        self.scope: dict[str, Bound] = {**self.declarations.names, **statics}
+        self.returned = False
+
+    def run(self) -> None:
+        result, placement = self.declarations.type_of(self.module.result)
+        for parameter in self.module.parameters:
+            if parameter.type is not None:
+                self._parameter(parameter)
+        self._statements(self.module.body)
+        if not self.returned:
+            raise _error("TS0213", f"`{self.module.name}` returns nothing, and declares {result.text()}", self.module.span)
+        returned = self.instance.values[self.instance.result].shape
+        if not returned.agrees(result):
+            assert self.instance.result_span is not None
+            raise CompileError(
+                Diagnostic(
+                    "TS0213",
+                    f"`{self.module.name}` returns {returned.text()}, and declares {result.text()}",
+                    self.instance.result_span,
+                    notes=(Note("the result is declared here", self.module.result.span),),
+                )
+            )
+        self.instance.result_placement = placement
+
+    # --- declarations -------------------------------------------------------------------------------------------
+
+    def _parameter(self, parameter: ast.Parameter) -> None:
+        assert parameter.type is not None
+        shape, placement = self.declarations.type_of(parameter.type)
+        if self.module.is_entry and (parameter.name not in STEP_INPUTS or shape.text() != "{}[{}]".format(*STEP_INPUTS[parameter.name])):
+            known = ", ".join(f"{n}: {t}[{d}]" for n, (t, d) in STEP_INPUTS.items())
+            raise _error("TS0205", f"an entry takes what a step brings, of {known}; not `{parameter.name}: {shape.text()}`", parameter.span)
+        kind = "step" if self.module.is_entry else "parameter"
+        value = self._value(Value(parameter.name, kind, shape, parameter.span, placement))  # type: ignore[arg-type]
+        self.instance.parameters.append(value)
+        self.scope[parameter.name] = Tensor(value)
+
+    def _weight(self, weight: ast.Weight) -> None:
+        shape, placement = self.declarations.type_of(weight.type)
+        tied = None
+        if weight.tied is not None:
+            when = True if weight.condition is None else self._static(weight.condition)
+            tied = weight.tied if when and when is not UNKNOWN else None
+            other = self.scope.get(weight.tied)
+            if not isinstance(other, Tensor):
+                raise _error("TS0201", f"no weight `{weight.tied}` is declared above{near(weight.tied, self.scope)}", weight.span)
+            found = self.instance.values[other.value]
+            if not found.shape.agrees(shape) or found.placement != placement:
+                text = found.shape.text(self.declarations.mesh, found.placement or ())
+                raise _error("TS0204", f"tied weights have one type, and `{weight.tied}` is {text}", weight.type.span)
+        value = self._value(Value(weight.name, "weight", shape, weight.span, placement))
+        self.instance.weights.append(WeightDeclaration(value, self._format(weight.tensor, weight.span), tied))
+        self.scope[weight.name] = Tensor(value)
+
+    def _cache(self, cache: ast.Cache) -> None:
+        if cache.kind != "paged":
+            raise _error("TS0205", f"a cache is `paged`, not `{cache.kind}`", cache.span)
+        shape, placement = self.declarations.type_of(cache.type)
+        if len(shape.factors) != 3 or shape.factors[0].size != 2:
+            raise _error("TS0204", f"a paged cache is [2, K, E]: keys and values of each head, got {shape.text()}", cache.type.span)
+        window = self._static(cache.window) if cache.window is not None else 0
+        value = self._value(Value(cache.name, "cache", shape, cache.span, placement))
+        declaration = CacheDeclaration(value, cache.kind, 0 if window is UNKNOWN else int(window or 0))
+        self.instance.caches.append(declaration)
+        self.scope[cache.name] = Tensor(value, declaration)
+
+    # --- statements ---------------------------------------------------------------------------------------------
+
+    def _statements(self, statements: tuple[ast.Statement, ...]) -> None:
+        for statement in statements:
+            if self.returned:
+                raise _error("TS0213", "nothing can follow `return`", statement.span)
+            self._statement(statement)
+
+    def _statement(self, statement: ast.Statement) -> None:
+        match statement:
+            case ast.Weight():
+                self._weight(statement)
+            case ast.Cache():
+                self._cache(statement)
+            case ast.Let():
+                self._let(statement)
+            case ast.Assign():
+                if statement.name not in self.scope:
+                    raise _error("TS0201", f"`{statement.name}` is not declared; write `let`", statement.span)
+                self.scope[statement.name] = self._expr(statement.value, statement.name)
+            case ast.Return():
+                if len(statement.values) != 1:
+                    raise _error("TS0213", "a module returns one value", statement.span)
+                self.instance.result = self._tensor(statement.values[0]).value
+                self.instance.result_span = statement.values[0].span
+                self.returned = True
+            case ast.For():
+                self._for(statement)
+            case ast.If():
+                self._if(statement)
+            case _:
+                assert_never(statement)
+
+    def _let(self, let: ast.Let) -> None:
+        if len(let.names) != 1:
+            raise _error("TS0205", "every function gives one value: one name", let.span)
+        bound = self._expr(let.value, let.names[0])
+        if let.type is not None:
+            if not isinstance(bound, Tensor):
+                raise _error("TS0206", "only a tensor has a type to pin", let.type.span)
+            shape, placement = self.declarations.type_of(let.type)
+            found = self.instance.values[bound.value].shape
+            if not found.agrees(shape):
+                message = f"`{let.names[0]}` is {found.text()}, and is pinned as {shape.text()}"
+                raise CompileError(Diagnostic("TS0212", message, let.type.span, notes=(Note("the value comes from here", let.value.span),)))
+            bound = self._pin(bound, placement, let)
+        self.scope[let.names[0]] = bound
+
+    def _pin(self, bound: Tensor, placement: Placement, let: ast.Let) -> Tensor:
+        assert let.type is not None
+        shape = self.instance.values[bound.value].shape
+        signature = Signature(((None,) * len(shape.factors),), (None,) * len(shape.factors))
+        result = self._value(Value(let.names[0], "result", shape, let.type.span, placement))
+        self.instance.operations.append(Operation("pin", (bound.value,), result, signature, let.type.span))
+        return Tensor(result)
+
+    def _for(self, loop: ast.For) -> None:
+        first, last = self._static(loop.first), self._static(loop.last)
+        counts = [UNKNOWN] if UNKNOWN in (first, last) else range(first, last)
+        before = {name: self._carried(name, loop.span) for name in loop.carried}
+        outer = set(self.scope)
+        for i in counts:
+            self.scope[loop.variable] = i
+            self._statements(loop.body)
+            for name, value in before.items():
+                found = self.instance.values[self._carried(name, loop.span).value].shape
+                if not found.agrees(self.instance.values[value.value].shape):
+                    was = self.instance.values[value.value].shape.text()
+                    raise _error("TS0214", f"the loop carries `{name}` as {was}, and makes it {found.text()}", loop.span)
+        self.scope = {k: v for k, v in self.scope.items() if k in outer}
+
+    def _carried(self, name: str, span: Span) -> Tensor:
+        bound = self.scope.get(name)
+        if not isinstance(bound, Tensor):
+            raise _error("TS0201", f"the loop carries `{name}`, which is no tensor in scope{near(name, self.scope)}", span)
+        return bound
+
+    def _if(self, statement: ast.If) -> None:
+        condition = self._static(statement.condition)
+        if condition is UNKNOWN:  # no config: both branches must check; what follows sees the first
+            before = dict(self.scope)
+            if statement.otherwise:
+                self._statements(statement.otherwise)
+                self.scope, self.returned = before, False
+            self._statements(statement.then)
+        else:
+            self._statements(statement.then if condition else statement.otherwise)
+
+    # --- expressions --------------------------------------------------------------------------------------------
+
+    def _static(self, expr: ast.Expr) -> Static:
+        is_config_key = isinstance(expr, ast.Name) and expr.text not in self.scope  # `when tie_word_embeddings`
+        value = self._evaluate(expr) if is_config_key else self._expr(expr, "")
+        if isinstance(value, Tensor):
+            raise _error("TS0206", "a config value is needed here, and this is a tensor", expr.span)
+        return value
+
+    def _tensor(self, expr: ast.Expr, name: str = "") -> Tensor:
+        value = self._expr(expr, name)
+        if not isinstance(value, Tensor):
+            raise _error("TS0206", f"a tensor is needed here, and this is the config value {value!r}", expr.span)
+        return value
+
+    def _expr(self, expr: ast.Expr, name: str) -> Bound:
+        """The value of an expression; `name` is what to call it in plans and graphs."""
+        match expr:
+            case ast.Name() if isinstance(self.scope.get(expr.text), Tensor):
+                return self.scope[expr.text]
+            case ast.Name() if expr.text not in self.scope and expr.text not in (self.declarations.config or {}):
+                raise _error("TS0201", f"`{expr.text}` is not in scope{near(expr.text, self.scope)}", expr.span)
+            case ast.Call():
+                return self._call(expr, name)
+            case ast.Index() if isinstance(base := self._maybe_tensor(expr.value), Tensor):
+                if len(expr.indices) != 1:
+                    raise _error("TS0205", "rows are taken by one i32 vector", expr.span)
+                return self._apply("take_rows", [base, self._tensor(expr.indices[0])], {}, expr.span, name)
+            case ast.Binary() if expr.operator in ("+", "*", "/"):
+                left, right = self._expr(expr.left, ""), self._expr(expr.right, "")
+                if isinstance(left, Tensor) or isinstance(right, Tensor):
+                    return self._arithmetic(expr, left, right, name)
+        return self._evaluate(expr)
+
+    def _evaluate(self, expr: ast.Expr) -> Static:
+        return evaluate(expr, {k: v for k, v in self.scope.items() if not isinstance(v, Tensor)}, self.declarations.config)
+
+    def _maybe_tensor(self, expr: ast.Expr) -> Bound:
+        if isinstance(expr, ast.Name):
+            return self.scope.get(expr.text)
+        return self._expr(expr, "") if isinstance(expr, ast.Call) else None
+
+    def _arithmetic(self, expr: ast.Binary, left: Bound, right: Bound, name: str) -> Tensor:
+        if isinstance(left, Tensor) and isinstance(right, Tensor):
+            if expr.operator == "/":
+                raise _error("TS0205", "tensors are added and multiplied, not divided", expr.span)
+            return self._apply("add" if expr.operator == "+" else "mul", [left, right], {}, expr.span, name)
+        tensor, number = (left, right) if isinstance(left, Tensor) else (right, left)
+        divides_by_tensor = expr.operator == "/" and isinstance(right, Tensor)
+        if expr.operator == "+" or divides_by_tensor or (number is not UNKNOWN and not isinstance(number, int | float)):
+            raise _error("TS0205", "a tensor can be multiplied or divided by a number, nothing else", expr.span)
+        factor = number if number is UNKNOWN else float(number if expr.operator == "*" else 1 / number)
+        assert isinstance(tensor, Tensor)
+        return self._apply("scale", [tensor], {"factor": factor}, expr.span, name)
+
+    def _call(self, call: ast.Call, name: str) -> Bound:
+        function = call.function
+        if isinstance(function, ast.Attribute) and function.name == "append":
+            cache = self._tensor(function.value)
+            if cache.cache is None:
+                raise _error("TS0206", "`append` is for a cache", function.span)
+            arguments = [cache, *(self._tensor(a.value) for a in call.arguments)]
+            return Tensor(self._apply("cache_append", arguments, {}, call.span, f"{self._name(cache)}_next").value, cache.cache)
+        if not isinstance(function, ast.Name):
+            raise _error("TS0202", "only a function or a module can be called", function.span)
+        if function.text in self.model.modules:
+            return self._module_call(call, self.model.modules[function.text], name)
+        if function.text in BUILTINS:
+            return self._builtin_call(call, function.text, name)
+        if function.text in FUNCTIONS:
+            return self._evaluate(call)
+        known = [*BUILTINS, *self.model.modules]
+        raise _error("TS0202", f"there is no op or module `{function.text}`{near(function.text, known)}", function.span)
+
+    def _builtin_call(self, call: ast.Call, op: str, name: str) -> Tensor:
+        builtin = BUILTINS[op]
+        bound = self._arguments(call, op, (*builtin.tensors, *builtin.statics), {k: v for k, v in builtin.statics.items() if v is not ...})
+        tensors = [self._need_tensor(bound[p], p, op, call.span) for p in builtin.tensors]
+        statics = {p: bound[p] for p in builtin.statics}
+        for parameter, value in statics.items():
+            if isinstance(value, Tensor):
+                raise _error("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", call.span)
+        if op == "attention" and tensors[1].cache is None:
+            raise _error("TS0206", "`attention` reads a cache: attention(q, kv.append(k, v), ...)", call.span)
+        return self._apply(op, tensors, statics, call.span, name)
+
+    def _apply(self, op: str, operands: list[Tensor], statics: Mapping[str, Static], span: Span, name: str) -> Tensor:
+        builtin = BUILTINS[op]
+        if len(operands) != len(builtin.tensors):
+            raise _error("TS0205", f"`{op}` takes {len(builtin.tensors)} tensors, got {len(operands)}", span)
+        shapes = [self.instance.values[t.value].shape for t in operands]
+        try:
+            typing = builtin.infer(shapes, statics)
+        except Mismatch as error:
+            culprit = self.instance.values[operands[error.operand].value]
+            label = f"`{culprit.name}` is declared here" if culprit.kind != "result" else "its value comes from here"
+            raise CompileError(Diagnostic("TS0204", str(error), span, notes=(Note(label, culprit.span),))) from error
+        attributes = dict(typing.attributes)
+        if op == "attention":
+            assert operands[1].cache is not None
+            attributes["window"] = operands[1].cache.window
+        result = self._value(Value(name or op, "result", typing.shape, span))
+        self.instance.operations.append(Operation(op, tuple(t.value for t in operands), result, typing.signature, span, attributes))
+        return Tensor(result)
+
+    def _module_call(self, call: ast.Call, module: ast.Module, name: str) -> Tensor:
+        if module.is_entry:
+            raise _error("TS0202", "an entry cannot be called", call.span)
+        bound = self._arguments(call, module.name, tuple(p.name for p in module.parameters), {})
+        statics = {p.name: bound[p.name] for p in module.parameters if p.type is None}
+        for parameter, value in statics.items():
+            if isinstance(value, Tensor):
+                raise _error("TS0206", f"`{parameter}` of `{module.name}` is a config value, and this is a tensor", call.span)
+        key = self.model.instantiate(module, statics, call.span)
+        callee = self.model.instances[key]
+        typed = [p for p in module.parameters if p.type is not None]
+        operands = [self._need_tensor(bound[p.name], p.name, module.name, call.span) for p in typed]
+        for operand, parameter, index in zip(operands, typed, callee.parameters, strict=True):
+            found, wanted = self.instance.values[operand.value].shape, callee.values[index].shape
+            if not found.agrees(wanted):
+                message = f"`{parameter.name}` of `{module.name}` is {wanted.text()}, got {found.text()}"
+                raise CompileError(Diagnostic("TS0204", message, call.span, notes=(Note("declared here", parameter.span),)))
+        shape = callee.values[callee.result].shape
+        result = self._value(Value(name or module.name.lower(), "result", shape, call.span))
+        target = CallTarget(key, self._format(call.prefix or "", call.span))
+        signature = Signature(tuple((None,) * len(callee.values[p].shape.factors) for p in callee.parameters), (None,) * len(shape.factors))
+        operation = Operation("call", tuple(t.value for t in operands), result, signature, call.span, {"target": target})
+        self.instance.operations.append(operation)
+        return Tensor(result)
+
+    def _arguments(self, call: ast.Call, callee: str, names: tuple[str, ...], defaults: Mapping[str, Static]) -> dict[str, Bound]:
+        bound: dict[str, Bound] = {}
+        for position, argument in enumerate(call.arguments):
+            name = argument.name if argument.name is not None else (names[position] if position < len(names) else None)
+            if name is None or name not in names:
+                extra = f"no parameter `{name}`{near(name, names)}" if name else f"{len(names)} parameters, not {len(call.arguments)}"
+                raise _error("TS0205", f"`{callee}` has {extra}", argument.span)
+            if name in bound:
+                raise _error("TS0205", f"`{name}` of `{callee}` is given twice", argument.span)
+            bound[name] = self._expr(argument.value, "")
+        lacking = [n for n in names if n not in bound and n not in defaults]
+        if lacking:
+            raise _error("TS0205", f"`{callee}` needs {', '.join(f'`{n}`' for n in lacking)}", call.span)
+        return {**defaults, **bound}
+
+    # --- small things -------------------------------------------------------------------------------------------
+
+    def _need_tensor(self, bound: Bound, parameter: str, callee: str, span: Span) -> Tensor:
+        if not isinstance(bound, Tensor):
+            raise _error("TS0206", f"`{parameter}` of `{callee}` is a tensor, and this is the config value {bound!r}", span)
+        return bound
+
+    def _format(self, template: str, span: Span) -> str:
+        def value(match: re.Match[str]) -> str:
+            bound = self.scope.get(match[1])
+            if bound is UNKNOWN:
+                return match[0]
+            if isinstance(bound, Tensor) or match[1] not in self.scope:
+                raise _error("TS0201", f"`{match[1]}` in \"{template}\" is no config value in scope", span)
+            return str(bound)
+
+        return re.sub(r"\{(\w+)\}", value, template)
+
+    def _value(self, value: Value) -> int:
+        self.instance.values.append(value)
+        return len(self.instance.values) - 1
+
+    def _name(self, tensor: Tensor) -> str:
+        return self.instance.values[tensor.value].name
+
+
+def _error(code: str, message: str, span: Span) -> CompileError:
+    return CompileError(Diagnostic(code, message, span))

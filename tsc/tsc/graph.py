@@ -1,0 +1,150 @@
+"""The graph IR: torch.fx graphs of `ts::` ops, one a distinct layer, whose nodes carry a type, a span and what passes add.
+
+A node's meta: `type` (NodeType or JoinedType), `span`; on placeholders `input` (Input); on calls `call` (CallBinding);
+after kernel selection `kernel`; after memory planning `storage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.fx
+import tskernels.library  # noqa: F401  (defines torch.ops.ts)
+
+from tsc.mesh import Mesh
+from tsc.types import Placement, Shape, local_dimensions
+
+OpName = str
+"""`linear`, without its namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeType:
+    """A value's element type, dimensions and placement; its dimensions' groups are the physical ones."""
+
+    shape: Shape
+    placement: Placement
+
+    def local(self, mesh: Mesh) -> tuple[int | str, ...]:
+        return local_dimensions(self.shape, mesh, self.placement)
+
+    @property
+    def dtype(self) -> str:
+        return self.shape.dtype
+
+    def text(self, mesh: Mesh) -> str:
+        return self.shape.text(mesh, self.placement)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedType:
+    """Values joined along dimension `dim`: what one matmul with several weights gives, and those weights."""
+
+    parts: tuple[NodeType, ...]
+    dim: int
+
+    def local(self, mesh: Mesh) -> tuple[int | str, ...]:
+        first = list(self.parts[0].local(mesh))
+        first[self.dim] = sum(int(p.local(mesh)[self.dim]) for p in self.parts)
+        return tuple(first)
+
+    @property
+    def dtype(self) -> str:
+        return self.parts[0].dtype
+
+    def text(self, mesh: Mesh) -> str:
+        return " + ".join(p.text(mesh) for p in self.parts)
+
+
+GraphType = NodeType | JoinedType
+InputKind = Literal["value", "step", "coordinate", "weight", "cache"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPart:
+    """A checkpoint tensor below the graph's prefix; the whole of it is `type`'s shape, the rank's block follows from its placement."""
+
+    tensor: str
+    type: NodeType
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a placeholder stands for. name: of a step input; parts: of a weight, joined along dimension 0; axes: of a coordinate;
+    window: of a cache."""
+
+    kind: InputKind
+    name: str = ""
+    parts: tuple[WeightPart, ...] = ()
+    axes: tuple[str, ...] = ()
+    window: int = 0
+
+    def tensor(self, prefix: str) -> str:
+        """The name under which the artifact stores this weight for a call with `prefix`."""
+        return prefix + "+".join(p.tensor for p in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class CallBinding:
+    """A call of another graph: its weights are the tensors below `prefix`; its caches are new ones at each call."""
+
+    graph: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where a node's result lives: bytes per row of `region`, from `offset`. A call has the frame that its callee's nodes add to."""
+
+    region: Literal["T", "S"]
+    offset: int
+    frame: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class Program:
+    """All graphs of a model for one mesh; `frames` are each graph's arena sizes in bytes per row of T and S."""
+
+    mesh: Mesh
+    dtype: str
+    entry: str
+    graphs: dict[str, torch.fx.Graph]
+    frames: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def op_of(node: torch.fx.Node) -> OpName:
+    """The `ts::` op that a call_function node runs."""
+    return str(node.target._schema.name).removeprefix("ts::")  # type: ignore[union-attr]
+
+
+def target_of(op: OpName) -> Any:
+    """The torch.library overload of an op."""
+    return getattr(torch.ops.ts, op).default
+
+
+def type_of(node: torch.fx.Node) -> GraphType:
+    found = node.meta["type"]
+    assert isinstance(found, NodeType | JoinedType)
+    return found
+
+
+def node_type(node: torch.fx.Node) -> NodeType:
+    """The type of a node that is not joined."""
+    found = node.meta["type"]
+    assert isinstance(found, NodeType)
+    return found
+
+
+def operands(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The tensor (and coordinate) operands of a node, in the op's order."""
+    return [a for a in node.args if isinstance(a, torch.fx.Node)]
+
+
+def output_node(graph: torch.fx.Graph) -> torch.fx.Node:
+    """The node whose value the graph returns."""
+    out = next(n for n in graph.nodes if n.op == "output").args[0]
+    assert isinstance(out, torch.fx.Node)
+    return out

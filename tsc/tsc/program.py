@@ -1,0 +1,101 @@
+"""The typed program: each module instance as a list of operations over typed values, before collectives.
+
+Instances are distinct by their static arguments: the layers of a model that are alike are one instance, called many times.
+Nothing here needs torch, so that `tsc check` and `tsc plan` answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tsc.mesh import Mesh
+from tsc.signatures import Signature
+from tsc.spans import Span
+from tsc.types import Placement, Shape
+
+ValueKind = Literal["parameter", "step", "weight", "cache", "result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of an instance. `placement` is set where it is declared (parameters, weights, caches), else inferred."""
+
+    name: str
+    kind: ValueKind
+    shape: Shape
+    span: Span
+    placement: Placement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tied:
+    """A weight that shares another's tensor."""
+
+    weight: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightDeclaration:
+    """`tensor` is the checkpoint's name below the instance's prefix."""
+
+    value: int
+    tensor: str
+    tied: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheDeclaration:
+    value: int
+    kind: str
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """result = op(operands; attributes). A `call` has the instance's key and prefix in its attributes."""
+
+    op: str
+    operands: tuple[int, ...]
+    result: int
+    signature: Signature
+    span: Span
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CallTarget:
+    """Which instance a call runs, below which checkpoint prefix."""
+
+    instance: str
+    prefix: str
+
+
+@dataclass
+class Instance:
+    """A module with its static arguments bound."""
+
+    name: str
+    module: str
+    strict: bool
+    values: list[Value] = field(default_factory=list)
+    parameters: list[int] = field(default_factory=list)
+    weights: list[WeightDeclaration] = field(default_factory=list)
+    caches: list[CacheDeclaration] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    result: int = -1
+    result_placement: Placement = ()
+    result_span: Span | None = None
+
+
+@dataclass(frozen=True)
+class TypedModel:
+    """Everything that elaboration finds out. `instances` are in order of first call, callees before callers."""
+
+    architectures: tuple[str, ...]
+    mesh: Mesh
+    config: Mapping[str, Any]
+    has_config: bool
+    instances: Mapping[str, Instance]
+    entry: str
