@@ -45,115 +45,73 @@ def attention(
 def attention_torch(
     q: Tensor, cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, scale: float, window: int, softcap: float, *, out: Tensor
 ) -> None:
-    """Sequences with equally many new tokens and pages in sight share one call.
+    """One call of torch's fused attention a sequence, so that a sequence's bits are the same in any company.
 
-    A sequence's bits depend on nothing but itself: keys are padded to whole pages whoever else is in the step, and heads of a
-    batch are computed apart. That holds for f32 and f64; with reduced types torch packs keys depending on the batch, and
-    bmm (softcap) picks its method by it, so there each sequence goes alone.
+    Several sequences in one call would be faster and are not the same: torch gives each thread its own scratch memory, whose
+    alignment, and so the order of its sums, differs by thread, and which thread gets a sequence depends on the others.
     """
-    together = q.dtype in (torch.float32, torch.float64) and not softcap
-    for group in _groups(starts.tolist(), lengths.tolist(), cache.shape[1], window, together):
-        keys, values = _gather(group, cache, tables).unbind(2)
-        rows = group.rows()
-        queries = q[rows].view(-1, group.num_new, *q.shape[1:])  # [B, N, K, G, E]
-        if softcap:
-            result = _capped(queries, keys, values, _seen(group, keys.shape[1], window), scale, softcap)
-        elif group.is_whole_prompt(window):
-            result = _causal(queries, keys[:, : group.num_new], values[:, : group.num_new], scale)
-        else:
-            result = _grouped(queries, keys, values, _seen(group, keys.shape[1], window), scale)
-        out[rows] = result.flatten(0, 1)
-
-
-class _Group:
-    """Sequences of a step that share every size: B of them, N new tokens and J keys each."""
-
-    __slots__ = ("firsts", "lengths", "num_new", "num_pages", "pages", "sequences")
-
-    def __init__(self, num_new: int, num_pages: int) -> None:
-        self.num_new, self.num_pages = num_new, num_pages
-        self.sequences: list[int] = []
-        self.firsts: list[int] = []  # row of q
-        self.lengths: list[int] = []  # keys up to the newest, counted from the first page read
-        self.pages: list[int] = []  # first page read
-
-    def rows(self) -> slice | Tensor:
-        """Rows of q: a slice, and so a view, where the sequences lie side by side."""
-        first, count = self.firsts[0], len(self.firsts) * self.num_new
-        if self.firsts == list(range(first, first + count, self.num_new)):
-            return slice(first, first + count)
-        return (torch.tensor(self.firsts)[:, None] + torch.arange(self.num_new)).view(-1)
-
-    def is_whole_prompt(self, window: int) -> bool:
-        """Nothing came before the new tokens, and no window hides any of them."""
-        return self.num_new > 1 and (not window or window >= self.num_new) and all(length == self.num_new for length in self.lengths)
-
-
-def _groups(bounds: list[int], lengths: list[int], page_size: int, window: int, together: bool) -> list[_Group]:
-    groups: dict[tuple[int, int, int], _Group] = {}
-    for sequence, length in enumerate(lengths):
-        num_new = bounds[sequence + 1] - bounds[sequence]
-        if not num_new:
+    page_size = cache.shape[1]
+    bounds = starts.tolist()
+    for sequence, length in enumerate(lengths.tolist()):
+        first, last = bounds[sequence], bounds[sequence + 1]
+        if first == last:
             continue
+        num_new = last - first
         # The oldest key that the first query sees; pages wholly before it are not read.
-        page = max(0, length - num_new - window + 1) // page_size if window else 0
-        num_pages = -(-length // page_size) - page
-        # Whole prompts stay apart from chunks of equal size: they are computed another way.
-        kind = int(length == num_new) if together else 2 + sequence
-        group = groups.setdefault((num_new, num_pages, kind), _Group(num_new, num_pages))
-        group.sequences.append(sequence)
-        group.firsts.append(bounds[sequence])
-        group.lengths.append(length - page * page_size)
-        group.pages.append(page)
-    return list(groups.values())
+        oldest = max(0, length - num_new - window + 1) if window else 0
+        page = oldest // page_size
+        gathered = cache.index_select(0, tables[sequence, page : -(-length // page_size)])
+        keys, values = gathered.flatten(0, 1)[oldest - page * page_size : length - page * page_size].unbind(1)
+        # A copy, since the alignment of a row in the middle of q depends on what stands before it.
+        queries = q[first:last].clone(memory_format=torch.contiguous_format)
+        if softcap:
+            result = _capped(queries, keys, values, scale, window, softcap)
+        elif num_new == length and not oldest and (not window or window >= length):
+            result = _whole(queries, keys, values, scale)
+        else:
+            result = _grouped(queries, keys, values, scale, window)
+        out[first:last] = result
 
 
-def _gather(group: _Group, cache: Tensor, tables: Tensor) -> Tensor:
-    """Keys and values `[B, J, 2, K, E]`, J whole pages; rows past a sequence's end are zeros, as what lies there may be NaN."""
-    count = group.num_pages
-    if len(group.sequences) == 1:
-        pages = tables[group.sequences[0], group.pages[0] : group.pages[0] + count]
-    else:
-        columns = torch.tensor(group.pages)[:, None] + torch.arange(count)
-        pages = tables[torch.tensor(group.sequences)[:, None], columns].view(-1)
-    gathered = cache.index_select(0, pages).view(len(group.sequences), -1, *cache.shape[2:])
-    for block, length in zip(gathered, group.lengths, strict=True):
-        if length < gathered.shape[1]:
-            block[length:].zero_()
-    return gathered
+def _seen(queries: Tensor, num_keys: int, window: int) -> Tensor | None:
+    """bool[N*G, J]: which of the J newest keys each row of N new tokens times G heads sees; None when all see all."""
+    num_new, group = queries.shape[0], queries.shape[2]
+    if num_new == 1:
+        return None  # the keys were cut to what this one sees
+    distance = torch.arange(num_keys - num_new, num_keys)[:, None] - torch.arange(num_keys)
+    seen = (distance >= 0) & (distance < window) if window else distance >= 0
+    return seen.repeat_interleave(group, 0)
 
 
-def _seen(group: _Group, num_keys: int, window: int) -> Tensor:
-    """bool[B, 1, N, 1, J]: which keys each query sees."""
-    newest = torch.tensor(group.lengths)[:, None, None, None, None] - 1
-    positions = newest - torch.arange(group.num_new - 1, -1, -1)[:, None, None]
-    distance = positions - torch.arange(num_keys)
-    return (distance >= 0) & (distance < window) if window else distance >= 0
+def _rows(queries: Tensor) -> Tensor:
+    """`[N, K, G, E]` to `[K, N*G, E]`: query heads of a key head become rows of one product, so that keys are not repeated."""
+    N, K, G, E = queries.shape
+    return queries.transpose(0, 1).reshape(K, N * G, E)
 
 
-def _grouped(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
-    """Query heads of a key head are further rows of one query, so that keys are not repeated."""
-    B, N, K, G, E = queries.shape
-    rows = queries.transpose(1, 2).reshape(B, K, N * G, E)
-    mask = seen.expand(B, 1, N, G, seen.shape[-1]).reshape(B, 1, N * G, -1)
-    result = scaled_dot_product_attention(rows, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, scale=scale)
-    return result.view(B, K, N, G, E).transpose(1, 2)
+def _grouped(queries: Tensor, keys: Tensor, values: Tensor, scale: float, window: int) -> Tensor:
+    """`queries [N, K, G, E]`, `keys`, `values [J, K, E]` to `[N, K, G, E]`."""
+    N, K, G, E = queries.shape
+    mask = _seen(queries, keys.shape[0], window)
+    rows, keys, values = _rows(queries)[None], keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
+    result = scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scale)
+    return result.view(K, N, G, E).transpose(0, 1)
 
 
-def _causal(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def _whole(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """A whole prompt: keys are repeated for each head, but half of the products are never made."""
-    heads = queries.flatten(2, 3).transpose(1, 2)
-    result = scaled_dot_product_attention(heads, keys.transpose(1, 2), values.transpose(1, 2), is_causal=True, scale=scale, enable_gqa=True)
-    return result.transpose(1, 2).reshape(queries.shape)
+    heads, keys, values = queries.flatten(1, 2).transpose(0, 1)[None], keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
+    result = scaled_dot_product_attention(heads, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+    return result[0].transpose(0, 1).reshape(queries.shape)
 
 
-def _capped(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float, softcap: float) -> Tensor:
-    """One sequence (B is 1) with capped scores, which torch has no fused form of."""
+def _capped(queries: Tensor, keys: Tensor, values: Tensor, scale: float, window: int, softcap: float) -> Tensor:
+    """Capped scores, which torch has no fused form of; in f32."""
     dtype = compute_dtype(queries.dtype)
-    _, N, K, G, E = queries.shape
-    rows = queries[0].transpose(0, 1).reshape(K, N * G, E).to(dtype)
-    scores = torch.bmm(rows, keys[0].permute(1, 2, 0).to(dtype)).mul_(scale / softcap).tanh_().mul_(softcap)
-    hidden = ~seen.expand(1, 1, N, G, seen.shape[-1]).reshape(1, N * G, -1)
-    weights = scores.masked_fill_(hidden, -torch.inf).softmax(-1)
-    result = torch.bmm(weights, values[0].transpose(0, 1).to(dtype))
-    return result.view(1, K, N, G, E).transpose(1, 2).to(queries.dtype)
+    N, K, G, E = queries.shape
+    scores = torch.bmm(_rows(queries).to(dtype), keys.permute(1, 2, 0).to(dtype)).mul_(scale / softcap).tanh_().mul_(softcap)
+    seen = _seen(queries, keys.shape[0], window)
+    if seen is not None:
+        scores.masked_fill_(~seen, -torch.inf)
+    result = torch.bmm(scores.softmax(-1), values.transpose(0, 1).to(dtype))
+    return result.view(K, N, G, E).transpose(0, 1)

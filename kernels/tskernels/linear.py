@@ -11,8 +11,10 @@ from tskernels.registry import kernel, one_float_type, op
 
 @op("ts::linear", cost=matmul_bound)
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x [..., I]`, `w [O, I]`, `bias [O]` to `[..., O]`."""
-    return torch.nn.functional.linear(x, w, bias)
+    """`x [..., I]`, `w [O, I]`, `bias [O]` to `[..., O]`; summed in f32 and rounded once, bias included."""
+    # As a matrix: torch rounds before the bias too where `x` has more dimensions and is strided.
+    result = torch.nn.functional.linear(x.reshape(-1, x.shape[-1]), w, bias)
+    return result.view(*x.shape[:-1], w.shape[0])
 
 
 @kernel("ts::linear", name="torch", when=one_float_type, cost=matmul_bound)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -53,30 +54,37 @@ def rope(x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequ
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).to(x.dtype)
 
 
+_MAX_TABLE_ROWS: Final = 1 << 15  # 33 MB at E = 128; positions past it are rare and computed
 _tables: dict[Key, Tensor] = {}
 
 
-def _grow_table(key: Key, positions: Tensor) -> Tensor:
-    """f32[N, 2, E] with cosines and signed sines of positions 0 to N; N doubles so that growth stays rare."""
-    rows = 1 << max(10, int(positions.max()).bit_length())
-    angles = torch.arange(rows, dtype=torch.float32)[:, None] * inverse_frequencies(*key)
+def _turns(key: Key, positions: Tensor) -> Tensor:
+    """f32[N, 2, E]: cosines, and sines that carry the sign of their half."""
+    angles = positions.float()[:, None] * inverse_frequencies(*key)
     cosine, sine = angles.cos(), angles.sin()
-    table = torch.stack((torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)), dim=1)
-    _tables[key] = table
-    return table
+    return torch.stack((torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)), dim=1)
+
+
+def _turns_cached(key: Key, positions: Tensor) -> Tensor:
+    table = _tables.get(key)
+    if table is not None:
+        try:
+            return table.index_select(0, positions)
+        except IndexError:  # past the table: asking first would cost more than failing rarely
+            pass
+    last = int(positions.max())
+    if last >= _MAX_TABLE_ROWS:
+        return _turns(key, positions)
+    # To a power of two, so that growth stays rare while a sequence does.
+    table = _tables[key] = _turns(key, torch.arange(1 << max(10, last.bit_length())))
+    return table.index_select(0, positions)
 
 
 @kernel("ts::rope", name="torch")
 def rope_torch(x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequence[float], *, out: Tensor) -> None:
     """Rows of a table of cosines and sines; `x * cos + swapped halves * signed sin` has the reference's very bits."""
     key = (x.shape[-1], float(theta), kind, tuple(map(float, parameters)))
-    table = _tables.get(key)
-    try:
-        rows = _grow_table(key, positions) if table is None else table
-        rows = rows.index_select(0, positions)
-    except IndexError:  # a position past the table
-        rows = _grow_table(key, positions).index_select(0, positions)
-    rows = rows.view(x.shape[0], 2, *[1] * (x.dim() - 2), x.shape[-1])
+    rows = _turns_cached(key, positions).view(x.shape[0], 2, *[1] * (x.dim() - 2), x.shape[-1])
     cosine, sine = rows.unbind(1)
     wide = x if x.dtype == compute_dtype(x.dtype) else x.float()
     swapped = wide.roll(x.shape[-1] // 2, -1).mul_(sine)

@@ -5,11 +5,13 @@ Assumes: kernels are selected and memory is planned. Does not: decide anything.
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 import torch.fx
 
 from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, type_of
+from tsc.spans import Span
 from tspasses.place import PlacedModel
 from tspasses.plan_memory import is_alias
 
@@ -28,7 +30,7 @@ def _graph(program: Program, placed: PlacedModel, name: str, graph: torch.fx.Gra
     inputs, nodes = [], []
     for node in graph.nodes:
         if node.op == "placeholder":
-            inputs.append(_input(program, node, is_entry=name == program.entry, caches=caches))
+            inputs.append(_input(program, node, is_entry=name == program.entry))
         elif node.op == "call_module":
             nodes.append(_call(program, node, caches))
         elif node.op == "call_function":
@@ -36,7 +38,7 @@ def _graph(program: Program, placed: PlacedModel, name: str, graph: torch.fx.Gra
     return {"inputs": inputs, "nodes": nodes, "output": output_node(graph).name}
 
 
-def _input(program: Program, node: torch.fx.Node, *, is_entry: bool, caches: list[dict[str, Any]]) -> dict[str, Any]:
+def _input(program: Program, node: torch.fx.Node, *, is_entry: bool) -> dict[str, Any]:
     kind: Input = node.meta["input"]
     type_ = type_of(node)
     found = {
@@ -46,14 +48,10 @@ def _input(program: Program, node: torch.fx.Node, *, is_entry: bool, caches: lis
         "shape": list(type_.local(program.mesh)),
         "type": type_.text(program.mesh),
     }
-    if kind.kind == "step":
-        found["step"] = kind.name
-    elif kind.kind == "coordinate":
+    if kind.kind == "coordinate":
         found["axis"] = "*".join(kind.axes)
     elif kind.kind == "weight" and is_entry:
         found["tensor"] = kind.tensor("")
-    elif kind.kind == "cache" and is_entry:
-        found["cache"] = _add_cache(program, node, caches)
     return found
 
 
@@ -73,7 +71,7 @@ def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
         "dtype": type_.dtype,
         "shape": list(type_.local(program.mesh)),
         "type": type_.text(program.mesh),
-        "span": str(node.meta["span"]),
+        "span": _place(node),
         "region": region,
         "offset": storage.offset if storage else 0,
     }
@@ -97,11 +95,17 @@ def _call(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -
         "args": [a.name for a in operands(node)],
         "weights": weights,
         "caches": bound,
-        "span": str(node.meta["span"]),
+        "span": _place(node),
         "region": storage.region,
         "offset": storage.offset,
         "frame": {"T": storage.frame[0], "S": storage.frame[1]},
     }
+
+
+def _place(node: torch.fx.Node) -> str:
+    """File name, line and column: no folder, so that an artifact is the same wherever it was compiled."""
+    span: Span = node.meta["span"]
+    return f"{PurePath(span.source.name).name}:{span.line}:{span.column}"
 
 
 def _add_cache(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -> int:

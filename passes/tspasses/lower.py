@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch.fx
 
+from tsc.elaborate import STEP_INPUTS
 from tsc.graph import CallBinding, Input, NodeType, Program, WeightPart, target_of
 from tsc.program import CallTarget, Operation, Value
 from tsc.spans import Span
@@ -39,6 +40,11 @@ def lower(placed: PlacedModel) -> Program:
 
 
 Key = tuple[int, Placement]
+
+
+def _free(name: str) -> str:
+    """A node name that no step input has: those are known to the runtime by name."""
+    return f"{name}_value" if name in STEP_SHAPES or name in STEP_INPUTS else name
 
 
 class _Lowering:
@@ -128,7 +134,7 @@ class _Lowering:
                 passed.append(self._step(kind.name, operation.span))
             elif kind.kind == "coordinate":
                 passed.append(self._coordinate(kind.axes, operation.span))
-        node = self.graph.create_node("call_module", target.instance, tuple(passed), {}, name=value.name)
+        node = self.graph.create_node("call_module", target.instance, tuple(passed), {}, name=_free(value.name))
         node.meta.update(type=result, span=operation.span, call=CallBinding(target.instance, below))
         return node
 
@@ -195,6 +201,7 @@ class _Lowering:
 
     def _placeholder(self, name: str, kind: Input, type_: NodeType, span: Span) -> torch.fx.Node:
         last = next((n for n in reversed(self.graph.nodes) if n.op == "placeholder"), None)
+        name = name if kind.kind == "step" else _free(name)
         with self.graph.inserting_after(last) if last else self.graph.inserting_before():
             node = self.graph.create_node("placeholder", name, (), {}, name=name)
         node.target = node.name
@@ -204,7 +211,7 @@ class _Lowering:
     def _node(
         self, op: str, args: tuple[object, ...], attributes: Mapping[str, object], type_: NodeType, span: Span, name: str
     ) -> torch.fx.Node:
-        node = self.graph.create_node("call_function", target_of(op), args, dict(attributes), name=name)  # type: ignore[arg-type]
+        node = self.graph.create_node("call_function", target_of(op), args, dict(attributes), name=_free(name))  # type: ignore[arg-type]
         node.meta.update(type=type_, span=span)
         return node
 

@@ -38,33 +38,17 @@ Decoding decode(Decoding&& state, Token token) {
   return std::move(state);
 }
 
-Waiting preempt(Prefilling&& state) {
-  return take_back(std::move(state));
-}
-Waiting preempt(Decoding&& state) {
-  return take_back(std::move(state));
-}
+Waiting preempt(Prefilling&& state) { return take_back(std::move(state)); }
+Waiting preempt(Decoding&& state) { return take_back(std::move(state)); }
 
-RequestId finish(Decoding&& state) {
-  return end(std::move(state));
-}
+RequestId finish(Decoding&& state) { return end(std::move(state)); }
 
-RequestId drop(Waiting&& state) {
-  return end(std::move(state));
-}
-RequestId drop(Prefilling&& state) {
-  return end(std::move(state));
-}
-RequestId drop(Decoding&& state) {
-  return end(std::move(state));
-}
+RequestId drop(Waiting&& state) { return end(std::move(state)); }
+RequestId drop(Prefilling&& state) { return end(std::move(state)); }
+RequestId drop(Decoding&& state) { return end(std::move(state)); }
 
-Draining drain(Prefilling&& state) {
-  return Draining{state.request.id(), std::move(state.pages)};
-}
-Draining drain(Decoding&& state) {
-  return Draining{state.request.id(), std::move(state.pages)};
-}
+Draining drain(Prefilling&& state) { return Draining{state.request.id(), std::move(state.pages)}; }
+Draining drain(Decoding&& state) { return Draining{state.request.id(), std::move(state.pages)}; }
 
 RequestId release(Draining&& state) {
   const Draining last = std::move(state);

@@ -17,12 +17,8 @@ struct Match : Cases... {
   using Cases::operator()...;
 };
 
-std::int64_t number(RequestId id) {
-  return static_cast<std::int64_t>(id);
-}
-std::int64_t number(StepId step) {
-  return static_cast<std::int64_t>(step);
-}
+std::int64_t number(RequestId id) { return static_cast<std::int64_t>(id); }
+std::int64_t number(StepId step) { return static_cast<std::int64_t>(step); }
 
 template <typename... Parts>
 std::string text(const Parts&... parts) {
@@ -120,8 +116,7 @@ const StepPlan* Scheduler::plan() {
   if (is_outstanding_) out_of_order("plan while step ", number(plan_.step), " is not committed");
   chunks_.clear();
   std::int32_t budget = limits_.max_step_tokens;
-  // Oldest first: an unfinished prefill is the youngest, so decodes come before it, and the preempted are never
-  // planned.
+  // Oldest first: an unfinished prefill is the youngest, so decodes precede it and the preempted are not yet planned.
   for (std::size_t index = 0; index < running_.size() && budget > 0; ++index) budget -= plan_chunk(index, budget);
   while (budget > 0 && can_admit()) {
     running_.push_back(admit(std::move(waiting_.front()), PageTable(limits_.page_size)));

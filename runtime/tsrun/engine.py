@@ -110,6 +110,10 @@ class Engine:
     def num_preemptions(self) -> int:
         return self._scheduler.preemptions
 
+    def worker_pids(self) -> list[int]:
+        """Processes of the other ranks that this engine started."""
+        return self._ranks.worker_pids()
+
     def step(self) -> list[Event]:
         """Run one step; return what it brought. Nothing to do brings nothing."""
         events, self._events = self._events, []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class TsrunError(Exception):
     """The root of everything a user may meet. `where` may be empty, `mend` too; the text is always one line."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, where: str, what: str, mend: str = "") -> None:
         line = (f"{where}: " if where else "") + what + (f"; {mend}" if mend else "")
@@ -28,7 +26,7 @@ class RequestError(TsrunError):
     """A request that can not be served as asked."""
 
 
-class CompileFailed(TsrunError):
+class CompilerError(TsrunError):
     """`tsc compile` ended with an error; it has printed the reason itself."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import OrderedDict
+from math import prod
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder, BoundProgram, Kernels, new_arena
 from tsrun.errors import ArtifactError
 from tsrun.limits import Limits
-from tsrun.program import Program, Region, read_program
+from tsrun.program import Program, Region
 from tsrun.step import Step, step_shape
 from tsrun.step_inputs import StepInputs, table_columns
 from tsrun.weights import Weights
@@ -34,9 +36,7 @@ class Executor:
         self._kernels = Kernels(program, artifact.file(PROGRAM))
         self._coordinates = _coordinates(artifact, program, rank)
         # Zeros and not whatever was there: a kernel may multiply rows that it masks, and NaN times zero is NaN.
-        self._caches = [
-            torch.zeros(limits.num_pages, limits.page_size, *cache.page, dtype=torch_dtype(cache.dtype)) for cache in program.caches
-        ]
+        self._caches = [_zeros((limits.num_pages, limits.page_size, *cache.page), torch_dtype(cache.dtype)) for cache in program.caches]
         self._capacity: dict[Region, int] = {"T": 0, "S": 0}
         self._most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_sequences}
         self._arenas: dict[Region, Tensor] = {"T": new_arena(0), "S": new_arena(0)}
@@ -77,8 +77,9 @@ class Executor:
                 self._arenas[region] = new_arena(self._program.frame.of(region) * self._capacity[region])
 
 
-def open_program(artifact: Artifact) -> Program:
-    return read_program(artifact.file(PROGRAM))
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that take memory only where they are written: torch.zeros would touch all of it."""
+    return torch.frombuffer(mmap.mmap(-1, prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 def _coordinates(artifact: Artifact, program: Program, rank: int) -> dict[str, int]:

@@ -35,19 +35,15 @@ def launched() -> tuple[int, int] | None:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def join(axes: Iterable[tuple[str, int]], rank: int, world: int, store_file: Path | None) -> MeshCommunicator:
+def join(axes: Iterable[tuple[str, int]], rank: int, store_file: Path | None) -> MeshCommunicator:
     """Join the group and give this rank's mesh. Without a store file the launcher's environment says where the ranks meet."""
     if dist.is_initialized():
         raise UsageError("ranks", "this process is in a torch.distributed group already", "leave it first, or use a process of its own")
-    if store_file is None:
-        dist.init_process_group("gloo", init_method="env://", rank=rank, world_size=world, timeout=_JOIN_TIMEOUT)
-    else:
-        # All ranks are on this machine, so nothing need listen anywhere else, and no name need resolve.
-        if "lo" in {name for _, name in socket.if_nameindex()}:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        store = dist.FileStore(str(store_file), world)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_JOIN_TIMEOUT)
-    return gloo.mesh(dict(axes))
+    # Without a launcher all ranks are on this machine: nothing need listen anywhere else, and no name need resolve.
+    if store_file is not None and "lo" in {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meeting = "env://" if store_file is None else f"file://{store_file}"
+    return gloo.connect(dict(axes), rank, meeting, timeout=_JOIN_TIMEOUT)
 
 
 def share_limits(limits: Limits | None) -> Limits:

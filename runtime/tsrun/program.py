@@ -10,7 +10,7 @@ import msgspec
 from tsrun.errors import ArtifactError
 
 Region = Literal["T", "S"]
-Attribute = None | bool | int | float | str | list[int] | list[float] | list[str]
+Attribute = None | bool | int | float | str | list[int | float | str]
 STEP_INPUTS = ("ids", "positions", "slots", "starts", "lengths", "last", "tables")
 
 
@@ -111,9 +111,7 @@ def read_program(file: Path) -> Program:
         raw = msgspec.json.decode(file.read_bytes(), type=_Program)
         if raw.format != 1:
             raise _refuse(file, f"has format {raw.format}, this tsrun reads 1")
-        graphs = {
-            name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()
-        }
+        graphs = {name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()}
     except msgspec.DecodeError as error:
         raise _refuse(file, f"is not a program that this tsrun knows ({error})") from None
     program = Program(raw.entry, raw.caches, raw.frame, graphs)
@@ -153,8 +151,8 @@ def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
         unknown = [name for name in node.args if name not in known]
         if unknown:
             return f"{node.name!r} reads {unknown[0]!r}, which comes from nowhere"
-        if (node.region is None) != (node.offset is None):
-            return f"{node.name!r} has a region without an offset, or an offset without a region"
+        if node.region is not None and node.offset is None:
+            return f"{node.name!r} has a region and no offset in it"
         problem = _call_problem(program, node) if isinstance(node, CallNode) else _storage_problem(program, node)
         if problem:
             return f"{node.name!r} {problem}"

@@ -27,14 +27,15 @@ from tsrun.step import Step
 
 _NOTICE_SECONDS = 5.0  # between a connection that broke and the end of the process behind it
 _END_SECONDS = 5.0
+_GATHER_SECONDS = 0.2  # so that of several ends the one that caused the others is among them
 
 
 class Worker:
     """One rank's process. It ends when its standard input closes, so it can not outlive this process."""
 
-    def __init__(self, path: Path, rank: int, world: int, store_file: Path, threads: int) -> None:
+    def __init__(self, path: Path, rank: int, store_file: Path, threads: int) -> None:
         self.rank = rank
-        spec = json.dumps({"path": str(path), "rank": rank, "world": world, "store_file": str(store_file), "threads": threads})
+        spec = json.dumps({"path": str(path), "rank": rank, "store_file": str(store_file), "threads": threads})
         command = [sys.executable, "-m", "tsrun.worker", spec]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -46,11 +47,12 @@ class Worker:
         if report.get("reached") != milestone:
             raise self._error(report, "while it started")
 
-    def error_after_end(self) -> RankError:
-        """Why the worker ended, which it has."""
+    def error_after_end(self) -> tuple[bool, RankError]:
+        """Why the worker ended, which it has, and whether that only followed from the end of another rank."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return self._error(json.loads(line) if line else {}, "while the engine was running")
+        reports = [json.loads(line) for line in self.process.stdout]
+        report: dict[str, Any] = reports[-1] if reports else {}
+        return report.get("secondary") == "yes", self._error(report, "while the engine needed it")
 
     def end(self) -> None:
         """Wait for the worker a little, then kill it."""
@@ -94,7 +96,7 @@ class Ranks:
             self.limits = settle(options, context=manifest.context, page_row_bytes=row_bytes, ranks=manifest.ranks)
             if manifest.ranks > 1:
                 self._expect("verified")
-                self._mesh = join(manifest.axes, 0, manifest.ranks, self._store_file)
+                self._mesh = join(manifest.axes, 0, self._store_file)
                 share_limits(self.limits)
                 self._control = Control(self.limits)
             self._executor = Executor(self.artifact, program, 0, self.limits)
@@ -141,7 +143,7 @@ class Ranks:
         self._folder = tempfile.TemporaryDirectory(prefix="tsrun-ranks-")
         assert self._store_file is not None
         for rank in range(1, ranks):
-            self._workers.append(Worker(path.resolve(), rank, ranks, self._store_file, threads))
+            self._workers.append(Worker(path.resolve(), rank, self._store_file, threads))
 
     def _expect(self, milestone: str) -> None:
         for worker in self._workers:
@@ -151,9 +153,10 @@ class Ranks:
         """The end of a worker that explains an error of the group, or else the error itself."""
         deadline = time.monotonic() + _NOTICE_SECONDS
         while self._workers and time.monotonic() < deadline:
-            for worker in self._workers:
-                if worker.process.poll() is not None:
-                    return worker.error_after_end()
+            if any(worker.process.poll() is not None for worker in self._workers):
+                time.sleep(_GATHER_SECONDS)
+                ended = [worker.error_after_end() for worker in self._workers if worker.process.poll() is not None]
+                return min(ended, key=lambda end: end[0])[1]
             time.sleep(0.02)
         return RankError("ranks", f"a collective failed ({error})", "start again") if self._mesh is not None else error
 

@@ -70,7 +70,8 @@ class Tokenizer:
         bos = None if token is None else self._encoder.token_to_id(token)
         if bos is None:
             file = str(self._folder / "tokenizer_config.json")
-            raise ArtifactError(file, "add_bos_token is true, but bos_token is not in the vocabulary", "mend the checkpoint and compile it again")
+            what = "add_bos_token is true, but bos_token is not in the vocabulary"
+            raise ArtifactError(file, what, "mend the checkpoint and compile it again")
         return int(bos)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,7 @@ class Weights:
     def __init__(self, file: Path) -> None:
         self._file = file
         try:
-            self._open = safe_open(str(file), framework="pt")
+            self._open = cast(Any, safe_open(str(file), framework="pt"))
         except (SafetensorError, OSError) as error:
             raise self._refuse(f"can not be read ({error})") from None
         self._names = frozenset(self._open.keys())

@@ -19,7 +19,7 @@ from typing import Any
 _POLL_SECONDS = 1.0
 
 
-def serve(path: Path, rank: int, world: int, store_file: Path | None, reached: Callable[[str], None]) -> None:
+def serve(path: Path, rank: int, store_file: Path | None, reached: Callable[[str], None]) -> None:
     """Be a rank until rank 0 says stop. `reached` is called with `verified` and `bound`."""
     from tskernels.communicator import use
     from tsrun.artifact import PROGRAM, open_artifact
@@ -31,7 +31,7 @@ def serve(path: Path, rank: int, world: int, store_file: Path | None, reached: C
     artifact.require_weights()
     program = read_program(artifact.file(PROGRAM))
     reached("verified")
-    mesh = join(artifact.manifest.axes, rank, world, store_file)
+    mesh = join(artifact.manifest.axes, rank, store_file)
     limits = share_limits(None)
     control = Control(limits)
     executor = Executor(artifact, program, rank, limits)
@@ -53,7 +53,7 @@ def serve_launched(path: Path, threads: int | None) -> None:
     launch = launched()
     assert launch is not None
     set_threads(threads, manifest.ranks)
-    serve(path, launch[0], launch[1], None, lambda milestone: None)
+    serve(path, launch[0], None, lambda milestone: None)
 
 
 def main() -> int:
@@ -68,14 +68,16 @@ def main() -> int:
         import torch
 
         torch.set_num_threads(spec["threads"])
-        serve(Path(spec["path"]), spec["rank"], spec["world"], Path(spec["store_file"]), lambda milestone: report({"reached": milestone}))
+        serve(Path(spec["path"]), spec["rank"], Path(spec["store_file"]), lambda milestone: report({"reached": milestone}))
     except TsrunError as error:
         report({"error": error.line})
         return error.exit_code
     except Exception as error:
         if os.environ.get("TSRUN_DEBUG"):
             traceback.print_exc()
-        report({"error": " ".join(f"{type(error).__name__}: {error}".split())})
+        # Of a collective: most likely another rank ended first, and its reason is the one to tell.
+        secondary = "yes" if isinstance(error, RuntimeError) else "no"
+        report({"error": " ".join(f"{type(error).__name__}: {error}".split()), "secondary": secondary})
         return 3
     return 0
 

@@ -44,7 +44,7 @@ def execute(path: Path, text: str) -> None:
 
 
 def test_every_op_of_the_document_is_registered() -> None:
-    table = (Path(registry.__file__).parents[2] / "docs" / "architecture.md").read_text().split("## Ops")[1].split("## Kernels")[0]
+    table = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text().split("## Ops")[1].split("## Kernels")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {f"ts::{name.strip().strip('`')}" for row in rows for name in row.split(",")}
     assert len(named) == 23
@@ -123,10 +123,6 @@ def test_missing_kernel_lists_all_candidates() -> None:
         select(SILU, Target("cuda", frozenset({"sm_90a"})))
     assert str(caught.value).splitlines() == [
         "no kernel can run ts::silu(bf16[?, 64]) on cuda+sm_90a",
-        "  reference: runs on cpu, not on cuda",
-        "  torch: runs on cpu, not on cuda",
-    ] or str(caught.value).splitlines() == [
-        "no kernel can run ts::silu(bf16[?, 64]) on cuda+sm_90a",
         "  torch: runs on cpu, not on cuda",
         "  reference: runs on cpu, not on cuda",
     ]
@@ -203,5 +199,8 @@ def test_plug_in_is_loaded_by_the_first_select(tmp_path: Path) -> None:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[tskernels]\nplug = plug\n")
-    code = "from tskernels.registry import *; from tskernels.target import CPU; print(select(Call('ts::silu', (Operand('f32', (4,)),)), CPU).name)"
+    code = (
+        "from tskernels.registry import Call, Operand, select; from tskernels.target import CPU\n"
+        "print(select(Call('ts::silu', (Operand('f32', (4,)),)), CPU).name)"
+    )
     assert run_python(code, tmp_path).strip() == "plugged"

@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tsc import ast
 from tsc.parser import parse
 from tsc.printer import WIDTH, expr_text, file_text, format_file, type_text
@@ -53,9 +54,9 @@ def exprs(draw: st.DrawFn, depth: int = 3) -> ast.Expr:
         case 1:
             return ast.Literal_(draw(values), span=AT)
         case 2:
-            return ast.Unary(draw(st.sampled_from(["-", "!"])), draw(inner), span=AT)  # type: ignore[arg-type]
+            return ast.Unary(draw(st.sampled_from(["-", "!"])), draw(inner), span=AT)
         case 3 | 4:
-            return ast.Binary(draw(st.sampled_from(OPERATORS)), draw(inner), draw(inner), span=AT)  # type: ignore[arg-type]
+            return ast.Binary(draw(st.sampled_from(OPERATORS)), draw(inner), draw(inner), span=AT)
         case 5:
             return ast.Conditional(draw(inner), draw(inner), draw(inner), span=AT)
         case 6:
@@ -146,7 +147,9 @@ def test_a_tree_means_the_same_after_printing(model: ast.ModelFile) -> None:
     assert format_file(in_file(formatted)) == formatted
 
 
-TOKEN = re.compile(r'<"[^"\n]*">|"[^"\n]*"|[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\w+|->|\.\.|\*\*|[=!<>]=|&&|\|\||\?\?|\S')
+TOKEN = re.compile(
+    r'<"[^"\n]*">|"[^"\n]*"|[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\w+|->|\.\.|\*\*|[=!<>]=|&&|\|\||\?\?|\S'
+)
 GAPS = st.sampled_from([" ", "  ", "\n", "\n\n\n", " // one\n", "\n// two\n", "\n\n    // three\n\n", " // four\n// five\n"])
 
 

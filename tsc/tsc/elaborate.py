@@ -135,6 +135,8 @@ class _Body:
     def _cache(self, cache: ast.Cache) -> None:
         if cache.kind != "paged":
             raise _error("TS0205", f"a cache is `paged`, not `{cache.kind}`", cache.span)
+        if self.module.is_entry:
+            raise _error("TS0205", "a cache belongs to the module that attends, not to an entry", cache.span)
         shape, placement = self.declarations.type_of(cache.type)
         if len(shape.factors) != 3 or shape.factors[0].size != 2:
             raise _error("TS0204", f"a paged cache is [2, K, E]: keys and values of each head, got {shape.text()}", cache.type.span)

@@ -198,7 +198,9 @@ class _Lines:
     def before_body(self, at: Position) -> bool:
         return not any(w in ("{", "module", "entry", "config", "mesh") and p <= at for w, p in self.words)
 
-    def add(self, indent: int, cells: tuple[str, ...], start: Position, end: Position, *, opens: bool = False, closes: bool = False) -> None:
+    def add(
+        self, indent: int, cells: tuple[str, ...], start: Position, end: Position, *, opens: bool = False, closes: bool = False
+    ) -> None:
         self.lines.append(Line(indent, cells, start, end, opens, closes))
 
     def commented(self, start: Position, end: Position) -> bool:
@@ -209,12 +211,12 @@ class _Lines:
 
     # --- declarations
 
-    def part(self, word: str, items: list[tuple[tuple[str, ...], Span]], short: bool = False) -> None:
+    def part(self, word: str, items: Sequence[tuple[tuple[str, ...], Span]], short: bool = False) -> None:
         start = max((at for w, at in self.words if w == word and at < _start(items[0][1])), default=_start(items[0][1]))
         brace = self.word("{", start)
         end = self.ends.get(brace, _end(items[-1][1]))
         one = f"{word} {{ {' '.join(items[0][0])} }}"
-        if short and len(items) == 1 and len(one) <= WIDTH and "\n" not in one and not self.commented(start, end):
+        if short and len(items) == 1 and len(one) <= WIDTH and "\n" not in one and not self.commented(brace, end):
             self.add(0, (one,), start, end)
             return
         self.add(0, (f"{word} {{",), start, brace, opens=True)
@@ -252,7 +254,8 @@ class _Lines:
         span = statement.span
         if isinstance(statement, ast.For | ast.If):
             one = _one_line(statement)
-            if one and indent + len(one) <= WIDTH and not self.commented(_start(span), _end(span)):
+            head = statement.last if isinstance(statement, ast.For) else statement.condition
+            if one and indent + len(one) <= WIDTH and not self.commented(self.word("{", _end(head.span)), _end(span)):
                 self.add(indent, (one,), _start(span), _end(span))
             elif isinstance(statement, ast.For):
                 self.block(_for_head(statement), statement.body, indent, span, _end(statement.last.span))
@@ -395,7 +398,7 @@ def _spaced(printables: list[Printable]) -> list[Printable]:
     out = printables[:1]
     for before, after in pairwise(printables):
         blank = after.first > before.last + 1
-        if before.line and before.line.opens or after.line and after.line.closes:
+        if (before.line and before.line.opens) or (after.line and after.line.closes):
             blank = False
         elif before.line and (after.line.indent == 0 if after.line else not after.text.startswith(" ")):
             blank = True
@@ -410,7 +413,8 @@ def _aligned(printables: list[Printable]) -> list[str]:
     for index, printable in enumerate([*printables, Printable(None, "", 0, 0, blank_before=True)]):
         line = printable.line
         joins = line is not None and (not line.opens and not line.closes) and "\n" not in texts[index]
-        if printable.blank_before or line is not None and not joins or run and line and line.indent != _line(printables[run[0]]).indent:
+        moves = bool(run) and line is not None and line.indent != _line(printables[run[0]]).indent
+        if printable.blank_before or moves or (line is not None and not joins):
             _pad(printables, texts, run)
             run = []
         if joins and line is not None and len(line.cells) > 1:
@@ -438,12 +442,13 @@ def _line(printable: Printable) -> Line:
 
 def _comment_columns(printables: list[Printable], texts: list[str]) -> list[int]:
     """Where each trailing comment starts: one column for a paragraph, two blanks after its longest commented line."""
-    columns = [0] * len(texts)
+    columns = [len(text.rsplit("\n", 1)[-1]) + 2 for text in texts]
+    ends = list(columns)
     paragraph: list[int] = []
     for index, printable in enumerate(printables):
         paragraph = [] if printable.blank_before else paragraph
-        if printable.trailing:
+        if printable.trailing and printable.line and not printable.line.closes:
             paragraph = [*paragraph, index]
             for i in paragraph:
-                columns[i] = max(len(texts[j].rsplit("\n", 1)[-1]) + 2 for j in paragraph)
+                columns[i] = max(ends[j] for j in paragraph)
     return columns

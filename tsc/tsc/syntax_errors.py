@@ -45,6 +45,7 @@ class Place:
     span: Span
     accepts: frozenset[str]
     before: tuple[str, ...]
+    previous_span: Span | None
     pending: str
     open: tuple[Bracket, ...]
     swallowed: Bracket | None
@@ -59,7 +60,7 @@ class Place:
 
     @property
     def starts_line(self) -> bool:
-        return not self.source.line(self.span.line)[: self.span.column - 1].strip()
+        return _starts_line(self.span)
 
     def says(self, code: str, message: str, *fixes: str, label: str = "", notes: tuple[Note, ...] = ()) -> Diagnostic:
         return Diagnostic(code, message, self.span, label, notes, fixes)
@@ -95,7 +96,7 @@ def _typescript(at: Place) -> Diagnostic | None:
 
 
 def _character(at: Place) -> Diagnostic | None:
-    if at.found == "#" or (at.found == "/" or at.previous == "/") and at.found in ("/", "*") and _begins(at, "/*"):
+    if at.found == "#" or ((at.found == "/" or at.previous == "/") and at.found in ("/", "*") and _begins(at, "/*")):
         return at.says("TS0123", "comments start with `//`", "write `// ...` on every line of the comment")
     if at.found in ("'", "`"):
         return at.says("TS0110", "strings stand in double quotes", 'write `"..."`')
@@ -120,10 +121,8 @@ def _unclosed(at: Place) -> Diagnostic | None:
     last = at.before[-2:]
     declaration = innermost.text == "{" and (
         at.found in ("module", "entry")
-        or last[-1] in ("module", "entry")
-        and at.found.isidentifier()
-        or last[0] in ("module", "entry")
-        and at.found == "("
+        or (last[-1] in ("module", "entry") and at.found.isidentifier())
+        or (last[0] in ("module", "entry") and at.found == "(")
     )
     block = innermost.text == "{" and last[-1] in ("mesh", "config") and at.found == "{"
     if not (ends or mismatched or statement or declaration or block):
@@ -137,7 +136,7 @@ def _unclosed(at: Place) -> Diagnostic | None:
 
 def _python(at: Place) -> Diagnostic | None:
     code = "TS0107"
-    if at.found in ("def", "class", "import", "from") and at.outermost or at.previous in ("def", "class") and at.kind == "NAME":
+    if (at.found in ("def", "class", "import", "from") and at.outermost) or (at.previous in ("def", "class") and at.kind == "NAME"):
         return at.says(code, "this is Python", "a module is written `module Name(x: [T, D]) -> [T, D] { ... }`")
     if at.found == ":" and "{" in at.accepts:
         return at.says(code, "a block stands in braces", "write `{ ... }` instead of `:` and an indented block")
@@ -153,7 +152,7 @@ def _python(at: Place) -> Diagnostic | None:
 def _result_type(at: Place) -> Diagnostic | None:
     if at.accepts != {"->"} and not (at.previous == "->" and at.found in ("{", "strict")):
         return None
-    fix = "say what it returns: `module Name(x: [T, D]) -> [T, D] { ... }`"
+    fix = f"say what it returns{', after `->`' * (at.found in ':=')}: `module Name(x: [T, D]) -> [T, D] {{ ... }}`"
     return at.says("TS0104", f"the result type is missing before {_found(at)}", fix)
 
 
@@ -200,6 +199,15 @@ def _order(at: Place) -> Diagnostic | None:
     return at.says("TS0121", message, fix)
 
 
+def _two_values(at: Place) -> Diagnostic | None:
+    """`4 D`: the grammar takes the D for the next statement, and notices one word later."""
+    name = at.previous_span
+    if at.accepts != {"="} or name is None or _starts_line(name) or at.before[-2:-1] in [("{",), ("where",), (",",)]:
+        return None
+    message = f"found `{at.previous}` right after a value, expected an operator, or a new line for the next `name = value`"
+    return Diagnostic("TS0101", message, name)
+
+
 RULES: tuple[Callable[[Place], Diagnostic | None], ...] = (
     _typescript,
     _character,
@@ -212,12 +220,13 @@ RULES: tuple[Callable[[Place], Diagnostic | None], ...] = (
     _carry,
     _shape,
     _order,
+    _two_values,
 )
 
 
 def _unexpected(at: Place) -> Diagnostic:
     if not at.kind:
-        return at.says("TS0102", f"the character `{at.found}` means nothing here", f"expected {_expected(at.accepts)}")
+        return at.says("TS0102", f"the character `{at.found}` means nothing here", notes=(Note(f"expected {_expected(at.accepts)}"),))
     if at.found in PAIRS and not at.open:
         return at.says("TS0101", f"nothing is open that this `{at.found}` could close", f"delete the `{at.found}`")
     if "NAME" in at.accepts and at.kind != "NAME" and at.found.isidentifier():
@@ -289,7 +298,7 @@ def _place(source: Source, parser: Any, error: Any) -> Place:
         found, kind, span = "", "$END", Span(source, last.end_line, last.end_column, last.end_line, last.end_column + 1)
     else:
         found, kind = str(stopped), stopped.type
-        span = Span(source, stopped.line, stopped.column, stopped.end_line, stopped.end_column)
+        span = _span(source, stopped)
     pending = (str(v) for v in reversed(state.parser_state.value_stack) if getattr(v, "type", "NAME") != "NAME")
     open_, swallowed = _brackets(source, tokens)
     return Place(
@@ -299,10 +308,19 @@ def _place(source: Source, parser: Any, error: Any) -> Place:
         span,
         frozenset(text_of.get(name, name) for name in state.accepts()),
         tuple(map(str, tokens)),
+        _span(source, tokens[-1]) if tokens else None,
         next((p for p in pending if p in KEYWORDS), ""),
         open_,
         swallowed,
     )
+
+
+def _span(source: Source, token: Any) -> Span:
+    return Span(source, token.line, token.column, token.end_line, token.end_column)
+
+
+def _starts_line(span: Span) -> bool:
+    return not span.source.line(span.line)[: span.column - 1].strip()
 
 
 def _brackets(source: Source, tokens: list[Any]) -> tuple[tuple[Bracket, ...], Bracket | None]:
@@ -312,11 +330,9 @@ def _brackets(source: Source, tokens: list[Any]) -> tuple[tuple[Bracket, ...], B
     for token in tokens:
         if token in PAIRS.values():
             line = source.line(token.line)
-            span = Span(source, token.line, token.column, token.end_line, token.end_column)
-            stack.append(Bracket(str(token), span, len(line) - len(line.lstrip()) + 1))
+            stack.append(Bracket(str(token), _span(source, token), len(line) - len(line.lstrip()) + 1))
         elif token in PAIRS:
             bracket = stack.pop()
-            starts_line = not source.line(token.line)[: token.column - 1].strip()
-            if token == "}" and starts_line and token.line > bracket.span.line and token.column < bracket.indent:
+            if token == "}" and _starts_line(_span(source, token)) and token.line > bracket.span.line and token.column < bracket.indent:
                 swallowed = swallowed or bracket
     return tuple(stack), swallowed

@@ -46,7 +46,7 @@ def to_model_file(tree: Any, source: Source) -> ast.ModelFile:
     build = _Build(source)
     model = build.file(tree)
     if build.found:
-        raise CompileError(*build.found)
+        raise CompileError(*sorted(build.found, key=lambda d: (d.span.line, d.span.column) if d.span else (0, 0)))
     return model
 
 

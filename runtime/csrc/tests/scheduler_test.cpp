@@ -116,6 +116,17 @@ TEST("an abort during a step keeps the pages until its commit") {
   CHECK(scheduler.plan()->ids == Ints{60});
 }
 
+TEST("an aborted id is free for one new request") {
+  Scheduler scheduler(roomy);
+  submit(scheduler, 1, 4, 4);
+  const StepPlan* plan = scheduler.plan();
+  scheduler.abort(RequestId{1});
+  commit(scheduler, *plan);
+  submit(scheduler, 1, 4, 4);
+  commit(scheduler, *scheduler.plan());
+  CHECK_THROWS(std::invalid_argument, submit(scheduler, 1, 4, 4));
+}
+
 TEST("an abort between steps returns the pages at once") {
   Scheduler scheduler(roomy);
   submit(scheduler, 1, 4, 4);

@@ -89,7 +89,9 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     _unnest_rope(result)
     if model_type.startswith("gemma3"):
         result.setdefault("rope_local_base_freq", 10000.0)
-    pattern = result.get("sliding_window_pattern") or result.get("_sliding_window_pattern") or {"gemma2": 2, "gemma3_text": 6}.get(model_type)
+    pattern = (
+        result.get("sliding_window_pattern") or result.get("_sliding_window_pattern") or {"gemma2": 2, "gemma3_text": 6}.get(model_type)
+    )
     if isinstance(pattern, int) and isinstance(layers, int) and "layer_types" not in result:
         result["layer_types"] = layer_types([(i + 1) % pattern != 0 for i in range(layers)])
     return result

@@ -30,7 +30,7 @@ _OPTIONAL = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
-_TOKENS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
+_ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message
 
 
 def architecture_of(header: GgufHeader) -> Architecture:
@@ -72,7 +72,11 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     config["vocab_size"] = _vocab_size(header)
     config["tie_word_embeddings"] = "output.weight" not in header.tensors
     config["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
-    config |= {key: header.get(f"tokenizer.ggml.{source}") for key, source in _TOKENS.items()}
+    config["bos_token_id"] = header.get("tokenizer.ggml.bos_token_id")
+    config["pad_token_id"] = header.get("tokenizer.ggml.padding_token_id")
+    ends = [end for name in _ENDS if (end := header.get(f"tokenizer.ggml.{name}_token_id")) is not None]
+    ends = list(dict.fromkeys(ends))
+    config["eos_token_id"] = ends if len(ends) > 1 else ends[0] if ends else None
     config["rope_scaling"] = rope_scaling(header, config)
     _attention_pattern(header, row, config)
     return dict(sorted(config.items()))

@@ -20,7 +20,7 @@ _PLAIN = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F64": "f64", "I32": "i32"
 _TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "i32": "int32", "i64": "int64"}
 _CHUNK_BYTES = 1 << 24  # of f32 dequantized at a time: gguf.dequantize needs several times its result
 
-# The modules of Hugging Face's decoders. gguf's name map goes from these (and many more spellings) to GGUF's, so it is asked in that direction.
+# The modules of Hugging Face's decoders. gguf's name map goes from these, and from many other spellings, to GGUF's names.
 _MODEL = ("model.embed_tokens", "model.norm", "lm_head")
 _LAYER = (
     *(f"self_attn.{n}" for n in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")),

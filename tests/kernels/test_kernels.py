@@ -1,0 +1,169 @@
+"""Every kernel that is not a reference against its reference, over generated shapes, element types and strides.
+
+Attention has its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tskernels.dtypes import torch_dtype
+from tskernels.registry import lookup, op_named, ops
+from tskernels.rope import rope_torch
+
+# Kernel and reference each round once from f32 values that agree to a few of f32's own units: at most one unit of the
+# result's type apart, bf16 2^-7 relative, f32 a few 2^-23.
+RELATIVE = {"f32": 2.0**-21, "bf16": 2.0**-7}
+# Where terms cancel, the error is relative to them, not to the result; the inputs here are of order one.
+ABSOLUTE = {"f32": 2.0**-20, "bf16": 2.0**-8}
+
+sizes = st.integers(1, 33)
+dtypes = st.sampled_from(["f32", "bf16"])
+seeds = st.integers(0, 2**31)
+generated = settings(deadline=None, max_examples=40)
+
+
+def normal(dtype: str, *shape: int, strided: bool = False) -> Tensor:
+    if strided:  # part of a wider buffer, as a narrow of a fused projection is
+        return torch.randn(*shape[:-1], shape[-1] + 7).to(torch_dtype(dtype))[..., 3 : 3 + shape[-1]]
+    return torch.randn(*shape).to(torch_dtype(dtype))
+
+
+def agree(op: str, operands: tuple[Tensor, ...], **attributes: object) -> None:
+    expected = op_named(op).reference(*operands, **attributes)
+    out = torch.full_like(expected, torch.nan)
+    lookup(op, "torch").function(*operands, **attributes, out=out)
+    name = "bf16" if out.dtype == torch.bfloat16 else "f32"
+    torch.testing.assert_close(out, expected, rtol=RELATIVE[name], atol=ABSOLUTE[name])
+
+
+def equal(op: str, operands: tuple[Tensor, ...], **attributes: object) -> None:
+    expected = op_named(op).reference(*operands, **attributes)
+    out = torch.full_like(expected, torch.nan)
+    lookup(op, "torch").function(*operands, **attributes, out=out)
+    assert torch.equal(out, expected)
+
+
+def test_every_compute_op_has_a_kernel_beside_its_reference() -> None:
+    compute = [name for name in ops() if op_named(name).kind in ("compute", "inplace")]
+    assert [lookup(name, "torch").op for name in compute] == compute
+
+
+@generated
+@given(tokens=sizes, vocabulary=sizes, width=sizes, shard=st.integers(0, 3), dtype=dtypes, seed=seeds)
+def test_embedding(tokens: int, vocabulary: int, width: int, shard: int, dtype: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    table = normal(dtype, vocabulary, width)
+    table[0] = torch.inf
+    ids = torch.randint(0, 4 * vocabulary, (tokens,), dtype=torch.int32)
+    equal("ts::embedding", (ids, table), shard=shard)
+
+
+@generated
+@given(tokens=sizes, width=sizes, rows=sizes, dtype=dtypes, strided=st.booleans(), seed=seeds)
+def test_take_rows(tokens: int, width: int, rows: int, dtype: str, strided: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = normal(dtype, tokens, 2, width, strided=strided)
+    equal("ts::take_rows", (x, torch.randint(0, tokens, (rows,), dtype=torch.int32)))
+
+
+@generated
+@given(tokens=sizes, inner=sizes, outer=sizes, dtype=dtypes, strided=st.booleans(), bias=st.booleans(), deep=st.booleans(), seed=seeds)
+def test_linear(tokens: int, inner: int, outer: int, dtype: str, strided: bool, bias: bool, deep: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = normal(dtype, tokens, *([3] if deep else []), inner, strided=strided)
+    # 1/sqrt(inner): the products' sum stays of order one, and so does what cancels in it.
+    w = normal(dtype, outer, inner) / inner**0.5
+    agree("ts::linear", (x, w, *([normal(dtype, outer)] if bias else [])))
+
+
+@generated
+@given(tokens=sizes, width=sizes, dtype=dtypes, offset=st.sampled_from([0.0, 1.0]), strided=st.booleans(), seed=seeds)
+def test_rms_norm(tokens: int, width: int, dtype: str, offset: float, strided: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = normal(dtype, tokens, 2, width, strided=strided)
+    agree("ts::rms_norm", (x, normal(dtype, width)), eps=1e-6, offset=offset)
+
+
+@generated
+@given(
+    tokens=sizes,
+    heads=st.lists(st.integers(1, 4), min_size=0, max_size=2),
+    half=st.integers(1, 40),
+    longest=st.sampled_from([2, 1000, 5000]),
+    kind=st.sampled_from([("default", ()), ("linear", (4.0,)), ("llama3", (8.0, 1.0, 4.0, 256.0))]),
+    dtype=dtypes,
+    strided=st.booleans(),
+    seed=seeds,
+)
+def test_rope_has_the_references_bits(
+    tokens: int, heads: list[int], half: int, longest: int, kind: tuple[str, tuple[float, ...]], dtype: str, strided: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x = normal(dtype, tokens, *heads, 2 * half, strided=strided)
+    positions = torch.randint(0, longest, (tokens,), dtype=torch.int32)
+    equal("ts::rope", (x, positions), theta=10000.0, kind=kind[0], parameters=kind[1])
+
+
+def test_rope_past_the_table() -> None:
+    x = torch.randn(2, 16)
+    for last in (3, 1023, 1024, 70000, 1_000_000):  # each but the second is past what the one before needed
+        equal("ts::rope", (x, torch.tensor([1, last], dtype=torch.int32)), theta=7777.0, kind="default", parameters=())
+
+
+def test_rope_refuses_a_negative_position() -> None:
+    x = torch.randn(1, 16)
+    with pytest.raises(IndexError):
+        rope_torch(x, torch.tensor([-1], dtype=torch.int32), 7777.0, "default", (), out=x.clone())
+
+
+@generated
+@given(shape=st.lists(sizes, min_size=1, max_size=3), dtype=dtypes, strided=st.booleans(), seed=seeds)
+def test_elementwise(shape: list[int], dtype: str, strided: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, y = normal(dtype, *shape, strided=strided), normal(dtype, *shape)
+    for op in ("ts::add", "ts::mul"):
+        equal(op, (x, y))
+    for op in ("ts::silu", "ts::gelu", "ts::gelu_tanh"):
+        agree(op, (x * 4,))
+    equal("ts::scale", (x,), factor=1.7)
+
+
+@generated
+@given(shape=st.lists(sizes, min_size=1, max_size=3), seed=seeds)
+def test_softcap(shape: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(*shape) * 3
+    agree("ts::softcap", (x,), cap=2.5)
+
+
+@generated
+@given(tokens=st.integers(1, 12), page_size=st.integers(1, 5), heads=st.integers(1, 3), dtype=dtypes, strided=st.booleans(), seed=seeds)
+def test_cache_append(tokens: int, page_size: int, heads: int, dtype: str, strided: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    cache = normal(dtype, 12, page_size, 2, heads, 4)
+    expected = cache.clone()
+    k, v = normal(dtype, tokens, heads, 4, strided=strided), normal(dtype, tokens, heads, 4, strided=strided)
+    slots = torch.randperm(12 * page_size)[:tokens].int()
+    op_named("ts::cache_append").reference(expected, k, v, slots)
+    assert lookup("ts::cache_append", "torch").function(cache, k, v, slots=slots) is cache
+    assert torch.equal(cache, expected)
+
+
+@pytest.mark.parametrize("change", [lambda out: out.double(), lambda out: out[:1]])
+def test_reference_kernel_refuses_an_out_of_another_type_or_shape(change: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(2, 3)
+    with pytest.raises(ValueError, match="silu gives"):
+        lookup("ts::silu", "reference").function(x, out=change(torch.empty(2, 3)))
+
+
+def test_reference_kernel_fills_out() -> None:
+    x, out = torch.randn(2, 3), torch.empty(2, 3)
+    lookup("ts::scale", "reference").function(x, factor=2.0, out=out)
+    assert torch.equal(out, x * 2)

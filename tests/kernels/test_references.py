@@ -1,0 +1,191 @@
+"""References against oracles that share no code with them: torch.nn, transformers, plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Gemma2Config, LlamaConfig
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from tskernels.activation import gelu, gelu_tanh, silu
+from tskernels.cache import cache_append
+from tskernels.elementwise import add, mul, scale, softcap
+from tskernels.embedding import embedding, take_rows
+from tskernels.linear import linear
+from tskernels.normalization import rms_norm
+from tskernels.rope import inverse_frequencies, rope
+from tskernels.views import merge, narrow, split
+
+DTYPES = (torch.float32, torch.bfloat16)
+# One unit in the last place: both sides round once from values that agree to f32's last bits.
+ULP = {torch.float32: 2.0**-22, torch.bfloat16: 2.0**-7}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def close(actual: Tensor, exact: Tensor, atol: float = 0.0) -> None:
+    """`exact` is computed in f64."""
+    assert actual.shape == exact.shape
+    torch.testing.assert_close(actual.double(), exact.double(), rtol=ULP[actual.dtype], atol=atol)
+
+
+def weight_of(module: torch.nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def test_rms_norm_is_llamas_bit_for_bit() -> None:
+    norm = LlamaRMSNorm(48, eps=1e-5)
+    x = torch.randn(7, 48)
+    with torch.no_grad():
+        weight_of(norm).normal_()
+        assert torch.equal(rms_norm(x, weight_of(norm), 1e-5, 0.0), norm(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm_with_offset_is_gemmas_bit_for_bit(dtype: torch.dtype) -> None:
+    norm = Gemma2RMSNorm(Gemma2Config().head_dim)
+    with torch.no_grad():
+        weight_of(norm).normal_()
+        norm.to(dtype)
+        x = torch.randn(7, 3, Gemma2Config().head_dim, dtype=dtype)
+        assert torch.equal(rms_norm(x, weight_of(norm), norm.eps, 1.0), norm(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm_rounds_once(dtype: torch.dtype) -> None:
+    x, w = torch.randn(64, 96).to(dtype), torch.randn(96).to(dtype)
+    exact = functional.rms_norm(x.double(), (96,), w.double() + 0.5, 1e-6)
+    close(rms_norm(x, w, 1e-6, 0.5), exact)
+
+
+ROPES = {
+    "default": {"rope_type": "default", "rope_theta": 500000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+PARAMETERS = {"default": (), "linear": (8.0,), "llama3": (32.0, 1.0, 4.0, 8192.0)}
+
+
+@pytest.mark.parametrize("width", [16, 64, 128])
+@pytest.mark.parametrize("kind", ROPES)
+def test_rope_is_transformers_bit_for_bit_in_f32(kind: str, width: int) -> None:
+    config = LlamaConfig(hidden_size=4 * width, num_attention_heads=4, head_dim=width, rope_parameters=ROPES[kind])
+    oracle = LlamaRotaryEmbedding(config)
+    theta = float(ROPES[kind]["rope_theta"])  # type: ignore[arg-type]
+    assert torch.equal(inverse_frequencies(width, theta, kind, PARAMETERS[kind]), oracle.inv_freq)
+    positions = torch.tensor([0, 1, 2, 77, 4095, 131071, 5], dtype=torch.int32)
+    x = torch.randn(7, 4, width)
+    cosine, sine = oracle(x, positions[None])
+    expected, _ = apply_rotary_pos_emb(x[None], x[None], cosine, sine, unsqueeze_dim=2)
+    assert torch.equal(rope(x, positions, theta, kind, PARAMETERS[kind]), expected[0])
+
+
+def test_kinds_of_rope_differ() -> None:
+    default = inverse_frequencies(64, 500000.0, "default", ())
+    llama3 = inverse_frequencies(64, 500000.0, "llama3", PARAMETERS["llama3"])
+    assert torch.equal(llama3[:4], default[:4])  # short waves are kept
+    assert torch.equal(llama3[-4:], default[-4:] / 32.0)  # long ones slowed
+    with pytest.raises(ValueError, match=r"kind `yarn` with parameters \[2\.0\]; known: default"):
+        inverse_frequencies(64, 500000.0, "yarn", (2.0,))
+
+
+def test_rope_of_grouped_heads_rotates_by_token() -> None:
+    x = torch.randn(3, 2, 5, 8)
+    positions = torch.tensor([4, 0, 9], dtype=torch.int32)
+    whole = rope(x, positions, 10000.0, "default", ())
+    for head in range(2):
+        assert torch.equal(whole[:, head], rope(x[:, head].contiguous(), positions, 10000.0, "default", ()))
+
+
+def test_rope_in_bf16_rounds_once() -> None:
+    x = torch.randn(5, 4, 64).bfloat16()
+    positions = torch.arange(5, dtype=torch.int32) * 1000
+    assert torch.equal(rope(x, positions, 1e4, "default", ()), rope(x.float(), positions, 1e4, "default", ()).bfloat16())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations(dtype: torch.dtype) -> None:
+    x = torch.randn(999).to(dtype) * 3
+    wide = x.double()
+    # Near zero of gelu's tail the result is a difference of nearly equal numbers.
+    close(silu(x), wide * torch.sigmoid(wide), atol=1e-7)
+    close(gelu(x), wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2))), atol=1e-6)
+    close(gelu_tanh(x), wide * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_elementwise(dtype: torch.dtype) -> None:
+    x, y = torch.randn(5, 33).to(dtype), torch.randn(5, 33).to(dtype)
+    close(add(x, y), x.double() + y.double(), atol=1e-7)
+    close(mul(x, y), x.double() * y.double())
+    close(scale(x, 0.3), x.double() * 0.3)
+    close(softcap(x * 40, 30.0), 30.0 * torch.tanh((x * 40).double() / 30.0), atol=1e-6)
+    with pytest.raises(ValueError, match=r"shapes \[5, 33\] and \[33\]"):
+        add(x, y[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear(dtype: torch.dtype) -> None:
+    x, w, bias = torch.randn(2, 3, 16).to(dtype), torch.randn(24, 16).to(dtype), torch.randn(24).to(dtype)
+    exact = torch.einsum("abi,oi->abo", x.double(), w.double())
+    close(linear(x, w), exact, atol=1e-5)
+    close(linear(x, w, bias), exact + bias.double(), atol=1e-5)
+
+
+def test_embedding_of_shards_sums_to_the_whole() -> None:
+    table = torch.randn(12, 5)
+    table[7] = torch.inf
+    ids = torch.tensor([0, 3, 4, 7, 11, 4], dtype=torch.int32)
+    assert torch.equal(embedding(ids, table, 0), functional.embedding(ids, table))
+    parts = [embedding(ids, part, shard) for shard, part in enumerate(table.chunk(3))]
+    assert torch.equal(parts[0] + parts[1] + parts[2], functional.embedding(ids, table))
+    assert torch.equal(parts[1].isinf().any(1), ids == 7)
+
+
+def test_take_rows() -> None:
+    x = torch.randn(6, 2, 3)
+    assert torch.equal(take_rows(x, torch.tensor([5, 0, 5], dtype=torch.int32)), torch.stack([x[5], x[0], x[5]]))
+
+
+def test_views_alias() -> None:
+    x = torch.arange(48.0).view(2, 24)
+    middle = narrow(x, 12, 12)
+    heads = split(middle, (2, 3, 2))
+    assert heads.shape == (2, 2, 3, 2)
+    assert heads[1, 1, 2, 1] == x[1, 12 + 6 + 4 + 1]
+    joined = merge(heads, 3)
+    assert joined.shape == (2, 12)
+    joined.zero_()
+    assert x[:, 12:].count_nonzero() == 0
+    assert x[:, :12].count_nonzero() == 23
+    with pytest.raises(ValueError, match=r"split of a dimension of 24 into \[5, 5\]"):
+        split(x, (5, 5))
+
+
+def test_cache_append_writes_slots_and_nothing_else() -> None:
+    cache = torch.zeros(3, 4, 2, 2, 5)
+    k, v = torch.randn(3, 2, 5), torch.randn(3, 2, 5)
+    slots = [9, 0, 3]
+    assert cache_append(cache, k, v, torch.tensor(slots, dtype=torch.int32)) is cache
+    for token, slot in enumerate(slots):
+        page, row = divmod(slot, 4)
+        assert torch.equal(cache[page, row], torch.stack((k[token], v[token])))
+        cache[page, row] = 0
+    assert cache.count_nonzero() == 0

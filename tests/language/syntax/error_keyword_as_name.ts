@@ -1,0 +1,4 @@
+config {
+  a = 3
+  cache = b
+}

@@ -1,0 +1,3 @@
+module A(x: [T, D]) -> [T, D] {
+  for i in 0..L { x = x }
+}

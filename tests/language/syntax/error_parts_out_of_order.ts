@@ -1,0 +1,2 @@
+mesh { tp }
+config {}

@@ -1,0 +1,4 @@
+module A(x: [T, D]) -> [T, D] {
+  if a:
+    return x
+}

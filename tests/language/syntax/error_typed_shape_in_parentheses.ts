@@ -1,0 +1,1 @@
+module A(x: bf16(T, D)) -> [T] {}

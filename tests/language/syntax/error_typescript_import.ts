@@ -1,0 +1,2 @@
+// licence
+import { a } from "b"

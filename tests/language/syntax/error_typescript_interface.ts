@@ -1,0 +1,2 @@
+/** doc */
+interface X { a: number }

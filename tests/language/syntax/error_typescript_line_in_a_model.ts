@@ -1,0 +1,2 @@
+model A
+const b = 3

@@ -1,0 +1,3 @@
+module A(x: [T, D]) -> [T, D] {
+  return x
+

@@ -1,0 +1,4 @@
+module A(x: [T, D]) -> [T, D] {
+  let a = f(x
+  let b = 3
+}

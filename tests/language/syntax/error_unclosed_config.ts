@@ -1,0 +1,5 @@
+config {
+  a = 3
+
+module A(x: [T]) -> [T] {
+}

@@ -1,0 +1,3 @@
+config {
+  a = 3
+mesh { tp }

@@ -1,0 +1,4 @@
+module A(x: [T, D]) -> [T, D] {
+  weight w: [D]
+  return x
+}

@@ -1,0 +1,27 @@
+"""Toy artifacts, written once a session. The repository's root goes on the path so that tests may import `tests.runtime.toy`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.runtime.toy import Toy, write_artifact
+
+
+@pytest.fixture(scope="session")
+def toy() -> Toy:
+    return Toy()
+
+
+@pytest.fixture(scope="session")
+def toy_artifact(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(toy, tmp_path_factory.mktemp("one") / "toy.tsa", ranks=1)
+
+
+@pytest.fixture(scope="session")
+def toy_artifact_of_two_ranks(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(toy, tmp_path_factory.mktemp("two") / "toy.tsa", ranks=2)

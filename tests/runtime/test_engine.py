@@ -1,0 +1,187 @@
+"""The engine against plain torch, and what must not change a request's tokens."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from tests.runtime.toy import EOS, Toy
+
+from tsrun.engine import Engine
+from tsrun.errors import RequestError
+from tsrun.generation import GenerationRequest, StepLogits
+from tsrun.limits import LimitOptions
+from tsrun.sampler import Sampling
+
+PROMPTS = [[256, 72, 101, 108, 108, 111], [256, 84], list(range(40, 75)), [256, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5], [9]]
+SAMPLED = [Sampling(temperature=1.3, seed=i, top_p=0.95) for i in range(len(PROMPTS))]
+
+
+def run(path: Path, requests: list[GenerationRequest], options: LimitOptions | None = None) -> tuple[list[list[int]], int]:
+    """Tokens of each request, all submitted at once, and how often one was preempted."""
+    with Engine(path, options) as engine:
+        tokens: dict[int, list[int]] = {engine.submit(request): [] for request in requests}
+        for event in engine.events():
+            tokens[event.request].extend(event.token_ids)
+        return list(tokens.values()), engine.num_preemptions
+
+
+def requests_of(samplings: list[Sampling], count: int = 20) -> list[GenerationRequest]:
+    return [GenerationRequest(p, max_tokens=count, sampling=s, ignore_eos=True) for p, s in zip(PROMPTS, samplings, strict=True)]
+
+
+GREEDY = [Sampling()] * len(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def alone(toy_artifact: Path) -> dict[str, list[list[int]]]:
+    """Each request by itself, in an engine that has room for everything."""
+    return {
+        name: [run(toy_artifact, [request])[0][0] for request in requests_of(samplings)]
+        for name, samplings in (("greedy", GREEDY), ("sampled", SAMPLED))
+    }
+
+
+def test_logits_are_those_of_plain_torch(toy: Toy, toy_artifact: Path) -> None:
+    seen: dict[int, dict[int, torch.Tensor]] = defaultdict(dict)
+
+    def look(step: StepLogits) -> None:
+        for request, position, row in zip(step.requests.tolist(), step.positions.tolist(), step.logits, strict=True):
+            seen[request][position] = row.clone()
+
+    with Engine(toy_artifact, LimitOptions(max_step_tokens=16), observer=look) as engine:
+        tokens: dict[int, list[int]] = {engine.submit(r): list(r.prompt) for r in requests_of(GREEDY)}
+        for event in engine.events():
+            tokens[event.request].extend(event.token_ids)
+    for request, ids in tokens.items():
+        expected = toy.logits(ids)
+        assert max(seen[request]) == len(ids) - 2
+        for position, row in seen[request].items():
+            torch.testing.assert_close(row, expected[position], rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_tokens_are_those_of_plain_torch(toy: Toy, alone: dict[str, list[list[int]]]) -> None:
+    assert alone["greedy"] == [toy.greedy(prompt, 20) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("kind", ["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        LimitOptions(),
+        LimitOptions(max_sequences=2),
+        LimitOptions(max_step_tokens=3),
+        LimitOptions(max_step_tokens=7, page_size=1),
+        LimitOptions(page_size=64),
+    ],
+    ids=["batched", "two-at-a-time", "chunked", "pages-of-one", "large-pages"],
+)
+def test_tokens_do_not_depend_on_the_batch(toy_artifact: Path, alone: dict[str, list[list[int]]], kind: str, options: LimitOptions) -> None:
+    tokens, _ = run(toy_artifact, requests_of(GREEDY if kind == "greedy" else SAMPLED), options)
+    assert tokens == alone[kind]
+
+
+@pytest.mark.parametrize("kind", ["greedy", "sampled"])
+def test_preempted_requests_keep_their_tokens(toy_artifact: Path, alone: dict[str, list[list[int]]], kind: str) -> None:
+    options = LimitOptions(page_size=4, num_pages=16, max_step_tokens=16)
+    tokens, preemptions = run(toy_artifact, requests_of(GREEDY if kind == "greedy" else SAMPLED), options)
+    assert preemptions > 0
+    assert tokens == alone[kind]
+
+
+def test_requests_may_join_while_others_run(toy_artifact: Path, alone: dict[str, list[list[int]]]) -> None:
+    requests = requests_of(GREEDY)
+    tokens: dict[int, list[int]] = {}
+    with Engine(toy_artifact) as engine:
+        for request in requests:
+            tokens[engine.submit(request)] = []
+            for event in engine.step() + engine.step():
+                tokens[event.request].extend(event.token_ids)
+        for event in engine.events():
+            tokens[event.request].extend(event.token_ids)
+    assert list(tokens.values()) == alone["greedy"]
+
+
+def test_seeds_make_different_requests(toy_artifact: Path) -> None:
+    requests = [GenerationRequest([9], max_tokens=12, sampling=Sampling(temperature=2.0, seed=s), ignore_eos=True) for s in range(4)]
+    tokens, _ = run(toy_artifact, requests)
+    assert len({tuple(t) for t in tokens}) == 4
+
+
+def test_an_aborted_request_ends_with_that_reason_and_frees_its_pages(toy_artifact: Path) -> None:
+    with Engine(toy_artifact) as engine:
+        first, second = engine.submit(GenerationRequest([9], ignore_eos=True)), engine.submit(GenerationRequest([9, 9], max_tokens=3))
+        engine.step()
+        engine.abort(first)
+        engine.abort(first)
+        events = list(engine.events())
+        assert [(e.request, e.finish_reason) for e in events if e.finish_reason] == [(first, "abort"), (second, "length")]
+        assert engine.num_open == 0
+        assert engine.step() == []
+
+
+def test_a_request_ends_at_the_context(toy: Toy, toy_artifact: Path) -> None:
+    tokens, _ = run(toy_artifact, [GenerationRequest(PROMPTS[0], max_tokens=10_000, ignore_eos=True)])
+    assert len(tokens[0]) == toy.context - len(PROMPTS[0])
+
+
+def test_text_comes_in_pieces_that_join_to_the_decoded_tokens(toy_artifact: Path) -> None:
+    with Engine(toy_artifact) as engine:
+        assert engine.tokenizer is not None
+        engine.submit(GenerationRequest(PROMPTS[0], max_tokens=60, sampling=Sampling(temperature=1.0, seed=1), ignore_eos=True))
+        events = list(engine.events())
+        ids = [token for event in events for token in event.token_ids]
+        assert "".join(event.text for event in events) == engine.tokenizer.decode(ids)
+
+
+def test_a_stop_string_ends_a_request_and_is_not_shown(toy_artifact: Path) -> None:
+    request = GenerationRequest(PROMPTS[0], max_tokens=40, sampling=Sampling(temperature=1.0, seed=3), ignore_eos=True)
+    with Engine(toy_artifact) as engine:
+        engine.submit(request)
+        text = "".join(event.text for event in engine.events())
+        stop = text[10:13]
+        engine.submit(GenerationRequest(request.prompt, 40, request.sampling, (stop,), ignore_eos=True))
+        events = list(engine.events())
+    assert "".join(event.text for event in events) == text[: text.index(stop)]
+    assert events[-1].finish_reason == "stop"
+
+
+def test_eos_ends_a_request_unless_it_is_ignored(toy_artifact: Path) -> None:
+    with Engine(toy_artifact) as engine:
+        seed = next(s for s in range(500) if EOS in _tokens(engine, s)[:-1])
+        ignored = _tokens(engine, seed)
+        engine.submit(GenerationRequest([9], max_tokens=8, sampling=_hot(seed)))
+        events = list(engine.events())
+    assert len(ignored) == 8
+    assert [token for event in events for token in event.token_ids] == ignored[: ignored.index(EOS) + 1]
+    assert events[-1].finish_reason == "stop"
+
+
+def _hot(seed: int) -> Sampling:
+    return Sampling(temperature=50.0, seed=seed)
+
+
+def _tokens(engine: Engine, seed: int) -> list[int]:
+    engine.submit(GenerationRequest([9], max_tokens=8, sampling=_hot(seed), ignore_eos=True))
+    return [token for event in engine.events() for token in event.token_ids]
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (GenerationRequest([]), "the prompt is empty"),
+        (GenerationRequest([260]), "token 260 is outside of the vocabulary of 260"),
+        (GenerationRequest([-1]), "token -1 is outside"),
+        (GenerationRequest([1] * 96), "the prompt has 96 tokens, the longest context is 96; shorten it"),
+        (GenerationRequest([1], max_tokens=0), "max-tokens: got 0"),
+        (GenerationRequest([1], stop=("",)), "an empty stop string"),
+    ],
+)
+def test_a_request_that_can_not_run_is_refused_in_one_line(toy_artifact: Path, request_: GenerationRequest, said: str) -> None:
+    with Engine(toy_artifact) as engine:
+        with pytest.raises(RequestError, match=said) as refusal:
+            engine.submit(request_)
+        assert "\n" not in refusal.value.line
+        assert engine.num_open == 0

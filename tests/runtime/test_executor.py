@@ -1,0 +1,109 @@
+"""Binding and replaying: step shapes, arenas, table widths, coordinates and limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.runtime.toy import Toy, program_of, write_artifact
+
+from tsrun.artifact import open_artifact
+from tsrun.errors import ArtifactError, MachineError, RequestError
+from tsrun.executor import Executor
+from tsrun.limits import LimitOptions, Limits, memory_bytes, page_row_bytes, settle
+from tsrun.program import read_program
+from tsrun.step import UnpackedStep
+from tsrun.step_inputs import table_columns
+
+LIMITS = Limits(page_size=4, num_pages=64, max_sequences=4, max_step_tokens=40, max_context=96)
+
+
+def executor(path: Path, rank: int = 0) -> Executor:
+    return Executor(open_artifact(path), read_program(path / "program.json"), rank, LIMITS)
+
+
+def prefill(prompts: list[list[int]], pages_of: list[list[int]]) -> UnpackedStep:
+    """A step of whole prompts, each in pages of its own."""
+    lengths = [len(prompt) for prompt in prompts]
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    positions = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)
+    slots = [pages[i // 4] * 4 + i % 4 for n, pages in zip(lengths, pages_of, strict=True) for i in range(n)]
+    tables = np.zeros((len(prompts), max(map(len, pages_of))), dtype=np.int32)
+    for row, pages in zip(tables, pages_of, strict=True):
+        row[: len(pages)] = pages
+    return UnpackedStep(
+        ids=np.array([token for prompt in prompts for token in prompt], dtype=np.int32),
+        positions=positions,
+        slots=np.array(slots, dtype=np.int32),
+        starts=starts,
+        lengths=np.array(lengths, dtype=np.int32),
+        last=(starts[1:] - 1).astype(np.int32),
+        tables=tables,
+    )
+
+
+def test_steps_of_any_shape_give_the_logits_of_plain_torch(toy: Toy, toy_artifact: Path) -> None:
+    run = executor(toy_artifact).run
+    prompts = [[1, 2, 3], [7] * 30, [9], [4, 5]]
+    pages = [[63], list(range(8)), [40], [41]]
+    for chosen in ([0], [1, 2], [2], [0, 2, 3], [1], [0], [0, 2, 3]):
+        logits = run(prefill([prompts[i] for i in chosen], [pages[i] for i in chosen]))
+        for row, i in zip(logits, chosen, strict=True):
+            torch.testing.assert_close(row, toy.logits(prompts[i])[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_bound_shape_is_replayed_and_not_bound_again(toy_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = executor(toy_artifact)
+    step = prefill([[1, 2, 3]], [[0]])
+    subject.run(step)
+    monkeypatch.setattr("tsrun.executor.Binder.bind", None)
+    subject.run(step)
+
+
+def test_tables_are_bound_with_few_widths() -> None:
+    assert [table_columns(P) for P in (1, 8, 9, 16, 17, 1000)] == [8, 8, 16, 16, 32, 1024]
+
+
+def test_a_kernel_that_a_program_places_beyond_its_frame_is_refused(toy: Toy, tmp_path: Path) -> None:
+    program = program_of(toy, 1)
+    program["frame"]["T"] -= 64
+    path = write_artifact(toy, tmp_path / "bad.tsa", program=program)
+    with pytest.raises(ArtifactError, match="outside of the frame"):
+        executor(path)
+
+
+def test_an_axis_that_the_mesh_lacks_is_refused(toy: Toy, tmp_path: Path) -> None:
+    program = program_of(toy, 2)
+    for given in program["graphs"]["decode"]["inputs"]:
+        if given["kind"] == "coordinate":
+            given["axis"] = "tp*ep"
+    path = write_artifact(toy, tmp_path / "bad.tsa", ranks=2, program=program)
+    with pytest.raises(ArtifactError, match=r"program.json: axis `tp\*ep`"):
+        executor(path)
+
+
+def test_a_quarter_of_memory_or_every_sequence_at_its_longest_bounds_the_cache() -> None:
+    small = settle(LimitOptions(max_sequences=3), context=100, page_row_bytes=8, ranks=1)
+    assert (small.num_pages, small.max_context) == (3 * 7, 100)
+    large = settle(LimitOptions(), context=None, page_row_bytes=1 << 20, ranks=2)
+    assert large.num_pages == memory_bytes() // 8 // (16 << 20)
+    assert large.max_context == large.num_pages * 16
+
+
+def test_limits_that_are_asked_for_are_kept() -> None:
+    limits = settle(LimitOptions(page_size=8, num_pages=5, max_context=30), context=1000, page_row_bytes=8, ranks=1)
+    assert (limits.page_size, limits.num_pages, limits.max_context) == (8, 5, 30)
+    assert settle(LimitOptions(cache_bytes=1024), context=10_000, page_row_bytes=8, ranks=1).num_pages == 8
+
+
+def test_a_cache_that_holds_no_page_is_refused() -> None:
+    with pytest.raises(MachineError, match="holds no page of 16 tokens, which takes 128 bytes"):
+        settle(LimitOptions(cache_bytes=127), context=100, page_row_bytes=8, ranks=1)
+    with pytest.raises(RequestError, match="max-sequences: got 0"):
+        LimitOptions(max_sequences=0)
+
+
+def test_a_cache_row_counts_its_element_type() -> None:
+    assert page_row_bytes([("f32", (2, 3, 64)), ("bf16", (2, 3, 64))]) == 2 * 3 * 64 * 6

@@ -1,0 +1,159 @@
+"""Ranks as real processes: equal tokens, and what happens when one of them ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.runtime.toy import Toy, write_manifest
+
+from tsrun.engine import Engine
+from tsrun.errors import RankError, UsageError
+from tsrun.generation import GenerationRequest
+from tsrun.limits import LimitOptions, Limits
+from tsrun.process_group import launched
+from tsrun.ranks import set_threads
+from tsrun.sampler import Sampling
+from tsrun.step import UnpackedStep, pack, packed_ints, step_shape, unpack
+
+PROMPTS = [[256, 72, 101, 108, 108, 111], list(range(40, 75)), [9]]
+
+
+def tokens_of(path: Path, options: LimitOptions | None = None) -> list[list[int]]:
+    with Engine(path, options) as engine:
+        tokens: dict[int, list[int]] = {}
+        for seed, prompt in enumerate(PROMPTS):
+            tokens[engine.submit(GenerationRequest(prompt, 12, Sampling(temperature=0.7 * seed, seed=seed), ignore_eos=True))] = []
+        for event in engine.events():
+            tokens[event.request].extend(event.token_ids)
+        return list(tokens.values())
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pids: list[int], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(is_running(pid) for pid in pids)
+
+
+def test_two_ranks_make_the_tokens_of_one(toy_artifact: Path, toy_artifact_of_two_ranks: Path) -> None:
+    expected = tokens_of(toy_artifact)
+    assert tokens_of(toy_artifact_of_two_ranks) == expected
+    assert tokens_of(toy_artifact_of_two_ranks, LimitOptions(max_step_tokens=4, page_size=2)) == expected
+
+
+def test_workers_end_with_the_engine(toy_artifact_of_two_ranks: Path) -> None:
+    with Engine(toy_artifact_of_two_ranks) as engine:
+        pids = engine.worker_pids()
+        assert len(pids) == 1
+        assert is_running(pids[0])
+    assert wait_until_gone(pids, 1.0)
+
+
+def test_a_killed_worker_is_told_in_one_line(toy_artifact_of_two_ranks: Path) -> None:
+    with Engine(toy_artifact_of_two_ranks) as engine:
+        engine.submit(GenerationRequest(PROMPTS[0], ignore_eos=True))
+        engine.step()
+        os.kill(engine.worker_pids()[0], signal.SIGKILL)
+        with pytest.raises(RankError, match=r"^rank 1: its process ended while the engine needed it \(killed by SIGKILL\)") as caught:
+            list(engine.events())
+        assert "\n" not in caught.value.line
+
+
+def test_an_engine_can_be_opened_after_one_has_failed(toy_artifact_of_two_ranks: Path) -> None:
+    test_a_killed_worker_is_told_in_one_line(toy_artifact_of_two_ranks)
+    assert tokens_of(toy_artifact_of_two_ranks)
+
+
+def test_what_stops_a_worker_from_starting_is_told(toy: Toy, toy_artifact_of_two_ranks: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(toy_artifact_of_two_ranks, tmp_path / "copy.tsa"))
+    file = path / "weights/rank-00001.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RankError, match=r"^rank 1: .*rank-00001.safetensors: edited"):
+        Engine(path)
+    file.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    write_manifest(toy, path, ranks=2)
+    with pytest.raises(RankError, match=r"^rank 1: .*rank-00001.safetensors: holds no tensor"):
+        Engine(path)
+
+
+ENGINE_THAT_IS_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tsrun.engine import Engine
+engine = Engine(Path(sys.argv[1]))
+print(*engine.worker_pids(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_when_the_engine_is_killed(toy_artifact_of_two_ranks: Path) -> None:
+    command = [sys.executable, "-c", ENGINE_THAT_IS_KILLED, str(toy_artifact_of_two_ranks)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 1
+    assert wait_until_gone(pids)
+
+
+def test_ranks_that_a_launcher_started_are_used(toy_artifact: Path, toy_artifact_of_two_ranks: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tsrun", "generate", "-p", "hello", "--max-tokens", "12"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command[1:3]]
+    alone = subprocess.run([*command, str(toy_artifact)], capture_output=True, check=True, timeout=120, env=environment)
+    both = [*launcher, *command[3:], str(toy_artifact_of_two_ranks)]
+    together = subprocess.run(both, capture_output=True, check=False, timeout=240, env=environment)
+    assert together.returncode == 0, together.stderr.decode()
+    assert together.stdout == alone.stdout
+
+
+def test_a_launcher_with_another_number_of_ranks_is_refused(toy_artifact_of_two_ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert launched() == (0, 3)
+    with pytest.raises(UsageError, match="the artifact has 2 ranks, the launcher started 3"):
+        Engine(toy_artifact_of_two_ranks)
+
+
+def test_cores_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        assert set_threads(None, 10_000) == 1
+        assert set_threads(3, 2) == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_step_survives_its_message() -> None:
+    import numpy as np
+
+    limits = Limits(page_size=4, num_pages=8, max_sequences=4, max_step_tokens=16, max_context=32)
+    T, S, P = 5, 2, limits.pages_of(9)
+    arrays = [np.arange(size, dtype=np.int32) + 10 * size for size in (T, T, T, S + 1, S, S, S * P)]
+    ids, positions, slots, starts, lengths, last, tables = arrays
+    step = UnpackedStep(ids, positions, slots, starts, lengths, last, tables.reshape(S, P))
+    message = np.zeros(200, dtype=np.int32)
+    assert pack(step, 1, message) == packed_ints(T, S, P)
+    back = unpack(message)
+    assert step_shape(back) == (T, S, P)
+    for name in UnpackedStep.__slots__:
+        np.testing.assert_array_equal(getattr(back, name), getattr(step, name))

@@ -1,0 +1,248 @@
+"""The command `tsc`. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tsc import __version__
+from tsc.diagnostics import CompileError, MissingCapability
+
+if TYPE_CHECKING:
+    from tspasses.place import PlacedModel
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+CONFIG = click.option("--config", type=click.Path(path_type=Path), help="config.json, a checkpoint directory, or a GGUF file")
+MESH = click.option("--mesh", help="ranks on each axis, as in tp=8")
+DTYPE = click.option("--dtype", type=click.Choice(["bf16", "f32"]), default="bf16", show_default=True, help="element type of the model")
+DENY = click.option("--deny", multiple=True, metavar="KIND", help="a collective that the plan may not use; repeatable")
+
+
+class Commands(click.Group):
+    """A group whose errors are one finding each, on stderr: 1 the input is wrong, 2 usage, 3 the machine lacks something."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CompileError, MissingCapability, BrokenPipeError) as error:
+            if ctx.params.get("debug"):
+                raise
+            self.report(ctx, error)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"error: internal: {type(error).__name__}: {error}; this is our bug: --debug shows where", err=True)
+            ctx.exit(1)
+
+    @staticmethod
+    def report(ctx: click.Context, error: Exception) -> None:
+        match error:
+            case CompileError():
+                click.echo("\n".join(d.render() for d in error.diagnostics), err=True)
+                ctx.exit(1)
+            case MissingCapability():
+                click.echo(f"error: {error}", err=True)
+                ctx.exit(3)
+            case _:
+                sys.stderr.close()  # the reader of our output went away
+                ctx.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tsc")
+@click.option("--debug", is_flag=True, help="show tracebacks")
+def main(debug: bool) -> None:
+    """Compile large language models: placements at module boundaries, every collective inferred."""
+
+
+@main.command()
+@MODEL
+@CONFIG
+@MESH
+@DENY
+def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, ...]) -> None:
+    """Check names, shapes and placements of a model file."""
+    placed = _place(model, config, mesh, "bf16", deny=deny)
+    modules = len({i.module for i in placed.typed.instances.values()})
+    sizes = ", ".join(f"{a.name}={a.size}" for a in placed.mesh.axes if a.size is not None) or "any mesh"
+    click.echo(f"{model}: {modules} modules check ({'config ' + str(config) if config else 'any config'}; {sizes})")
+
+
+@main.command()
+@MODEL
+@CONFIG
+@MESH
+@DTYPE
+@DENY
+@click.option("--tokens", type=click.IntRange(1), default=1, show_default=True, help="tokens in the step that costs are compared at")
+@click.option("--topology", default="h100-nvlink", show_default=True, help="links that costs are predicted for")
+@click.option("--json", "as_json", is_flag=True, help="the plan as JSON")
+@click.option("--explain", metavar="ID", help="one collective of the plan, with its places")
+def plan(
+    model: Path, config: Path | None, mesh: str | None, dtype: str, deny: tuple[str, ...], tokens: int, topology: str, as_json: bool, explain: str | None
+) -> None:
+    """Show every collective of a model on a mesh: what, why, and how many bytes."""
+    from tspasses.plan import plan_of
+
+    from tsc.report import explain_item, plan_table
+
+    placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology)
+    found = plan_of(placed)
+    if explain is not None:
+        click.echo(explain_item(found, placed, explain))
+    elif as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        click.echo(plan_table(found, placed))
+
+
+@main.command("compile")
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option("--weights", type=click.Path(path_type=Path), help="checkpoint directory or GGUF file")
+@CONFIG
+@MESH
+@DTYPE
+@click.option("--target", default="cpu", show_default=True, help="where it will run")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
+@click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")
+def compile_(
+    model: Path | None, weights: Path | None, config: Path | None, mesh: str | None, dtype: str, target: str, output: Path | None, key: bool
+) -> None:
+    """Compile a model, with a checkpoint's weights, into an artifact.
+
+    MODEL is a model file; without one it is found by the checkpoint's architecture. A checkpoint may stand in its place.
+    """
+    from tsc.driver import Request, compile_artifact, compile_key
+    from tsc.front import parse_mesh
+
+    if model is not None and weights is None and model.suffix != ".ts":
+        model, weights = None, model
+    if model is None and weights is None and config is None:
+        raise click.UsageError("give a model file, --weights, or both")
+    request = Request(model, weights, config, parse_mesh(mesh), dtype, target)
+    if key:
+        click.echo(json.dumps(compile_key(request), indent=2))
+        return
+    source = weights or model or config
+    assert source is not None
+    path = output or Path(f"{source.stem}.tsa")
+    with _progress() as step:
+        compile_artifact(request, path, step)
+    click.echo(f"wrote {path}")
+
+
+@main.group()
+def kernels() -> None:
+    """What the kernel registry holds, and why it chooses what it does."""
+
+
+@kernels.command("list")
+def kernels_list() -> None:
+    """Every op with its kernels."""
+    from tsc.report import kernel_list
+
+    click.echo(kernel_list())
+
+
+@kernels.command("why")
+@click.argument("op")
+@click.option("--target", default="cpu", show_default=True)
+@click.option("--shape", "shapes", multiple=True, required=True, metavar="bf16[T,576]", help="one operand's type, `T` for a dynamic extent; repeat in order")
+def kernels_why(op: str, target: str, shapes: tuple[str, ...]) -> None:
+    """Every kernel that could run an op on these operands, and the reason each other one lost."""
+    from tsc.report import kernel_why
+
+    click.echo(kernel_why(op, target, shapes))
+
+
+@main.command()
+@click.argument("code")
+def explain(code: str) -> None:
+    """The page of a diagnostic's code."""
+    from tsc.explain import page
+
+    click.echo(page(code))
+
+
+@main.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--check", "only_check", is_flag=True, help="change nothing; exit 1 if a file would change")
+def fmt(files: tuple[Path, ...], only_check: bool) -> None:
+    """Format model files, in the one style there is."""
+    from tsc.front import read_source
+    from tsc.printer import format_file
+
+    changed = 0
+    for path in files:
+        source = read_source(path)
+        text = format_file(source)
+        if text != source.text:
+            changed += 1
+            click.echo(f"{'would format' if only_check else 'formatted'} {path}")
+            if not only_check:
+                path.write_text(text, encoding="utf-8")
+    if only_check and changed:
+        raise click.exceptions.Exit(1)
+
+
+def _place(
+    model: Path, config: Path | None, mesh: str | None, dtype: str, *, deny: tuple[str, ...], tokens: int = 1, topology: str = "h100-nvlink"
+) -> PlacedModel:
+    from tspasses.cost import TOPOLOGIES
+    from tspasses.place import Options
+    from tspasses.transitions import COLLECTIVES
+
+    from tsc.front import parse_mesh, place_model, read_model
+
+    if topology not in TOPOLOGIES:
+        raise click.BadParameter(f"{topology!r} is none of {', '.join(TOPOLOGIES)}", param_hint="--topology")
+    for kind in deny:
+        if kind not in COLLECTIVES:
+            raise click.BadParameter(f"{kind!r} is none of {', '.join(COLLECTIVES)}", param_hint="--deny")
+    values = None
+    if config is not None:
+        from tsc.checkpoint.config import load_config
+
+        values = load_config(config)[0]
+    options = Options(dtype, tokens, 1, TOPOLOGIES[topology], frozenset(deny))
+    return place_model(read_model(model), values, parse_mesh(mesh) if mesh else (None if mesh is None else {}), options)
+
+
+class _progress:  # noqa: N801  (reads as a function where it is used)
+    """Compile progress: a live line on a terminal, plain lines elsewhere; on stderr."""
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self.bar = None
+        if not console.is_terminal:
+            seen: set[str] = set()
+
+            def plain(stage: str, done: int, total: int) -> None:
+                if stage not in seen:
+                    seen.add(stage)
+                    click.echo(f"compile: {stage}", err=True)
+
+            return plain
+        self.bar = Progress(TextColumn("compile: {task.description:<24}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
+        self.bar.start()
+        task = self.bar.add_task("", total=1)
+
+        def live(stage: str, done: int, total: int) -> None:
+            assert self.bar is not None
+            self.bar.update(task, description=stage, completed=done, total=max(total, 1))
+
+        return live
+
+    def __exit__(self, *exc: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()

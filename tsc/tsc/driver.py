@@ -1,0 +1,118 @@
+"""`tsc compile`: a model file, a checkpoint and a mesh to an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tskernels.registry import KernelMissing
+from tskernels.target import parse_target
+from tspasses.emit import emit
+from tspasses.pipeline import compile_graphs
+from tspasses.place import Options, PlacedModel
+from tspasses.plan import plan_of
+
+from tsc import __version__
+from tsc.artifact import ArtifactWriter
+from tsc.checkpoint import Checkpoint, open_checkpoint
+from tsc.checkpoint.config import load_config
+from tsc.diagnostics import CompileError, Diagnostic
+from tsc.front import ModelSource, model_for, place_model, read_model
+from tsc.weights import layout, match_checkpoint, stored_weights, write_weights
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to compile. model None: found by architecture; weights None: a weightless artifact."""
+
+    model: Path | None
+    weights: Path | None
+    config: Path | None
+    mesh: Mapping[str, int] | None
+    dtype: str
+    target: str
+
+
+def compile_key(request: Request) -> dict[str, str]:
+    """What identifies the result beside the request itself: compiler, model file and config."""
+    source = request.weights or request.config
+    config, digest = load_config(source) if source else ({}, "")
+    model = read_model(request.model) if request.model else model_for(config.get("architectures") or ())
+    return {"tsc": __version__, "model": model.name, "source_sha256": model.digest, "config_sha256": digest}
+
+
+def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
+    """Write the artifact at `path`. Raises CompileError, MissingCapability; the old artifact stays unless all went well."""
+    if path.suffix != ".tsa":
+        raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
+    progress("read", 0, 1)
+    checkpoint = open_checkpoint(request.weights) if request.weights else None
+    config, digest = _config(request, checkpoint)
+    model = read_model(request.model) if request.model else model_for(config.get("architectures") or ())
+    progress("place", 0, 1)
+    placed = place_model(model, config, request.mesh or {}, Options(request.dtype))
+    if checkpoint is not None:
+        match_checkpoint(placed.typed, checkpoint)
+    try:
+        target = parse_target(request.target)
+        program = compile_graphs(placed, target, lambda name: progress(name, 0, 1))
+    except ValueError as error:
+        raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from error
+    except KernelMissing as error:
+        raise CompileError(Diagnostic("TS0403", str(error))) from error
+    weights = stored_weights(program)
+    with ArtifactWriter(path) as writer:
+        writer.write_json("program.json", emit(program, placed))
+        writer.write_json("plan.json", plan_of(placed).to_json())
+        if checkpoint is not None:
+            for name, data in checkpoint.tokenizer_files().items():
+                writer.write_bytes(f"tokenizer/{name}", data)
+            streams = writer.weights(program.mesh.ranks, [layout(program.mesh, weights)] * program.mesh.ranks)
+            write_weights(program.mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)))
+        progress("finish", 0, 1)
+        writer.finish(_manifest(request, model, placed, config, digest, checkpoint))
+
+
+def _config(request: Request, checkpoint: Checkpoint | None) -> tuple[dict[str, Any], str]:
+    if request.config is not None:
+        return load_config(request.config)
+    if checkpoint is not None:
+        return checkpoint.config, checkpoint.digest
+    fix = "give --weights CHECKPOINT, or --config config.json for an artifact without weights"
+    raise CompileError(Diagnostic("TS0505", "the model's sizes are not known", fixes=(fix,)))
+
+
+def _manifest(
+    request: Request, model: ModelSource, placed: PlacedModel, config: Mapping[str, Any], digest: str, checkpoint: Checkpoint | None
+) -> dict[str, Any]:
+    architectures = list(config.get("architectures") or ())
+    named = [a for a in architectures if a in model.file.architectures]
+    vocabulary = placed.entry.instance.values[placed.entry.instance.result].shape.factors[-1].size
+    return {
+        "tsc": __version__,
+        "model": {
+            "name": model.name,
+            "architecture": (named or architectures or list(model.file.architectures))[0],
+            "source": model.source.text,
+            "source_sha256": model.digest,
+            "config_sha256": digest,
+        },
+        "axes": [[a.name, a.known_size] for a in placed.mesh.axes],
+        "ranks": placed.mesh.ranks,
+        "target": request.target,
+        "dtype": request.dtype,
+        "vocabulary": vocabulary,
+        "context": config.get("max_position_embeddings"),
+        "eos_token_ids": list(checkpoint.eos_token_ids) if checkpoint else _ids(config.get("eos_token_id")),
+        "bos_token_id": checkpoint.bos_token_id if checkpoint else config.get("bos_token_id"),
+        "weightless": checkpoint is None,
+    }
+
+
+def _ids(value: Any) -> list[int]:
+    return [] if value is None else [int(v) for v in (value if isinstance(value, list) else [value])]

@@ -1,0 +1,88 @@
+"""The front half of the compiler, without torch: read, parse, elaborate and place a model file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tspasses.place import Options, PlacedModel, place
+
+from tsc import ast
+from tsc.diagnostics import CompileError, Diagnostic
+from tsc.elaborate import elaborate
+from tsc.parser import parse
+from tsc.spans import Source
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model file with its syntax tree. `name` is its file name without `.ts`."""
+
+    name: str
+    source: Source
+    file: ast.ModelFile
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.source.text.encode()).hexdigest()
+
+
+def read_model(path: Path) -> ModelSource:
+    """Parse a model file. Raises CompileError."""
+    source = read_source(path)
+    return ModelSource(path.stem, source, parse(source))
+
+
+def read_source(path: Path) -> Source:
+    """A model file's text. Raises CompileError when it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CompileError(Diagnostic("TS0150", f"{path}: cannot read the model file: {error.strerror}")) from error
+    try:
+        return Source(str(path), data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise CompileError(Diagnostic("TS0151", f"{path}: not UTF-8 text, at byte {error.start}")) from error
+
+
+@cache
+def models_directory() -> Path:
+    """Where the model files are: in the wheel, or the checkout's folder."""
+    installed = Path(__file__).parent / "models"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "models"
+
+
+def model_for(architectures: Iterable[str]) -> ModelSource:
+    """The bundled model file that names one of the architectures. Raises CompileError when none does."""
+    wanted = list(architectures)
+    known: list[str] = []
+    for path in sorted(models_directory().glob("*.ts")):
+        model = read_model(path)
+        if set(wanted) & set(model.file.architectures):
+            return model
+        known.extend(model.file.architectures)
+    text = ", ".join(wanted) or "that the config does not name"
+    fix = "write one and pass it: tsc compile MODEL.ts --weights ..."
+    raise CompileError(Diagnostic("TS0501", f"no bundled model file is for architecture {text}; there are {', '.join(known)}", fixes=(fix,)))
+
+
+def place_model(model: ModelSource, config: Mapping[str, Any] | None, mesh: Mapping[str, int] | None, options: Options) -> PlacedModel:
+    """Elaborate and place. Raises CompileError with every finding."""
+    return place(elaborate(model.file, config, mesh), options)
+
+
+def parse_mesh(text: str | None) -> dict[str, int] | None:
+    """`tp=8,dp=2` as sizes. Raises CompileError."""
+    if text is None:
+        return None
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, size = part.strip().partition("=")
+        if not equals or not size.isdigit() or int(size) < 1 or name in sizes:
+            raise CompileError(Diagnostic("TS0211", f"--mesh: `{part.strip()}` is not AXIS=RANKS, as in --mesh tp=4"))
+        sizes[name] = int(size)
+    return sizes

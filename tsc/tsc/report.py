@@ -1,0 +1,105 @@
+"""Plans and kernel choices as text for a person."""
+
+from __future__ import annotations
+
+import re
+
+from tspasses.place import PlacedModel
+from tspasses.plan import Plan, PlanItem
+from tspasses.transitions import COLLECTIVES
+
+from tsc.diagnostics import CompileError, Diagnostic, near
+
+
+def plan_table(plan: Plan, placed: PlacedModel) -> str:
+    """One line a collective, then what a layer and a step come to."""
+    mesh = " x ".join(f"{n}={s}" for n, s in plan.mesh.items() if s > 1) or "one rank"
+    lines = [f"plan for {', '.join(placed.typed.architectures)} on {mesh}, {plan.dtype}; {plan.tokens} tokens a step, links {plan.topology} (modelled)"]
+    if plan.items:
+        rows = [("id", "module", "collective", "of", "bytes", "times", "predicted", "forced at", "why")]
+        rows += [
+            (i.id, i.module, f"{i.kind} {i.axis}", f"{i.before} -> {i.after}", _bytes(i), str(i.times), f"{i.seconds * 1e6:.1f} us", i.span, i.reason)
+            for i in plan.items
+        ]
+        widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
+        lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines += _totals(plan, placed)
+    else:
+        lines.append("no collectives")
+    copies = f"; each byte is on {plan.cache_copies} ranks" if plan.cache_copies > 1 else ""
+    lines.append(f"cache: {plan.cache_bytes_per_token:,} bytes a token on each rank{copies}")
+    return "\n".join(lines)
+
+
+def _totals(plan: Plan, placed: PlacedModel) -> list[str]:
+    lines = []
+    for module in dict.fromkeys(i.module for i in plan.items):
+        items = [i for i in plan.items if i.module == module]
+        size = sum(i.bytes_per_row for i in items if i.row == "T")
+        counts = ", ".join(f"{sum(i.kind == k for i in items)} {k}" for k in COLLECTIVES if any(i.kind == k for i in items))
+        what = "outside the layers" if module == placed.typed.entry else f"in each of {items[0].times} x {module}"
+        lines.append(f"{what}: {counts}; {size:,} bytes of payload a token")
+    total = sum(i.seconds * i.times for i in plan.items)
+    moved = sum(i.bytes_per_row * i.times for i in plan.items if i.row == "T")
+    lines.append(f"a step: {moved:,} bytes a token in {sum(i.times for i in plan.items)} collectives, {total * 1e6:,.0f} us predicted")
+    return lines
+
+
+def _bytes(item: PlanItem) -> str:
+    return f"{item.bytes_per_row:,} B/{ {'T': 'token', 'S': 'sequence', '': 'step'}[item.row] }"
+
+
+def explain_item(plan: Plan, placed: PlacedModel, id: str) -> str:
+    """One collective: the value, where it comes from, where it is forced, with the source lines."""
+    item = next((i for i in plan.items if i.id == id), None)
+    if item is None:
+        ids = [i.id for i in plan.items]
+        raise CompileError(Diagnostic("TS0502", f"the plan has no collective `{id}`; it has {', '.join(ids) or 'none'}{near(id, ids)}"))
+    transition = next(t for t in placed.instances[item.module].transitions if str(t.span) == item.span and t.reason == item.reason)
+    value = placed.instances[item.module].instance.values[transition.value]
+    return "\n".join(
+        [
+            f"{item.id}: {item.kind} over {item.axis} ({item.ranks} ranks), {item.times} x a step, {_bytes(item)}, {item.seconds * 1e6:.1f} us predicted",
+            f"  {item.before} -> {item.after}",
+            f"  the value is made here: {value.span}",
+            f"    {value.span.source.line(value.span.line).strip()}",
+            f"  forced here ({item.reason}): {item.span}",
+            f"    {transition.span.source.line(transition.span.line).strip()}",
+        ]
+    )
+
+
+def kernel_list() -> str:
+    """Ops and their kernels."""
+    from tskernels import registry
+
+    lines = []
+    for op in registry.ops():
+        names = [f"{k.name} ({k.target})" for k in registry.kernels(op)]
+        lines.append(f"{op:22} {', '.join(names)}")
+    return "\n".join(lines)
+
+
+def kernel_why(op: str, target: str, shapes: tuple[str, ...]) -> str:
+    """Candidates for an op, the winner first."""
+    from tskernels import registry
+    from tskernels.target import parse_target
+
+    name = op if op.startswith("ts::") else f"ts::{op}"
+    if name not in registry.ops():
+        raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{near(name, registry.ops())}"))
+    call = registry.Call(name, tuple(_operand(s) for s in shapes), {})
+    lines = [f"{call} on {target}"]
+    for candidate in registry.explain(call, parse_target(target)):
+        verdict = f"cannot run: {candidate.reason}" if candidate.reason else f"predicted {candidate.cost_seconds * 1e6:.2f} us"
+        lines.append(f"  {candidate.kernel.name:12} {verdict}")
+    return "\n".join(lines)
+
+
+def _operand(text: str) -> object:
+    from tskernels.registry import Operand
+
+    match = re.fullmatch(r"(\w+)\[([\w, ]*)\]", text.strip())
+    if match is None:
+        raise CompileError(Diagnostic("TS0402", f"`{text}` is no operand type; write one as bf16[T, 576]"))
+    return Operand(match[1], tuple(int(d) if d.strip().isdigit() else None for d in match[2].split(",")))

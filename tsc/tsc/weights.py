@@ -1,0 +1,155 @@
+"""A checkpoint's tensors against a model's weights, and the blocks that each rank stores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from tskernels.dtypes import torch_dtype
+
+from tsc.artifact import SafetensorsStream
+from tsc.checkpoint import Checkpoint, TensorInfo
+from tsc.diagnostics import CompileError, Diagnostic, near
+from tsc.graph import CallBinding, Input, NodeType, Program, WeightPart
+from tsc.mesh import Mesh
+from tsc.program import CallTarget, TypedModel
+from tsc.spans import Span
+from tsc.types import Placement, Shape, local_dimensions
+
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
+"""Buffers that older checkpoints store and every model recomputes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """One tensor of the artifact: checkpoint tensors with their types, joined along dimension 0."""
+
+    name: str
+    parts: tuple[WeightPart, ...]
+    span: Span
+
+
+def stored_weights(program: Program) -> list[StoredWeight]:
+    """Every weight of the program in the order in which a step reads them."""
+    found: dict[str, StoredWeight] = {}
+
+    def add(graph: str, prefix: str) -> None:
+        for node in program.graphs[graph].nodes:
+            if node.op == "placeholder" and node.meta["input"].kind == "weight":
+                kind: Input = node.meta["input"]
+                parts = tuple(WeightPart(prefix + p.tensor, p.type) for p in kind.parts)
+                found.setdefault(kind.tensor(prefix), StoredWeight(kind.tensor(prefix), parts, node.meta["span"]))
+            elif node.op == "call_module":
+                binding: CallBinding = node.meta["call"]
+                add(binding.graph, binding.prefix)
+
+    add(program.entry, "")
+    return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    shape: Shape
+    span: Span
+    is_tied: bool
+
+
+def match_checkpoint(typed: TypedModel, checkpoint: Checkpoint) -> None:
+    """Raise CompileError with every weight that the checkpoint lacks or has in another shape, and every tensor that no weight names."""
+    declared = dict(_declared(typed, typed.entry, ""))
+    tensors = checkpoint.tensors
+    unused = [n for n in tensors if n not in declared and not n.endswith(IGNORED_SUFFIXES)]
+    problems = []
+    for name, weight in declared.items():
+        if name not in tensors:
+            if not weight.is_tied:
+                message = f'weight "{name}" is not in {checkpoint.source}{near(name, unused)}'
+                problems.append(Diagnostic("TS0730", message, weight.span))
+            continue
+        wanted = tuple(math.prod(f.size or 0 for f in d) for d in weight.shape.dimensions())
+        if tensors[name].shape != wanted:
+            message = f'weight "{name}" is {weight.shape.text()} = {list(wanted)}, and {list(tensors[name].shape)} in {checkpoint.source}'
+            problems.append(Diagnostic("TS0731", message, weight.span))
+    missing = [n for n, w in declared.items() if n not in tensors and not w.is_tied]
+    problems.extend(
+        Diagnostic(
+            "TS0732",
+            f'{checkpoint.source} has "{name}" {list(tensors[name].shape)}, which no weight of the model names{near(name, missing)}',
+            fixes=("declare it, or compile with the model file of this checkpoint's architecture",),
+        )
+        for name in unused
+    )
+    if problems:
+        raise CompileError(*_shortened(problems))
+
+
+def _shortened(problems: Sequence[Diagnostic], most: int = 12) -> list[Diagnostic]:
+    kept = list(problems[:most])
+    if len(problems) > most:
+        kept.append(Diagnostic("TS0733", f"and {len(problems) - most} more tensors that do not match"))
+    return kept
+
+
+def _declared(typed: TypedModel, name: str, prefix: str) -> Iterator[tuple[str, _Declared]]:
+    instance = typed.instances[name]
+    for weight in instance.weights:
+        value = instance.values[weight.value]
+        yield prefix + weight.tensor, _Declared(value.shape, value.span, weight.tied is not None)
+    for operation in instance.operations:
+        if operation.op == "call":
+            target: CallTarget = operation.attributes["target"]
+            yield from _declared(typed, target.instance, prefix + (f"{target.prefix}." if target.prefix else ""))
+
+
+def layout(mesh: Mesh, weights: Sequence[StoredWeight]) -> dict[str, TensorInfo]:
+    """Every rank's tensors: placements are the same on all ranks, so their shapes are too."""
+    found = {}
+    for weight in weights:
+        shapes = [tuple(int(d) for d in p.type.local(mesh)) for p in weight.parts]
+        found[weight.name] = TensorInfo(weight.parts[0].type.dtype, (sum(s[0] for s in shapes), *shapes[0][1:]))
+    return found
+
+
+def write_weights(
+    mesh: Mesh, checkpoint: Checkpoint, weights: Sequence[StoredWeight], streams: Sequence[SafetensorsStream], done: Callable[[int], None]
+) -> None:
+    """Append each weight to every rank's stream. Holds one stored weight at a time, as the checkpoint's type and as the artifact's."""
+    coordinates = list(rank_coordinates(mesh))
+    for index, weight in enumerate(weights):
+        tensors = [(checkpoint.read(p.tensor).to(torch_dtype(p.type.dtype)), p.type) for p in weight.parts]
+        for stream, coordinate in zip(streams, coordinates, strict=True):
+            blocks = [rank_block(t, kind, mesh, coordinate) for t, kind in tensors]
+            stream.append(weight.name, blocks[0] if len(blocks) == 1 else torch.cat(blocks))
+        done(index + 1)
+
+
+def rank_coordinates(mesh: Mesh) -> Iterator[dict[str, int]]:
+    """Each rank's index on every axis, ranks in row-major order."""
+    for rank in range(mesh.ranks):
+        found, rest = {}, rank
+        for axis in reversed(mesh.axes):
+            rest, found[axis.name] = divmod(rest, axis.known_size)
+        yield found
+
+
+def rank_block(tensor: torch.Tensor, kind: NodeType, mesh: Mesh, coordinate: dict[str, int]) -> torch.Tensor:
+    """A rank's block of a whole tensor, in its local physical shape, contiguous."""
+    blocked = tensor.reshape([f.size or 0 for f in kind.shape.factors])
+    for index, factor in enumerate(kind.shape.factors):
+        blocks, position = _position(mesh, kind.placement, index, coordinate)
+        if blocks > 1:
+            size = (factor.size or 0) // blocks
+            blocked = blocked.narrow(index, position * size, size)
+    return blocked.reshape([int(d) for d in local_dimensions(kind.shape, mesh, kind.placement)]).contiguous()
+
+
+def _position(mesh: Mesh, placement: Placement, index: int, coordinate: dict[str, int]) -> tuple[int, int]:
+    """Into how many blocks a factor is split, and which one is this rank's."""
+    blocks, position = 1, 0
+    for axis, place in zip(mesh.active, placement, strict=True):
+        if place == index:
+            blocks *= axis.known_size
+            position = position * axis.known_size + coordinate[axis.name]
+    return blocks, position
