@@ -10,7 +10,7 @@ Does not: change a declared boundary, move a weight or a cache, or look into a c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsc.diagnostics import CompileError, Diagnostic, Note
@@ -18,7 +18,7 @@ from tsc.mesh import Mesh
 from tsc.program import CallTarget, Instance, Operation, TypedModel, Value
 from tsc.signatures import rules
 from tsc.spans import Span
-from tsc.types import Placement
+from tsc.types import Placement, Shape
 from tspasses.cost import DEFAULT_TOPOLOGY, Topology, payload, seconds
 from tspasses.transitions import COLLECTIVES, Move, divides, moves
 
@@ -117,6 +117,7 @@ class _Search:
         self.is_entry = is_entry
         self.movable = movable  # weights that may move, to find out what a plan would need
         self.replicated: Placement = (None,) * len(self.mesh.active)
+        self._prices: dict[tuple[int, Placement, Placement], Cost] = {}
         self.last_use: dict[int, int] = {instance.result: len(instance.operations)}
         for index, operation in enumerate(instance.operations):
             for operand in operation.operands:
@@ -126,7 +127,8 @@ class _Search:
         declared = {i: (v.placement,) for i, v in enumerate(self.instance.values) if v.placement is not None and v.kind != "result"}
         states = [_State((0, 0, 0), declared, None)]
         for index, operation in enumerate(self.instance.operations):
-            following = self._merge(s for state in states for s in self._extend(state, index, operation))
+            options = self._rules(operation)
+            following = self._merge(s for state in states for s in self._extend(state, index, operation, options))
             if not following:
                 raise CompileError(self._explain(states, index, operation))
             states = following
@@ -141,13 +143,16 @@ class _Search:
 
     # --- the search ---------------------------------------------------------------------------------------------
 
-    def _extend(self, state: _State, index: int, operation: Operation) -> Iterable[_State]:
-        for needs, result in self._rules(operation):
+    def _extend(
+        self, state: _State, index: int, operation: Operation, options: Sequence[tuple[tuple[Placement, ...], Placement]]
+    ) -> Iterable[_State]:
+        reason = self._reason(operation)
+        for needs, result in options:
             transitions: list[Transition] = []
             exists = dict(state.exists)
             cost = state.cost
             for operand, need in zip(operation.operands, needs, strict=True):
-                step = self._reach(exists, operand, need, index, operation.span, self._reason(operation))
+                step = self._reach(exists, operand, need, index, operation.span, reason)
                 if step is None:
                     break
                 if step.moves:
@@ -187,10 +192,9 @@ class _Search:
             found = moves(self.instance.values[value].shape, self.mesh, source, need)
             if found is None or not self._allowed(value, found):
                 continue
-            step = Transition(value, source, need, found, index, span, reason)
-            cost = self._add((0, 0, 0), step)
+            cost = self._price(value, source, need, found)
             if best is None or cost < best[0]:
-                best = (cost, step)
+                best = (cost, Transition(value, source, need, found, index, span, reason))
         return best[1] if best else None
 
     def _allowed(self, value: int, found: tuple[Move, ...]) -> bool:
@@ -220,27 +224,54 @@ class _Search:
         return found
 
     def _merge(self, states: Iterable[_State]) -> list[_State]:
+        """Of states with the same placements the cheapest; none that another could become at no higher price."""
         best: dict[frozenset[tuple[int, frozenset[Placement]]], _State] = {}
         for state in states:
             key = frozenset((v, frozenset(p)) for v, p in state.exists.items())
             if key not in best or state.cost < best[key].cost:
                 best[key] = state
-        return list(best.values())
+        kept: list[_State] = []
+        for state in sorted(best.values(), key=lambda s: s.cost):
+            if not any(self._becomes(other, state) for other in kept):
+                kept.append(state)
+        return kept
+
+    def _becomes(self, state: _State, other: _State) -> bool:
+        """Whether `state`, at its cost and that of the transitions, can have every placement that `other` has for what that cost."""
+        cost = state.cost
+        for value, placements in other.exists.items():
+            for need in placements:
+                if need not in state.exists[value]:
+                    step = self._reach(state.exists, value, need, 0, self.instance.values[value].span, "")
+                    if step is None:
+                        return False
+                    cost = self._add(cost, step)
+                    if cost > other.cost:
+                        return False
+        return True
 
     def _add(self, cost: Cost, step: Transition) -> Cost:
-        picoseconds, size, count = cost
-        shape = self.instance.values[step.value].shape
-        placement = list(step.source)
-        for move in step.moves:
+        price = self._price(step.value, step.source, step.target, step.moves)
+        return cost[0] + price[0], cost[1] + price[1], cost[2] + price[2]
+
+    def _price(self, value: int, source: Placement, target: Placement, found: tuple[Move, ...]) -> Cost:
+        key = (value, source, target)
+        if key not in self._prices:
+            self._prices[key] = self._priced(self.instance.values[value].shape, source, target, found)
+        return self._prices[key]
+
+    def _priced(self, shape: Shape, source: Placement, target: Placement, found: tuple[Move, ...]) -> Cost:
+        picoseconds = size = 0
+        placement = list(source)
+        for move in found:
             moved = payload(shape, self.mesh, tuple(placement), move, self.options.dtype)
             rows = {"T": self.options.tokens, "S": self.options.sequences, "": 1}[moved.row]
             picoseconds += round(seconds(move, self.mesh.size_of(move.axes), moved.per_row * rows, self.options.topology) * 1e12)
             size += moved.per_row * rows if move.kind in COLLECTIVES else 0
-            count += 1
             for i, axis in enumerate(self.mesh.active):
                 if axis.name in move.axes:
-                    placement[i] = step.target[i]
-        return picoseconds, size, count
+                    placement[i] = target[i]
+        return picoseconds, size, len(found)
 
     def _collect(self, state: _State) -> PlacedInstance:
         chain: list[_Choice] = []
@@ -295,7 +326,7 @@ class _Search:
         return True
 
     def _needed(self, state: _State, index: int, operation: Operation, weight: int) -> Placement | None:
-        options = sorted(self._extend(state, index, operation), key=lambda s: s.cost)
+        options = sorted(self._extend(state, index, operation, self._rules(operation)), key=lambda s: s.cost)
         if not options or options[0].choice is None:
             return None
         return next((n for v, n in zip(operation.operands, options[0].choice.operands, strict=True) if v == weight), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tskernels.communicator import MeshCommunicator, use
@@ -24,6 +22,7 @@ from tsrun.limits import LimitOptions, page_row_bytes, settle
 from tsrun.process_group import Control, Opcode, join, launched, leave, share_limits
 from tsrun.program import read_program
 from tsrun.step import Step
+from tsrun.threads import set_threads
 
 _NOTICE_SECONDS = 5.0  # between a connection that broke and the end of the process behind it
 _END_SECONDS = 5.0
@@ -188,14 +187,3 @@ def check_launch(ranks: int) -> bool:
         what = f"the artifact has {ranks} ranks, the launcher started {launch[1]}"
         raise UsageError("WORLD_SIZE", what, f"start {ranks} processes, or none and let tsrun start them")
     return True
-
-
-def set_threads(threads: int | None, ranks: int) -> int:
-    """Settle how many threads this rank computes with; by default the machine's cores are divided among its ranks."""
-    if threads is None:
-        if ranks == 1 or "OMP_NUM_THREADS" in os.environ:
-            return torch.get_num_threads()
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-        threads = max(1, len(os.sched_getaffinity(0)) // here)
-    torch.set_num_threads(threads)
-    return threads

@@ -46,7 +46,8 @@ def serve_launched(path: Path, threads: int | None) -> None:
     """Be the rank that a launcher such as torchrun made this process."""
     from tsrun.artifact import read_manifest
     from tsrun.process_group import launched
-    from tsrun.ranks import check_launch, set_threads
+    from tsrun.ranks import check_launch
+    from tsrun.threads import set_threads
 
     manifest = read_manifest(path)
     check_launch(manifest.ranks)
@@ -63,7 +64,9 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     spec: dict[str, Any] = json.loads(sys.argv[1])
     from tsrun.errors import TsrunError
+    from tsrun.threads import wait_asleep
 
+    wait_asleep()
     try:
         import torch
 

@@ -9,6 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tsrun.threads import wait_asleep
+
+wait_asleep()  # before torch is loaded, so that tests are not slow when they share the machine
+
 from tests.runtime.toy import Toy, write_artifact
 
 

@@ -18,9 +18,9 @@ from tsrun.errors import RankError, UsageError
 from tsrun.generation import GenerationRequest
 from tsrun.limits import LimitOptions, Limits
 from tsrun.process_group import launched
-from tsrun.ranks import set_threads
 from tsrun.sampler import Sampling
 from tsrun.step import UnpackedStep, pack, packed_ints, step_shape, unpack
+from tsrun.threads import set_threads
 
 PROMPTS = [[256, 72, 101, 108, 108, 111], list(range(40, 75)), [9]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Mesh:
     axes: tuple[Axis, ...] = ()
     products: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # "tp" -> ("kv", "q")
 
-    @property
+    @cached_property
     def active(self) -> tuple[Axis, ...]:
         """The axes that have more than one rank: a placement has an entry for each of these."""
         return tuple(a for a in self.axes if a.size != 1)
