@@ -93,11 +93,11 @@ class Op:
     place: str
 
 
-class KernelMissing(LookupError):  # noqa: N818  # the name is settled: it says what is wrong
+class KernelMissing(LookupError):
     """No kernel can run a call, or there is none of that name; lists those there are and why they lost."""
 
 
-class DuplicateKernel(ValueError):  # noqa: N818
+class DuplicateKernel(ValueError):
     """A second registration of a key; names both files."""
 
 
@@ -179,6 +179,13 @@ def lookup(op: str, name: str) -> Kernel:
         names = sorted(kernel_name for op_name, kernel_name in _kernels if op_name == op)
         raise KernelMissing(f"{op} has no kernel `{name}`; it has {', '.join(names)}")
     return found
+
+
+def kernels(op: str) -> tuple[Kernel, ...]:
+    """All kernels of an op, by name."""
+    _load()
+    _op_of(op)
+    return tuple(sorted((k for (name, _), k in _kernels.items() if name == op), key=lambda k: k.name))
 
 
 def ops() -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def _input(program: Program, node: torch.fx.Node, *, is_entry: bool) -> dict[str
 
 def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
     type_ = type_of(node)
-    names = [a.name for a in node.target._schema.arguments]
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
     args = [a.name for a in operands(node)]
     constants = {n: a for n, a in zip(names, node.args, strict=False) if not isinstance(a, torch.fx.Node)}
     storage: Storage | None = None if is_alias(node) else node.meta.get("storage")

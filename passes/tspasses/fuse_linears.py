@@ -60,7 +60,9 @@ def _fuse(graph: torch.fx.Graph, mesh: Mesh, x: torch.fx.Node, linears: list[tor
         start = 0
         for node, result in zip(linears, results, strict=True):
             length = int(result.local(mesh)[dim])
-            view = graph.create_node("call_function", target_of("narrow"), (joint,), {"start": start, "length": length}, name=f"{node.name}_part")
+            view = graph.create_node(
+                "call_function", target_of("narrow"), (joint,), {"start": start, "length": length}, name=f"{node.name}_part"
+            )
             view.meta.update(type=replace(result), span=node.meta["span"])
             node.replace_all_uses_with(view)
             start += length

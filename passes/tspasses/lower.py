@@ -98,7 +98,9 @@ class _Lowering:
             self._transitions(placed, index, made)
             operands = [made[v, p] for v, p in zip(operation.operands, placed.needs[index], strict=True)]
             result = self._type(instance.values[operation.result].shape, placed.placements[operation.result])
-            made[operation.result, result.placement] = self._operation(operation, instance.values[operation.result], operands, result, prefix)
+            made[operation.result, result.placement] = self._operation(
+                operation, instance.values[operation.result], operands, result, prefix
+            )
         self._transitions(placed, len(instance.operations), made)
         return made[instance.result, placed.result]
 

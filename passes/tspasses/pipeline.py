@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tskernels.target import Target
-
 from tsc.graph import Program
+from tskernels.target import Target
 from tspasses.fuse_linears import FuseLinears
 from tspasses.lower import lower
 from tspasses.place import PlacedModel

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tsc.diagnostics import CompileError, Diagnostic, Note
 from tsc.mesh import Mesh
@@ -109,7 +109,9 @@ class _State:
 
 
 class _Search:
-    def __init__(self, typed: TypedModel, instance: Instance, options: Options, *, is_entry: bool, movable: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, typed: TypedModel, instance: Instance, options: Options, *, is_entry: bool, movable: frozenset[int] = frozenset()
+    ) -> None:
         self.typed = typed
         self.mesh = typed.mesh
         self.instance = instance
@@ -303,9 +305,9 @@ class _Search:
         state = min(states, key=lambda s: s.cost)
         values = [self.instance.values[v] for v in operation.operands]
         facts = tuple(Note(f"{self._describe(v, state.exists[i][0])}", v.span) for i, v in zip(operation.operands, values, strict=True))
-        if self.options.deny and _Search(self.typed, self.instance, Options(self.options.dtype), is_entry=self.is_entry)._solves():
-            denied = ", ".join(sorted(self.options.deny))
-            return Diagnostic("TS0305", f"`{operation.op}` cannot be computed without a collective that is denied ({denied})", operation.span, notes=facts)
+        if denied := self._denied():
+            what = "the call" if operation.op == "call" else f"`{operation.op}`"
+            return Diagnostic("TS0305", f"{what} needs a collective that is denied ({denied})", operation.span, notes=facts)
         for i, value in zip(operation.operands, values, strict=True):
             if value.kind == "weight" and i not in self.movable:
                 fixed = _Search(self.typed, self.instance, self.options, is_entry=self.is_entry, movable=frozenset({i}))
@@ -316,7 +318,17 @@ class _Search:
             pinned = self.instance.values[operation.result]
             text = f"the value is {self._describe(values[0], state.exists[operation.operands[0]][0])}, and cannot become {self._describe(pinned)}"
             return Diagnostic("TS0303", text, operation.span, notes=facts[:1], fixes=("drop the pin: the placement is inferred",))
-        return Diagnostic("TS0301", f"`{operation.op}` has no rule for these placements, and no legal transition leads to one", operation.span, notes=facts)
+        return Diagnostic(
+            "TS0301",
+            f"`{operation.op}` has no rule for these placements, and no legal transition leads to one",
+            operation.span,
+            notes=facts,
+        )
+
+    def _denied(self) -> str:
+        """The denied collectives, when they alone stand in the way."""
+        free = _Search(self.typed, self.instance, replace(self.options, deny=frozenset()), is_entry=self.is_entry)
+        return ", ".join(sorted(self.options.deny)) if self.options.deny and free._solves() else ""
 
     def _solves(self) -> bool:
         try:
@@ -342,12 +354,17 @@ class _Search:
         trial = Instance(**{**vars(self.instance), "values": values})
         if _Search(self.typed, trial, self.options, is_entry=self.is_entry)._solves():
             factor = self.mesh.size_of([a.name for a, p, q in zip(self.mesh.active, weight.placement, needed, strict=True) if p != q])
-            fixes = (f"declare `weight {weight.name}: {wanted}` (checked: it places; {factor} x the bytes of this weight on each rank, no collective for it)",)
+            fixes = (
+                f"declare `weight {weight.name}: {wanted}` (checked: it places; {factor} x the bytes of this weight on each rank, no collective for it)",
+            )
         return Diagnostic("TS0302", message, operation.span, notes=(Note("the weight is declared here", weight.span),), fixes=fixes)
 
     def _explain_result(self) -> Diagnostic:
         result = self.instance.values[self.instance.result]
         declared = result.shape.text(self.mesh, self.instance.result_placement)
+        if denied := self._denied():
+            message = f"what `{self.instance.module}` returns needs a collective that is denied ({denied})"
+            return Diagnostic("TS0305", message, self.instance.result_span, notes=(Note("the value comes from here", result.span),))
         message = f"`{self.instance.module}` declares {declared}, and its result cannot become that"
         return Diagnostic("TS0303", message, self.instance.result_span, notes=(Note("the value comes from here", result.span),))
 
@@ -356,7 +373,8 @@ class _Search:
             kinds = [m.kind for m in transition.moves if m.kind in COLLECTIVES]
             if kinds:
                 value = self.instance.values[transition.value]
-                message = f"`{self.instance.module}` is strict, and {transition.reason.replace('it', f'`{value.name}`', 1)}: {', '.join(kinds)}"
+                now = self._describe(value, transition.source)
+                message = f"`{self.instance.module}` is strict, and {now} would need {' and '.join(kinds)}: {transition.reason}"
                 raise CompileError(Diagnostic("TS0304", message, transition.span, notes=(Note("the value comes from here", value.span),)))
 
     def _describe(self, value: Value, placement: Placement | None = None) -> str:

@@ -53,7 +53,7 @@ def plan_of(placed: PlacedModel) -> Plan:
     """List the collectives of every instance, entry first and then in order of first call."""
     times = _times(placed)
     items: list[PlanItem] = []
-    order = [placed.typed.entry, *(n for n in reversed(placed.instances) if n != placed.typed.entry)]
+    order = [placed.typed.entry, *(n for n in reversed(list(placed.instances)) if n != placed.typed.entry)]
     for name in order:
         for transition in placed.instances[name].transitions:
             items.extend(_items(placed, name, transition, times[name], len(items)))
@@ -74,7 +74,7 @@ def plan_of(placed: PlacedModel) -> Plan:
 def _times(placed: PlacedModel) -> Counter[str]:
     """How often a step runs each instance."""
     times: Counter[str] = Counter({placed.typed.entry: 1})
-    for name in reversed(placed.typed.instances):  # callers before callees
+    for name in reversed(list(placed.typed.instances)):  # callers before callees
         for operation in placed.typed.instances[name].operations:
             if operation.op == "call":
                 target: CallTarget = operation.attributes["target"]
@@ -86,7 +86,7 @@ def _items(placed: PlacedModel, name: str, transition: Transition, times: int, c
     value = placed.instances[name].instance.values[transition.value]
     placement: list[Any] = list(transition.source)
     options, mesh = placed.options, placed.mesh
-    found = []
+    found: list[PlanItem] = []
     for move in transition.moves:
         before: Placement = tuple(placement)
         for i, axis in enumerate(mesh.active):

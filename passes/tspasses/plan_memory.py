@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch.fx
-from tskernels.dtypes import size_bytes
-from tskernels.registry import lookup
 
 from tsc.graph import Program, Storage, op_of, operands, output_node, type_of
 from tsc.mesh import Mesh
+from tskernels.dtypes import size_bytes
+from tskernels.registry import lookup
 
 ALIGNMENT = 64
 Region = Literal["T", "S"]

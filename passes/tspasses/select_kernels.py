@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.fx
-from tskernels.registry import Call, Operand, select
-from tskernels.target import Target
 
 from tsc.graph import Program, op_of, operands, type_of
 from tsc.mesh import Mesh
+from tskernels.registry import Call, Operand, select
+from tskernels.target import Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,20 @@ import torch.fx
 
 from tsc.graph import GraphType, Input, JoinedType, NodeType, Program, node_type, op_of, operands, output_node, type_of
 from tsc.mesh import Mesh
-from tsc.signatures import Signature, rules
+from tsc.signatures import rules
 from tsc.stdlib import BUILTINS, Mismatch
 from tspasses.transitions import COLLECTIVES, divides, moves
 
-STATICS: Mapping[str, Any] = {"eps": 1.0, "offset": 0.0, "theta": 1.0, "scaling": None, "cap": 1.0, "factor": 1.0, "scale": 1.0, "softcap": 0.0}
+STATICS: Mapping[str, Any] = {
+    "eps": 1.0,
+    "offset": 0.0,
+    "theta": 1.0,
+    "scaling": None,
+    "cap": 1.0,
+    "factor": 1.0,
+    "scale": 1.0,
+    "softcap": 0.0,
+}
 """Values for the parameters that shapes do not depend on."""
 
 
@@ -94,7 +103,9 @@ def _check_rule(mesh: Mesh, op: str, types: list[NodeType], result: NodeType) ->
     for axis, _ in enumerate(mesh.active):
         given = tuple(t.placement[axis] for t in types)
         if not any(r.operands == given and r.result == result.placement[axis] for r in rules(typing.signature)):
-            raise VerificationError(f"{op} has no rule on {mesh.active[axis].name} from {[t.text(mesh) for t in types]} to {result.text(mesh)}")
+            raise VerificationError(
+                f"{op} has no rule on {mesh.active[axis].name} from {[t.text(mesh) for t in types]} to {result.text(mesh)}"
+            )
 
 
 def _check_joined_linear(mesh: Mesh, node: torch.fx.Node, result: JoinedType) -> None:

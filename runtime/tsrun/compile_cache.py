@@ -148,7 +148,7 @@ class CompileCache:
         folder = Path(tempfile.mkdtemp(dir=unfinished, prefix=f"{name}."))
         try:
             command = [sys.executable, "-m", "tsc", "compile", *options, "-o", str(folder / "model.tsa")]
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode
             if code:
                 raise _failed(code)
             open_artifact(folder / "model.tsa")

@@ -142,7 +142,7 @@ def test_literals_keep_their_types() -> None:
     (weight, *_) = body('let a = f(1, 1.0, 1e-6, "s", true, false, none)')
     assert isinstance(weight, ast.Let)
     assert isinstance(weight.value, ast.Call)
-    values = [a.value.value for a in weight.value.arguments if isinstance(a.value, ast.Literal_)]
+    values = [a.value.value for a in weight.value.arguments if isinstance(a.value, ast.Constant)]
     assert list(map(repr, values)) == ["1", "1.0", "1e-06", "'s'", "True", "False", "None"]
 
 

@@ -52,7 +52,7 @@ def exprs(draw: st.DrawFn, depth: int = 3) -> ast.Expr:
         case 0:
             return ast.Name(draw(names), span=AT)
         case 1:
-            return ast.Literal_(draw(values), span=AT)
+            return ast.Constant(draw(values), span=AT)
         case 2:
             return ast.Unary(draw(st.sampled_from(["-", "!"])), draw(inner), span=AT)
         case 3 | 4:

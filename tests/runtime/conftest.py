@@ -13,7 +13,7 @@ from tsrun.threads import wait_asleep
 
 wait_asleep()  # before torch is loaded, so that tests are not slow when they share the machine
 
-from tests.runtime.toy import Toy, write_artifact
+from tests.runtime.toy import Toy, write_artifact  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ class Name(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Literal_(Node):
+class Constant(Node):
     """An int, float, string, bool or none."""
 
     value: int | float | str | bool | None
@@ -83,7 +83,7 @@ class Call(Node):
     prefix: str | None = None
 
 
-Expr = Name | Literal_ | Unary | Binary | Conditional | Attribute | Index | Call
+Expr = Name | Constant | Unary | Binary | Conditional | Attribute | Index | Call
 
 
 # --- types ---------------------------------------------------------------------------------------------------------

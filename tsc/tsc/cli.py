@@ -86,12 +86,19 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 @click.option("--json", "as_json", is_flag=True, help="the plan as JSON")
 @click.option("--explain", metavar="ID", help="one collective of the plan, with its places")
 def plan(
-    model: Path, config: Path | None, mesh: str | None, dtype: str, deny: tuple[str, ...], tokens: int, topology: str, as_json: bool, explain: str | None
+    model: Path,
+    config: Path | None,
+    mesh: str | None,
+    dtype: str,
+    deny: tuple[str, ...],
+    tokens: int,
+    topology: str,
+    as_json: bool,
+    explain: str | None,
 ) -> None:
     """Show every collective of a model on a mesh: what, why, and how many bytes."""
-    from tspasses.plan import plan_of
-
     from tsc.report import explain_item, plan_table
+    from tspasses.plan import plan_of
 
     placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology)
     found = plan_of(placed)
@@ -119,8 +126,8 @@ def compile_(
 
     MODEL is a model file; without one it is found by the checkpoint's architecture. A checkpoint may stand in its place.
     """
-    from tsc.driver import Request, compile_artifact, compile_key
     from tsc.front import parse_mesh
+    from tsc.request import Request, compile_key
 
     if model is not None and weights is None and model.suffix != ".ts":
         model, weights = None, model
@@ -130,6 +137,8 @@ def compile_(
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
         return
+    from tsc.driver import compile_artifact
+
     source = weights or model or config
     assert source is not None
     path = output or Path(f"{source.stem}.tsa")
@@ -154,7 +163,14 @@ def kernels_list() -> None:
 @kernels.command("why")
 @click.argument("op")
 @click.option("--target", default="cpu", show_default=True)
-@click.option("--shape", "shapes", multiple=True, required=True, metavar="bf16[T,576]", help="one operand's type, `T` for a dynamic extent; repeat in order")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    required=True,
+    metavar="bf16[T,576]",
+    help="one operand's type, `T` for a dynamic extent; repeat in order",
+)
 def kernels_why(op: str, target: str, shapes: tuple[str, ...]) -> None:
     """Every kernel that could run an op on these operands, and the reason each other one lost."""
     from tsc.report import kernel_why
@@ -176,7 +192,7 @@ def explain(code: str) -> None:
 @click.option("--check", "only_check", is_flag=True, help="change nothing; exit 1 if a file would change")
 def fmt(files: tuple[Path, ...], only_check: bool) -> None:
     """Format model files, in the one style there is."""
-    from tsc.front import read_source
+    from tsc.parser import read_source
     from tsc.printer import format_file
 
     changed = 0
@@ -195,11 +211,10 @@ def fmt(files: tuple[Path, ...], only_check: bool) -> None:
 def _place(
     model: Path, config: Path | None, mesh: str | None, dtype: str, *, deny: tuple[str, ...], tokens: int = 1, topology: str = "h100-nvlink"
 ) -> PlacedModel:
+    from tsc.front import parse_mesh, place_model, read_model
     from tspasses.cost import TOPOLOGIES
     from tspasses.place import Options
     from tspasses.transitions import COLLECTIVES
-
-    from tsc.front import parse_mesh, place_model, read_model
 
     if topology not in TOPOLOGIES:
         raise click.BadParameter(f"{topology!r} is none of {', '.join(TOPOLOGIES)}", param_hint="--topology")
@@ -233,7 +248,9 @@ class _progress:  # noqa: N801  (reads as a function where it is used)
                     click.echo(f"compile: {stage}", err=True)
 
             return plain
-        self.bar = Progress(TextColumn("compile: {task.description:<24}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
+        self.bar = Progress(
+            TextColumn("compile: {task.description:<24}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
+        )
         self.bar.start()
         task = self.bar.add_task("", total=1)
 

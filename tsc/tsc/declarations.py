@@ -88,15 +88,15 @@ class Declarations:
 
     def _indivisible(self, ref: ast.FactorRef, factor: Factor, ranks: int) -> CompileError:
         assert ref.axis is not None
-        notes = []
-        if factor.name in self.bindings:
-            notes.append(Note(f"`{factor.name}` is {factor.size}", self.bindings[factor.name].span))
-        fits = [n for n in range(ranks - 1, 0, -1) if (factor.size or 0) % n == 0]
-        fixes = [f"run with an axis `{ref.axis}` of {fits[0]}" + (f": --mesh {ref.axis}={fits[0]}" if ref.axis in self.mesh.names() else "")]
-        if factor.size is not None and ranks % factor.size == 0:
-            fixes.append(f"let it repeat over part of the axis: mesh {{ {ref.axis} = a * b where a = gcd({factor.name}, {ref.axis}) }}, and `@a` here")
-        text = f"axis {ref.axis} has {ranks} ranks and cannot split `{factor.name}`, which is {factor.size}"
-        return CompileError(Diagnostic("TS0207", text, ref.span, notes=tuple(notes), fixes=tuple(fixes)))
+        whole = next((n for n, parts in self.mesh.products.items() if ref.axis in parts), ref.axis)
+        size = f"`{whole}` is {self.mesh.size_of(self.mesh.leaves(whole) or ())} from --mesh"
+        if whole != ref.axis:
+            size = f"`{ref.axis}` is a part of `{whole}`, and {size}"
+        notes = [Note(size)]
+        if (binding := self.bindings.get(factor.name)) is not None:
+            notes = [Note(f"`{factor.name}` is {binding.value.span.text()}, {factor.size} in this config; {size}", binding.span)]
+        text = f"axis `{ref.axis}` has {ranks} ranks and cannot split `{factor.name}`, which is {factor.size}"
+        return CompileError(Diagnostic("TS0207", text, ref.span, notes=tuple(notes)))
 
     def _leaves(self, name: str, node: ast.Node) -> tuple[str, ...]:
         leaves = self.mesh.leaves(name)
@@ -133,11 +133,15 @@ def _factored(axis: ast.Axis, total: Static, scope: Mapping[str, Static]) -> lis
     if len(free) > 1:
         raise _error("TS0211", f"at most one of {', '.join(axis.product)} can be left to follow from `{axis.name}`", axis)
     values = {n: scope[n] for n in axis.product if n in bound}
+    for binding in axis.bindings:
+        size = scope[binding.name]
+        if size is not UNKNOWN and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise _error("TS0211", f"axis `{binding.name}` has a whole number of ranks above 0, and this is {size!r}", binding.value)
     if total is UNKNOWN or UNKNOWN in values.values():
         return [Axis(n, total if total == 1 else None) for n in axis.product]
     rest, remainder = divmod(total, math.prod(values.values()))
     if remainder or (not free and rest != 1):
-        text = " * ".join(str(v) for v in values.values())
+        text = " * ".join(f"{n} = {v}" for n, v in values.items())
         raise _error("TS0211", f"axis `{axis.name}` has {total} ranks, which {text} does not make up", axis)
     return [Axis(n, values.get(n, rest)) for n in axis.product]
 

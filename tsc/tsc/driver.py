@@ -3,68 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tskernels.registry import KernelMissing
-from tskernels.target import parse_target
-from tspasses.emit import emit
-from tspasses.pipeline import compile_graphs
-from tspasses.place import Options, PlacedModel
-from tspasses.plan import plan_of
 
 from tsc import __version__
 from tsc.artifact import ArtifactWriter
 from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic
-from tsc.front import ModelSource, model_for, place_model, read_model
+from tsc.front import ModelSource, place_model
+from tsc.request import Request, find_model
 from tsc.weights import layout, match_checkpoint, stored_weights, write_weights
+from tskernels.target import parse_target
+from tspasses.emit import emit
+from tspasses.pipeline import compile_graphs
+from tspasses.place import Options, PlacedModel
+from tspasses.plan import plan_of
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to compile. model None: found by architecture; weights None: a weightless artifact."""
-
-    model: Path | None
-    weights: Path | None
-    config: Path | None
-    mesh: Mapping[str, int] | None
-    dtype: str
-    target: str
-
-
-def compile_key(request: Request) -> dict[str, str]:
-    """What identifies the result beside the request itself: compiler, model file and config."""
-    source = request.weights or request.config
-    config, digest = load_config(source) if source else ({}, "")
-    model = read_model(request.model) if request.model else model_for(config.get("architectures") or ())
-    return {"tsc": __version__, "model": model.name, "source_sha256": model.digest, "config_sha256": digest}
 
 
 def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
     """Write the artifact at `path`. Raises CompileError, MissingCapability; the old artifact stays unless all went well."""
     if path.suffix != ".tsa":
         raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
+    try:
+        target = parse_target(request.target)
+    except ValueError as error:
+        raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from None
     progress("read", 0, 1)
     checkpoint = open_checkpoint(request.weights) if request.weights else None
     config, digest = _config(request, checkpoint)
-    model = read_model(request.model) if request.model else model_for(config.get("architectures") or ())
+    model = find_model(request, config)
     progress("place", 0, 1)
     placed = place_model(model, config, request.mesh or {}, Options(request.dtype))
     if checkpoint is not None:
         match_checkpoint(placed.typed, checkpoint)
-    try:
-        target = parse_target(request.target)
-        program = compile_graphs(placed, target, lambda name: progress(name, 0, 1))
-    except ValueError as error:
-        raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from error
-    except KernelMissing as error:
-        raise CompileError(Diagnostic("TS0403", str(error))) from error
+    program = compile_graphs(placed, target, lambda name: progress(name, 0, 1))
     weights = stored_weights(program)
     with ArtifactWriter(path) as writer:
         writer.write_json("program.json", emit(program, placed))

@@ -15,7 +15,7 @@ from tsc.signatures import Signature
 from tsc.spans import Span
 from tsc.static import FUNCTIONS, UNKNOWN, Static, evaluate
 from tsc.stdlib import BUILTINS, Mismatch
-from tsc.types import Placement, Shape
+from tsc.types import Placement
 
 STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "S")}
 """What a runtime feeds to an entry, by parameter name: element type and dimension."""
@@ -30,7 +30,12 @@ def elaborate(file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh
     model = _Model(file, declarations)
     key = model.instantiate(entries[0], {}, entries[0].span)
     return TypedModel(
-        file.architectures, declarations.mesh, dict(declarations.names), config is not None, dict(model.instances), model.instances[key].name
+        file.architectures,
+        declarations.mesh,
+        dict(declarations.names),
+        config is not None,
+        dict(model.instances),
+        model.instances[key].name,
     )
 
 
@@ -140,9 +145,9 @@ class _Body:
         shape, placement = self.declarations.type_of(cache.type)
         if len(shape.factors) != 3 or shape.factors[0].size != 2:
             raise _error("TS0204", f"a paged cache is [2, K, E]: keys and values of each head, got {shape.text()}", cache.type.span)
-        window = self._static(cache.window) if cache.window is not None else 0
+        window = self._count(cache.window, "a window is a number of") if cache.window is not None else 0
         value = self._value(Value(cache.name, "cache", shape, cache.span, placement))
-        declaration = CacheDeclaration(value, cache.kind, 0 if window is UNKNOWN else int(window or 0))
+        declaration = CacheDeclaration(value, cache.kind, 0 if window is UNKNOWN else window)
         self.instance.caches.append(declaration)
         self.scope[cache.name] = Tensor(value, declaration)
 
@@ -203,7 +208,7 @@ class _Body:
         return Tensor(result)
 
     def _for(self, loop: ast.For) -> None:
-        first, last = self._static(loop.first), self._static(loop.last)
+        first, last = (self._count(bound, "a loop runs between") for bound in (loop.first, loop.last))
         counts = [UNKNOWN] if UNKNOWN in (first, last) else range(first, last)
         before = {name: self._carried(name, loop.span) for name in loop.carried}
         outer = set(self.scope)
@@ -243,6 +248,15 @@ class _Body:
             raise _error("TS0206", "a config value is needed here, and this is a tensor", expr.span)
         return value
 
+    def _count(self, expr: ast.Expr, what: str) -> Static:
+        """A whole number or UNKNOWN; none is 0."""
+        value = self._static(expr)
+        if value is None:
+            return 0
+        if value is not UNKNOWN and (not isinstance(value, int) or isinstance(value, bool)):
+            raise _error("TS0210", f"{what} whole numbers, and this is {value!r}", expr.span)
+        return value
+
     def _tensor(self, expr: ast.Expr, name: str = "") -> Tensor:
         value = self._expr(expr, name)
         if not isinstance(value, Tensor):
@@ -254,7 +268,7 @@ class _Body:
         match expr:
             case ast.Name() if isinstance(self.scope.get(expr.text), Tensor):
                 return self.scope[expr.text]
-            case ast.Name() if expr.text not in self.scope and expr.text not in (self.declarations.config or {}):
+            case ast.Name() if expr.text not in self.scope:
                 raise _error("TS0201", f"`{expr.text}` is not in scope{near(expr.text, self.scope)}", expr.span)
             case ast.Call():
                 return self._call(expr, name)
@@ -285,7 +299,11 @@ class _Body:
         divides_by_tensor = expr.operator == "/" and isinstance(right, Tensor)
         if expr.operator == "+" or divides_by_tensor or (number is not UNKNOWN and not isinstance(number, int | float)):
             raise _error("TS0205", "a tensor can be multiplied or divided by a number, nothing else", expr.span)
-        factor = number if number is UNKNOWN else float(number if expr.operator == "*" else 1 / number)
+        if expr.operator == "/" and number == 0:
+            raise _error("TS0210", "this divides by 0", expr.span)
+        if expr.operator == "/" and number == 0:
+            raise _error("TS0205", "a tensor cannot be divided by zero", expr.span)
+        factor: Static = number if number is UNKNOWN else float(number) ** (1 if expr.operator == "*" else -1)  # type: ignore[arg-type]
         assert isinstance(tensor, Tensor)
         return self._apply("scale", [tensor], {"factor": factor}, expr.span, name)
 
@@ -328,6 +346,8 @@ class _Body:
         try:
             typing = builtin.infer(shapes, statics)
         except Mismatch as error:
+            if error.operand is None:
+                raise _error("TS0210", str(error), span) from None
             culprit = self.instance.values[operands[error.operand].value]
             label = f"`{culprit.name}` is declared here" if culprit.kind != "result" else "its value comes from here"
             raise CompileError(Diagnostic("TS0204", str(error), span, notes=(Note(label, culprit.span),))) from error
@@ -351,11 +371,11 @@ class _Body:
         callee = self.model.instances[key]
         typed = [p for p in module.parameters if p.type is not None]
         operands = [self._need_tensor(bound[p.name], p.name, module.name, call.span) for p in typed]
-        for operand, parameter, index in zip(operands, typed, callee.parameters, strict=True):
+        for operand, declared, index in zip(operands, typed, callee.parameters, strict=True):
             found, wanted = self.instance.values[operand.value].shape, callee.values[index].shape
             if not found.agrees(wanted):
-                message = f"`{parameter.name}` of `{module.name}` is {wanted.text()}, got {found.text()}"
-                raise CompileError(Diagnostic("TS0204", message, call.span, notes=(Note("declared here", parameter.span),)))
+                message = f"`{declared.name}` of `{module.name}` is {wanted.text()}, got {found.text()}"
+                raise CompileError(Diagnostic("TS0204", message, call.span, notes=(Note("declared here", declared.span),)))
         shape = callee.values[callee.result].shape
         result = self._value(Value(name or module.name.lower(), "result", shape, call.span))
         target = CallTarget(key, self._format(call.prefix or "", call.span))
@@ -392,7 +412,7 @@ class _Body:
             if bound is UNKNOWN:
                 return match[0]
             if isinstance(bound, Tensor) or match[1] not in self.scope:
-                raise _error("TS0201", f"`{match[1]}` in \"{template}\" is no config value in scope", span)
+                raise _error("TS0201", f'`{match[1]}` in "{template}" is no config value in scope', span)
             return str(bound)
 
         return re.sub(r"\{(\w+)\}", value, template)

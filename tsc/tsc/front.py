@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tspasses.place import Options, PlacedModel, place
-
 from tsc import ast
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.elaborate import elaborate
-from tsc.parser import parse
+from tsc.mesh_fixes import with_mesh_fixes
+from tsc.parser import parse, read_source
 from tsc.spans import Source
+from tspasses.place import Options, PlacedModel, place
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,6 @@ def read_model(path: Path) -> ModelSource:
     return ModelSource(path.stem, source, parse(source))
 
 
-def read_source(path: Path) -> Source:
-    """A model file's text. Raises CompileError when it cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CompileError(Diagnostic("TS0150", f"{path}: cannot read the model file: {error.strerror}")) from error
-    try:
-        return Source(str(path), data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise CompileError(Diagnostic("TS0151", f"{path}: not UTF-8 text, at byte {error.start}")) from error
-
-
 @cache
 def models_directory() -> Path:
     """Where the model files are: in the wheel, or the checkout's folder."""
@@ -67,12 +55,21 @@ def model_for(architectures: Iterable[str]) -> ModelSource:
         known.extend(model.file.architectures)
     text = ", ".join(wanted) or "that the config does not name"
     fix = "write one and pass it: tsc compile MODEL.ts --weights ..."
-    raise CompileError(Diagnostic("TS0501", f"no bundled model file is for architecture {text}; there are {', '.join(known)}", fixes=(fix,)))
+    raise CompileError(
+        Diagnostic("TS0501", f"no bundled model file is for architecture {text}; there are {', '.join(known)}", fixes=(fix,))
+    )
 
 
 def place_model(model: ModelSource, config: Mapping[str, Any] | None, mesh: Mapping[str, int] | None, options: Options) -> PlacedModel:
     """Elaborate and place. Raises CompileError with every finding."""
-    return place(elaborate(model.file, config, mesh), options)
+
+    def attempt(file: ast.ModelFile, sizes: Mapping[str, int] | None) -> PlacedModel:
+        return place(elaborate(file, config, sizes), options)
+
+    try:
+        return attempt(model.file, mesh)
+    except CompileError as error:
+        raise with_mesh_fixes(error, model.file, mesh, attempt) from None
 
 
 def parse_mesh(text: str | None) -> dict[str, int] | None:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 import torch.fx
-import tskernels.library  # noqa: F401  (defines torch.ops.ts)
 
+import tskernels.library  # noqa: F401  (defines torch.ops.ts)
 from tsc.mesh import Mesh
 from tsc.types import Placement, Shape, local_dimensions
 

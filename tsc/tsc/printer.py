@@ -65,7 +65,7 @@ def _expr(expr: ast.Expr, least: int, indent: int | None) -> str:
     match expr:
         case ast.Name():
             return expr.text
-        case ast.Literal_():
+        case ast.Constant():
             return _literal(expr)
         case ast.Unary():
             return expr.operator + _expr(expr.operand, UNARY, indent)
@@ -107,7 +107,7 @@ def _fit(expr: ast.Expr, least: int, indent: int | None, taken: int = 0) -> str:
     return flat if indent is None or indent + taken + len(flat) <= WIDTH else _expr(expr, least, indent)
 
 
-def _literal(literal: ast.Literal_) -> str:
+def _literal(literal: ast.Constant) -> str:
     value = literal.value
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]

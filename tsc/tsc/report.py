@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
+from tsc.diagnostics import CompileError, Diagnostic, near
 from tspasses.place import PlacedModel
 from tspasses.plan import Plan, PlanItem
 from tspasses.transitions import COLLECTIVES
 
-from tsc.diagnostics import CompileError, Diagnostic, near
+if TYPE_CHECKING:
+    from tskernels.registry import Operand
 
 
 def plan_table(plan: Plan, placed: PlacedModel) -> str:
     """One line a collective, then what a layer and a step come to."""
     mesh = " x ".join(f"{n}={s}" for n, s in plan.mesh.items() if s > 1) or "one rank"
-    lines = [f"plan for {', '.join(placed.typed.architectures)} on {mesh}, {plan.dtype}; {plan.tokens} tokens a step, links {plan.topology} (modelled)"]
+    names = ", ".join(placed.typed.architectures)
+    lines = [f"plan for {names} on {mesh}, {plan.dtype}; {plan.tokens} tokens a step, links {plan.topology} (modelled)"]
     if plan.items:
         rows = [("id", "module", "collective", "of", "bytes", "times", "predicted", "forced at", "why")]
         rows += [
-            (i.id, i.module, f"{i.kind} {i.axis}", f"{i.before} -> {i.after}", _bytes(i), str(i.times), f"{i.seconds * 1e6:.1f} us", i.span, i.reason)
+            (
+                i.id,
+                i.module,
+                f"{i.kind} {i.axis}",
+                f"{i.before} -> {i.after}",
+                _bytes(i),
+                str(i.times),
+                f"{i.seconds * 1e6:.1f} us",
+                i.span,
+                i.reason,
+            )
             for i in plan.items
         ]
         widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
@@ -59,7 +73,8 @@ def explain_item(plan: Plan, placed: PlacedModel, id: str) -> str:
     value = placed.instances[item.module].instance.values[transition.value]
     return "\n".join(
         [
-            f"{item.id}: {item.kind} over {item.axis} ({item.ranks} ranks), {item.times} x a step, {_bytes(item)}, {item.seconds * 1e6:.1f} us predicted",
+            f"{item.id}: {item.kind} over {item.axis} ({item.ranks} ranks)",
+            f"  {item.times} x a step, {_bytes(item)}, {item.seconds * 1e6:.1f} us predicted each",
             f"  {item.before} -> {item.after}",
             f"  the value is made here: {value.span}",
             f"    {value.span.source.line(value.span.line).strip()}",
@@ -89,14 +104,18 @@ def kernel_why(op: str, target: str, shapes: tuple[str, ...]) -> str:
     if name not in registry.ops():
         raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{near(name, registry.ops())}"))
     call = registry.Call(name, tuple(_operand(s) for s in shapes), {})
+    try:
+        place = parse_target(target)
+    except ValueError as error:
+        raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from None
     lines = [f"{call} on {target}"]
-    for candidate in registry.explain(call, parse_target(target)):
+    for candidate in registry.explain(call, place):
         verdict = f"cannot run: {candidate.reason}" if candidate.reason else f"predicted {candidate.cost_seconds * 1e6:.2f} us"
         lines.append(f"  {candidate.kernel.name:12} {verdict}")
     return "\n".join(lines)
 
 
-def _operand(text: str) -> object:
+def _operand(text: str) -> Operand:
     from tskernels.registry import Operand
 
     match = re.fullmatch(r"(\w+)\[([\w, ]*)\]", text.strip())

@@ -49,7 +49,7 @@ def _evaluate(expr: ast.Expr, names: Mapping[str, Static], config: Mapping[str, 
         return evaluate(e, names, config)
 
     match expr:
-        case ast.Literal_():
+        case ast.Constant():
             return expr.value
         case ast.Name():
             if expr.text in names:

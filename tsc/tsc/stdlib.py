@@ -15,9 +15,9 @@ from tsc.types import Factor, Shape
 
 
 class Mismatch(Exception):
-    """Operand `operand` does not fit; the elaborator adds the places."""
+    """Operand `operand` does not fit, or a static argument where that is None; the elaborator adds the places."""
 
-    def __init__(self, operand: int, message: str) -> None:
+    def __init__(self, operand: int | None, message: str) -> None:
         super().__init__(message)
         self.operand = operand
 
@@ -57,6 +57,15 @@ def _want_rank(shapes: Sequence[Shape], operand: int, rank: int, what: str) -> N
 def _same(shapes: Sequence[Shape], what: str) -> None:
     if not shapes[0].agrees(shapes[1]):
         raise Mismatch(1, f"{what} needs two values of one type, got {shapes[0].text()} and {shapes[1].text()}")
+
+
+def _number(statics: Mapping[str, Any], name: str, op: str) -> Any:
+    value = statics[name]
+    if value is UNKNOWN:
+        return value
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise Mismatch(None, f"`{name}` of `{op}` is a number, and this is {value!r}")
+    return float(value)
 
 
 def _embedding(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
@@ -101,7 +110,7 @@ def _rms_norm(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     if len(w.factors) != 1 or not x.factors or not w.factors[0].agrees(x.factors[-1]):
         raise Mismatch(1, f"the norm's weight has the last dimension of the value {x.text()}, got {w.text()}")
     labels = _labels(x, "x", blocked=1)
-    attributes = {"eps": float(statics["eps"]) if statics["eps"] is not UNKNOWN else UNKNOWN, "offset": float(statics["offset"])}
+    attributes = {name: _number(statics, name, "rms_norm") for name in ("eps", "offset")}
     return Typing(x, Signature((labels, (None,)), labels), attributes)
 
 
@@ -112,27 +121,31 @@ def _rope(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
         raise Mismatch(1, f"`rope` takes one i32 position for each row of {x.text()}, got {positions.text()}")
     labels = _labels(x, "x", blocked=1)
     kind, parameters = _rope_scaling(statics["scaling"])
-    attributes = {"theta": statics["theta"], "kind": kind, "parameters": parameters}
+    attributes = {"theta": _number(statics, "theta", "rope"), "kind": kind, "parameters": parameters}
     return Typing(x, Signature((labels, (labels[0],)), labels, linear=((0,),)), attributes)
+
+
+ROPE_SCALINGS: Mapping[Any, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""The config keys that each kind needs, in the order of the op's `parameters`."""
 
 
 def _rope_scaling(scaling: Any) -> tuple[str, tuple[float, ...]]:
     if scaling is None or scaling is UNKNOWN:
         return "default", ()
     if not isinstance(scaling, dict):
-        raise Mismatch(0, f"`scaling` is the config's rope_scaling object or none, got {scaling!r}")
+        raise Mismatch(None, f"`scaling` is the config's rope_scaling object or none, got {scaling!r}")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    keys = {
-        "default": (),
-        "linear": ("factor",),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    }.get(kind)
+    keys = ROPE_SCALINGS.get(kind)
     if keys is None:
-        raise Mismatch(0, f"`rope` knows the scalings default, linear and llama3, not {kind!r}")
+        raise Mismatch(None, f"`rope` knows the scalings {', '.join(ROPE_SCALINGS)}, not {kind!r}")
     lacking = [k for k in keys if k not in scaling]
     if lacking:
-        raise Mismatch(0, f"{kind} rope scaling needs {', '.join(lacking)} in the config")
-    return kind, tuple(float(scaling[k]) for k in keys)
+        raise Mismatch(None, f"{kind} rope scaling needs {', '.join(lacking)} in the config")
+    return str(kind), tuple(float(scaling[k]) for k in keys)
 
 
 def _pointwise(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
@@ -142,12 +155,12 @@ def _pointwise(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
 
 def _softcap(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     labels = _labels(shapes[0], "x")
-    return Typing(shapes[0], Signature((labels,), labels), {"cap": statics["cap"]})
+    return Typing(shapes[0], Signature((labels,), labels), {"cap": _number(statics, "cap", "softcap")})
 
 
 def _scale(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     labels = _labels(shapes[0], "x")
-    return Typing(shapes[0], Signature((labels,), labels, linear=((0,),)), {"factor": statics["factor"]})
+    return Typing(shapes[0], Signature((labels,), labels, linear=((0,),)), {"factor": _number(statics, "factor", "scale")})
 
 
 def _add(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
@@ -188,7 +201,7 @@ def _attention(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     if not (q.factors[1].agrees(cache.factors[1]) and q.factors[3].agrees(cache.factors[2])):
         raise Mismatch(0, f"the queries' K/V heads and width must be the cache's, got {q.text()} and {cache.text()}")
     signature = Signature(((None, "k", "g", None), (None, "k", None)), (None, "k", "g", None))
-    attributes = {"scale": statics["scale"], "softcap": float(statics["softcap"])}
+    attributes = {name: _number(statics, name, "attention") for name in ("scale", "softcap")}
     return Typing(q, signature, attributes)
 
 

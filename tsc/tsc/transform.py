@@ -225,7 +225,7 @@ class _Build:
         if kind == "name":
             return ast.Name(str(children[0]), span=span)
         if kind in ("integer", "float", "string", "true", "false", "none"):
-            return ast.Literal_(self.literal(kind, children), span=span)
+            return ast.Constant(self.literal(kind, children), span=span)
         if kind in OPERATORS:
             return ast.Binary(OPERATORS[kind], self.expr(children[0]), self.expr(children[1]), span=span)
         if kind in ("negate", "not"):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from tskernels.dtypes import torch_dtype
 
 from tsc.artifact import SafetensorsStream
 from tsc.checkpoint import Checkpoint, TensorInfo
-from tsc.diagnostics import CompileError, Diagnostic, near
+from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.graph import CallBinding, Input, NodeType, Program, WeightPart
 from tsc.mesh import Mesh
 from tsc.program import CallTarget, TypedModel
 from tsc.spans import Span
 from tsc.types import Placement, Shape, local_dimensions
+from tskernels.dtypes import torch_dtype
 
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
 """Buffers that older checkpoints store and every model recomputes."""
@@ -88,7 +88,7 @@ def match_checkpoint(typed: TypedModel, checkpoint: Checkpoint) -> None:
 def _shortened(problems: Sequence[Diagnostic], most: int = 12) -> list[Diagnostic]:
     kept = list(problems[:most])
     if len(problems) > most:
-        kept.append(Diagnostic("TS0733", f"and {len(problems) - most} more tensors that do not match"))
+        kept[-1] = replace(kept[-1], notes=(Note(f"{len(problems) - most} more tensors do not match"),))
     return kept
 
 

@@ -12,6 +12,8 @@ from tsc.checkpoint.gguf_header import GgufHeader
 from tsc.checkpoint.gguf_rope import rope_scaling
 from tsc.diagnostics import near
 
+_MOST_LAYERS = 1 << 16  # more is a damaged byte, which would make lists of billions
+
 # config.json's key: the metadata's key under the architecture's prefix
 _REQUIRED = {
     "hidden_size": "embedding_length",
@@ -65,6 +67,9 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
         if value is not None:
             config[key] = shortest(value) if isinstance(value, float) else value
     config = complete(config)
+    if config["num_hidden_layers"] > _MOST_LAYERS or not config["num_attention_heads"]:
+        counts = f"{config['num_hidden_layers']} layers and {config['num_attention_heads']} heads"
+        raise failure(DAMAGED_GGUF, header.path, f"is damaged: its header states {counts}", "download it again")
     for source, what in (("attention.value_length", "values"), ("rope.dimension_count", "a rotary part")):
         if (length := header.own(source, config["head_dim"])) != config["head_dim"]:
             message = f"has {what} of length {length} beside keys of length {config['head_dim']}, which is not read from GGUF"

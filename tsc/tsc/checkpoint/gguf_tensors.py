@@ -129,7 +129,8 @@ class GgufWeights:
     def _names(self) -> Iterator[tuple[str, str]]:
         import gguf
 
-        layers = int(self._config["num_hidden_layers"])
+        stored_layers = [int(parts[1]) for n in self._header.tensors if (parts := n.split("."))[0] == "blk" and parts[1].isdigit()]
+        layers = min(int(self._config["num_hidden_layers"]), 1 + max(stored_layers, default=-1))
         architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == self._header.architecture)
         known = gguf.get_tensor_name_map(architecture, layers)
         for name in (*_MODEL, *(f"model.layers.{i}.{n}" for i in range(layers) for n in _LAYER)):

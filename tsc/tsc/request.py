@@ -1,0 +1,37 @@
+"""What a compilation is asked for, and what identifies its result. Needs no torch, so that a cache answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsc import __version__
+from tsc.checkpoint.config import load_config
+from tsc.front import ModelSource, model_for, read_model
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to compile. model None: found by architecture; weights None: a weightless artifact."""
+
+    model: Path | None
+    weights: Path | None
+    config: Path | None
+    mesh: Mapping[str, int] | None
+    dtype: str
+    target: str
+
+
+def compile_key(request: Request) -> dict[str, str]:
+    """What identifies the result beside the request itself: compiler, model file and config."""
+    source = request.weights or request.config
+    config, digest = load_config(source) if source else ({}, "")
+    model = find_model(request, config)
+    return {"tsc": __version__, "model": model.name, "source_sha256": model.digest, "config_sha256": digest}
+
+
+def find_model(request: Request, config: Mapping[str, Any]) -> ModelSource:
+    """The model file that was asked for, or the one for the checkpoint's architecture."""
+    return read_model(request.model) if request.model else model_for(config.get("architectures") or ())
