@@ -10,13 +10,14 @@ Does not: change a declared boundary, move a weight or a cache, or look into a c
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tsc.diagnostics import CompileError, Diagnostic, Note
 from tsc.mesh import Mesh
 from tsc.program import CallTarget, Instance, Operation, TypedModel, Value
-from tsc.signatures import rules
+from tsc.signatures import Signature, rules
 from tsc.spans import Span
 from tsc.types import Placement, Shape
 from tspasses.cost import DEFAULT_TOPOLOGY, Topology, payload, seconds
@@ -316,14 +317,26 @@ class _Search:
                     return self._weight_moves(operation, value, i, needed)
         if operation.op == "pin":
             pinned = self.instance.values[operation.result]
-            text = f"the value is {self._describe(values[0], state.exists[operation.operands[0]][0])}, and cannot become {self._describe(pinned)}"
-            return Diagnostic("TS0303", text, operation.span, notes=facts[:1], fixes=("drop the pin: the placement is inferred",))
+            now = values[0].shape.text(self.mesh, state.exists[operation.operands[0]][0])
+            text = f"`{pinned.name}` is {now}, and cannot become {pinned.shape.text(self.mesh, pinned.placement or self.replicated)}"
+            return Diagnostic("TS0303", text, operation.span, notes=facts[:1], fixes=self._without_pin(index, operation))
         return Diagnostic(
             "TS0301",
             f"`{operation.op}` has no rule for these placements, and no legal transition leads to one",
             operation.span,
             notes=facts,
         )
+
+    def _without_pin(self, index: int, pin: Operation) -> tuple[str, ...]:
+        labels = tuple(f"x{i}" for i in range(len(self.instance.values[pin.result].shape.factors)))
+        free = replace(pin, op="as it is", signature=Signature((labels,), labels, linear=((0,),)))
+        operations = [free if i == index else o for i, o in enumerate(self.instance.operations)]
+        try:
+            placed = _Search(self.typed, replace(self.instance, operations=operations), self.options, is_entry=self.is_entry).run()
+        except CompileError:
+            return ()
+        inferred = self.instance.values[pin.result].shape.text(self.mesh, placed.placements[pin.result])
+        return (f"drop the type: `{self.instance.values[pin.result].name}` is then {inferred} (checked)",)
 
     def _denied(self) -> str:
         """The denied collectives, when they alone stand in the way."""
@@ -347,16 +360,17 @@ class _Search:
         assert weight.placement is not None
         declared = weight.shape.text(self.mesh, weight.placement)
         wanted = weight.shape.text(self.mesh, needed)
-        message = f"weight `{weight.name}` is {declared}, and `{operation.op}` would have to gather it at run time as {wanted}"
+        changed = [(a, q) for a, p, q in zip(self.mesh.active, weight.placement, needed, strict=True) if p != q]
+        how = "gather" if all(q is None for _, q in changed) else "move"
+        message = f"weight `{weight.name}` is {declared}, and `{operation.op}` would have to {how} it to {wanted} at run time"
         fixes: tuple[str, ...] = ()
         values = list(self.instance.values)
         values[index] = Value(weight.name, weight.kind, weight.shape, weight.span, needed)
-        trial = Instance(**{**vars(self.instance), "values": values})
+        trial = replace(self.instance, values=values)
         if _Search(self.typed, trial, self.options, is_entry=self.is_entry)._solves():
-            factor = self.mesh.size_of([a.name for a, p, q in zip(self.mesh.active, weight.placement, needed, strict=True) if p != q])
-            fixes = (
-                f"declare `weight {weight.name}: {wanted}` (checked: it places; {factor} x the bytes of this weight on each rank, no collective for it)",
-            )
+            factor = math.prod(a.size or 0 for a, _ in changed)
+            price = f"; {factor} x the bytes of this weight on each rank, no collective" if how == "gather" and factor else ""
+            fixes = (f"declare `weight {weight.name}: {wanted}` (checked{price})",)
         return Diagnostic("TS0302", message, operation.span, notes=(Note("the weight is declared here", weight.span),), fixes=fixes)
 
     def _explain_result(self) -> Diagnostic:
@@ -373,9 +387,22 @@ class _Search:
             kinds = [m.kind for m in transition.moves if m.kind in COLLECTIVES]
             if kinds:
                 value = self.instance.values[transition.value]
-                now = self._describe(value, transition.source)
-                message = f"`{self.instance.module}` is strict, and {now} would need {' and '.join(kinds)}: {transition.reason}"
-                raise CompileError(Diagnostic("TS0304", message, transition.span, notes=(Note("the value comes from here", value.span),)))
+                now = value.shape.text(self.mesh, transition.source)
+                message = f"`{self.instance.module}` is strict, and `{value.name}` {now} would need {' and '.join(kinds)}: {transition.reason}"
+                notes = () if value.span == transition.span else (Note("the value comes from here", value.span),)
+                raise CompileError(Diagnostic("TS0304", message, transition.span, notes=notes, fixes=self._declared_as(transition)))
+
+    def _declared_as(self, transition: Transition) -> tuple[str, ...]:
+        """The fix that leaves a transition at the boundary to the callers, if the whole model then places."""
+        if transition.operation < len(self.instance.operations) or self.is_entry:
+            return ()
+        changed = replace(self.instance, result_placement=transition.source)
+        try:
+            place(replace(self.typed, instances={**self.typed.instances, self.instance.name: changed}), self.options)
+        except CompileError:
+            return ()
+        result = self.instance.values[self.instance.result].shape.text(self.mesh, transition.source)
+        return (f"declare `{self.instance.module}(...) -> {result}` (checked): its callers then decide where that is resolved",)
 
     def _describe(self, value: Value, placement: Placement | None = None) -> str:
-        return f"`{value.name}` {value.shape.text(self.mesh, placement or value.placement or self.replicated)}"
+        return f"`{value.name}` is {value.shape.text(self.mesh, placement or value.placement or self.replicated)}"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from transformers import AutoConfig
@@ -123,7 +124,7 @@ def test_rope_factors_that_no_scaling_gives_are_refused(make_directory: Make, ma
 
 def test_linear_rope_scaling_of_a_gguf_is_stated(make_directory: Make, make_gguf: Make) -> None:
     def scaled(writer: Any) -> None:
-        writer.add_rope_scaling_type(__import__("gguf").RopeScalingType.LINEAR)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(8.0)
 
     file = make_gguf("llama", open_checkpoint(make_directory("llama")).config, {}, prepare=scaled)
@@ -178,8 +179,6 @@ def test_a_path_with_nothing_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest(make_directory: Make, tmp_path: Path) -> None:
-    import gguf
-
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "lama")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

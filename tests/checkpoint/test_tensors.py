@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 from collections.abc import Callable
@@ -137,6 +138,22 @@ def test_a_truncated_gguf_is_named_with_its_sizes(kept: int, make_directory: Mak
     assert _code(error) == "TS0705"
     if kept < 0:
         assert str(len(data)) in str(error.value)
+
+
+def test_damaged_headers_are_never_a_traceback(make_directory: Make, make_gguf: Make) -> None:
+    directory = make_directory("llama", num_hidden_layers=1)
+    checkpoint = open_checkpoint(directory)
+    gguf_file = make_gguf("llama", checkpoint.config, _state(checkpoint))
+    random = np.random.default_rng(0)
+    for file, opened in ((gguf_file, gguf_file), (directory / "model.safetensors", directory)):
+        whole = file.read_bytes()
+        for _ in range(200):
+            data = bytearray(whole)
+            for place in random.integers(0, 1500, size=random.integers(1, 5)):
+                data[place] = random.choice([0, 1, 127, 255])
+            file.write_bytes(data)
+            with contextlib.suppress(CompileError):
+                open_checkpoint(opened)
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:

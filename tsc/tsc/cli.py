@@ -71,8 +71,9 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
     """Check names, shapes and placements of a model file."""
     placed = _place(model, config, mesh, "bf16", deny=deny)
     modules = len({i.module for i in placed.typed.instances.values()})
-    sizes = ", ".join(f"{a.name}={a.size}" for a in placed.mesh.axes if a.size is not None) or "any mesh"
-    click.echo(f"{model}: {modules} modules check ({'config ' + str(config) if config else 'any config'}; {sizes})")
+    click.echo(
+        f"{model}: {modules} modules check ({f'config {config}' if config else 'any config'}; {f'mesh {mesh}' if mesh else 'any mesh'})"
+    )
 
 
 @main.command()

@@ -145,7 +145,7 @@ class _Body:
         shape, placement = self.declarations.type_of(cache.type)
         if len(shape.factors) != 3 or shape.factors[0].size != 2:
             raise _error("TS0204", f"a paged cache is [2, K, E]: keys and values of each head, got {shape.text()}", cache.type.span)
-        window = self._count(cache.window, "a window is a number of") if cache.window is not None else 0
+        window = self._count(cache.window, "a window") if cache.window is not None else 0
         value = self._value(Value(cache.name, "cache", shape, cache.span, placement))
         declaration = CacheDeclaration(value, cache.kind, 0 if window is UNKNOWN else window)
         self.instance.caches.append(declaration)
@@ -208,7 +208,7 @@ class _Body:
         return Tensor(result)
 
     def _for(self, loop: ast.For) -> None:
-        first, last = (self._count(bound, "a loop runs between") for bound in (loop.first, loop.last))
+        first, last = (self._count(bound, "a loop's bound") for bound in (loop.first, loop.last))
         counts = [UNKNOWN] if UNKNOWN in (first, last) else range(first, last)
         before = {name: self._carried(name, loop.span) for name in loop.carried}
         outer = set(self.scope)
@@ -254,13 +254,13 @@ class _Body:
         if value is None:
             return 0
         if value is not UNKNOWN and (not isinstance(value, int) or isinstance(value, bool)):
-            raise _error("TS0210", f"{what} whole numbers, and this is {value!r}", expr.span)
+            raise _error("TS0210", f"{what} is a whole number, and this is {value!r}", expr.span)
         return value
 
     def _tensor(self, expr: ast.Expr, name: str = "") -> Tensor:
         value = self._expr(expr, name)
         if not isinstance(value, Tensor):
-            raise _error("TS0206", f"a tensor is needed here, and this is the config value {value!r}", expr.span)
+            raise _error("TS0206", f"a tensor is needed here, and this is {_static_text(value)}", expr.span)
         return value
 
     def _expr(self, expr: ast.Expr, name: str) -> Bound:
@@ -329,11 +329,13 @@ class _Body:
     def _builtin_call(self, call: ast.Call, op: str, name: str) -> Tensor:
         builtin = BUILTINS[op]
         bound = self._arguments(call, op, (*builtin.tensors, *builtin.statics), {k: v for k, v in builtin.statics.items() if v is not ...})
-        tensors = [self._need_tensor(bound[p], p, op, call.span) for p in builtin.tensors]
+        names = (*builtin.tensors, *builtin.statics)
+        tensors = [self._need_tensor(bound[p], p, op, _argument_span(call, names, p)) for p in builtin.tensors]
         statics = {p: bound[p] for p in builtin.statics}
         for parameter, value in statics.items():
             if isinstance(value, Tensor):
-                raise _error("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", call.span)
+                where = _argument_span(call, names, parameter)
+                raise _error("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", where)
         if op == "attention" and tensors[1].cache is None:
             raise _error("TS0206", "`attention` reads a cache: attention(q, kv.append(k, v), ...)", call.span)
         return self._apply(op, tensors, statics, call.span, name)
@@ -348,9 +350,10 @@ class _Body:
         except Mismatch as error:
             if error.operand is None:
                 raise _error("TS0210", str(error), span) from None
-            culprit = self.instance.values[operands[error.operand].value]
-            label = f"`{culprit.name}` is declared here" if culprit.kind != "result" else "its value comes from here"
-            raise CompileError(Diagnostic("TS0204", str(error), span, notes=(Note(label, culprit.span),))) from error
+            culprits = [self.instance.values[t.value] for t in operands]
+            order = sorted(range(len(operands)), key=lambda i: i != error.operand)  # the one that does not fit first
+            notes = tuple(Note(_origin(culprits[i]), culprits[i].span) for i in order)
+            raise CompileError(Diagnostic("TS0204", str(error), span, notes=notes)) from None
         attributes = dict(typing.attributes)
         if op == "attention":
             assert operands[1].cache is not None
@@ -362,20 +365,23 @@ class _Body:
     def _module_call(self, call: ast.Call, module: ast.Module, name: str) -> Tensor:
         if module.is_entry:
             raise _error("TS0202", "an entry cannot be called", call.span)
-        bound = self._arguments(call, module.name, tuple(p.name for p in module.parameters), {})
+        names = tuple(p.name for p in module.parameters)
+        bound = self._arguments(call, module.name, names, {})
         statics = {p.name: bound[p.name] for p in module.parameters if p.type is None}
         for parameter, value in statics.items():
             if isinstance(value, Tensor):
-                raise _error("TS0206", f"`{parameter}` of `{module.name}` is a config value, and this is a tensor", call.span)
+                where = _argument_span(call, names, parameter)
+                raise _error("TS0206", f"`{parameter}` of `{module.name}` is a config value, and this is a tensor", where)
         key = self.model.instantiate(module, statics, call.span)
         callee = self.model.instances[key]
         typed = [p for p in module.parameters if p.type is not None]
-        operands = [self._need_tensor(bound[p.name], p.name, module.name, call.span) for p in typed]
+        operands = [self._need_tensor(bound[p.name], p.name, module.name, _argument_span(call, names, p.name)) for p in typed]
         for operand, declared, index in zip(operands, typed, callee.parameters, strict=True):
             found, wanted = self.instance.values[operand.value].shape, callee.values[index].shape
             if not found.agrees(wanted):
                 message = f"`{declared.name}` of `{module.name}` is {wanted.text()}, got {found.text()}"
-                raise CompileError(Diagnostic("TS0204", message, call.span, notes=(Note("declared here", declared.span),)))
+                where = _argument_span(call, names, declared.name)
+                raise CompileError(Diagnostic("TS0204", message, where, notes=(Note("declared here", declared.span),)))
         shape = callee.values[callee.result].shape
         result = self._value(Value(name or module.name.lower(), "result", shape, call.span))
         target = CallTarget(key, self._format(call.prefix or "", call.span))
@@ -403,7 +409,7 @@ class _Body:
 
     def _need_tensor(self, bound: Bound, parameter: str, callee: str, span: Span) -> Tensor:
         if not isinstance(bound, Tensor):
-            raise _error("TS0206", f"`{parameter}` of `{callee}` is a tensor, and this is the config value {bound!r}", span)
+            raise _error("TS0206", f"`{parameter}` of `{callee}` is a tensor, and this is {_static_text(bound)}", span)
         return bound
 
     def _format(self, template: str, span: Span) -> str:
@@ -423,6 +429,21 @@ class _Body:
 
     def _name(self, tensor: Tensor) -> str:
         return self.instance.values[tensor.value].name
+
+
+def _argument_span(call: ast.Call, names: tuple[str, ...], parameter: str) -> Span:
+    """Where a call gives a parameter; the call itself where a default does."""
+    position = names.index(parameter)
+    given = (a.span for i, a in enumerate(call.arguments) if a.name == parameter or (a.name is None and i == position))
+    return next(given, call.span)
+
+
+def _static_text(value: Static) -> str:
+    return "a config value" if value is UNKNOWN else f"the config value {value!r}"
+
+
+def _origin(value: Value) -> str:
+    return f"{value.shape.text()} comes from here" if value.kind == "result" else f"`{value.name}` is declared here as {value.shape.text()}"
 
 
 def _error(code: str, message: str, span: Span) -> CompileError:

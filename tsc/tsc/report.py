@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def plan_table(plan: Plan, placed: PlacedModel) -> str:
     """One line a collective, then what a layer and a step come to."""
-    mesh = " x ".join(f"{n}={s}" for n, s in plan.mesh.items() if s > 1) or "one rank"
+    mesh = _mesh(placed)
     names = ", ".join(placed.typed.architectures)
     lines = [f"plan for {names} on {mesh}, {plan.dtype}; {plan.tokens} tokens a step, links {plan.topology} (modelled)"]
     if plan.items:
@@ -43,6 +43,17 @@ def plan_table(plan: Plan, placed: PlacedModel) -> str:
     copies = f"; each byte is on {plan.cache_copies} ranks" if plan.cache_copies > 1 else ""
     lines.append(f"cache: {plan.cache_bytes_per_token:,} bytes a token on each rank{copies}")
     return "\n".join(lines)
+
+
+def _mesh(placed: PlacedModel) -> str:
+    """`tp=16 (kv=8 * q=2)`: the axes as they are given, and what they are made of."""
+    sizes = {a.name: a.known_size for a in placed.mesh.axes}
+    texts = []
+    for name, parts in placed.mesh.products.items():
+        made = " * ".join(f"{p}={sizes.pop(p)}" for p in parts)
+        texts.append(f"{name}={placed.mesh.size_of(parts)} ({made})")
+    texts += [f"{n}={s}" for n, s in sizes.items()]
+    return " x ".join(texts) if placed.mesh.ranks > 1 else "one rank"
 
 
 def _totals(plan: Plan, placed: PlacedModel) -> list[str]:

@@ -88,9 +88,8 @@ def _linear(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     out, inner = dimensions
     tail = x.factors[len(x.factors) - len(inner) :] if len(x.factors) >= len(inner) else ()
     if len(tail) != len(inner) or not all(a.agrees(b) for a, b in zip(tail, inner, strict=True)):
-        got = Shape(x.dtype, tail or x.factors, (1,) * len(tail or x.factors)).text()
         raise Mismatch(
-            0, f"`linear` contracts the weight's last dimension {_names(inner)} with the last of the value, which are {got} of {x.text()}"
+            0, f"`linear` contracts the last dimension of its weight, {_names(inner)}, and the value {x.text()} does not end in that"
         )
     if x.dtype != w.dtype:
         raise Mismatch(0, f"`linear` needs one element type, got {x.text()} and {w.text()}")

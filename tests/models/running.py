@@ -1,0 +1,88 @@
+"""Compiles a checkpoint and runs it through the engine, keeping the logits of every step.
+
+Dimensions: N tokens of a sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsc.driver import Request, compile_artifact
+from tsrun.engine import Engine
+from tsrun.generation import GenerationRequest, StepLogits
+from tsrun.limits import LimitOptions
+
+
+def compiled(checkpoint: Path, path: Path, *, tp: int = 1, dtype: str = "f32") -> Path:
+    compile_artifact(Request(None, checkpoint, None, {"tp": tp}, dtype, "cpu"), path, lambda stage, done, total: None)
+    return path
+
+
+@dataclass
+class Trace:
+    """What became of a prompt: the tokens made, the text, and by position the logits [V] that follow the token there."""
+
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    logits: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def sampled(self) -> list[Tensor]:
+        """The logits that each of the tokens was chosen from."""
+        return [self.logits[len(self.prompt) - 1 + i] for i in range(len(self.tokens))]
+
+
+def run(
+    path: Path, prompts: Sequence[Sequence[int]], max_tokens: int, options: LimitOptions | None = None, *, chunks: bool = True
+) -> list[Trace]:
+    """Greedy continuations of all prompts as one batch. `chunks` keeps the logits after prefill chunks that end no prompt, too."""
+    traces = [Trace(list(prompt)) for prompt in prompts]
+
+    def observe(step: StepLogits) -> None:
+        for s, (request, position) in enumerate(zip(step.requests.tolist(), step.positions.tolist(), strict=True)):
+            if chunks or step.samples[s]:
+                traces[request].logits[position] = step.logits[s].float().clone()
+
+    with Engine(path, options or LimitOptions(num_pages=256), observer=observe) as engine:
+        for trace in traces:
+            engine.submit(GenerationRequest(trace.prompt, max_tokens, ignore_eos=True))
+        for event in engine.events():
+            traces[event.request].tokens.extend(event.token_ids)
+            traces[event.request].text += event.text
+    return traces
+
+
+def reference_logits(model: Any, ids: Sequence[int], last: int = 0) -> Tensor:
+    """[N, V] of transformers, one pass over the whole sequence; only the `last` rows when given."""
+    with torch.inference_mode():
+        logits: Tensor = model(torch.tensor([list(ids)]), use_cache=False, logits_to_keep=last).logits[0].float()
+    return logits
+
+
+def largest_difference(model: Any, traces: Sequence[Trace], *, whole: bool = True) -> float:
+    """Over every position that was kept; fails where transformers would have chosen another token.
+
+    transformers sees our tokens at once: when its choice after each prefix of them is our next token, its own greedy
+    decoding makes the same ones.
+    """
+    largest = 0.0
+    for trace in traces:
+        ids = trace.prompt + trace.tokens
+        first = 0 if whole else len(trace.prompt) - 1
+        expected = reference_logits(model, ids[:-1], 0 if whole else len(trace.tokens))
+        assert trace.tokens == expected[len(trace.prompt) - 1 - first :].argmax(-1).tolist()
+        assert set(range(len(trace.prompt) - 1, len(ids) - 1)) <= set(trace.logits)
+        for position, logits in trace.logits.items():
+            assert logits.isfinite().all()
+            largest = max(largest, float((logits - expected[position - first]).abs().max()))
+    return largest
+
+
+MakeArtifact = Callable[..., Path]

@@ -1,0 +1,145 @@
+"""Small random checkpoints in which every number counts: wide weights, norms that are not ones, heads that do not divide the width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+_SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 160,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "rms_norm_eps": 1e-3,
+}
+_DEFAULT = {"rope_type": "default", "rope_theta": 10000.0}
+_LINEAR = _DEFAULT | {"rope_type": "linear", "factor": 4.0}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_GEMMA_ROPE = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+}
+_UNSCALED = _GEMMA_ROPE | {"full_attention": _GEMMA_ROPE["full_attention"] | {"factor": 1.0}}
+_ONE_THETA = {kind: rope | {"rope_theta": 1000.0} for kind, rope in _GEMMA_ROPE.items()}
+_KINDS = ["sliding_attention", "full_attention"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration, and changes to it that must each show in the logits: a test that could not see them would prove nothing."""
+
+    name: str
+    config_class: Any
+    settings: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def config(self) -> Any:
+        return self.config_class(**(_SIZES | self.settings))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_EPS = {"rms_norm_eps": 1e-6}
+CASES = (
+    Case("llama", LlamaConfig, {"rope_parameters": _DEFAULT}, (_EPS, {"rope_parameters": _LINEAR})),
+    Case("llama_tied", LlamaConfig, {"tie_word_embeddings": True, "head_dim": None, "num_key_value_heads": 8}),
+    Case("llama_linear", LlamaConfig, {"rope_parameters": _LINEAR}, ({"rope_parameters": _DEFAULT},)),
+    Case("llama_llama3", LlamaConfig, {"rope_parameters": _LLAMA3}, ({"rope_parameters": _LLAMA3 | {"rope_type": "default"}},)),
+    Case("llama_one_kv", LlamaConfig, {"num_key_value_heads": 1}),
+    Case("mistral", MistralConfig, {"sliding_window": 7}, ({"sliding_window": None}, {"sliding_window": 8})),
+    Case("qwen3", Qwen3Config, {"num_hidden_layers": 4}, (_EPS,)),
+    Case("qwen3_tied", Qwen3Config, {"tie_word_embeddings": True, "num_key_value_heads": 4, "rope_parameters": _LINEAR}),
+    Case(
+        "gemma3",
+        Gemma3TextConfig,
+        {
+            "num_hidden_layers": 4,
+            "tie_word_embeddings": True,
+            "sliding_window": 6,
+            "layer_types": [_KINDS[0], _KINDS[0], _KINDS[1], _KINDS[0]],
+            "query_pre_attn_scalar": 40,
+            "rope_parameters": _GEMMA_ROPE,
+        },
+        (
+            _EPS,
+            {"sliding_window": 256},
+            {"sliding_window": 7},
+            {"layer_types": [_KINDS[0], _KINDS[1], _KINDS[0], _KINDS[0]]},
+            {"query_pre_attn_scalar": 16},
+            {"rope_parameters": _UNSCALED},
+            {"rope_parameters": _ONE_THETA},
+        ),
+    ),
+    Case("gemma3_one_kv", Gemma3TextConfig, {"num_hidden_layers": 6, "num_key_value_heads": 1, "sliding_window": 5, "head_dim": 24}),
+)
+
+
+def make(case: Case) -> Any:
+    """A transformers model with seeded weights wide enough for logits to spread, in float32."""
+    torch.manual_seed(7)
+    model = AutoModelForCausalLM.from_config(case.config, attn_implementation="eager").float().eval()
+    for name, parameter in model.named_parameters():
+        # The default of ones (Gemma: zeros) would hide a norm that is forgotten, or its offset.
+        mean = 0.0 if "norm" not in name or case.config_class is Gemma3TextConfig else 1.0
+        torch.nn.init.normal_(parameter, mean, 0.3)
+    return model
+
+
+def changed(model: Any, case: Case, change: dict[str, Any]) -> Any:
+    """The same weights under another configuration."""
+    config = case.config_class(**(_SIZES | case.settings | change))
+    other = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, _SIZES["vocab_size"], (length,), generator=generator).tolist()
+
+
+class TinyModels:
+    """Makes each model, checkpoint and artifact once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._models: dict[str, Any] = {}
+
+    def model(self, case: Case) -> Any:
+        if case.name not in self._models:
+            self._models[case.name] = make(case)
+        return self._models[case.name]
+
+    def checkpoint(self, case: Case) -> Path:
+        path = self._folder / case.name
+        if not path.exists():
+            self.model(case).save_pretrained(path)
+        return path
+
+    def artifact(self, case: Case, tp: int = 1, dtype: str = "f32") -> Path:
+        from tests.models.running import compiled
+
+        path = self._folder / f"{case.name}-{tp}-{dtype}.tsa"
+        return path if path.exists() else compiled(self.checkpoint(case), path, tp=tp, dtype=dtype)
+
+
+BY_NAME = {case.name: case for case in CASES}
