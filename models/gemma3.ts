@@ -1,18 +1,18 @@
 // Gemma 3 text decoders: norms on both sides of each block, five local layers for each global one.
 model Gemma3ForCausalLM
 
-config {                                    // read from the checkpoint's config.json; defaults after `??`
+config {                               // read from the checkpoint's config.json; defaults after `??`
   D     = hidden_size
   L     = num_hidden_layers
   V     = vocab_size
   F     = intermediate_size
   K     = num_key_value_heads
-  G     = num_attention_heads / K           // query heads per key/value head
+  G     = num_attention_heads / K      // query heads per key/value head
   E     = head_dim
   W     = sliding_window
   eps   = rms_norm_eps
   kinds = layer_types ?? none
-  every = sliding_window_pattern ?? 6       // older configs: each sixth layer is global
+  every = sliding_window_pattern ?? 6  // older configs: each sixth layer is global
   scale = (query_pre_attn_scalar ?? E) ** -0.5
 
   local_theta    = rope_local_base_freq ?? rope_parameters.sliding_attention.rope_theta ?? 10000.0
@@ -20,8 +20,8 @@ config {                                    // read from the checkpoint's config
   global_scaling = rope_scaling ?? rope_parameters.full_attention ?? none
 }
 
-mesh {                                      // axis sizes come from the command line: --mesh tp=8
-  tp = kv * q where kv = gcd(K, tp)         // more ranks than K/V heads: K and V repeat over q, by type
+mesh {                               // axis sizes come from the command line: --mesh tp=8
+  tp = kv * q where kv = gcd(K, tp)  // more ranks than K/V heads: K and V repeat over q, by type
 }
 
 module Attention(x: [T, D], positions: i32[T], window, theta, scaling) -> [T, D | sum tp] {
@@ -52,16 +52,16 @@ module Layer(x: [T, D], positions: i32[T], window, theta, scaling) -> [T, D] {
   weight n3: [D] = "pre_feedforward_layernorm.weight"
   weight n4: [D] = "post_feedforward_layernorm.weight"
   let a = Attention<"self_attn">(rms_norm(x, n1, eps, offset = 1.0), positions, window, theta, scaling)
-  let h = x + rms_norm(a, n2, eps, offset = 1.0)                        // the norm needs the sum: one all-reduce
+  let h = x + rms_norm(a, n2, eps, offset = 1.0)  // the norm needs the sum: one all-reduce
   let m = MLP<"mlp">(rms_norm(h, n3, eps, offset = 1.0))
-  return h + rms_norm(m, n4, eps, offset = 1.0)                         // and one
+  return h + rms_norm(m, n4, eps, offset = 1.0)   // and one
 }
 
 entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
   weight embed: [V@tp, D] = "model.embed_tokens.weight"
   weight norm:  [D]       = "model.norm.weight"
   weight head:  [V@tp, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? true
-  let x = embedding(ids, embed) * D ** 0.5                              // each rank has some rows: masked, then a sum
+  let x = embedding(ids, embed) * D ** 0.5                         // each rank has some rows: masked, then a sum
   for i in 0..L carry x {
     let is_local = if kinds == none then (i + 1) % every != 0 else kinds[i] == "sliding_attention"
     if is_local {
@@ -70,5 +70,5 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
       x = Layer<"model.layers.{i}">(x, positions, window = 0, theta = global_theta, scaling = global_scaling)
     }
   }
-  return linear(rms_norm(x[last], norm, eps, offset = 1.0), head)       // the last rows are taken before the matmul
+  return linear(rms_norm(x[last], norm, eps, offset = 1.0), head)  // the last rows are taken before the matmul
 }

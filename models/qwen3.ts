@@ -1,21 +1,21 @@
 // Qwen3 dense decoders: Llama with normalized queries and keys.
 model Qwen3ForCausalLM
 
-config {                                    // read from the checkpoint's config.json; defaults after `??`
+config {                             // read from the checkpoint's config.json; defaults after `??`
   D       = hidden_size
   L       = num_hidden_layers
   V       = vocab_size
   F       = intermediate_size
   K       = num_key_value_heads ?? num_attention_heads
-  G       = num_attention_heads / K         // query heads per key/value head
+  G       = num_attention_heads / K  // query heads per key/value head
   E       = head_dim ?? D / (K * G)
   eps     = rms_norm_eps
   theta   = rope_theta ?? rope_parameters.rope_theta ?? 10000.0
   scaling = rope_scaling ?? rope_parameters ?? none
 }
 
-mesh {                                      // axis sizes come from the command line: --mesh tp=8
-  tp = kv * q where kv = gcd(K, tp)         // more ranks than K/V heads: K and V repeat over q, by type
+mesh {                               // axis sizes come from the command line: --mesh tp=8
+  tp = kv * q where kv = gcd(K, tp)  // more ranks than K/V heads: K and V repeat over q, by type
 }
 
 module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
@@ -27,7 +27,7 @@ module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
   weight kn: [E]                 = "k_norm.weight"
   cache  kv: paged [2, K@kv, E]
 
-  let q = rope(rms_norm(linear(x, wq), qn, eps), positions, theta = theta, scaling = scaling)   // [T, K@kv, G@q, E]
+  let q = rope(rms_norm(linear(x, wq), qn, eps), positions, theta = theta, scaling = scaling)  // [T, K@kv, G@q, E]
   let k = rope(rms_norm(linear(x, wk), kn, eps), positions, theta = theta, scaling = scaling)
   let v = linear(x, wv)
   return linear(attention(q, kv.append(k, v), scale = E ** -0.5), wo)
@@ -43,15 +43,15 @@ module MLP(x: [T, D]) -> [T, D | sum tp] {
 module Layer(x: [T, D], positions: i32[T]) -> [T, D] {
   weight n1: [D] = "input_layernorm.weight"
   weight n2: [D] = "post_attention_layernorm.weight"
-  let h = x + Attention<"self_attn">(rms_norm(x, n1, eps), positions)   // a pending sum meets the residual:
-  return h + MLP<"mlp">(rms_norm(h, n2, eps))                           // one all-reduce each
+  let h = x + Attention<"self_attn">(rms_norm(x, n1, eps), positions)  // a pending sum meets the residual:
+  return h + MLP<"mlp">(rms_norm(h, n2, eps))                          // one all-reduce each
 }
 
 entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
   weight embed: [V@tp, D] = "model.embed_tokens.weight"
   weight norm:  [D]       = "model.norm.weight"
   weight head:  [V@tp, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
-  let x = embedding(ids, embed)                                         // each rank has some rows: masked, then a sum
+  let x = embedding(ids, embed)                      // each rank has some rows: masked, then a sum
   for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions) }
-  return linear(rms_norm(x[last], norm, eps), head)                     // the last rows are taken before the matmul
+  return linear(rms_norm(x[last], norm, eps), head)  // the last rows are taken before the matmul
 }

@@ -1,12 +1,9 @@
-"""For all tests: the repository's root on the path, so that they may import `tests.*`, and threads that wait asleep."""
+"""Options of the test run."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tsrun.threads import wait_asleep
-
-wait_asleep()  # before torch is loaded, so that tests are not slow when they share the machine
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite expected texts (tests/passes/cases); review the diff")

@@ -25,7 +25,7 @@ class FuseLinears:
         for graph in program.graphs.values():
             groups: dict[torch.fx.Node, list[torch.fx.Node]] = {}
             for node in graph.nodes:
-                is_linear = node.op == "call_function" and op_of(node) == "linear"
+                is_linear = node.op == "call_function" and op_of(node) == "linear" and len(operands(node)) == 2
                 if is_linear and _is_private(operands(node)[1]) and not _is_result(node):
                     groups.setdefault(operands(node)[0], []).append(node)
             for x, linears in groups.items():

@@ -63,7 +63,7 @@ class _Lowering:
         arguments = {}
         for index in self.root.instance.parameters:
             value = self.root.instance.values[index]
-            is_step = self.is_entry or value.shape.dtype == "i32"
+            is_step = self.is_entry or (value.shape.dtype == "i32" and value.name in STEP_INPUTS)
             kind = Input("step", name=value.name) if is_step else Input("value")
             node = self._placeholder(value.name, kind, self._type(value.shape, self.root.placements[index]), value.span)
             if kind.kind == "step":

@@ -388,7 +388,9 @@ class _Search:
             if kinds:
                 value = self.instance.values[transition.value]
                 now = value.shape.text(self.mesh, transition.source)
-                message = f"`{self.instance.module}` is strict, and `{value.name}` {now} would need {' and '.join(kinds)}: {transition.reason}"
+                message = (
+                    f"`{self.instance.module}` is strict, and `{value.name}` {now} would need {' and '.join(kinds)}: {transition.reason}"
+                )
                 notes = () if value.span == transition.span else (Note("the value comes from here", value.span),)
                 raise CompileError(Diagnostic("TS0304", message, transition.span, notes=notes, fixes=self._declared_as(transition)))
 

@@ -59,8 +59,8 @@ def _plan(mesh: Mesh, graph: torch.fx.Graph, frames: dict[str, tuple[int, int]],
         for operand in operands(node):
             root = base.get(operand, operand)
             last[root] = max(last.get(root, -1), position[node])
-    result = base[output_node(graph)]
-    last[result] = len(nodes)
+    result = output_node(graph)
+    last[base.get(result, result)] = len(nodes)
     live: dict[Region, list[tuple[int, int, torch.fx.Node]]] = {"T": [], "S": []}
     top: dict[Region, int] = {"T": 0, "S": 0}
     for index, node in enumerate(nodes):
@@ -69,7 +69,7 @@ def _plan(mesh: Mesh, graph: torch.fx.Graph, frames: dict[str, tuple[int, int]],
         for region in live:
             live[region] = [b for b in live[region] if last[b[2]] >= index]
         if node is result and not is_entry:
-            continue  # the caller says where
+            continue  # the caller says where; of a view it takes a copy
         region, size = row_bytes(mesh, node)
         offset = _first_gap(live[region], size)
         live[region].append((offset, size, node))

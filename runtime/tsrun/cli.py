@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from tsrun.errors import RequestError, TsrunError, UsageError
-from tsrun.threads import wait_asleep
+from tsrun.threads import spin_briefly
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
@@ -156,7 +156,7 @@ def cache_prune_command(older_than: float | None, everything: bool) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code. No traceback leaves it unless `--debug` was given."""
     state = State()
-    wait_asleep()
+    spin_briefly()
     try:
         # Not `cli.main`: it ends the process by itself when the output is closed.
         with cli.make_context("tsrun", list(sys.argv[1:] if arguments is None else arguments), obj=state) as context:

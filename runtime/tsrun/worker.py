@@ -64,9 +64,9 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     spec: dict[str, Any] = json.loads(sys.argv[1])
     from tsrun.errors import TsrunError
-    from tsrun.threads import wait_asleep
+    from tsrun.threads import spin_briefly
 
-    wait_asleep()
+    spin_briefly()
     try:
         import torch
 

@@ -1,6 +1,7 @@
 """The console examples of docs/errors: each command is run where `workspace` says, and prints what the page shows.
 
-Progress on stderr (`compile: ...`) is left out of the pages. A failing example finds its damaged file made by DAMAGE, or damages one itself.
+Progress on stderr (`compile: ...`) is left out of the pages, and `...` stands for output that depends on the machine. A failing
+example finds its damaged file made by DAMAGE, or damages one itself.
 """
 
 from __future__ import annotations
@@ -12,16 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from cli.conftest import LAYER, ROOT, SHAPES, Tsc, write_checkpoint, write_gguf
+from tests.cli.conftest import Tsc
+from tests.cli.tiny import LAYER, ROOT, SHAPES, write_checkpoint, write_gguf
 
 EXAMPLE = re.compile(r"^```console (failing|mended)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [p for p in sorted((ROOT / "docs" / "errors").glob("TS*.md")) if "```console" in p.read_text(encoding="utf-8")]
 K_PROJ = LAYER + "self_attn.k_proj.weight"
-
-
-def _renamed(path: Path) -> None:
-    write_checkpoint(path, {n.replace("k_proj", "key_proj"): s for n, s in SHAPES.items()})
 
 
 DAMAGE: dict[str, Callable[[], None]] = {
@@ -31,7 +28,7 @@ DAMAGE: dict[str, Callable[[], None]] = {
     "TS0709": lambda: write_gguf(Path("odd.gguf"), extra="blk.0.attn_sinks.weight"),
     "TS0710": lambda: write_gguf(Path("longrope.gguf"), rope="longrope"),
     "TS0711": lambda: write_gguf(Path("part.gguf"), parts=3),
-    "TS0730": lambda: write_checkpoint(Path("cut"), {n: s for n, s in SHAPES.items() if n != K_PROJ}),
+    "TS0730": lambda: write_checkpoint(Path("renamed"), {n.replace("k_proj", "key_proj"): s for n, s in SHAPES.items()}),
     "TS0731": lambda: write_checkpoint(Path("wide"), SHAPES | {K_PROJ: (16, 32)}),
     "TS0732": lambda: write_checkpoint(Path("biased"), SHAPES | {LAYER + "self_attn.k_proj.bias": (8,)}),
 }
@@ -54,9 +51,9 @@ def test_a_console_example_prints_what_the_page_shows(page: Path, kind: str, wor
     for command, shown in _commands(text):
         if command.startswith("tsc "):
             code, output = tsc(*shlex.split(command)[1:])
-            output = re.sub(r"^compile: .*\n", "", output, flags=re.MULTILINE)
+            output = re.sub(r"^compile: .*\n", "", output, flags=re.MULTILINE).replace(f"{workspace}/", "")
         else:
             output = subprocess.run(command, shell=True, cwd=workspace, capture_output=True, text=True, check=True).stdout
-        assert output == shown, f"$ {command}\n{output}"
+        assert shown == "...\n" or output == shown, f"$ {command}\n{output}"
     assert code == (1 if kind == "failing" else 0)
     assert (f"error[{page.stem}]" in text) == (kind == "failing")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ from tests.models.tiny import BY_NAME, CASES, Case, TinyModels, changed, prompt
 from tsrun.limits import LimitOptions
 
 TOLERANCE = 1e-4
-"""Of logits that spread over several units: float32 with another order of sums is within a tenth of this."""
+"""Of logits that spread over several units: float32 with another order of sums stays within half of this."""
 LONGEST = 28
 
-Record = Callable[[str, object], None]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -35,39 +33,39 @@ def test_logits_spread_and_show_every_fact_of_the_configuration(case: Case, tiny
 
 
 @every_case
-def test_prefill_of_every_length_in_one_batch(case: Case, tiny: TinyModels, record_property: Record) -> None:
+def test_prefill_of_every_length_in_one_batch(case: Case, tiny: TinyModels) -> None:
     traces = run(tiny.artifact(case), [prompt(LONGEST)[:length] for length in range(1, LONGEST + 1)], 1)
     assert [len(trace.logits) for trace in traces] == [1] * LONGEST
     difference = largest_difference(tiny.model(case), traces)
-    record_property("largest difference", difference)
+    print(f"largest difference {difference:.1e}")
     assert difference < TOLERANCE
 
 
 @every_case
 @pytest.mark.parametrize("chunk", [1, 5])
-def test_prefill_in_chunks(case: Case, chunk: int, tiny: TinyModels, record_property: Record) -> None:
+def test_prefill_in_chunks(case: Case, chunk: int, tiny: TinyModels) -> None:
     (trace,) = run(tiny.artifact(case), [prompt(LONGEST)], 2, LimitOptions(num_pages=64, page_size=4, max_step_tokens=chunk))
     assert set(range(chunk - 1, LONGEST, chunk)) < set(trace.logits)
     difference = largest_difference(tiny.model(case), [trace])
-    record_property("largest difference", difference)
+    print(f"largest difference {difference:.1e}")
     assert difference < TOLERANCE
 
 
 @every_case
-def test_a_batch_of_different_lengths_decodes(case: Case, tiny: TinyModels, record_property: Record) -> None:
+def test_a_batch_of_different_lengths_decodes(case: Case, tiny: TinyModels) -> None:
     prompts = [prompt(length, seed=length) for length in (1, 19, 4, 33, 8)]
     # Steps of 16 tokens: some sequences decode while others are still in their prefill.
     traces = run(tiny.artifact(case), prompts, 20, LimitOptions(num_pages=128, page_size=4, max_step_tokens=16))
     assert [len(trace.tokens) for trace in traces] == [20] * 5
     difference = largest_difference(tiny.model(case), traces)
-    record_property("largest difference", difference)
+    print(f"largest difference {difference:.1e}")
     assert difference < TOLERANCE
 
 
 @pytest.mark.parametrize(
     ("name", "tp"), [("llama", 4), ("qwen3", 4), ("gemma3", 4), ("llama_one_kv", 2), ("gemma3_one_kv", 2), ("llama_tied", 2)]
 )
-def test_ranks_make_the_logits_of_the_model(name: str, tp: int, tiny: TinyModels, record_property: Record) -> None:
+def test_ranks_make_the_logits_of_the_model(name: str, tp: int, tiny: TinyModels) -> None:
     """With more ranks than K/V heads too: K and V, and their cache, repeat over the axis `q`."""
     case = BY_NAME[name]
     path = tiny.artifact(case, tp=tp)
@@ -76,7 +74,7 @@ def test_ranks_make_the_logits_of_the_model(name: str, tp: int, tiny: TinyModels
     prompts = [prompt(length, seed=length) for length in (1, 19, 33)]
     traces = run(path, prompts, 16, LimitOptions(num_pages=64, page_size=4, max_step_tokens=24))
     difference = largest_difference(tiny.model(case), traces)
-    record_property("largest difference", difference)
+    print(f"largest difference {difference:.1e}")
     assert difference < TOLERANCE
 
 

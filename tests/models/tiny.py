@@ -20,7 +20,7 @@ _SIZES = {
     "vocab_size": 160,
     "max_position_embeddings": 256,
     "tie_word_embeddings": False,
-    "rms_norm_eps": 1e-3,
+    "rms_norm_eps": 0.05,
 }
 _DEFAULT = {"rope_type": "default", "rope_theta": 10000.0}
 _LINEAR = _DEFAULT | {"rope_type": "linear", "factor": 4.0}

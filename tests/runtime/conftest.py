@@ -9,9 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tsrun.threads import wait_asleep
+from tsrun.threads import spin_briefly
 
-wait_asleep()  # before torch is loaded, so that tests are not slow when they share the machine
+spin_briefly()  # before torch is loaded, so that tests are not slow when they share the machine
 
 from tests.runtime.toy import Toy, write_artifact  # noqa: E402
 

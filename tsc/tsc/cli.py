@@ -204,9 +204,21 @@ def fmt(files: tuple[Path, ...], only_check: bool) -> None:
             changed += 1
             click.echo(f"{'would format' if only_check else 'formatted'} {path}")
             if not only_check:
-                path.write_text(text, encoding="utf-8")
+                _replace_text(path, text)
     if only_check and changed:
         raise click.exceptions.Exit(1)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """The file has the old text or the new one, never a part. Raises MissingCapability when it cannot be written."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.chmod(path.stat().st_mode)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MissingCapability(f"{path}: cannot be written: {error.strerror}; it is as it was") from None
 
 
 def _place(

@@ -77,6 +77,8 @@ class Declarations:
         assert ref.axis is not None
         factor = [f for d in dimensions for f in d][index]
         leaves = self._leaves(ref.axis, ref)
+        if factor.is_dynamic:
+            raise _error("TS0215", f"`{factor.name}` changes from step to step, and no axis can split it", ref)
         for leaf in leaves:
             if leaf in places:
                 raise _error("TS0209", f"axis `{leaf}` is used twice in this type", ref)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, assert_never
 
 from tsc import ast
@@ -15,7 +15,7 @@ from tsc.signatures import Signature
 from tsc.spans import Span
 from tsc.static import FUNCTIONS, UNKNOWN, Static, evaluate
 from tsc.stdlib import BUILTINS, Mismatch
-from tsc.types import Placement
+from tsc.types import Placement, Shape
 
 STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "S")}
 """What a runtime feeds to an entry, by parameter name: element type and dimension."""
@@ -115,13 +115,21 @@ class _Body:
         if self.module.is_entry and (parameter.name not in STEP_INPUTS or shape.text() != "{}[{}]".format(*STEP_INPUTS[parameter.name])):
             known = ", ".join(f"{n}: {t}[{d}]" for n, (t, d) in STEP_INPUTS.items())
             raise _error("TS0205", f"an entry takes what a step brings, of {known}; not `{parameter.name}: {shape.text()}`", parameter.span)
+        if self.module.is_entry and any(place is not None for place in placement):
+            raise _error("TS0215", f"a step brings the same `{parameter.name}` to every rank", parameter.span)
         kind = "step" if self.module.is_entry else "parameter"
         value = self._value(Value(parameter.name, kind, shape, parameter.span, placement))  # type: ignore[arg-type]
         self.instance.parameters.append(value)
         self.scope[parameter.name] = Tensor(value)
 
+    def _stored(self, node: ast.TensorType, what: str) -> tuple[Shape, Placement]:
+        shape, placement = self.declarations.type_of(node)
+        if node.partials:
+            raise _error("TS0215", f"{what} is stored, and what is stored is not pending a {node.partials[0].reduction}", node.span)
+        return shape, placement
+
     def _weight(self, weight: ast.Weight) -> None:
-        shape, placement = self.declarations.type_of(weight.type)
+        shape, placement = self._stored(weight.type, "a weight")
         tied = None
         if weight.tied is not None:
             when = True if weight.condition is None else self._static(weight.condition)
@@ -142,7 +150,7 @@ class _Body:
             raise _error("TS0205", f"a cache is `paged`, not `{cache.kind}`", cache.span)
         if self.module.is_entry:
             raise _error("TS0205", "a cache belongs to the module that attends, not to an entry", cache.span)
-        shape, placement = self.declarations.type_of(cache.type)
+        shape, placement = self._stored(cache.type, "a cache")
         if len(shape.factors) != 3 or shape.factors[0].size != 2:
             raise _error("TS0204", f"a paged cache is [2, K, E]: keys and values of each head, got {shape.text()}", cache.type.span)
         window = self._count(cache.window, "a window") if cache.window is not None else 0
@@ -211,7 +219,7 @@ class _Body:
         first, last = (self._count(bound, "a loop's bound") for bound in (loop.first, loop.last))
         counts = [UNKNOWN] if UNKNOWN in (first, last) else range(first, last)
         before = {name: self._carried(name, loop.span) for name in loop.carried}
-        outer = set(self.scope)
+        outer = dict(self.scope)
         for i in counts:
             self.scope[loop.variable] = i
             self._statements(loop.body)
@@ -220,7 +228,10 @@ class _Body:
                 if not found.agrees(self.instance.values[value.value].shape):
                     was = self.instance.values[value.value].shape.text()
                     raise _error("TS0214", f"the loop carries `{name}` as {was}, and makes it {found.text()}", loop.span)
-        self.scope = {k: v for k, v in self.scope.items() if k in outer}
+            changed = next((n for n, v in outer.items() if n not in before and n != loop.variable and self.scope[n] is not v), None)
+            if changed is not None:
+                raise _error("TS0214", f"the loop changes `{changed}`, and does not carry it", loop.span)
+        self.scope = {name: self.scope[name] if name in before else bound for name, bound in outer.items()}
 
     def _carried(self, name: str, span: Span) -> Tensor:
         bound = self.scope.get(name)
@@ -283,6 +294,9 @@ class _Body:
         return self._evaluate(expr)
 
     def _evaluate(self, expr: ast.Expr) -> Static:
+        tensor = next((n for n in _names(expr) if isinstance(self.scope.get(n.text), Tensor)), None)
+        if tensor is not None:
+            raise _error("TS0206", f"`{tensor.text}` is a tensor, and this is computed before there are any", tensor.span)
         return evaluate(expr, {k: v for k, v in self.scope.items() if not isinstance(v, Tensor)}, self.declarations.config)
 
     def _maybe_tensor(self, expr: ast.Expr) -> Bound:
@@ -351,7 +365,7 @@ class _Body:
             if error.operand is None:
                 raise _error("TS0210", str(error), span) from None
             culprits = [self.instance.values[t.value] for t in operands]
-            order = sorted(range(len(operands)), key=lambda i: i != error.operand)  # the one that does not fit first
+            order = [error.operand, *(i for i in range(len(operands)) if i != error.operand)]
             notes = tuple(Note(_origin(culprits[i]), culprits[i].span) for i in order)
             raise CompileError(Diagnostic("TS0204", str(error), span, notes=notes)) from None
         attributes = dict(typing.attributes)
@@ -429,6 +443,17 @@ class _Body:
 
     def _name(self, tensor: Tensor) -> str:
         return self.instance.values[tensor.value].name
+
+
+def _names(node: ast.Node) -> Iterator[ast.Name]:
+    """The names that an expression reads."""
+    if isinstance(node, ast.Name):
+        yield node
+    for field in fields(node):
+        value = getattr(node, field.name)
+        for child in value if isinstance(value, tuple) else (value,):
+            if isinstance(child, ast.Node):
+                yield from _names(child)
 
 
 def _argument_span(call: ast.Call, names: tuple[str, ...], parameter: str) -> Span:

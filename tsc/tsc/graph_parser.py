@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import torch.fx
 from lark import Lark, Token, Tree
-from lark.exceptions import UnexpectedInput
+from lark.exceptions import UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from tsc.diagnostics import CompileError, Diagnostic, near
 from tsc.graph import CallBinding, GraphType, Input, JoinedType, NodeType, Program, Storage, WeightPart, target_of
@@ -33,8 +33,8 @@ def parse_program(text: str, name: str = "<program>") -> Program:
     try:
         tree: Any = _grammar().parse(text)
     except UnexpectedInput as error:
-        line, column = max(error.line, 1), max(error.column, 1)
-        if line == 1 and error.line < 1:  # the text ends early
+        line, column = error.line, error.column
+        if isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END"):
             line, column = text.count("\n") + 1, 1
         found = source.line(line)[column - 1 :].split(" ")[0] or "the end"
         span = Span(source, line, column, line, column + 1)
@@ -137,8 +137,8 @@ class _Reader:
         wrong = [n for n in given if n not in known or given.count(n) > 1]
         lacking = [n for n in required if n not in given]
         if wrong or lacking or len(operands) > len(known):
-            problem = f"no `{wrong[0]}`" if wrong else f"`{lacking[0]}` beside" if lacking else f"only {len(known)} parameters for"
-            self._fail("TS0603", f"`{op}` takes ({', '.join(known)}): {problem} what is given", arguments if arguments.children else op)
+            problem = f"`{wrong[0]}` does not fit" if wrong else f"`{lacking[0]}` is missing" if lacking else f"{len(operands)} are given"
+            self._fail("TS0603", f"`{op}` takes ({', '.join(known)}): {problem}", arguments if arguments.children else op)
         types = tuple(self._type(t) for t in type_.children)
         node = self._add(name, span, lambda text: self.graph.create_node("call_function", target, operands, attributes, name=text))
         node.meta["type"] = _join(types, is_weight=False)

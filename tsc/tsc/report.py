@@ -113,7 +113,8 @@ def kernel_why(op: str, target: str, shapes: tuple[str, ...]) -> str:
 
     name = op if op.startswith("ts::") else f"ts::{op}"
     if name not in registry.ops():
-        raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{near(name, registry.ops())}"))
+        offered = near(name.removeprefix("ts::"), [o.removeprefix("ts::") for o in registry.ops()])
+        raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{offered}"))
     call = registry.Call(name, tuple(_operand(s) for s in shapes), {})
     try:
         place = parse_target(target)

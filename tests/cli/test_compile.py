@@ -1,0 +1,165 @@
+"""`tsc compile`: wrong input is one clear message, exit code 1, and nothing half-written; a full disk leaves the old artifact."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Tsc
+from tests.cli.tiny import LAYER, SHAPES, write_checkpoint
+
+K_PROJ = LAYER + "self_attn.k_proj.weight"
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def fails(workspace: Path, tsc: Tsc, *arguments: str) -> str:
+    """The output of a compilation that fails with 1 and changes nothing in the working directory."""
+    before = tree(workspace)
+    code, output = tsc("compile", *arguments)
+    assert code == 1, output
+    assert tree(workspace) == before
+    return "".join(line for line in output.splitlines(keepends=True) if not line.startswith("compile: "))
+
+
+def test_a_checkpoint_compiles_to_the_same_bytes_twice(workspace: Path, tsc: Tsc) -> None:
+    for name in ("one", "two"):
+        code, output = tsc("compile", "--weights", "checkpoint", "--mesh", "tp=4", "-o", f"{name}.tsa")
+        assert code == 0, output
+        assert output.endswith(f"wrote {name}.tsa\n")
+    assert tree(workspace / "one.tsa") == tree(workspace / "two.tsa")
+    assert sorted(p.name for p in (workspace / "one.tsa" / "weights").iterdir()) == [f"rank-0000{i}.safetensors" for i in range(4)]
+
+
+def test_a_gguf_compiles_and_the_checkpoint_may_stand_in_the_models_place(workspace: Path, tsc: Tsc) -> None:
+    assert tsc("compile", "tiny.gguf")[0] == 0
+    assert json.loads((workspace / "tiny.tsa" / "manifest.json").read_text())["model"]["architecture"] == "LlamaForCausalLM"
+
+
+def test_missing_and_unused_tensors_offer_each_other(workspace: Path, tsc: Tsc) -> None:
+    write_checkpoint(workspace / "renamed", {n.replace("k_proj", "key_proj"): s for n, s in SHAPES.items()})
+    output = fails(workspace, tsc, "--weights", "renamed", "-o", "tiny.tsa")
+    other = LAYER + "self_attn.key_proj.weight"
+    assert f'error[TS0730]: weight "{K_PROJ}" is not in renamed; did you mean `{other}`?' in output
+    assert f'error[TS0732]: renamed has "{other}" [8, 32], which no weight of the model names; did you mean `{K_PROJ}`?' in output
+
+
+def test_a_missing_tensor_is_found_before_anything_is_written(workspace: Path, tsc: Tsc) -> None:
+    write_checkpoint(workspace / "cut", {n: s for n, s in SHAPES.items() if n != K_PROJ})
+    output = fails(workspace, tsc, "llama.ts", "--weights", "cut", "-o", "tiny.tsa")
+    assert output.startswith("llama.ts:24:3: error[TS0730]: ")
+    assert "^^^" in output
+
+
+def test_a_tied_head_may_be_missing_and_an_untied_one_may_not(workspace: Path, tsc: Tsc) -> None:
+    assert tsc("compile", "--weights", "checkpoint", "-o", "tied.tsa")[0] == 0
+    write_checkpoint(workspace / "untied", tie_word_embeddings=False)
+    assert 'error[TS0730]: weight "lm_head.weight" is not in untied' in fails(workspace, tsc, "--weights", "untied", "-o", "untied.tsa")
+
+
+def test_a_wrong_shape_shows_both(workspace: Path, tsc: Tsc) -> None:
+    write_checkpoint(workspace / "wide", SHAPES | {K_PROJ: (16, 32)})
+    output = fails(workspace, tsc, "--weights", "wide", "-o", "tiny.tsa")
+    assert f'error[TS0731]: weight "{K_PROJ}" is [(K, E), D] = [8, 32], and [16, 32] in wide' in output
+
+
+def test_many_findings_are_cut_short(workspace: Path, tsc: Tsc) -> None:
+    write_checkpoint(workspace / "other", {f"transformer.{n}": s for n, s in SHAPES.items()})
+    output = fails(workspace, tsc, "--weights", "other", "-o", "tiny.tsa")
+    assert output.count("error[") == 12
+    assert "  note: 10 more tensors do not match\n" in output
+
+
+def test_a_truncated_file_is_named_with_both_sizes(workspace: Path, tsc: Tsc) -> None:
+    file = workspace / "checkpoint" / "model.safetensors"
+    size = file.stat().st_size
+    os.truncate(file, size - 1)
+    output = fails(workspace, tsc, "--weights", "checkpoint", "-o", "tiny.tsa")
+    expected = f"error[TS0703]: checkpoint/model.safetensors: is truncated: {size} bytes expected, {size - 1} found\n"
+    assert output == expected + "  fix: download it again\n"
+
+
+@pytest.mark.parametrize("is_directory", [False, True])
+def test_nothing_but_an_artifact_is_replaced(is_directory: bool, workspace: Path, tsc: Tsc) -> None:
+    path = workspace / "notes.tsa"
+    if is_directory:
+        path.mkdir()
+        path /= "notes.txt"
+    path.write_text("notes")
+    assert "is there already and is no artifact; it is not replaced" in fails(workspace, tsc, "--weights", "checkpoint", "-o", "notes.tsa")
+
+
+def test_an_unknown_architecture_lists_the_known_ones(workspace: Path, tsc: Tsc) -> None:
+    write_checkpoint(workspace / "mamba", architectures=["MambaForCausalLM"])
+    output = fails(workspace, tsc, "--weights", "mamba", "-o", "tiny.tsa")
+    assert output.startswith("error[TS0501]: no bundled model file is for architecture MambaForCausalLM; there are Gemma3ForCausalLM, ")
+
+
+@pytest.mark.parametrize("target", ["cuda", "cpu+sse9"])
+def test_an_unsupported_target(target: str, workspace: Path, tsc: Tsc) -> None:
+    output = fails(workspace, tsc, "--weights", "checkpoint", "--target", target, "-o", "tiny.tsa")
+    assert output.startswith("error[TS0504]: --target: unknown ")
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        (["llama.ts", "-o", "tiny.tsa"], "error[TS0505]: the model's sizes are not known"),
+        (["--weights", "checkpoint", "-o", "tiny"], "error[TS0503]: -o tiny: an artifact's name ends in .tsa"),
+        (["--weights", "nowhere", "-o", "tiny.tsa"], "error[TS0701]: nowhere: there is no such file or directory"),
+        (["--weights", "llama.ts", "-o", "tiny.tsa"], "error[TS0701]: llama.ts: is neither a directory nor a GGUF file"),
+        (["--weights", "checkpoint", "--mesh", "tp=3", "-o", "tiny.tsa"], "/"),
+        (["--weights", "checkpoint", "--mesh", "dp=3", "-o", "tiny.tsa"], "error[TS0211]: --mesh: there is no axis `dp`"),
+    ],
+)
+def test_what_cannot_be_compiled_leaves_nothing(arguments: list[str], start: str, workspace: Path, tsc: Tsc) -> None:
+    assert fails(workspace, tsc, *arguments).startswith(start)
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+
+def compile_in(folder: Path, weights: Path, limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    def limited() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "tsc", "compile", "--weights", str(weights), "--dtype", "f32", "-o", "tiny.tsa"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, preexec_fn=limited)
+
+
+@pytest.fixture
+def disk(workspace: Path) -> Iterator[tuple[Path, int | None]]:
+    """A folder on a disk of 256 KiB and no limit; without root an ordinary one, and a limit on the size of a file."""
+    folder = workspace / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield folder, 120 << 10
+        return
+    yield folder, None
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_artifact_byte_for_byte(workspace: Path, disk: tuple[Path, int | None]) -> None:
+    folder, limit = disk
+    first = compile_in(folder, workspace / "checkpoint")
+    assert first.returncode == 0, first.stderr
+    before = tree(folder)
+    write_checkpoint(workspace / "large", SHAPES | {"model.embed_tokens.weight": (4096, 32)}, vocab_size=4096)
+    second = compile_in(folder, workspace / "large", limit)
+    assert second.returncode == 3, second.stderr
+    assert second.stderr.splitlines()[-1].startswith(f"error: {folder / 'tiny.tsa'}: the disk is full (")
+    assert "the artifact that was there is untouched" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert tree(folder) == before
+    assert os.listdir(folder) == ["tiny.tsa"]

@@ -1,0 +1,88 @@
+"""Several ranks, each a process of its own, against one: the same tokens in f32, and in bf16 up to near ties."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import pytest
+from tests.models.running import Trace, reference_logits, run
+from tests.models.tiny import BY_NAME, TinyModels, prompt
+
+from tsrun.limits import LimitOptions
+
+NAMES = ["llama", "qwen3", "gemma3"]
+PROMPTS = [prompt(length, seed=length) for length in (1, 9, 22)]
+TOKENS = 40
+UNIT_ROUNDOFF = 2.0**-8
+"""Half of the distance of two neighbouring bf16 numbers, relative to them."""
+
+Run = Callable[[str, int, str], list[Trace]]
+
+
+@pytest.fixture(scope="module")
+def traces(tiny: TinyModels) -> Run:
+    """All prompts as one batch, each model on each number of ranks once."""
+    done: dict[tuple[str, int, str], list[Trace]] = {}
+
+    def traces_of(name: str, tp: int, dtype: str) -> list[Trace]:
+        key = (name, tp, dtype)
+        if key not in done:
+            options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24)
+            done[key] = run(tiny.artifact(BY_NAME[name], tp=tp, dtype=dtype), PROMPTS, TOKENS, options, chunks=False)
+        return done[key]
+
+    return traces_of
+
+
+def rounding(name: str) -> float:
+    """How far bf16 may move a logit, relative to the largest: one unit for each sum that several ranks round otherwise than one.
+
+    These are the embedding's, two a layer, and the logits themselves.
+    """
+    return (2 * BY_NAME[name].config.num_hidden_layers + 2) * UNIT_ROUNDOFF
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_make_the_tokens_of_one_in_f32(name: str, tp: int, traces: Run) -> None:
+    one, several = traces(name, 1, "f32"), traces(name, tp, "f32")
+    assert [trace.tokens for trace in several] == [trace.tokens for trace in one]
+    assert [len(trace.tokens) for trace in one] == [TOKENS] * len(PROMPTS)
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_part_from_one_in_bf16_only_at_near_ties(name: str, tp: int, traces: Run) -> None:
+    moved = []
+    for number, (one, several) in enumerate(zip(traces(name, 1, "bf16"), traces(name, tp, "bf16"), strict=True)):
+        pairs = zip(one.tokens, several.tokens, strict=True)
+        parting = next((i for i, (a, b) in enumerate(pairs) if a != b), TOKENS)
+        for a, b in list(zip(one.sampled, several.sampled, strict=True))[: parting + 1]:  # both follow the same tokens
+            moved.append(float((a - b).abs().max() / a.abs().max()))
+        if parting == TOKENS:
+            continue
+        logits = one.sampled[parting]
+        gap = float(logits[one.tokens[parting]] - logits[several.tokens[parting]])
+        bound = 2 * rounding(name) * float(logits.abs().max())  # one of the two may rise while the other falls
+        print(f"prompt {number} parts at token {parting}: {gap:.3f} between the two logits, explained up to {bound:.3f}")
+        assert gap <= bound
+    print(f"largest logit moved by {statistics.median(moved):.4f} (median), {max(moved):.4f} (most), of {rounding(name):.4f}")
+    assert statistics.median(moved) <= rounding(name)
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_are_as_near_to_the_model_as_one_in_bf16(name: str, tp: int, tiny: TinyModels, traces: Run) -> None:
+    model = tiny.model(BY_NAME[name])
+
+    def error(found: list[Trace]) -> float:
+        squares = []
+        for trace in found:
+            expected = reference_logits(model, trace.prompt + trace.tokens[:-1], TOKENS)
+            squares += [float((a - b).square().mean()) for a, b in zip(trace.sampled, expected, strict=True)]
+        return statistics.fmean(squares) ** 0.5
+
+    one, several = error(traces(name, 1, "bf16")), error(traces(name, tp, "bf16"))
+    print(f"{name}: root mean square error of {several:.4f} on {tp} ranks, {one:.4f} on one")
+    assert several <= 1.5 * one

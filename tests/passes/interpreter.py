@@ -1,0 +1,75 @@
+"""Runs a program's graphs as they stand, node by node through `torch.ops.ts`: what every pass must leave the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch.fx
+from torch import Tensor
+from tskernels.communicator import MeshCommunicator
+
+from tsc.graph import CallBinding, Input, Program, node_type, operands, output_node
+
+
+@dataclass
+class Interpreter:
+    """One rank. Caches live as long as it does: `pages` pages of `page_size` tokens for each call of a graph that has one."""
+
+    program: Program
+    mesh: MeshCommunicator
+    weights: Mapping[str, Tensor]
+    pages: int = 8
+    page_size: int = 4
+    caches: dict[str, Tensor] = field(default_factory=dict)
+
+    def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self._run(self.program.entry, "", dict(inputs), "")
+
+    def _run(self, name: str, prefix: str, bound: Mapping[str, Any], path: str) -> Tensor:
+        """`bound`: values of the inputs that the caller gives, by name."""
+        graph = self.program.graphs[name]
+        values: dict[torch.fx.Node, Any] = {}
+        for node in graph.nodes:
+            match node.op:
+                case "placeholder":
+                    values[node] = self._input(node, prefix, bound, path)
+                case "call_function":
+                    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
+                    values[node] = node.target(*args, **kwargs)
+                    self._check(node, values[node])
+                case "call_module":
+                    call: CallBinding = node.meta["call"]
+                    names = [n.name for n in self.program.graphs[call.graph].nodes if _is_passed(n)]
+                    passed = dict(zip(names, (values[n] for n in operands(node)), strict=True))
+                    values[node] = self._run(call.graph, call.prefix, passed, f"{path}/{node.name}")
+        result: Tensor = values[output_node(graph)]
+        return result
+
+    def _input(self, node: torch.fx.Node, prefix: str, bound: Mapping[str, Any], path: str) -> Any:
+        kind: Input = node.meta["input"]
+        match kind.kind:
+            case "weight":
+                return self.weights[kind.tensor(prefix)]
+            case "cache":
+                shape = [int(d) for d in node_type(node).local(self.program.mesh)]
+                new = torch.full((self.pages, self.page_size, *shape), torch.nan, dtype=torch.float64)
+                return self.caches.setdefault(f"{path}/{node.name}", new)
+            case "coordinate" if node.name not in bound:
+                return self.mesh.coordinate("*".join(kind.axes))
+            case _:
+                return bound[node.name]
+
+    def _check(self, node: torch.fx.Node, value: Tensor) -> None:
+        """The value has the shape that the node's type says."""
+        wanted = node.meta["type"].local(self.program.mesh)
+        if len(wanted) == value.dim() - 2:
+            wanted = ("pages", "page_size", *wanted)  # a cache
+        found = tuple(value.shape)
+        agrees = len(wanted) == len(found) and all(isinstance(w, str) or w == f for w, f in zip(wanted, found, strict=True))
+        assert agrees, f"%{node.name} is {list(found)}, and its type says {list(wanted)}"
+
+
+def _is_passed(node: torch.fx.Node) -> bool:
+    return node.op == "placeholder" and node.meta["input"].kind in ("value", "step", "coordinate")

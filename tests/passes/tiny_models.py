@@ -1,0 +1,72 @@
+"""The bundled models with tiny configs: placed and lowered for a mesh, with random weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tskernels.target import parse_target
+from tspasses.lower import lower
+from tspasses.pipeline import passes
+from tspasses.place import Options
+from tspasses.verify import verify
+
+from tsc.front import place_model, read_model
+from tsc.graph import Program
+from tsc.weights import rank_block, stored_weights
+
+ROOT = Path(__file__).parents[2]
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "vocab_size": 64,
+    "intermediate_size": 48,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-6,
+}
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {**_SIZES, "sliding_window": 5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "qwen3": {**_SIZES, "tie_word_embeddings": True},
+    "gemma3": {**_SIZES, "sliding_window": 3, "sliding_window_pattern": 2, "query_pre_attn_scalar": 12},
+}
+"""llama: a window and scaled rope; qwen3: tied embedding; gemma3: two kinds of layers."""
+
+
+def lowered(model: str, ranks: int) -> Program:
+    """The program right after lowering."""
+    placed = place_model(read_model(ROOT / "models" / f"{model}.ts"), CONFIGS[model], {"tp": ranks}, Options("f32"))
+    return lower(placed)
+
+
+def stages(model: str, ranks: int) -> Iterator[tuple[str, Program]]:
+    """The program after lowering and after each pass. Each stage changes the one before it."""
+    program = lowered(model, ranks)
+    yield "lower", program
+    for step in passes(parse_target("cpu")):
+        program = step.run(program)
+        verify(program, step.name)
+        yield step.name, program
+
+
+def random_weights(program: Program, seed: int = 0) -> dict[str, Tensor]:
+    """Checkpoint tensors in f64, by name; the same for every program of one model."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        part.tensor: [math.prod(f.size or 0 for f in d) for d in part.type.shape.dimensions()]
+        for weight in stored_weights(program)
+        for part in weight.parts
+    }
+    return {n: torch.randn(s, generator=generator, dtype=torch.float64) / math.sqrt(s[-1]) for n, s in sorted(shapes.items())}
+
+
+def rank_weights(program: Program, weights: Mapping[str, Tensor], coordinate: dict[str, int]) -> dict[str, Tensor]:
+    """A rank's blocks, joined where weights are, by the name that the artifact would have."""
+    return {
+        w.name: torch.cat([rank_block(weights[p.tensor], p.type, program.mesh, coordinate) for p in w.parts]) for w in stored_weights(program)
+    }
