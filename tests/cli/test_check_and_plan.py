@@ -289,6 +289,7 @@ def test_a_denied_collective_that_is_needed(kind: str, workspace: Path, tsc: Tsc
         (("x[last]", "(x - x)[last]"), "TS0206"),
         (("norm, eps)", "norm, -x)"), "TS0206"),
         (("  return rms", "  let y = x\n  for i in 0..2 carry x { y = x + x }\n  return rms"), "TS0214"),
+        (("module MLP(x: [T, D])", "module MLP(x: [(T, D)])"), "TS0204"),
         (("ids: i32[T]", "tokens: i32[T]"), "TS0205"),
         (("ids: i32[T]", "ids: i32[T | sum tp]"), "TS0215"),
         (("weight norm:  [D]", "weight norm:  [D | sum tp]"), "TS0215"),

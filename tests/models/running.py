@@ -5,7 +5,7 @@ Dimensions: N tokens of a sequence, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsc.driver import Request, compile_artifact
+from tsc.driver import compile_artifact
+from tsc.request import Request
 from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
@@ -83,6 +84,3 @@ def largest_difference(model: Any, traces: Sequence[Trace], *, whole: bool = Tru
             assert logits.isfinite().all()
             largest = max(largest, float((logits - expected[position - first]).abs().max()))
     return largest
-
-
-MakeArtifact = Callable[..., Path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ FORCED_BY = {
 """In a layer: the start of the line at the span, and what the reason says."""
 
 
-def plan(name: str, config: dict[str, object], tp: int, dtype: str = "bf16") -> Plan:
+def plan(name: str, config: Mapping[str, object], tp: int, dtype: str = "bf16") -> Plan:
     return plan_of(place_model(read_model(models_directory() / f"{name}.ts"), config, {"tp": tp}, Options(dtype)))
 
 
@@ -53,7 +54,7 @@ def in_layers(found: Plan) -> list[PlanItem]:
 
 
 @pytest.mark.parametrize(("name", "config"), MODELS, ids=["llama", "qwen3", "gemma3"])
-def test_each_layer_has_two_all_reduces(name: str, config: dict[str, object]) -> None:
+def test_each_layer_has_two_all_reduces(name: str, config: Mapping[str, object]) -> None:
     items = in_layers(plan(name, config, 4))
     modules = {item.module for item in items}
     assert len(modules) == (2 if name == "gemma3" else 1)  # gemma's two kinds of layers
@@ -66,7 +67,7 @@ def test_each_layer_has_two_all_reduces(name: str, config: dict[str, object]) ->
 
 
 @pytest.mark.parametrize(("name", "config"), MODELS, ids=["llama", "qwen3", "gemma3"])
-def test_each_all_reduce_names_the_line_that_forced_it(name: str, config: dict[str, object]) -> None:
+def test_each_all_reduce_names_the_line_that_forced_it(name: str, config: Mapping[str, object]) -> None:
     for module in {item.module for item in in_layers(plan(name, config, 4))}:
         mine = [item for item in in_layers(plan(name, config, 4)) if item.module == module]
         for item, (start, reason) in zip(mine, FORCED_BY[name].items(), strict=True):
@@ -77,7 +78,7 @@ def test_each_all_reduce_names_the_line_that_forced_it(name: str, config: dict[s
 
 
 @pytest.mark.parametrize(("name", "config"), MODELS, ids=["llama", "qwen3", "gemma3"])
-def test_the_entry_has_one_all_reduce_and_gathers_only_rows_that_are_sampled(name: str, config: dict[str, object]) -> None:
+def test_the_entry_has_one_all_reduce_and_gathers_only_rows_that_are_sampled(name: str, config: Mapping[str, object]) -> None:
     found = plan(name, config, 4)
     reduce, gather = [item for item in found.items if item.module == "decode"]
     assert (reduce.kind, reduce.row, reduce.times, reduce.bytes_per_row) == ("all_reduce", "T", 1, 8192)
@@ -102,11 +103,11 @@ def test_a_layer_of_llama_3_8b_moves_16384_bytes_a_token(tp: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "config"), MODELS, ids=["llama", "qwen3", "gemma3"])
-def test_payload_follows_the_element_type(name: str, config: dict[str, object]) -> None:
+def test_payload_follows_the_element_type(name: str, config: Mapping[str, object]) -> None:
     halves, wholes = plan(name, config, 4), plan(name, config, 4, "f32")
     assert [2 * item.bytes_per_row for item in halves.items] == [item.bytes_per_row for item in wholes.items]
 
 
 @pytest.mark.parametrize(("name", "config"), MODELS, ids=["llama", "qwen3", "gemma3"])
-def test_one_rank_has_no_collectives(name: str, config: dict[str, object]) -> None:
+def test_one_rank_has_no_collectives(name: str, config: Mapping[str, object]) -> None:
     assert plan(name, config, 1).items == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 
@@ -40,7 +41,8 @@ def rounding(name: str) -> float:
 
     These are the embedding's, two a layer, and the logits themselves.
     """
-    return (2 * BY_NAME[name].config.num_hidden_layers + 2) * UNIT_ROUNDOFF
+    layers: int = BY_NAME[name].config.num_hidden_layers
+    return (2 * layers + 2) * UNIT_ROUNDOFF
 
 
 @pytest.mark.parametrize("tp", [2, 4])
@@ -81,7 +83,7 @@ def test_ranks_are_as_near_to_the_model_as_one_in_bf16(name: str, tp: int, tiny:
         for trace in found:
             expected = reference_logits(model, trace.prompt + trace.tokens[:-1], TOKENS)
             squares += [float((a - b).square().mean()) for a, b in zip(trace.sampled, expected, strict=True)]
-        return statistics.fmean(squares) ** 0.5
+        return math.sqrt(statistics.fmean(squares))
 
     one, several = error(traces(name, 1, "bf16")), error(traces(name, tp, "bf16"))
     print(f"{name}: root mean square error of {several:.4f} on {tp} ranks, {one:.4f} on one")

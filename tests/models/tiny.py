@@ -10,7 +10,7 @@ import torch
 from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-_SIZES = {
+_SIZES: dict[str, Any] = {
     "hidden_size": 48,
     "intermediate_size": 96,
     "num_hidden_layers": 3,
@@ -114,7 +114,8 @@ def changed(model: Any, case: Case, change: dict[str, Any]) -> Any:
 
 def prompt(length: int, seed: int = 0) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, _SIZES["vocab_size"], (length,), generator=generator).tolist()
+    ids: list[int] = torch.randint(0, int(_SIZES["vocab_size"]), (length,), generator=generator).tolist()
+    return ids
 
 
 class TinyModels:

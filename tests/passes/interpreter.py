@@ -8,9 +8,9 @@ from typing import Any
 
 import torch.fx
 from torch import Tensor
-from tskernels.communicator import MeshCommunicator
 
 from tsc.graph import CallBinding, Input, Program, node_type, operands, output_node
+from tskernels.communicator import MeshCommunicator
 
 
 @dataclass

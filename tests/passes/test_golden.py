@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.passes.placed_text import print_placed
+
 from tsc.front import parse_mesh, place_model, read_model
 from tsc.graph_parser import parse_program
 from tsc.graph_text import print_program

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from tskernels.target import parse_target
-from tspasses.emit import emit
-from tspasses.pipeline import passes
-from tspasses.verify import verify
-
 from tests.passes.tiny_models import CONFIGS, lowered, stages
+
 from tsc.diagnostics import CompileError
 from tsc.graph import Program, op_of
 from tsc.graph_parser import parse_program
 from tsc.graph_text import print_program
+from tskernels.target import parse_target
+from tspasses.emit import emit
+from tspasses.pipeline import passes
+from tspasses.verify import verify
 
 SMALL = """\
 program MLP: f32
@@ -49,9 +49,10 @@ def test_compiling_what_was_read_gives_the_same_program() -> None:
 
 
 def test_what_has_no_source_prints_no_place() -> None:
-    assert print_program(parse_program(SMALL)) == "\n".join(
-        line.split("  // ")[0].rstrip() for line in SMALL.splitlines(keepends=False) if not line.startswith("//")
-    ) + "\n"
+    assert (
+        print_program(parse_program(SMALL))
+        == "\n".join(line.split("  // ")[0].rstrip() for line in SMALL.splitlines(keepends=False) if not line.startswith("//")) + "\n"
+    )
 
 
 def test_a_place_is_kept() -> None:
@@ -64,7 +65,9 @@ def test_constants_keep_their_kind() -> None:
     read = parse_program(print_program(program))
 
     def kinds(of: Program) -> list[str]:
-        return [f"{op_of(n)} {k} {v!r}" for g in of.graphs.values() for n in g.nodes if n.op == "call_function" for k, v in n.kwargs.items()]
+        return [
+            f"{op_of(n)} {k} {v!r}" for g in of.graphs.values() for n in g.nodes if n.op == "call_function" for k, v in n.kwargs.items()
+        ]
 
     assert kinds(read) == kinds(program)
 

@@ -9,9 +9,9 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-
 from tests.passes.test_golden import CASES
 from tests.passes.tiny_models import CONFIGS, stages
+
 from tsc.graph_parser import parse_program
 from tskernels.dtypes import size_bytes
 from tskernels.registry import lookup
@@ -50,7 +50,9 @@ class Run:
         assert result is not None
         result.read.append(self.events)
 
-    def graph(self, name: str, bound: Mapping[str, Buffer | None], frame: Mapping[str, int], target: Buffer | None, path: str) -> Buffer | None:
+    def graph(
+        self, name: str, bound: Mapping[str, Buffer | None], frame: Mapping[str, int], target: Buffer | None, path: str
+    ) -> Buffer | None:
         graph = self.program["graphs"][name]
         values: dict[str, Buffer | None] = {i["name"]: bound.get(i["name"]) for i in graph["inputs"]}
         for node in graph["nodes"]:

@@ -6,13 +6,13 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor
-from tskernels.communicator import MeshCommunicator
-from tskernels.simulated import run_ranks
-
 from tests.passes.interpreter import Interpreter
 from tests.passes.tiny_models import CONFIGS, lowered, random_weights, rank_weights, stages
+from torch import Tensor
+
 from tsc.graph import Program
+from tskernels.communicator import MeshCommunicator
+from tskernels.simulated import run_ranks
 
 
 def step(ids: list[list[int]], lengths: list[int]) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def test_every_stage_gives_the_logits_of_one_rank_and_the_same_bits_on_all(model
         results = run(program)
         for logits in results:
             for found, wanted, first in zip(logits, expected(model), results[0], strict=True):
-                torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11, msg=lambda m, s=stage: f"after {s}: {m}")
+                torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11, msg=f"after {stage}: {{}}".format)
                 assert torch.equal(found, first), f"after {stage}: ranks differ"
 
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from tsc.front import place_model, read_model
+from tsc.graph import Program
+from tsc.weights import rank_block, stored_weights
 from tskernels.target import parse_target
 from tspasses.lower import lower
 from tspasses.pipeline import passes
 from tspasses.place import Options
 from tspasses.verify import verify
-
-from tsc.front import place_model, read_model
-from tsc.graph import Program
-from tsc.weights import rank_block, stored_weights
 
 ROOT = Path(__file__).parents[2]
 _SIZES = {
@@ -68,5 +68,6 @@ def random_weights(program: Program, seed: int = 0) -> dict[str, Tensor]:
 def rank_weights(program: Program, weights: Mapping[str, Tensor], coordinate: dict[str, int]) -> dict[str, Tensor]:
     """A rank's blocks, joined where weights are, by the name that the artifact would have."""
     return {
-        w.name: torch.cat([rank_block(weights[p.tensor], p.type, program.mesh, coordinate) for p in w.parts]) for w in stored_weights(program)
+        w.name: torch.cat([rank_block(weights[p.tensor], p.type, program.mesh, coordinate) for p in w.parts])
+        for w in stored_weights(program)
     }

@@ -33,8 +33,12 @@ class Declarations:
             names[binding.name] = evaluate(binding.value, names, config)
         return Declarations(names, {b.name: b for b in file.config}, config, _mesh(file, names, config, sizes))
 
-    def type_of(self, node: ast.TensorType) -> tuple[Shape, Placement]:
-        """A declared type's shape and placement, checked against the mesh. Raises CompileError."""
+    def type_of(self, node: ast.TensorType, *, stored: bool = False) -> tuple[Shape, Placement]:
+        """A declared type's shape and placement, checked against the mesh; `stored`: it may group factors. Raises CompileError."""
+        for dimension in node.dimensions:
+            if len(dimension.factors) > 1 and not stored:
+                names = ", ".join(str(f.name) for f in dimension.factors)
+                raise _error("TS0204", f"only a weight groups factors; a value has a dimension for each: `{names}`", dimension)
         dtype = ""
         if node.dtype is not None:
             if node.dtype not in DTYPES:

@@ -123,7 +123,7 @@ class _Body:
         self.scope[parameter.name] = Tensor(value)
 
     def _stored(self, node: ast.TensorType, what: str) -> tuple[Shape, Placement]:
-        shape, placement = self.declarations.type_of(node)
+        shape, placement = self.declarations.type_of(node, stored=what == "a weight")
         if node.partials:
             raise _error("TS0215", f"{what} is stored, and what is stored is not pending a {node.partials[0].reduction}", node.span)
         return shape, placement

@@ -1,0 +1,252 @@
+"""The placement rules of every function, judged by brute force: each rule is sound, and every other sound one is left out on purpose.
+
+For every placement of the operands on an axis of n ranks, each rank runs the op's reference on what it would hold. A placement of the
+result is sound when putting the ranks' results together as it says gives the op's result on the whole operands, for random integers
+and random ways to write a value as a sum. Integers are exact in f64; so are their sums, and rounding elsewhere is far below what
+an unsound rule gets wrong. Not a proof: six draws for each of two and three ranks.
+
+Legend: T tokens, S sequences, K key heads, G query heads of each, E elements a head.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tskernels.library  # noqa: F401  # defines torch.ops.ts
+from tsc.signatures import Rule, rules
+from tsc.stdlib import BUILTINS, Typing
+from tsc.types import AxisPlacement, Factor, Shape
+
+TRIALS = 6
+RANKS = (2, 3)
+PAGES, PAGE_SIZE = 5, 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """How an op is tried. shapes: of its operands, weights with their groups; statics: what the language gives it, one set a trial;
+    run: the reference on operands that have a dimension for each factor, given the rank's index where operand `sharded` is split
+    on its first factor (else 0); integers: operands of indices below a bound; paged: operands with pages before their factors."""
+
+    shapes: Sequence[str]
+    run: Callable[..., Tensor]
+    statics: Sequence[Mapping[str, Any]] = ({},)
+    integers: Mapping[int, int] = field(default_factory=dict)
+    paged: Sequence[int] = ()
+
+
+SIZES = {"T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2}
+
+
+def shape(text: str) -> Shape:
+    """`T (K E)` is a dimension T and one that joins K and E."""
+    groups = [part.split() for part in text.replace("(", ",(").replace(")", "),").split(",") if part.strip()]
+    dimensions: list[list[Factor]] = []
+    for group in groups:
+        names = [name.strip("()") for name in group]
+        factors = [Factor(n, SIZES[n]) for n in names]
+        dimensions.extend([factors] if group[0].startswith("(") else [[f] for f in factors])
+    return Shape.of("i32" if text in ("T", "S") else "", dimensions)
+
+
+def flat_linear(x: Tensor, w: Tensor, shard: int, *, contracted: int) -> Tensor:
+    """`linear` on a weight with a dimension for each factor: joined, multiplied, split."""
+    lead, out, inner = x.shape[: x.dim() - contracted], w.shape[: w.dim() - contracted], w.shape[w.dim() - contracted :]
+    result: Tensor = torch.ops.ts.linear(x.reshape(*lead, -1), w.reshape(out.numel(), inner.numel()))
+    return result.view(*lead, *out)
+
+
+# Three sequences: a prompt, a prompt's chunk after three tokens, a token after two; the tables name every page but one twice.
+STARTS = torch.tensor([0, 2, 5, 6], dtype=torch.int32)
+LENGTHS = torch.tensor([2, 6, 3], dtype=torch.int32)
+TABLES = torch.tensor([[3, 0, 0], [1, 4, 0], [2, 0, 0]], dtype=torch.int32)
+SLOTS = torch.tensor([6, 7, 3, 8, 9, 5], dtype=torch.int32)
+
+
+def attention(q: Tensor, cache: Tensor, shard: int, *, scale: float, softcap: float) -> Tensor:
+    whole, windowed = (torch.ops.ts.attention(q, cache, STARTS, LENGTHS, TABLES, scale, window, softcap) for window in (0, 2))
+    return torch.stack((whole, windowed))  # the window is the cache's: a placement must be sound with and without one
+
+
+CASES: Mapping[str, Sequence[Case]] = {
+    "embedding": [Case(("T", "V D"), lambda ids, table, shard: torch.ops.ts.embedding(ids, table, shard), integers={0: 12})],
+    "linear": [
+        Case(("T D", "F D"), flat_linear),
+        Case(("T D", "(K E) D"), flat_linear),
+        Case(("T K E", "D (K E)"), flat_linear),
+    ],
+    "rms_norm": [
+        Case(
+            ("T K E", "E"),
+            lambda x, w, shard, eps, offset: torch.ops.ts.rms_norm(x, w, eps, offset),
+            [{"eps": 0.5, "offset": 0.0}, {"eps": 0.5, "offset": 1.0}],
+        )
+    ],
+    "rope": [
+        Case(
+            ("T K E", "T"),
+            lambda x, positions, shard, theta, kind, parameters: torch.ops.ts.rope(x, positions, theta, kind, list(parameters)),
+            [{"theta": 10.0, "scaling": None}, {"theta": 10.0, "scaling": {"rope_type": "linear", "factor": 2.0}}],
+            integers={1: 9},
+        )
+    ],
+    **{op: [Case(("T K E",), lambda x, shard, op=op: getattr(torch.ops.ts, op)(x))] for op in ("silu", "gelu", "gelu_tanh")},
+    "softcap": [Case(("T K E",), lambda x, shard, cap: torch.ops.ts.softcap(x, cap), [{"cap": 2.0}])],
+    "scale": [Case(("T K E",), lambda x, shard, factor: torch.ops.ts.scale(x, factor), [{"factor": 3.0}])],
+    **{op: [Case(("T K E", "T K E"), lambda x, y, shard, op=op: getattr(torch.ops.ts, op)(x, y))] for op in ("add", "mul")},
+    "take_rows": [Case(("T K E", "S"), lambda x, rows, shard: torch.ops.ts.take_rows(x, rows), integers={1: 6})],
+    "cache_append": [
+        Case(
+            ("2 K E", "T K E", "T K E"),
+            lambda cache, k, v, shard: torch.ops.ts.cache_append(cache.clone(), k, v, SLOTS),
+            paged=(0,),
+        )
+    ],
+    "attention": [Case(("T K G E", "2 K E"), attention, [{"scale": 0.5, "softcap": 0.0}, {"scale": 0.5, "softcap": 3.0}], paged=(1,))],
+}
+
+LEFT_OUT: Mapping[str, Mapping[str, str]] = {
+    "cache_append": {
+        "split 2, split 2, split 2 -> split 2": "a head is never split: attention, the one reader of a cache, needs whole ones",
+        "sum, sum, sum -> sum": "nothing reads a cache of summands, and a cache cannot be reduced",
+    },
+}
+"""Sound rules that the table does not have, and why: the placements of the operands, then of the result."""
+
+
+def lead(op: str, case: Case, operand: int | None) -> int:
+    """Dimensions before the factors: pages of a cache; of an attention's result, with and without a window."""
+    if operand is None:
+        return 2 if op == "cache_append" else 1 if op == "attention" else 0
+    return 2 if operand in case.paged else 0
+
+
+def draw(case: Case, shapes: Sequence[Shape], generator: torch.Generator) -> list[Tensor]:
+    """Whole operands of small integers."""
+
+    def one(operand: int, of: Shape) -> Tensor:
+        size = [PAGES, PAGE_SIZE] * (operand in case.paged) + [f.size or 0 for f in of.factors]
+        if operand in case.integers:
+            return torch.randint(0, case.integers[operand], size, generator=generator, dtype=torch.int32)
+        return torch.randint(-3, 4, size, generator=generator).double()
+
+    return [one(i, s) for i, s in enumerate(shapes)]
+
+
+def scatter(x: Tensor, place: AxisPlacement, ranks: int, first: int, generator: torch.Generator) -> list[Tensor]:
+    """What each rank holds. `first`: the dimension of factor 0."""
+    if place is None:
+        return [x] * ranks
+    if place == "sum":
+        parts = [torch.randint(-3, 4, x.shape, generator=generator).to(x.dtype) for _ in range(ranks - 1)]
+        return [*parts, x - sum(parts)]
+    assert isinstance(place, int)
+    return list(x.chunk(ranks, first + place))
+
+
+def gather(parts: Sequence[Tensor], place: AxisPlacement, first: int) -> Tensor | None:
+    """The value that the ranks' parts stand for, None where they are none of that placement."""
+    if place is None:
+        return parts[0] if all(torch.equal(p, parts[0]) for p in parts) else None
+    if place == "sum":
+        return torch.stack(list(parts)).sum(0)
+    assert isinstance(place, int)
+    return torch.cat(list(parts), first + place)
+
+
+def typing_of(op: str, case: Case, trial: int) -> tuple[list[Shape], Typing]:
+    shapes = [shape(s) for s in case.shapes]
+    return shapes, BUILTINS[op].infer(shapes, case.statics[trial % len(case.statics)])
+
+
+def sound_rules(op: str, case: Case, ranks: int) -> set[Rule]:
+    """Every rule that holds in all trials."""
+    shapes, typing = typing_of(op, case, 0)
+
+    def places(of: Shape) -> list[AxisPlacement]:
+        return [None, "sum", *(i for i, f in enumerate(of.factors) if (f.size or 0) % ranks == 0)]
+
+    found = set()
+    for given in itertools.product(*map(places, shapes)):
+        possible = set(places(typing.shape))
+        for trial in range(TRIALS):
+            possible = {p for p in possible if p in _holding(op, case, given, possible, ranks, trial)}
+            if not possible:
+                break
+        found |= {Rule(given, p) for p in possible}
+    return found
+
+
+def _holding(
+    op: str, case: Case, given: Sequence[AxisPlacement], possible: set[AxisPlacement], ranks: int, trial: int
+) -> set[AxisPlacement]:
+    """Those placements of the result that one draw does not refute."""
+    generator = torch.Generator().manual_seed(trial)
+    shapes, typing = typing_of(op, case, trial)
+    whole = draw(case, shapes, generator)
+    attributes = typing.attributes
+
+    def run(operands: Sequence[Tensor], rank: int) -> Tensor:
+        shard = rank if op == "embedding" and given[1] == 0 else 0
+        return case.run(*operands, shard, **attributes)
+
+    locals_ = [scatter(x, p, ranks, lead(op, case, i), generator) for i, (x, p) in enumerate(zip(whole, given, strict=True))]
+    wanted = run(whole, 0)
+    try:
+        made = [run([parts[rank] for parts in locals_], rank) for rank in range(ranks)]
+    except (RuntimeError, ValueError, IndexError):  # shapes that do not fit, rows that are not there
+        return set()
+    holding = set()
+    for place in possible:
+        if len({m.shape for m in made}) == 1:
+            found = gather(made, place, lead(op, case, None))
+            if found is not None and found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-9, atol=1e-9):
+                holding.add(place)
+    return holding
+
+
+def text(rule: Rule) -> str:
+    def one(place: AxisPlacement) -> str:
+        return "whole" if place is None else place if isinstance(place, str) else f"split {place}"
+
+    return f"{', '.join(map(one, rule.operands))} -> {one(rule.result)}"
+
+
+ALL = [(op, index) for op, cases in CASES.items() for index in range(len(cases))]
+
+
+@pytest.mark.parametrize(("op", "index"), ALL)
+def test_every_rule_is_sound_and_no_useful_one_is_lacking(op: str, index: int) -> None:
+    case = CASES[op][index]
+    table = set(rules(typing_of(op, case, 0)[1].signature))
+    sound = set.intersection(*(sound_rules(op, case, ranks) for ranks in RANKS))
+    assert sorted(map(text, table - sound)) == [], "unsound rules"
+    assert sorted(map(text, sound - table)) == sorted(LEFT_OUT.get(op, {})), "sound rules that are neither in the table nor left out"
+
+
+@pytest.mark.parametrize(
+    ("op", "rule"),
+    [
+        ("silu", Rule(("sum",), "sum")),
+        ("add", Rule((None, "sum"), "sum")),
+        ("mul", Rule(("sum", "sum"), "sum")),
+        ("rms_norm", Rule((2, 0), 2)),
+        ("rms_norm", Rule((None, "sum"), "sum")),  # holds with offset 0 only
+        ("attention", Rule(("sum", None), "sum")),
+        ("attention", Rule((0, None), 0)),
+        ("embedding", Rule((None, 0), None)),
+    ],
+)
+def test_what_is_known_to_be_unsound_is_refuted(op: str, rule: Rule) -> None:
+    assert rule not in sound_rules(op, CASES[op][0], 2)
+
+
+def test_every_function_is_tried() -> None:
+    assert CASES.keys() == BUILTINS.keys()
