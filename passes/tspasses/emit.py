@@ -12,7 +12,7 @@ import torch.fx
 
 from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, type_of
 from tsc.spans import Span
-from tspasses.place import PlacedModel
+from tspasses.placed import PlacedModel
 from tspasses.plan_memory import is_alias
 
 FORMAT = 1

@@ -17,7 +17,7 @@ from tsc.graph import CallBinding, Input, NodeType, Program, WeightPart, target_
 from tsc.program import CallTarget, Operation, Value
 from tsc.spans import Span
 from tsc.types import Factor, Placement, Shape
-from tspasses.place import PlacedInstance, PlacedModel, Transition
+from tspasses.placed import PlacedInstance, PlacedModel, Transition
 
 STEP_SHAPES = {
     "slots": Shape("i32", (Factor("T", None),), (1,)),

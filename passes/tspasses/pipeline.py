@@ -9,7 +9,7 @@ from tsc.graph import Program
 from tskernels.target import Target
 from tspasses.fuse_linears import FuseLinears
 from tspasses.lower import lower
-from tspasses.place import PlacedModel
+from tspasses.placed import PlacedModel
 from tspasses.plan_memory import PlanMemory
 from tspasses.select_kernels import SelectKernels
 from tspasses.simplify import Simplify

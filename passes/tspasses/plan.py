@@ -9,7 +9,7 @@ from typing import Any
 from tsc.program import CallTarget
 from tsc.types import Placement
 from tspasses.cost import DTYPE_BYTES, NOMINAL, payload, seconds
-from tspasses.place import PlacedModel, Transition
+from tspasses.placed import PlacedModel, Transition
 from tspasses.transitions import COLLECTIVES
 
 

@@ -78,7 +78,7 @@ def test_check_and_plan_do_not_load_torch() -> None:
     code = """
 import sys
 from tsc.cli import main
-for arguments in (["check", "models/llama.ts"], ["plan", "models/llama.ts", "--mesh", "tp=4"], ["fmt", "--check", "models/llama.ts"]):
+for arguments in (["check", "models/llama.ts"], ["plan", "models/llama.ts", "--config", "examples/parallel_block/config.json", "--mesh", "tp=4"], ["fmt", "--check", "models/llama.ts"]):
     main(arguments, standalone_mode=False)
 print(sorted({"torch", "numpy", "gguf", "safetensors", "tokenizers"} & set(sys.modules)))
 """

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tspasses.place import Options
+from tspasses.placed import Options
 from tspasses.plan import plan_of
 
 from tsc.driver import compile_artifact

@@ -20,7 +20,7 @@ from tsc.diagnostics import CompileError
 from tsc.front import ModelSource, parse_mesh, place_model
 from tsc.parser import parse, parse_file
 from tsc.spans import Source
-from tspasses.place import Options
+from tspasses.placed import Options
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "errors").glob("TS*.md"))

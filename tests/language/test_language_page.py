@@ -17,7 +17,7 @@ from tsc.spans import Source
 from tsc.static import FUNCTIONS
 from tsc.stdlib import BUILTINS
 from tsc.types import AxisPlacement, Factor, Shape
-from tspasses.place import Options
+from tspasses.placed import Options
 from tspasses.transitions import COLLECTIVES
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tsc.front import models_directory, place_model, read_model
-from tspasses.place import Options
+from tspasses.placed import Options
 from tspasses.plan import Plan, PlanItem, plan_of
 
 LLAMA_3_8B = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tsc.mesh import Mesh
-from tspasses.place import PlacedInstance, PlacedModel, Transition
+from tspasses.placed import PlacedInstance, PlacedModel, Transition
 
 
 def print_placed(placed: PlacedModel) -> str:

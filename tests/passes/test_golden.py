@@ -17,7 +17,7 @@ from tsc.graph_text import print_program
 from tskernels.target import parse_target
 from tspasses.lower import lower
 from tspasses.pipeline import passes
-from tspasses.place import Options, PlacedModel
+from tspasses.placed import Options, PlacedModel
 from tspasses.verify import verify
 
 CASES = Path(__file__).parent / "cases"

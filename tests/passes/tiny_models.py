@@ -16,7 +16,7 @@ from tsc.weights import rank_block, stored_weights
 from tskernels.target import parse_target
 from tspasses.lower import lower
 from tspasses.pipeline import passes
-from tspasses.place import Options
+from tspasses.placed import Options
 from tspasses.verify import verify
 
 ROOT = Path(__file__).parents[2]

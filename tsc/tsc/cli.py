@@ -14,7 +14,7 @@ from tsc import __version__
 from tsc.diagnostics import CompileError, MissingCapability
 
 if TYPE_CHECKING:
-    from tspasses.place import PlacedModel
+    from tspasses.placed import PlacedModel
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="config.json, a checkpoint directory, or a GGUF file")
@@ -78,7 +78,7 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 
 @main.command()
 @MODEL
-@CONFIG
+@click.option("--config", type=click.Path(path_type=Path), required=True, help="config.json, a checkpoint directory, or a GGUF file")
 @MESH
 @DTYPE
 @DENY
@@ -226,7 +226,7 @@ def _place(
 ) -> PlacedModel:
     from tsc.front import parse_mesh, place_model, read_model
     from tspasses.cost import TOPOLOGIES
-    from tspasses.place import Options
+    from tspasses.placed import Options
     from tspasses.transitions import COLLECTIVES
 
     if topology not in TOPOLOGIES:

@@ -17,7 +17,7 @@ from tsc.weights import layout, match_checkpoint, stored_weights, write_weights
 from tskernels.target import parse_target
 from tspasses.emit import emit
 from tspasses.pipeline import compile_graphs
-from tspasses.place import Options, PlacedModel
+from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
 
 Progress = Callable[[str, int, int], None]

@@ -15,7 +15,8 @@ from tsc.elaborate import elaborate
 from tsc.mesh_fixes import with_mesh_fixes
 from tsc.parser import parse, read_source
 from tsc.spans import Source
-from tspasses.place import Options, PlacedModel, place
+from tspasses.place import place
+from tspasses.placed import Options, PlacedModel
 
 
 @dataclass(frozen=True)

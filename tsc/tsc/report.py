@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tsc.diagnostics import CompileError, Diagnostic, near
-from tspasses.place import PlacedModel
+from tspasses.placed import PlacedModel
 from tspasses.plan import Plan, PlanItem
 from tspasses.transitions import COLLECTIVES
 
