@@ -18,6 +18,10 @@ config {                               // read from the checkpoint's config.json
   local_theta    = rope_local_base_freq ?? rope_parameters.sliding_attention.rope_theta ?? 10000.0
   global_theta   = rope_theta ?? rope_parameters.full_attention.rope_theta ?? 1000000.0
   global_scaling = rope_scaling ?? rope_parameters.full_attention ?? none
+
+  require (hidden_activation ?? hidden_act ?? "gelu_pytorch_tanh") == "gelu_pytorch_tanh"
+  require (final_logit_softcapping ?? 0) == 0 && (attn_logit_softcapping ?? 0) == 0
+  require !(use_bidirectional_attention ?? false)
 }
 
 mesh {                               // axis sizes come from the command line: --mesh tp=8

@@ -13,6 +13,8 @@ config {                             // read from the checkpoint's config.json; 
   eps     = rms_norm_eps
   theta   = rope_theta ?? rope_parameters.rope_theta ?? 10000.0
   scaling = rope_scaling ?? rope_parameters ?? none
+
+  require (hidden_act ?? "silu") == "silu" && (partial_rotary_factor ?? 1.0) == 1.0
 }
 
 mesh {                               // axis sizes come from the command line: --mesh tp=8

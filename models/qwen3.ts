@@ -12,6 +12,8 @@ config {                             // read from the checkpoint's config.json; 
   eps     = rms_norm_eps
   theta   = rope_theta ?? rope_parameters.rope_theta ?? 10000.0
   scaling = rope_scaling ?? rope_parameters ?? none
+
+  require (hidden_act ?? "silu") == "silu" && !(use_sliding_window ?? false)
 }
 
 mesh {                               // axis sizes come from the command line: --mesh tp=8

@@ -12,21 +12,20 @@ import torch.fx
 
 from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, type_of
 from tsc.spans import Span
-from tspasses.placed import PlacedModel
 from tspasses.plan_memory import is_alias
 
 FORMAT = 1
 
 
-def emit(program: Program, placed: PlacedModel) -> dict[str, Any]:
+def emit(program: Program) -> dict[str, Any]:
     """A JSON object; its caches are numbered in the order of the entry's calls."""
     caches: list[dict[str, Any]] = []
-    graphs = {name: _graph(program, placed, name, graph, caches) for name, graph in program.graphs.items()}
+    graphs = {name: _graph(program, name, graph, caches) for name, graph in program.graphs.items()}
     frame = program.frames[program.entry]
     return {"format": FORMAT, "entry": program.entry, "caches": caches, "frame": {"T": frame[0], "S": frame[1]}, "graphs": graphs}
 
 
-def _graph(program: Program, placed: PlacedModel, name: str, graph: torch.fx.Graph, caches: list[dict[str, Any]]) -> dict[str, Any]:
+def _graph(program: Program, name: str, graph: torch.fx.Graph, caches: list[dict[str, Any]]) -> dict[str, Any]:
     inputs, nodes = [], []
     for node in graph.nodes:
         if node.op == "placeholder":

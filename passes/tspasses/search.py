@@ -21,8 +21,9 @@ from tspasses.cost import payload, seconds
 from tspasses.placed import Options, PlacedInstance, Transition
 from tspasses.transitions import COLLECTIVES, Move, divides, moves
 
-Cost = tuple[int, int, int]
-"""(picoseconds, payload bytes, number of moves): compared in this order, then by source order; integers, so sums are exact."""
+Cost = tuple[int, int, int, int]
+"""(picoseconds, payload bytes, collectives over tokens, number of moves): compared in this order, then by source order; integers, so
+sums are exact. A step has at least as many tokens as sequences, so of two that cost the same the one over sequences is better."""
 
 
 class Stuck(Exception):
@@ -72,7 +73,7 @@ class Search:
     def run(self) -> PlacedInstance:
         """The cheapest placement. Raises Stuck where none is left."""
         declared = {i: (v.placement,) for i, v in enumerate(self.instance.values) if v.placement is not None and v.kind != "result"}
-        states = [State((0, 0, 0), declared, None)]
+        states = [State((0, 0, 0, 0), declared, None)]
         for index, operation in enumerate(self.instance.operations):
             options = self.rules(operation)
             following = self._merge(s for state in states for s in self.extend(state, index, operation, options))
@@ -195,7 +196,7 @@ class Search:
 
     def _add(self, cost: Cost, step: Transition) -> Cost:
         price = self._price(step.value, step.source, step.target, step.moves)
-        return cost[0] + price[0], cost[1] + price[1], cost[2] + price[2]
+        return cost[0] + price[0], cost[1] + price[1], cost[2] + price[2], cost[3] + price[3]
 
     def _price(self, value: int, source: Placement, target: Placement, found: tuple[Move, ...]) -> Cost:
         key = (value, source, target)
@@ -204,17 +205,19 @@ class Search:
         return self._prices[key]
 
     def _priced(self, shape: Shape, source: Placement, target: Placement, found: tuple[Move, ...]) -> Cost:
-        picoseconds = size = 0
+        picoseconds = size = over_tokens = 0
         placement = list(source)
         for move in found:
             moved = payload(shape, self.mesh, tuple(placement), move, self.options.dtype)
             rows = {"T": self.options.tokens, "S": self.options.sequences, "": 1}[moved.row]
             picoseconds += round(seconds(move, self.mesh.size_of(move.axes), moved.per_row * rows, self.options.topology) * 1e12)
-            size += moved.per_row * rows if move.kind in COLLECTIVES else 0
+            if move.kind in COLLECTIVES:
+                size += moved.per_row * rows
+                over_tokens += moved.row == "T"
             for i, axis in enumerate(self.mesh.active):
                 if axis.name in move.axes:
                     placement[i] = target[i]
-        return picoseconds, size, len(found)
+        return picoseconds, size, over_tokens, len(found)
 
     def _collect(self, state: State) -> PlacedInstance:
         chain: list[Choice] = []

@@ -78,8 +78,12 @@ def test_check_and_plan_do_not_load_torch() -> None:
     code = """
 import sys
 from tsc.cli import main
-for arguments in (["check", "models/llama.ts"], ["plan", "models/llama.ts", "--config", "examples/parallel_block/config.json", "--mesh", "tp=4"], ["fmt", "--check", "models/llama.ts"]):
-    main(arguments, standalone_mode=False)
+for arguments in (
+    "check models/llama.ts",
+    "plan models/llama.ts --config examples/parallel_block/config.json --mesh tp=4",
+    "fmt --check models/llama.ts",
+):
+    main(arguments.split(), standalone_mode=False)
 print(sorted({"torch", "numpy", "gguf", "safetensors", "tokenizers"} & set(sys.modules)))
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tspasses.placed import Options
-from tspasses.plan import plan_of
 
 from tsc.driver import compile_artifact
 from tsc.front import place_model, read_model
 from tsc.request import Request
+from tspasses.placed import Options
+from tspasses.plan import plan_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

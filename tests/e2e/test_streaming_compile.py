@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-
 from tests.e2e.conftest import CONFIG, tensors
 
 PEAK = """

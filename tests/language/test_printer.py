@@ -123,7 +123,8 @@ def files(draw: st.DrawFn) -> ast.ModelFile:
     weights = [draw(declarations(n)) for n in declared[split:]]
     body = (*weights, *some(draw, statements()))
     module = ast.Module("M", parameters, draw(types()), body, draw(st.booleans()), draw(st.booleans()), span=AT)
-    return ast.ModelFile(("Llama", "Qwen"), bindings(), tuple(map(axis, unique(draw, axis_names))), (module,), span=AT)
+    requirements = tuple(ast.Requirement(e, span=AT) for e in some(draw, exprs()))
+    return ast.ModelFile(("Llama", "Qwen"), bindings(), requirements, tuple(map(axis, unique(draw, axis_names))), (module,), span=AT)
 
 
 def in_file(text: str) -> Source:

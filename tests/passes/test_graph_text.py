@@ -45,7 +45,7 @@ def test_compiling_what_was_read_gives_the_same_program() -> None:
         program = step.run(program)
     *_, (_, direct) = stages("llama", 4)
     assert print_program(program) == print_program(direct)
-    assert emit(program, None) == emit(direct, None)  # type: ignore[arg-type]
+    assert emit(program) == emit(direct)
 
 
 def test_what_has_no_source_prints_no_place() -> None:

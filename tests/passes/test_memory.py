@@ -96,7 +96,7 @@ class Run:
 
 def planned(model: str, ranks: int) -> dict[str, Any]:
     *_, (_, program) = stages(model, ranks)
-    return emit(program, None)  # type: ignore[arg-type]
+    return emit(program)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -110,7 +110,7 @@ def test_no_two_values_that_are_alive_at_once_overlap(model: str, ranks: int) ->
 @pytest.mark.parametrize("case", sorted((CASES / "plan-memory").glob("*.out")), ids=lambda p: p.stem)
 def test_no_values_of_a_case_overlap(case: Any) -> None:
     # view_as_result: what a callee's view was of had no place, and so the first one, whoever else was there
-    assert Run(emit(parse_program(case.read_text(encoding="utf-8")), None)).clashes() == []  # type: ignore[arg-type]
+    assert Run(emit(parse_program(case.read_text(encoding="utf-8")))).clashes() == []
 
 
 def test_memory_is_used_again() -> None:

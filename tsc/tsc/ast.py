@@ -198,6 +198,13 @@ class Binding(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement(Node):
+    """`require condition` in a config block: what the model file takes for granted of a checkpoint."""
+
+    condition: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Axis(Node):
     """`tp`, or `tp = kv * q where kv = gcd(K, tp)`: an axis as the product of others, major to minor."""
 
@@ -232,5 +239,6 @@ class ModelFile(Node):
 
     architectures: tuple[str, ...]
     config: tuple[Binding, ...]
+    requirements: tuple[Requirement, ...]
     axes: tuple[Axis, ...]
     modules: tuple[Module, ...]

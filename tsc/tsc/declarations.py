@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class Declarations:
         names: dict[str, Static] = {}
         for binding in file.config:
             names[binding.name] = evaluate(binding.value, names, config)
+        for requirement in file.requirements:
+            _check_requirement(requirement, names, config)
         return Declarations(names, {b.name: b for b in file.config}, config, _mesh(file, names, config, sizes))
 
     def type_of(self, node: ast.TensorType, *, stored: bool = False) -> tuple[Shape, Placement]:
@@ -109,6 +112,19 @@ class Declarations:
         if leaves is None:
             raise _error("TS0208", f"the mesh has no axis `{name}`{near(name, self.mesh.names())}", node)
         return leaves
+
+
+def _check_requirement(requirement: ast.Requirement, names: Mapping[str, Static], config: Mapping[str, Any] | None) -> None:
+    """A setting that the model file does not implement must not compile into a model that computes something else."""
+    value = evaluate(requirement.condition, names, config)
+    if value is UNKNOWN or value:
+        return
+    keys = [n for n in dict.fromkeys(re.findall(r"[A-Za-z_]\w*", requirement.span.text())) if n in (config or {})]
+    facts = ", ".join(f"`{k}` is {(config or {})[k]!r}" for k in keys)
+    note = (Note(f"{facts} in the config"),) if facts else ()
+    message = "this model file is not for such a checkpoint: what it requires is false"
+    fix = "extend the model file to what the setting means, then drop the requirement"
+    raise CompileError(Diagnostic("TS0216", message, requirement.span, notes=note, fixes=(fix,)))
 
 
 def _mesh(file: ast.ModelFile, names: Mapping[str, Static], config: Mapping[str, Any] | None, sizes: Mapping[str, int] | None) -> Mesh:

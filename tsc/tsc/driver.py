@@ -43,7 +43,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
     program = compile_graphs(placed, target, lambda name: progress(name, 0, 1))
     weights = stored_weights(program)
     with ArtifactWriter(path) as writer:
-        writer.write_json("program.json", emit(program, placed))
+        writer.write_json("program.json", emit(program))
         writer.write_json("plan.json", plan_of(placed).to_json())
         if checkpoint is not None:
             for name, data in checkpoint.tokenizer_files().items():

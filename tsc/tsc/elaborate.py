@@ -302,7 +302,20 @@ class _Body:
     def _maybe_tensor(self, expr: ast.Expr) -> Bound:
         if isinstance(expr, ast.Name):
             return self.scope.get(expr.text)
-        return self._expr(expr, "") if isinstance(expr, ast.Call) else None
+        return self._expr(expr, "") if isinstance(expr, ast.Call | ast.Binary | ast.Index) and self._has_tensor(expr) else None
+
+    def _has_tensor(self, expr: ast.Expr) -> bool:
+        match expr:
+            case ast.Name():
+                return isinstance(self.scope.get(expr.text), Tensor)
+            case ast.Binary():
+                return self._has_tensor(expr.left) or self._has_tensor(expr.right)
+            case ast.Index():
+                return self._has_tensor(expr.value)
+            case ast.Call():
+                return any(self._has_tensor(a.value) for a in expr.arguments)
+            case _:
+                return False
 
     def _arithmetic(self, expr: ast.Binary, left: Bound, right: Bound, name: str) -> Tensor:
         if isinstance(left, Tensor) and isinstance(right, Tensor):

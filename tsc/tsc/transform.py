@@ -93,7 +93,8 @@ class _Build:
         lines = self.source.text.split("\n")
         return ast.ModelFile(
             self.names(blocks["model"], "architecture"),
-            self.bindings(blocks["config"], {}, "config name"),
+            self.bindings([t for t in blocks["config"] if t.data == "binding"], {}, "config name"),
+            tuple(ast.Requirement(self.expr(t.children[0]), span=self.span(t)) for t in blocks["config"] if t.data == "requirement"),
             self.axes(blocks["mesh"]),
             tuple(modules),
             span=Span(self.source, 1, 1, len(lines), len(lines[-1]) + 1),
