@@ -33,7 +33,6 @@ def elaborate(file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh
         file.architectures,
         declarations.mesh,
         dict(declarations.names),
-        config is not None,
         dict(model.instances),
         model.instances[key].name,
     )

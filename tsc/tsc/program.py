@@ -30,13 +30,6 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Tied:
-    """A weight that shares another's tensor."""
-
-    weight: str
-
-
-@dataclass(frozen=True, slots=True)
 class WeightDeclaration:
     """`tensor` is the checkpoint's name below the instance's prefix."""
 
@@ -96,6 +89,5 @@ class TypedModel:
     architectures: tuple[str, ...]
     mesh: Mesh
     config: Mapping[str, Any]
-    has_config: bool
     instances: Mapping[str, Instance]
     entry: str

@@ -47,10 +47,6 @@ class Checkpoint(ABC):
         The configuration states at least `bos_token`, `eos_token`, `add_bos_token` and `chat_template`, null when there is none.
         """
 
-    @abstractmethod
-    def source_digest(self) -> str:
-        """SHA-256 of the weights as stored. Reads every byte."""
-
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokens that end a generation; generation_config.json wins over config.json."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +40,3 @@ class GgufCheckpoint(Checkpoint):
 
     def tokenizer_files(self) -> dict[str, bytes]:
         return gguf_tokenizer(self._header)
-
-    def source_digest(self) -> str:
-        with self.source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()

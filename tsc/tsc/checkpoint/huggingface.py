@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -45,13 +44,6 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def tokenizer_files(self) -> dict[str, bytes]:
         return directory_tokenizer(self.source, self.bos_token_id, next(iter(self.eos_token_ids), None))
-
-    def source_digest(self) -> str:
-        digest = hashlib.sha256()
-        for path in sorted({row.path for row in self._rows.values()}):
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        return digest.hexdigest()
 
     def _generation_config(self) -> Mapping[str, Any]:
         return self._generation
