@@ -55,7 +55,7 @@ def test_missing_and_unused_tensors_offer_each_other(workspace: Path, tsc: Tsc) 
 def test_a_missing_tensor_is_found_before_anything_is_written(workspace: Path, tsc: Tsc) -> None:
     write_checkpoint(workspace / "cut", {n: s for n, s in SHAPES.items() if n != K_PROJ})
     output = fails(workspace, tsc, "llama.ts", "--weights", "cut", "-o", "tiny.tsa")
-    assert output.startswith("llama.ts:24:3: error[TS0730]: ")
+    assert output.startswith("llama.ts:26:3: error[TS0730]: ")
     assert "^^^" in output
 
 
