@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -84,6 +85,7 @@ class _Body:
         self.instance = instance
         self.scope: dict[str, Bound] = {**self.declarations.names, **statics}
         self.returned = False
+        self.appended: set[int] = set()  # caches that have the step's keys and values
 
     def run(self) -> None:
         result, placement = self.declarations.type_of(self.module.result)
@@ -125,6 +127,9 @@ class _Body:
         shape, placement = self.declarations.type_of(node, stored=what == "a weight")
         if node.partials:
             raise _error("TS0215", f"{what} is stored, and what is stored is not pending a {node.partials[0].reduction}", node.span)
+        dynamic = [f.name for f in shape.factors if f.is_dynamic]
+        if dynamic:
+            raise _error("TS0204", f"{what} is stored, and `{dynamic[0]}` is known only when a step runs", node.span)
         return shape, placement
 
     def _weight(self, weight: ast.Weight) -> None:
@@ -241,10 +246,10 @@ class _Body:
     def _if(self, statement: ast.If) -> None:
         condition = self._static(statement.condition)
         if condition is UNKNOWN:  # no config: both branches must check; what follows sees the first
-            before = dict(self.scope)
+            before, appended = dict(self.scope), set(self.appended)
             if statement.otherwise:
                 self._statements(statement.otherwise)
-                self.scope, self.returned = before, False
+                self.scope, self.returned, self.appended = before, False, appended
             self._statements(statement.then)
         else:
             self._statements(statement.then if condition else statement.otherwise)
@@ -339,6 +344,9 @@ class _Body:
             cache = self._tensor(function.value)
             if cache.cache is None:
                 raise _error("TS0206", "`append` is for a cache", function.span)
+            if cache.cache.value in self.appended:  # the second would overwrite the step's rows of the first
+                raise _error("TS0205", f"a step appends to `{self._name(cache)}` once", call.span)
+            self.appended.add(cache.cache.value)
             arguments = [cache, *(self._tensor(a.value) for a in call.arguments)]
             return Tensor(self._apply("cache_append", arguments, {}, call.span, f"{self._name(cache)}_next").value, cache.cache)
         if not isinstance(function, ast.Name):
@@ -362,7 +370,7 @@ class _Body:
             if isinstance(value, Tensor):
                 where = _argument_span(call, names, parameter)
                 raise _error("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", where)
-        if op == "attention" and tensors[1].cache is None:
+        if op == "attention" and (tensors[1].cache is None or self.instance.values[tensors[1].value].kind == "cache"):
             raise _error("TS0206", "`attention` reads a cache: attention(q, kv.append(k, v), ...)", call.span)
         return self._apply(op, tensors, statics, call.span, name)
 
@@ -381,6 +389,9 @@ class _Body:
             notes = tuple(Note(_origin(culprits[i]), culprits[i].span) for i in order)
             raise CompileError(Diagnostic("TS0204", str(error), span, notes=notes)) from None
         attributes = dict(typing.attributes)
+        for attribute, number in attributes.items():
+            if isinstance(number, float) and not math.isfinite(number):
+                raise _error("TS0210", f"`{attribute}` of `{op}` is {number}, which is no finite number", span)
         if op == "attention":
             assert operands[1].cache is not None
             attributes["window"] = operands[1].cache.window
