@@ -64,7 +64,7 @@ def cli() -> None:
 @click.option("--max-sequences", type=int, default=32, show_default=True, help="Sequences in a step at most.")
 @click.option("--max-step-tokens", type=int, default=512, show_default=True, help="Tokens in a step at most.")
 @click.option("--max-context", type=int, help="Longest sequence [default: the model's].")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of a rank [default: the cores divided among the ranks].")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a rank [default: the cores divided among the ranks].")
 @debug_option
 def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, chat: bool, system: str | None, **rest: Any) -> None:
     """Continue prompts with a compiled artifact, or with a checkpoint that is compiled first (once)."""
@@ -175,6 +175,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         click.echo(f"tsrun: {error.format_message()}", err=True)
         return error.exit_code
+    except (OSError, UnicodeError) as error:
+        if state.debug:
+            traceback.print_exc()
+        return _report_system(error)
     except Exception as error:
         if state.debug:
             traceback.print_exc()
@@ -182,6 +186,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         line = str(error) if known else f"internal error: {type(error).__name__}: {error}".splitlines()[0] + "; --debug shows where"
         click.echo(f"tsrun: {line}", err=True)
         return error.exit_code if isinstance(error, TsrunError) else 1
+
+
+def _report_system(error: OSError | UnicodeError) -> int:
+    """What the machine refused (3), or text that is not in the encoding it should be in (1)."""
+    if isinstance(error, UnicodeError):
+        click.echo(f"tsrun: text: {error}; give UTF-8, and set PYTHONUTF8=1 where the locale is another", err=True)
+        return 1
+    place = f"{error.filename}: " if error.filename else ""
+    click.echo(f"tsrun: {place}{error.strerror or error}", err=True)
+    return 3
 
 
 def main() -> None:

@@ -118,6 +118,9 @@ class Ranks:
             explained = self._explained(error)
             self._abandon()
             raise explained from error
+        except BaseException:  # interrupted in the middle of a step: the others wait in a collective, and would not hear STOP
+            self._abandon()
+            raise
 
     def close(self) -> None:
         """Tell the other ranks to stop, and wait for their processes. May be called again."""

@@ -35,7 +35,7 @@ def elaborated(body: str) -> None:
 
 def test_attention_reads_what_append_returns() -> None:
     elaborated("return linear(attention(q, kv.append(k, k), scale = 1.0), wo)")
-    with pytest.raises(CompileError, match="TS0206.*reads a cache"):
+    with pytest.raises(CompileError, match=r"TS0206.*reads a cache"):
         elaborated("return linear(attention(q, kv, scale = 1.0), wo)")
 
 
@@ -43,7 +43,7 @@ def test_a_step_appends_to_a_cache_once() -> None:
     once = "let once = kv.append(k, k)"
     elaborated(f"{once} return linear(attention(q, once, scale = 1.0), wo) + linear(attention(q, once, scale = 2.0), wo)")
     for again in ("kv.append(k, k)", "once.append(k, k)"):
-        with pytest.raises(CompileError, match="TS0205.*appends to"):
+        with pytest.raises(CompileError, match=r"TS0205.*appends to"):
             elaborated(f"{once} let twice = {again} return linear(attention(q, twice, scale = 1.0), wo)")
 
 
@@ -53,10 +53,10 @@ def test_branches_that_exclude_each_other_may_both_append() -> None:
 
 
 def test_what_is_stored_has_extents_that_are_known_before_a_step() -> None:
-    with pytest.raises(CompileError, match="TS0204.*known only when a step runs"):
+    with pytest.raises(CompileError, match=r"TS0204.*known only when a step runs"):
         elaborated('weight n: [T] = "n" return linear(attention(q, kv.append(k, k), scale = 1.0), wo)')
 
 
 def test_a_number_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(CompileError, match="TS0210.*no finite number"):
+    with pytest.raises(CompileError, match=r"TS0210.*no finite number"):
         elaborated("return linear(attention(q, kv.append(k, k), scale = 1e308 * 10.0), wo)")

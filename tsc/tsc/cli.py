@@ -35,6 +35,11 @@ class Commands(click.Group):
             self.report(ctx, error)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except OSError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"error: {error.filename + ': ' if error.filename else ''}{error.strerror or error}", err=True)
+            ctx.exit(3)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise

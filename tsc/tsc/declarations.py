@@ -31,6 +31,8 @@ class Declarations:
     def of(file: ast.ModelFile, config: Mapping[str, Any] | None, sizes: Mapping[str, int] | None) -> Declarations:
         names: dict[str, Static] = {}
         for binding in file.config:
+            if binding.name in DYNAMIC:
+                raise _error("TS0210", f"`{binding.name}` is a dimension of the step: tokens are T, sequences S; use another name", binding)
             names[binding.name] = evaluate(binding.value, names, config)
         for requirement in file.requirements:
             _check_requirement(requirement, names, config)

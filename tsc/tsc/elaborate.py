@@ -89,6 +89,9 @@ class _Body:
 
     def run(self) -> None:
         result, placement = self.declarations.type_of(self.module.result)
+        if self.module.is_entry and (result.dtype or len(result.factors) != 2 or result.factors[0].name != "S"):
+            message = f"an entry returns the logits of each sequence, [S, V], and this declares {result.text()}"
+            raise _error("TS0213", message, self.module.result.span)
         for parameter in self.module.parameters:
             if parameter.type is not None:
                 self._parameter(parameter)
@@ -142,6 +145,8 @@ class _Body:
             if not isinstance(other, Tensor):
                 raise _error("TS0201", f"no weight `{weight.tied}` is declared above{near(weight.tied, self.scope)}", weight.span)
             found = self.instance.values[other.value]
+            if found.kind != "weight":
+                raise _error("TS0201", f"`{weight.tied}` is no weight, and only a weight can be tied to", weight.span)
             if not found.shape.agrees(shape) or found.placement != placement:
                 text = found.shape.text(self.declarations.mesh, found.placement or ())
                 raise _error("TS0204", f"tied weights have one type, and `{weight.tied}` is {text}", weight.type.span)
@@ -334,7 +339,10 @@ class _Body:
             raise _error("TS0210", "this divides by 0", expr.span)
         if expr.operator == "/" and number == 0:
             raise _error("TS0205", "a tensor cannot be divided by zero", expr.span)
-        factor: Static = number if number is UNKNOWN else float(number) ** (1 if expr.operator == "*" else -1)  # type: ignore[arg-type]
+        try:
+            factor: Static = number if number is UNKNOWN else float(number) ** (1 if expr.operator == "*" else -1)  # type: ignore[arg-type]
+        except OverflowError:
+            raise _error("TS0210", "this number is too large", expr.span) from None
         assert isinstance(tensor, Tensor)
         return self._apply("scale", [tensor], {"factor": factor}, expr.span, name)
 

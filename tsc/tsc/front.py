@@ -73,6 +73,9 @@ def place_model(model: ModelSource, config: Mapping[str, Any] | None, mesh: Mapp
         raise with_mesh_fixes(error, model.file, mesh, attempt) from None
 
 
+MOST_RANKS = 65536
+
+
 def parse_mesh(text: str | None) -> dict[str, int] | None:
     """`tp=8,dp=2` as sizes. Raises CompileError."""
     if text is None:
@@ -80,7 +83,11 @@ def parse_mesh(text: str | None) -> dict[str, int] | None:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, equals, size = part.strip().partition("=")
-        if not equals or not size.isdigit() or int(size) < 1 or name in sizes:
-            raise CompileError(Diagnostic("TS0211", f"--mesh: `{part.strip()}` is not AXIS=RANKS, as in --mesh tp=4"))
+        if not equals or not size.isascii() or not size.isdigit() or len(size) > 6 or not 1 <= int(size) <= MOST_RANKS:
+            raise CompileError(
+                Diagnostic("TS0211", f"--mesh: `{part.strip()}` is not AXIS=RANKS with 1 to {MOST_RANKS:,} ranks, as in tp=4")
+            )
+        if name in sizes:
+            raise CompileError(Diagnostic("TS0211", f"--mesh: axis `{name}` is given twice"))
         sizes[name] = int(size)
     return sizes

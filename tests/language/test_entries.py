@@ -1,0 +1,45 @@
+"""What an entry and a weight must be: each of these was accepted once, and failed later or computed something else."""
+
+from __future__ import annotations
+
+import pytest
+
+from tsc.diagnostics import CompileError
+from tsc.elaborate import elaborate
+from tsc.parser import parse
+from tsc.spans import Source
+
+
+def elaborated(result: str, body: str, config: str = "D = hidden_size  V = vocab_size") -> None:
+    text = f"""config {{ {config} }}
+entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> {result} {{
+  weight embed: [V, D] = "embed"
+  {body}
+}}"""
+    elaborate(parse(Source("model.ts", text)))
+
+
+def test_an_entry_returns_a_row_of_logits_for_each_sequence() -> None:
+    elaborated("[S, V]", "return linear(embedding(ids, embed)[last], embed)")
+    for result, body in (("[T, V]", "return linear(embedding(ids, embed), embed)"), ("i32[T]", "return ids")):
+        with pytest.raises(CompileError, match=r"TS0213.*logits of each sequence"):
+            elaborated(result, body)
+
+
+def test_only_a_weight_can_be_tied_to() -> None:
+    with pytest.raises(CompileError, match=r"TS0201.*is no weight"):
+        elaborated("[S, V]", 'weight head: [V, D] = "head" tied ids return linear(embedding(ids, embed)[last], head)')
+
+
+def test_a_number_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(CompileError, match=r"TS0210.*too large"):
+        elaborated("[S, V]", "return linear(embedding(ids, embed)[last] * 10 ** 1000, embed)")
+
+
+def test_the_extents_of_a_step_are_no_names_for_the_config() -> None:
+    with pytest.raises(CompileError, match=r"TS0210.*dimension of the step"):
+        elaborated("[S, V]", "return linear(embedding(ids, embed)[last], embed)", "D = hidden_size  V = vocab_size  T = 3")
+
+
+def test_a_sum_can_be_indexed() -> None:
+    elaborated("[S, V]", "return linear((embedding(ids, embed) + embedding(ids, embed))[last], embed)")
