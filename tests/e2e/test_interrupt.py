@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,9 +28,11 @@ def processes_of(session: int) -> list[int]:
 
 
 def test_an_interrupted_generation_leaves_no_process(tmp_path: Path, checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 65536}))  # it must not end by itself
     artifact = tmp_path / "two.tsa"
     compile_artifact(Request(None, checkpoint, None, {"tp": 2}, "f32", "cpu"), artifact, lambda *_: None)
-    command = [sys.executable, "-m", "tsrun", "generate", str(artifact), "-p", "the", "--max-tokens", "250", "--ignore-eos"]
+    command = [sys.executable, "-m", "tsrun", "generate", str(artifact), "-p", "the", "--max-tokens", "60000", "--ignore-eos"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         assert running.stdout is not None
