@@ -1,0 +1,106 @@
+"""Embeddings, matmuls, norms and elementwise functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tsc.functions.common import Builtin, Mismatch, Typing, labels_of, names_of, number, same_type
+from tsc.signatures import Signature
+from tsc.types import Shape
+
+
+def _embedding(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    ids, table = shapes
+    if ids.dtype != "i32":
+        raise Mismatch(0, f"token ids are i32, got {ids.text()}")
+    if len(table.factors) != 2:
+        raise Mismatch(1, f"an embedding table has the dimensions (vocabulary, width), got {table.text()}")
+    return Typing(
+        Shape.of(table.dtype, [*((f,) for f in ids.factors), (table.factors[1],)]),
+        Signature((("t",), ("v", "d")), ("t", "d"), frozenset({"v"}), ((1,),)),
+    )
+
+
+def _linear(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    x, w = shapes
+    dimensions = w.dimensions()
+    if len(dimensions) != 2:
+        raise Mismatch(1, f"`linear` takes a weight with two dimensions (out, in), got {w.text()}")
+    out, inner = dimensions
+    tail = x.factors[len(x.factors) - len(inner) :] if len(x.factors) >= len(inner) else ()
+    if len(tail) != len(inner) or not all(a.agrees(b) for a, b in zip(tail, inner, strict=True)):
+        raise Mismatch(
+            0, f"`linear` contracts the last dimension of its weight, {names_of(inner)}, and the value {x.text()} does not end in that"
+        )
+    if x.dtype != w.dtype:
+        raise Mismatch(0, f"`linear` needs one element type, got {x.text()} and {w.text()}")
+    lead = [f"x{i}" for i in range(len(x.factors) - len(inner))]
+    inside = [f"i{i}" for i in range(len(inner))]
+    outside = [f"o{i}" for i in range(len(out))]
+    shape = Shape.of(x.dtype, [(f,) for f in (*x.factors[: len(lead)], *out)])
+    return Typing(
+        shape,
+        Signature(((*lead, *inside), (*outside, *inside)), (*lead, *outside), frozenset(inside), ((0,), (1,))),
+        {"contracted": len(inner)},
+    )
+
+
+def _rms_norm(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    x, w = shapes
+    if len(w.factors) != 1 or not x.factors or not w.factors[0].agrees(x.factors[-1]):
+        raise Mismatch(1, f"the norm's weight has the last dimension of the value {x.text()}, got {w.text()}")
+    labels = labels_of(x, "x", blocked=1)
+    attributes = {name: number(statics, name, "rms_norm") for name in ("eps", "offset")}
+    return Typing(x, Signature((labels, (None,)), labels), attributes)
+
+
+def _pointwise(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    labels = labels_of(shapes[0], "x")
+    return Typing(shapes[0], Signature((labels,), labels))
+
+
+def _softcap(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    labels = labels_of(shapes[0], "x")
+    return Typing(shapes[0], Signature((labels,), labels), {"cap": number(statics, "cap", "softcap")})
+
+
+def _scale(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    labels = labels_of(shapes[0], "x")
+    return Typing(shapes[0], Signature((labels,), labels, linear=((0,),)), {"factor": number(statics, "factor", "scale")})
+
+
+def _add(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    same_type(shapes, "`+`")
+    labels = labels_of(shapes[0], "x")
+    return Typing(shapes[0], Signature((labels, labels), labels, linear=((0, 1),)))
+
+
+def _mul(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    same_type(shapes, "`*`")
+    labels = labels_of(shapes[0], "x")
+    return Typing(shapes[0], Signature((labels, labels), labels, linear=((0,), (1,))))
+
+
+def _take_rows(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    x, rows = shapes
+    if rows.dtype != "i32" or len(rows.factors) != 1:
+        raise Mismatch(1, f"rows are taken by an i32 vector, got {rows.text()}")
+    tail = tuple(f"x{i}" for i in range(1, len(x.factors)))
+    shape = Shape.of(x.dtype, [rows.factors[:1], *((f,) for f in x.factors[1:])])
+    return Typing(shape, Signature(((None, *tail), ("s",)), ("s", *tail), linear=((0,),)))
+
+
+FUNCTIONS: Mapping[str, Builtin] = {
+    "embedding": Builtin(("ids", "table"), _embedding),
+    "linear": Builtin(("x", "w"), _linear),
+    "rms_norm": Builtin(("x", "w"), _rms_norm, {"eps": ..., "offset": 0.0}),
+    "silu": Builtin(("x",), _pointwise),
+    "gelu": Builtin(("x",), _pointwise),
+    "gelu_tanh": Builtin(("x",), _pointwise),
+    "softcap": Builtin(("x",), _softcap, {"cap": ...}),
+    "scale": Builtin(("x",), _scale, {"factor": ...}),
+    "add": Builtin(("x", "y"), _add),
+    "mul": Builtin(("x", "y"), _mul),
+    "take_rows": Builtin(("x", "rows"), _take_rows),
+}
