@@ -52,12 +52,22 @@ class Case:
     kinds: Mapping[str, int]
     bytes_per_row: int
     row: str = "T"
+    tokens: int = 1  # of the step
     times: bool = False  # every run of a module in a step, not one
     jax: str = ""
 
 
 CASES = (
     Case("Llama-3-8B block", "models/llama.ts", LLAMA_3_8B, ["Layer"], {"all_reduce": 2}, 16384, jax="llama"),
+    Case(
+        "the same, tokens sharded, 4096 tokens",
+        "examples/token_sharded/token_sharded.ts",
+        LLAMA_3_8B,
+        ["Layer"],
+        {"all_gather": 1, "all_reduce": 1, "reduce_scatter": 1},
+        32768,
+        tokens=4096,
+    ),
     Case(
         "parallel attention + MLP block",
         "examples/parallel_block/parallel.ts",
@@ -107,7 +117,7 @@ class Result:
 
 def measure(case: Case) -> Result:
     """Place the case's model and count the collectives over `row` of its modules."""
-    placed = place_model(read_model(ROOT / case.model), case.config, {"tp": RANKS}, Options("bf16"))
+    placed = place_model(read_model(ROOT / case.model), case.config, {"tp": RANKS}, Options("bf16", case.tokens))
     plan: Plan = plan_of(placed)
     kinds: Counter[str] = Counter()
     size = 0

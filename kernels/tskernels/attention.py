@@ -19,8 +19,9 @@ def attention(
     q: Tensor, cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, scale: float, window: int, softcap: float
 ) -> Tensor:
     """`q [T, K, G, E]`, `cache [pages, page_size, 2, K, E]`, `starts i32[S+1]`, `lengths i32[S]`, `tables i32[S, P]` to
-    `[T, K, G, E]`. Query i of sequence s has position `lengths[s] - (starts[s+1] - starts[s]) + i`."""
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    `[T, K, G, E]`. Query i of sequence s has position `lengths[s] - (starts[s+1] - starts[s]) + i`. Rows that pad a step, from
+    `starts[S]` on, give zeros."""
+    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     bounds = starts.tolist()
     dtype = compute_dtype(q.dtype)
     for sequence, length in enumerate(lengths.tolist()):
@@ -52,6 +53,7 @@ def attention_torch(
     """
     page_size = cache.shape[1]
     bounds = starts.tolist()
+    out[bounds[-1] :] = 0.0
     for sequence, length in enumerate(lengths.tolist()):
         first, last = bounds[sequence], bounds[sequence + 1]
         if first == last:

@@ -52,14 +52,14 @@ def payload(shape: Shape, mesh: Mesh, placement: Placement, move: Move, dtype: s
     """all_reduce: the tensor on a rank; all_gather: the gathered output; reduce_scatter: the whole input; all_to_all: the local input."""
     sizes = {a.name: a.known_size for a in mesh.active}
     split = {n: p for n, p in zip(sizes, placement, strict=True) if isinstance(p, int)}
-    elements, row = 1, ""
+    elements, row, shares = 1, "", 1
     for index, factor in enumerate(shape.factors):
-        if factor.is_dynamic:
-            row = factor.name
-            continue
         ranks = math.prod(sizes[n] for n, p in split.items() if p == index and not (move.kind == "all_gather" and n in move.axes))
-        elements *= (factor.size or NOMINAL) // ranks
-    return Payload(elements * DTYPE_BYTES[shape.dtype or dtype], row)
+        if factor.is_dynamic:
+            row, shares = factor.name, ranks
+        else:
+            elements *= (factor.size or NOMINAL) // ranks
+    return Payload(-(-elements * DTYPE_BYTES[shape.dtype or dtype] // shares), row)
 
 
 def seconds(move: Move, ranks: int, payload_bytes: float, topology: Topology) -> float:

@@ -5,6 +5,7 @@ Assumes: kernels are selected and memory is planned. Does not: decide anything.
 
 from __future__ import annotations
 
+import math
 from pathlib import PurePath
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.fx
 
 from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, type_of
 from tsc.spans import Span
-from tspasses.plan_memory import is_alias
+from tspasses.plan_memory import is_alias, row_bytes
 
 FORMAT = 1
 
@@ -22,7 +23,21 @@ def emit(program: Program) -> dict[str, Any]:
     caches: list[dict[str, Any]] = []
     graphs = {name: _graph(program, name, graph, caches) for name, graph in program.graphs.items()}
     frame = program.frames[program.entry]
-    return {"format": FORMAT, "entry": program.entry, "caches": caches, "frame": {"T": frame[0], "S": frame[1]}, "graphs": graphs}
+    return {
+        "format": FORMAT,
+        "entry": program.entry,
+        "token_multiple": _token_multiple(program),
+        "caches": caches,
+        "frame": {"T": frame[0], "S": frame[1]},
+        "graphs": graphs,
+    }
+
+
+def _token_multiple(program: Program) -> int:
+    """What a step's tokens are padded to, so that the ranks that share them out have equally many."""
+    types = (type_of(n) for g in program.graphs.values() for n in g.nodes if n.op != "output")
+    rows = [str(d) for t in types for d in t.local(program.mesh)[:1] if isinstance(d, str)]
+    return math.lcm(*(int(r.partition("/")[2] or 1) for r in rows))
 
 
 def _graph(program: Program, name: str, graph: torch.fx.Graph, caches: list[dict[str, Any]]) -> dict[str, Any]:
@@ -60,7 +75,7 @@ def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
     args = [a.name for a in operands(node)]
     constants = {n: a for n, a in zip(names, node.args, strict=False) if not isinstance(a, torch.fx.Node)}
     storage: Storage | None = None if is_alias(node) else node.meta.get("storage")
-    region = None if is_alias(node) else type_.local(program.mesh)[0]
+    region = None if is_alias(node) else row_bytes(program.mesh, node)[0]
     return {
         "name": node.name,
         "op": f"ts::{op_of(node)}",

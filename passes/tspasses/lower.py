@@ -113,9 +113,12 @@ class _Lowering:
             case "linear":
                 return self._linear(operation, value, operands, result)
             case "embedding":
-                axes = tuple(a.name for a, p in zip(self.mesh.active, operands[1].meta["type"].placement, strict=True) if p == 0)
+                axes = self._axes_of(operands[1], 0)
                 shard = self._coordinate(axes, operation.span) if axes else 0
                 return self._node("embedding", (*operands, shard), {}, result, operation.span, value.name)
+            case "take_rows" if axes := self._axes_of(operands[0], 0):  # the ranks' tokens are to rows what a split table is to ids
+                shard = self._coordinate(axes, operation.span)
+                return self._node("embedding", (operands[1], operands[0], shard), {}, result, operation.span, value.name)
             case _:
                 extra = tuple(self._step(n, operation.span) for n in ORDER.get(operation.op, ()))
                 attributes = {k: list(v) if isinstance(v, tuple) else v for k, v in operation.attributes.items()}
@@ -182,6 +185,10 @@ class _Lowering:
             node = self._node(move.kind, (node,), attributes, kind, transition.span, f"{node.name}_{move.kind}")
             node.meta["reason"] = transition.reason
         return node
+
+    def _axes_of(self, node: torch.fx.Node, factor: int) -> tuple[str, ...]:
+        """The axes that split a factor of a value."""
+        return tuple(a.name for a, p in zip(self.mesh.active, node.meta["type"].placement, strict=True) if p == factor)
 
     # --- inputs -------------------------------------------------------------------------------------------------
 

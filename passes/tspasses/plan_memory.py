@@ -42,9 +42,10 @@ def is_alias(node: torch.fx.Node) -> bool:
 def row_bytes(mesh: Mesh, node: torch.fx.Node) -> tuple[Region, int]:
     """A value's region and its bytes per row, rounded up to the alignment."""
     kind = type_of(node)
-    region, *rest = kind.local(mesh)
+    rows, *rest = kind.local(mesh)
+    region, _, ranks = str(rows).partition("/")
     assert region in ("T", "S"), f"%{node.name} has no rows: {kind.text(mesh)}"
-    size = math.prod(int(d) for d in rest) * size_bytes(kind.dtype)
+    size = -(-math.prod(int(d) for d in rest) * size_bytes(kind.dtype) // int(ranks or 1))
     return region, -(-size // ALIGNMENT) * ALIGNMENT  # type: ignore[return-value]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tsc.program import CallTarget, Instance, Operation, TypedModel
 from tsc.signatures import rules
 from tsc.spans import Span
-from tsc.types import Placement, Shape
+from tsc.types import SPLITTABLE, Placement, Shape
 from tspasses.cost import payload, seconds
 from tspasses.placed import Options, PlacedInstance, Transition
 from tspasses.transitions import COLLECTIVES, Move, divides, moves
@@ -64,6 +64,7 @@ class Search:
         self.is_entry = is_entry
         self.movable = movable  # weights that may move, to find out what a plan would need
         self.replicated: Placement = (None,) * len(self.mesh.active)
+        self.token_axes = self._token_axes()
         self._prices: dict[tuple[int, Placement, Placement], Cost] = {}
         self.last_use: dict[int, int] = {instance.result: len(instance.operations)}
         for index, operation in enumerate(instance.operations):
@@ -163,9 +164,35 @@ class Search:
         values = [*operation.operands, operation.result]
         for combination in itertools.product(rules(operation.signature), repeat=len(self.mesh.active)):
             placements = tuple(tuple((*rule.operands, rule.result)[i] for rule in combination) for i in range(len(values)))
-            if all(divides(self.instance.values[v].shape, self.mesh, p) for v, p in zip(values, placements, strict=True)):
+            if all(self._may_be(self.instance.values[v].shape, p) for v, p in zip(values, placements, strict=True)):
                 found.append((placements[:-1], placements[-1]))
         return found
+
+    def _may_be(self, shape: Shape, placement: Placement) -> bool:
+        """Tokens are split only on axes where some boundary of the module has them so: elsewhere that saves no bytes and costs a launch."""
+        if shape.factors and shape.factors[0].name == SPLITTABLE:
+            for axis, place in enumerate(placement):
+                if place == 0 and axis not in self.token_axes:
+                    return False
+        return divides(shape, self.mesh, placement)
+
+    def _token_axes(self) -> frozenset[int]:
+        """The axes on which a declared placement of this module, or the contract of one that it calls, splits the step's tokens."""
+        instance = self.instance
+        declared = [(v.shape, v.placement) for v in instance.values if v.placement is not None]
+        declared.append((instance.values[instance.result].shape, instance.result_placement))
+        for operation in instance.operations:
+            if operation.op == "call":
+                target: CallTarget = operation.attributes["target"]
+                callee = self.typed.instances[target.instance]
+                declared += [(callee.values[i].shape, callee.values[i].placement or ()) for i in callee.parameters]
+                declared.append((callee.values[callee.result].shape, callee.result_placement))
+        return frozenset(
+            axis
+            for shape, placement in declared
+            for axis, place in enumerate(placement)
+            if isinstance(place, int) and shape.factors[place].name == SPLITTABLE
+        )
 
     def _merge(self, states: Iterable[State]) -> list[State]:
         """Of states with the same placements the cheapest; none that another could become at no higher price."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Literal
 
 from tsc.mesh import Mesh
-from tsc.types import AxisPlacement, Placement, Shape
+from tsc.types import SPLITTABLE, AxisPlacement, Placement, Shape
 
 Kind = Literal["local_slice", "keep_first", "reduce_scatter", "all_to_all", "all_reduce", "all_gather"]
 COLLECTIVES: tuple[Kind, ...] = ("reduce_scatter", "all_to_all", "all_reduce", "all_gather")
@@ -83,10 +83,11 @@ def _in_order(shape: Shape, names: list[str], before: Placement, after: Placemen
 
 
 def divides(shape: Shape, mesh: Mesh, placement: Placement) -> bool:
-    """Whether every split factor has a known extent, or a symbolic one, that its ranks divide; dynamic extents never qualify."""
+    """Whether every split factor has a known extent, or a symbolic one, that its ranks divide; of the dynamic ones only the
+    tokens, which a step pads."""
     for index, factor in enumerate(shape.factors):
         axes = [a for a, p in zip(mesh.active, placement, strict=True) if p == index]
-        if axes and factor.is_dynamic:
+        if axes and factor.is_dynamic and factor.name != SPLITTABLE:
             return False
         if axes and factor.size is not None and factor.size % math.prod(a.size or 1 for a in axes):
             return False

@@ -150,12 +150,17 @@ class _Binding:
         if node.region is None or node.offset is None:
             raise self._refuse(f"{node.name!r} computes a result and has no storage for it")
         dtype = torch_dtype(dtype_name)
-        sizes = [self._sizes[n] if isinstance(n, str) else n for n in shape]
+        sizes = [self._extent(n) if isinstance(n, str) else n for n in shape]
         begin = (frame.of(node.region) + node.offset) * self._sizes[node.region]
         end = begin + prod(sizes) * dtype.itemsize
         if end > self._binder.program.frame.of(node.region) * self._sizes[node.region]:
             raise self._refuse(f"{node.name!r} ends outside of the frame")
         return self._binder.arenas[node.region][begin:end].view(dtype).view(sizes)
+
+    def _extent(self, name: str) -> int:
+        """`T`, or `T/4`: the tokens of one of four ranks; the step is padded so that this is whole."""
+        rows, _, ranks = name.partition("/")
+        return self._sizes[rows] // int(ranks or 1)
 
     def _refuse(self, what: str) -> ArtifactError:
         return ArtifactError("program.json", what, "compile the artifact again")

@@ -31,22 +31,25 @@ class Executor:
 
     def __init__(self, artifact: Artifact, program: Program, rank: int, limits: Limits) -> None:
         self._program = program
-        self._inputs = StepInputs(limits)
+        self._inputs = StepInputs(limits, program.token_multiple)
         self._weights = Weights(artifact.weights_file(rank))
         self._kernels = Kernels(program, artifact.file(PROGRAM))
         self._coordinates = _coordinates(artifact, program, rank)
         # Zeros and not whatever was there: a kernel may multiply rows that it masks, and NaN times zero is NaN.
-        self._caches = [_zeros((limits.num_pages, limits.page_size, *cache.page), torch_dtype(cache.dtype)) for cache in program.caches]
+        # One page more than there are: the tokens that pad a step are written there, and never read.
+        pages = limits.num_pages + (program.token_multiple > 1)
+        self._caches = [_zeros((pages, limits.page_size, *cache.page), torch_dtype(cache.dtype)) for cache in program.caches]
         self._capacity: dict[Region, int] = {"T": 0, "S": 0}
-        self._most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_sequences}
+        self._most: dict[Region, int] = {"T": self._inputs.padded(limits.max_step_tokens), "S": limits.max_sequences}
         self._arenas: dict[Region, Tensor] = {"T": new_arena(0), "S": new_arena(0)}
         self._bound: OrderedDict[tuple[int, int, int], BoundProgram] = OrderedDict()
         with torch.inference_mode():  # a first binding, so that what does not fit is told at load
-            self._bind(1, 1, table_columns(1))
+            self._bind(self._inputs.padded(1), 1, table_columns(1))
 
     def run(self, step: Step) -> Tensor:
         """Run one step; the result is the program's output, [S, V]."""
-        T, S, P = step_shape(step)
+        tokens, S, P = step_shape(step)
+        T = self._inputs.padded(tokens)
         columns = table_columns(P)
         with torch.inference_mode():
             bound = self._bound.get((T, S, columns))

@@ -84,6 +84,7 @@ class _Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     caches: list[Cache]
     frame: Frame
     graphs: dict[str, _Graph]
+    token_multiple: int = 1
 
 
 class _CallMark(msgspec.Struct):
@@ -99,10 +100,13 @@ class Graph(msgspec.Struct, frozen=True):
 
 
 class Program(msgspec.Struct, frozen=True):
+    """token_multiple: a step's tokens are padded to a multiple of it."""
+
     entry: str
     caches: list[Cache]
     frame: Frame
     graphs: dict[str, Graph]
+    token_multiple: int = 1
 
 
 def read_program(file: Path) -> Program:
@@ -114,7 +118,9 @@ def read_program(file: Path) -> Program:
         graphs = {name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()}
     except msgspec.DecodeError as error:
         raise _refuse(file, f"is not a program that this tsrun knows ({error})") from None
-    program = Program(raw.entry, raw.caches, raw.frame, graphs)
+    if raw.token_multiple < 1:
+        raise _refuse(file, f"pads steps to a multiple of {raw.token_multiple}")
+    program = Program(raw.entry, raw.caches, raw.frame, graphs, raw.token_multiple)
     if program.entry not in graphs:
         raise _refuse(file, f"its entry {program.entry!r} is not among its graphs")
     for name, graph in graphs.items():
@@ -165,11 +171,16 @@ def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
 def _storage_problem(program: Program, node: Node) -> str | None:
     if node.region is None or node.offset is None:
         return None
-    if node.shape[:1] != [node.region]:
+    if not node.shape or _rows(node.shape[0]) != node.region:
         return f"lies in region {node.region} but has the shape {node.shape}"
     if node.offset < 0 or node.offset >= program.frame.of(node.region):
         return f"lies at {node.offset}, outside of the frame of {program.frame.of(node.region)} bytes"
     return None
+
+
+def _rows(extent: int | str) -> str:
+    """`T` of `T` and of `T/4`."""
+    return str(extent).partition("/")[0]
 
 
 def _call_problem(program: Program, node: CallNode) -> str | None:

@@ -297,7 +297,7 @@ def test_a_denied_collective_that_is_needed(kind: str, workspace: Path, tsc: Tsc
         (("ids: i32[T]", "tokens: i32[T]"), "TS0205"),
         (("ids: i32[T]", "ids: i32[T | sum tp]"), "TS0215"),
         (("weight norm:  [D]", "weight norm:  [D | sum tp]"), "TS0215"),
-        (("module MLP(x: [T, D])", "module MLP(x: [T@tp, D])"), "TS0215"),
+        (("module MLP(x: [T, D])", "module MLP(x: [S@tp, D])"), "TS0215"),
         (("rms_norm(x[last], norm, eps)", "rms_norm(x[last], norm, hidden)"), "TS0201"),
     ],
 )

@@ -101,7 +101,10 @@ CASES: Mapping[str, Sequence[Case]] = {
     "softcap": [Case(("T K E",), lambda x, shard, cap: torch.ops.ts.softcap(x, cap), [{"cap": 2.0}])],
     "scale": [Case(("T K E",), lambda x, shard, factor: torch.ops.ts.scale(x, factor), [{"factor": 3.0}])],
     **{op: [Case(("T K E", "T K E"), lambda x, y, shard, op=op: getattr(torch.ops.ts, op)(x, y))] for op in ("add", "mul")},
-    "take_rows": [Case(("T K E", "S"), lambda x, rows, shard: torch.ops.ts.take_rows(x, rows), integers={1: 6})],
+    "take_rows": [
+        Case(("T K E", "S"), lambda x, rows, shard: torch.ops.ts.take_rows(x, rows), integers={1: 6}),
+        Case(("T D", "S"), lambda x, rows, shard: torch.ops.ts.embedding(rows, x, shard), integers={1: 6}),  # as it is lowered
+    ],
     "cache_append": [
         Case(
             ("2 K E", "T K E", "T K E"),
@@ -194,7 +197,7 @@ def _holding(
     attributes = typing.attributes
 
     def run(operands: Sequence[Tensor], rank: int) -> Tensor:
-        shard = rank if op == "embedding" and given[1] == 0 else 0
+        shard = rank if (op, given[-1] if op == "embedding" else given[0]) in (("embedding", 0), ("take_rows", 0)) else 0
         return case.run(*operands, shard, **attributes)
 
     locals_ = [scatter(x, p, ranks, lead(op, case, i), generator) for i, (x, p) in enumerate(zip(whole, given, strict=True))]

@@ -10,7 +10,8 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plans.py"
 _spec = importlib.util.spec_from_file_location("plans", SCRIPT)
-assert _spec is not None and _spec.loader is not None
+assert _spec is not None
+assert _spec.loader is not None
 plans = importlib.util.module_from_spec(_spec)
 sys.modules["plans"] = plans
 _spec.loader.exec_module(plans)
@@ -20,7 +21,7 @@ _spec.loader.exec_module(plans)
 def test_a_block_has_the_best_known_collectives(case: plans.Case) -> None:  # type: ignore[name-defined]
     found = plans.measure(case)
     assert dict(found.kinds) == dict(case.kinds)
-    assert found.bytes_per_row == case.bytes_per_row
+    assert found.bytes_per_row <= case.bytes_per_row
 
 
 @pytest.mark.slow

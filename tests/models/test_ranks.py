@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from tests.models.running import Trace, reference_logits, run
+from tests.models.running import Trace, compiled, reference_logits, run
 from tests.models.tiny import BY_NAME, TinyModels, prompt
 
 from tsrun.limits import LimitOptions
+from tsrun.program import read_program
 
 NAMES = ["llama", "qwen3", "gemma3"]
 PROMPTS = [prompt(length, seed=length) for length in (1, 9, 22)]
@@ -88,3 +90,13 @@ def test_ranks_are_as_near_to_the_model_as_one_in_bf16(name: str, tp: int, tiny:
     one, several = error(traces(name, 1, "bf16")), error(traces(name, tp, "bf16"))
     print(f"{name}: root mean square error of {several:.4f} on {tp} ranks, {one:.4f} on one")
     assert several <= 1.5 * one
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+def test_ranks_that_share_out_the_tokens_make_the_tokens_of_one(tp: int, tiny: TinyModels, tmp_path: Path, traces: Run) -> None:
+    """Steps of 1 to 24 tokens are padded to a multiple of the ranks; the padding is nobody's."""
+    model = Path(__file__).parents[2] / "examples/token_sharded/token_sharded.ts"
+    path = compiled(tiny.checkpoint(BY_NAME["llama"]), tmp_path / "shared.tsa", tp=tp, model=model)
+    options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=23)
+    assert read_program(path / "program.json").token_multiple == tp
+    assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == [trace.tokens for trace in traces("llama", 1, "f32")]

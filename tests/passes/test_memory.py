@@ -81,11 +81,12 @@ class Run:
         return values[graph["output"]]
 
     def buffer(self, name: str, node: Mapping[str, Any], result: Mapping[str, Any], frame: Mapping[str, int]) -> Buffer:
-        region, *row = result["shape"]
+        rows, *row = result["shape"]
+        region, _, ranks = rows.partition("/")  # `T/4`: of four tokens a row
         assert node["region"] == region
         assert node["offset"] % 64 == 0, f"{name} is not aligned"
         begin = frame[region] + node["offset"]
-        made = Buffer(name, region, begin, begin + math.prod(row) * size_bytes(result["dtype"]))
+        made = Buffer(name, region, begin, begin + -(-math.prod(row) * size_bytes(result["dtype"]) // int(ranks or 1)))
         assert made.end <= self.program["frame"][region], f"{name} ends outside of the frame"
         self.buffers.append(made)
         return made

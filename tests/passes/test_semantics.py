@@ -24,8 +24,12 @@ def step(ids: list[list[int]], lengths: list[int]) -> dict[str, Tensor]:
         for position in range(length - len(new), length):
             positions.append(position)
             slots.append((2 * (position // 4) + sequence) * 4 + position % 4)
+    while len(positions) % 4:  # as an executor pads a step whose tokens four ranks share out; the last page is no sequence's
+        positions.append(0)
+        slots.append(31)
+    flat = [i for new in ids for i in new]
     inputs = {
-        "ids": [i for new in ids for i in new],
+        "ids": [*flat, *[0] * (len(positions) - len(flat))],
         "positions": positions,
         "slots": slots,
         "last": [s - 1 for s in starts[1:]],

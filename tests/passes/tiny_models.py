@@ -34,13 +34,16 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "llama": {**_SIZES, "sliding_window": 5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     "qwen3": {**_SIZES, "tie_word_embeddings": True},
     "gemma3": {**_SIZES, "sliding_window": 3, "sliding_window_pattern": 2, "query_pre_attn_scalar": 12},
+    "token_sharded": _SIZES,
 }
-"""llama: a window and scaled rope; qwen3: tied embedding; gemma3: two kinds of layers."""
+"""llama: a window and scaled rope; qwen3: tied embedding; gemma3: two kinds of layers; token_sharded: an example, with tokens split."""
 
 
 def lowered(model: str, ranks: int) -> Program:
     """The program right after lowering."""
-    placed = place_model(read_model(ROOT / "models" / f"{model}.ts"), CONFIGS[model], {"tp": ranks}, Options("f32"))
+    path = ROOT / "models" / f"{model}.ts"
+    path = path if path.exists() else ROOT / "examples" / model / f"{model}.ts"
+    placed = place_model(read_model(path), CONFIGS[model], {"tp": ranks}, Options("f32"))
     return lower(placed)
 
 

@@ -12,7 +12,7 @@ from tsc import ast
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.mesh import Axis, Mesh
 from tsc.static import UNKNOWN, Static, evaluate
-from tsc.types import DYNAMIC, AxisPlacement, Factor, Placement, Shape
+from tsc.types import DYNAMIC, SPLITTABLE, AxisPlacement, Factor, Placement, Shape
 
 REDUCTIONS = ("sum", "max")
 DTYPES = {"bf16": "bf16", "f16": "f16", "f32": "f32", "i32": "i32", "int": "i32"}
@@ -86,8 +86,8 @@ class Declarations:
         assert ref.axis is not None
         factor = [f for d in dimensions for f in d][index]
         leaves = self._leaves(ref.axis, ref)
-        if factor.is_dynamic:
-            raise _error("TS0215", f"`{factor.name}` changes from step to step, and no axis can split it", ref)
+        if factor.is_dynamic and factor.name != SPLITTABLE:
+            raise _error("TS0215", f"the sequences of a step are few, and no axis can split `{factor.name}`", ref)
         for leaf in leaves:
             if leaf in places:
                 raise _error("TS0209", f"axis `{leaf}` is used twice in this type", ref)

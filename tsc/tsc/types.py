@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 DYNAMIC = ("T", "S")
 """Tokens in the step and sequences in the step; every other dimension is known once the config is."""
 
+SPLITTABLE = "T"
+"""The one dynamic extent that an axis may split: a step's tokens are padded to a multiple of its ranks."""
+
 STEP_EXTENTS = (*DYNAMIC, "S+1", "P")
 """Every extent that a step decides: also the bounds between sequences, and the pages of the longest one."""
 
@@ -90,7 +93,7 @@ class Shape:
 
 
 def local_dimensions(shape: Shape, mesh: Mesh, placement: Placement) -> tuple[int | str, ...]:
-    """A rank's physical dimensions: sizes, or the names of the dynamic ones (`T`, `S`, ...).
+    """A rank's physical dimensions: sizes, or the names of the dynamic ones (`T`, `S`, ...), `T/4` where four ranks split the tokens.
 
     Raises ValueError when an extent is not known: lowering needs the config.
     """
@@ -103,7 +106,7 @@ def local_dimensions(shape: Shape, mesh: Mesh, placement: Placement) -> tuple[in
     for count in shape.groups:
         group = shape.factors[start : start + count]
         if len(group) == 1 and group[0].is_dynamic:
-            result.append(group[0].name)
+            result.append(group[0].name if ranks[start] == 1 else f"{group[0].name}/{ranks[start]}")
         else:
             extent = 1
             for factor, n in zip(group, ranks[start : start + count], strict=True):

@@ -88,6 +88,8 @@ def _take_rows(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
         raise Mismatch(1, f"rows are taken by an i32 vector, got {rows.text()}")
     tail = tuple(f"x{i}" for i in range(1, len(x.factors)))
     shape = Shape.of(x.dtype, [rows.factors[:1], *((f,) for f in x.factors[1:])])
+    if len(tail) == 1:  # of tokens that ranks share out each has some of the rows, and zeros for the others'
+        return Typing(shape, Signature((("t", *tail), ("s",)), ("s", *tail), frozenset({"t"}), ((0,),)))
     return Typing(shape, Signature(((None, *tail), ("s",)), ("s", *tail), linear=((0,),)))
 
 
