@@ -184,6 +184,14 @@ def kernels_why(op: str, target: str, shapes: tuple[str, ...]) -> None:
     click.echo(kernel_why(op, target, shapes))
 
 
+@main.command("rules")
+def rules_() -> None:
+    """The placement rules of every function of the language."""
+    from tsc.rules_page import page
+
+    click.echo(page(), nl=False)
+
+
 @main.command()
 @click.argument("code")
 def explain(code: str) -> None:

@@ -32,6 +32,6 @@ def _attention(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
 
 
 FUNCTIONS: Mapping[str, Builtin] = {
-    "cache_append": Builtin(("cache", "k", "v"), _cache_append),
-    "attention": Builtin(("q", "cache"), _attention, {"scale": ..., "softcap": 0.0}),
+    "cache_append": Builtin(("cache", "k", "v"), _cache_append, ("[2, K, E]", "[T, K, E]", "[T, K, E]")),
+    "attention": Builtin(("q", "cache"), _attention, ("[T, K, G, E]", "[2, K, E]"), {"scale": ..., "softcap": 0.0}),
 }

@@ -33,10 +33,12 @@ Infer = Callable[[Sequence[Shape], Mapping[str, Any]], Typing]
 
 @dataclass(frozen=True, slots=True)
 class Builtin:
-    """`tensors` are its tensor parameters in order, `statics` its static ones with defaults (`...`: none)."""
+    """`tensors` are its tensor parameters in order, `statics` its static ones with defaults (`...`: none); `shown` the operands' types
+    that docs/rules.md shows its rules with."""
 
     tensors: tuple[str, ...]
     infer: Infer
+    shown: tuple[str, ...]
     statics: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -94,15 +94,15 @@ def _take_rows(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
 
 
 FUNCTIONS: Mapping[str, Builtin] = {
-    "embedding": Builtin(("ids", "table"), _embedding),
-    "linear": Builtin(("x", "w"), _linear),
-    "rms_norm": Builtin(("x", "w"), _rms_norm, {"eps": ..., "offset": 0.0}),
-    "silu": Builtin(("x",), _pointwise),
-    "gelu": Builtin(("x",), _pointwise),
-    "gelu_tanh": Builtin(("x",), _pointwise),
-    "softcap": Builtin(("x",), _softcap, {"cap": ...}),
-    "scale": Builtin(("x",), _scale, {"factor": ...}),
-    "add": Builtin(("x", "y"), _add),
-    "mul": Builtin(("x", "y"), _mul),
-    "take_rows": Builtin(("x", "rows"), _take_rows),
+    "embedding": Builtin(("ids", "table"), _embedding, ("i32[T]", "[V, D]")),
+    "linear": Builtin(("x", "w"), _linear, ("[T, D]", "[(K, E), D]")),
+    "rms_norm": Builtin(("x", "w"), _rms_norm, ("[T, K, E]", "[E]"), {"eps": ..., "offset": 0.0}),
+    "silu": Builtin(("x",), _pointwise, ("[T, F]",)),
+    "gelu": Builtin(("x",), _pointwise, ("[T, F]",)),
+    "gelu_tanh": Builtin(("x",), _pointwise, ("[T, F]",)),
+    "softcap": Builtin(("x",), _softcap, ("[S, V]",), {"cap": ...}),
+    "scale": Builtin(("x",), _scale, ("[T, D]",), {"factor": ...}),
+    "add": Builtin(("x", "y"), _add, ("[T, D]", "[T, D]")),
+    "mul": Builtin(("x", "y"), _mul, ("[T, D]", "[T, D]")),
+    "take_rows": Builtin(("x", "rows"), _take_rows, ("[T, D]", "i32[S]")),
 }

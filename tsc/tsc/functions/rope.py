@@ -46,5 +46,5 @@ def _rope_scaling(scaling: Any) -> tuple[str, tuple[float, ...]]:
 
 
 FUNCTIONS: Mapping[str, Builtin] = {
-    "rope": Builtin(("x", "positions"), _rope, {"theta": 10000.0, "scaling": None}),
+    "rope": Builtin(("x", "positions"), _rope, ("[T, K, E]", "i32[T]"), {"theta": 10000.0, "scaling": None}),
 }
