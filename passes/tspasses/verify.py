@@ -43,6 +43,14 @@ def verify(program: Program, after: str) -> None:
                 _check(program, node)
             except (VerificationError, Mismatch) as error:
                 raise VerificationError(f"after {after}: graph {name}: %{node.name}: {error}") from error
+    _check_logits(program, after)
+
+
+def _check_logits(program: Program, after: str) -> None:
+    """Rows of sequences are sampled from: every rank has them whole."""
+    result = type_of(output_node(program.graphs[program.entry]))
+    if isinstance(result, NodeType) and result.shape.factors[0].name == "S" and any(place is not None for place in result.placement):
+        raise VerificationError(f"after {after}: graph {program.entry}: returns {result.text(program.mesh)}, and sampling needs whole rows")
 
 
 def _check(program: Program, node: torch.fx.Node) -> None:

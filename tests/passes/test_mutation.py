@@ -1,0 +1,98 @@
+"""Change any one inserted collective, in any way that there is, and somebody notices: the verifier, or else the simulated ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import pytest
+import torch.fx
+from tests.passes.test_semantics import expected, run
+from tests.passes.tiny_models import CONFIGS, lowered
+
+from tsc.graph import Program, node_type, op_of, operands, target_of
+from tspasses.transitions import COLLECTIVES
+from tspasses.verify import VerificationError, verify
+
+MOVES = (*COLLECTIVES, "local_slice", "keep_first")
+Mutation = tuple[str, str, dict[str, object]]
+"""A description, the op that is put in its place (empty: none), and its attributes."""
+
+
+def inserted(program: Program) -> list[tuple[str, str]]:
+    """Graph and name of every node that changes a placement."""
+    return [(g, n.name) for g, graph in program.graphs.items() for n in graph.nodes if n.op == "call_function" and op_of(n) in MOVES]
+
+
+def node_of(program: Program, graph: str, name: str) -> torch.fx.Node:
+    found: torch.fx.Node = next(n for n in program.graphs[graph].nodes if n.name == name)
+    return found
+
+
+def mutations(program: Program, node: torch.fx.Node) -> Iterator[Mutation]:
+    """Remove it; every other kind, along every dimension; other dimensions, axes and reductions."""
+    own, axis = op_of(node), str(node.kwargs["axis"])
+    dims = range(len(node_type(node).shape.factors))
+    parts = axis.split("*")
+    axes = {axis, *("*".join(c) for n in range(1, len(parts)) for c in combinations(parts, n)), *(a.name for a in program.mesh.active)}
+    yield "removed", "", {}
+    for kind in MOVES:
+        for name in sorted(axes):
+            match kind:
+                case "all_reduce":
+                    choices: list[dict[str, object]] = [{"reduction": r} for r in ("sum", "max")]
+                case "all_gather" | "reduce_scatter" | "local_slice":
+                    choices = [{"dim": d} for d in dims]
+                case "all_to_all":
+                    choices = [{"split_dim": a, "concat_dim": b} for a in dims for b in dims if a != b]
+                case _:
+                    choices = [{}]
+            for attributes in choices:
+                changed = {"axis": name, **attributes}
+                if (kind, changed) != (own, dict(node.kwargs)):
+                    yield f"{kind} {changed}", kind, changed
+
+
+def mutate(program: Program, node: torch.fx.Node, op: str, attributes: dict[str, object]) -> None:
+    """Types stay as they are: a pass that got a collective wrong would have believed them."""
+    if not op:
+        node.replace_all_uses_with(operands(node)[0])
+        node.graph.erase_node(node)
+    else:
+        node.target = target_of(op)
+        node.kwargs = attributes  # type: ignore[assignment]
+
+
+def caught(program: Program, model: str) -> bool:
+    try:
+        verify(program, "mutation")
+    except VerificationError:
+        return True
+    try:
+        results = run(program)
+    except (RuntimeError, AssertionError, IndexError, ValueError):  # ranks that do not meet, shapes that do not fit
+        return True
+    return any(not torch.allclose(f, w, rtol=1e-9, atol=1e-9) for logits in results for f, w in zip(logits, expected(model), strict=True))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("model", sorted(CONFIGS))
+def test_every_mutation_of_a_collective_is_caught(model: str, ranks: int) -> None:
+    program = lowered(model, ranks)
+    assert len(inserted(program)) >= 4
+    missed, tried = [], 0
+    for graph, name in inserted(program):
+        for what, op, attributes in mutations(program, node_of(program, graph, name)):
+            mutant = lowered(model, ranks)
+            mutate(mutant, node_of(mutant, graph, name), op, attributes)
+            tried += 1
+            if not caught(mutant, model):
+                missed.append(f"{graph}: %{name}: {what}")
+    print(f"{model} on {ranks} ranks: {tried - len(missed)} of {tried} mutants caught")
+    assert missed == []
+    assert tried >= 10 * len(inserted(program))
+
+
+def test_the_program_as_it_is_passes() -> None:
+    for model in CONFIGS:
+        assert not caught(lowered(model, 4), model)
