@@ -6,6 +6,7 @@ example finds its damaged file made by DAMAGE, or damages one itself.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Tsc
-from tests.cli.tiny import LAYER, ROOT, SHAPES, write_checkpoint, write_gguf
+from tests.cli.tiny import CONFIG, LAYER, ROOT, SHAPES, write_checkpoint, write_gguf
 
 EXAMPLE = re.compile(r"^```console (failing|mended)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [p for p in sorted((ROOT / "docs" / "errors").glob("TS*.md")) if "```console" in p.read_text(encoding="utf-8")]
@@ -22,6 +23,7 @@ K_PROJ = LAYER + "self_attn.k_proj.weight"
 
 
 DAMAGE: dict[str, Callable[[], None]] = {
+    "TS0506": lambda: write_large_config(Path("large")),
     "TS0706": lambda: write_gguf(Path("mamba.gguf"), architecture="mamba"),
     "TS0707": lambda: write_gguf(Path("bert.gguf"), tokenizer="bert"),
     "TS0708": lambda: write_checkpoint(Path("fp8"), kind="F8_E4M3"),
@@ -32,6 +34,11 @@ DAMAGE: dict[str, Callable[[], None]] = {
     "TS0731": lambda: write_checkpoint(Path("wide"), SHAPES | {K_PROJ: (16, 32)}),
     "TS0732": lambda: write_checkpoint(Path("biased"), SHAPES | {LAYER + "self_attn.k_proj.bias": (8,)}),
 }
+
+
+def write_large_config(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"hidden_size": 8192, "vocab_size": 128256}))
 
 
 def _commands(example: str) -> list[tuple[str, str]]:

@@ -6,39 +6,14 @@ from functools import cache
 
 import pytest
 import torch
-from tests.passes.interpreter import Interpreter
-from tests.passes.tiny_models import CONFIGS, lowered, random_weights, rank_weights, stages
+from tests.passes.tiny_models import CONFIGS, lowered, stages
 from torch import Tensor
 
 from tsc.graph import Program
+from tsc.simulation.inputs import random_weights, rank_weights, step
+from tsc.simulation.interpreter import Interpreter
 from tskernels.communicator import MeshCommunicator
 from tskernels.simulated import run_ranks
-
-
-def step(ids: list[list[int]], lengths: list[int]) -> dict[str, Tensor]:
-    """A step of sequences that have `lengths` tokens with these new ones; sequence s has every second page, from s."""
-    starts = [0]
-    positions, slots = [], []
-    for sequence, (new, length) in enumerate(zip(ids, lengths, strict=True)):
-        starts.append(starts[-1] + len(new))
-        for position in range(length - len(new), length):
-            positions.append(position)
-            slots.append((2 * (position // 4) + sequence) * 4 + position % 4)
-    while len(positions) % 4:  # as an executor pads a step whose tokens four ranks share out; the last page is no sequence's
-        positions.append(0)
-        slots.append(31)
-    flat = [i for new in ids for i in new]
-    inputs = {
-        "ids": [*flat, *[0] * (len(positions) - len(flat))],
-        "positions": positions,
-        "slots": slots,
-        "last": [s - 1 for s in starts[1:]],
-        "starts": starts,
-        "lengths": lengths,
-        "tables": [[2 * page + sequence for page in range(4)] for sequence in range(len(ids))],
-    }
-    return {name: torch.tensor(value, dtype=torch.int32) for name, value in inputs.items()}
-
 
 STEPS = (step([[3, 60, 17, 8, 33, 2, 41], [5, 5, 63]], [7, 3]), step([[9], [20, 1]], [8, 5]), step([[0], [62]], [9, 6]))
 """Two prompts; a token and a chunk; a token each."""

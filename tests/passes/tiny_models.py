@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from tsc.front import place_model, read_model
 from tsc.graph import Program
-from tsc.weights import rank_block, stored_weights
 from tskernels.target import parse_target
 from tspasses.lower import lower
 from tspasses.pipeline import passes
@@ -55,22 +50,3 @@ def stages(model: str, ranks: int) -> Iterator[tuple[str, Program]]:
         program = step.run(program)
         verify(program, step.name)
         yield step.name, program
-
-
-def random_weights(program: Program, seed: int = 0) -> dict[str, Tensor]:
-    """Checkpoint tensors in f64, by name; the same for every program of one model."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {
-        part.tensor: [math.prod(f.size or 0 for f in d) for d in part.type.shape.dimensions()]
-        for weight in stored_weights(program)
-        for part in weight.parts
-    }
-    return {n: torch.randn(s, generator=generator, dtype=torch.float64) / math.sqrt(s[-1]) for n, s in sorted(shapes.items())}
-
-
-def rank_weights(program: Program, weights: Mapping[str, Tensor], coordinate: dict[str, int]) -> dict[str, Tensor]:
-    """A rank's blocks, joined where weights are, by the name that the artifact would have."""
-    return {
-        w.name: torch.cat([rank_block(weights[p.tensor], p.type, program.mesh, coordinate) for p in w.parts])
-        for w in stored_weights(program)
-    }

@@ -116,6 +116,27 @@ def plan(
         click.echo(plan_table(found, placed))
 
 
+@main.command()
+@MODEL
+@click.option("--config", type=click.Path(path_type=Path), required=True, help="config.json, a checkpoint directory, or a GGUF file")
+@click.option("--mesh", required=True, help="ranks on each axis, as in tp=4")
+@click.option("--seed", type=int, default=0, show_default=True, help="of the random weights and tokens")
+def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
+    """Run a model on simulated ranks beside one device, and compare what each layer gives.
+
+    In f64 with random weights of the config's sizes; exit 1 where they differ.
+    """
+    from tsc.checkpoint.config import load_config
+    from tsc.front import parse_mesh, read_model
+    from tsc.report import simulation_table
+    from tsc.simulation.simulate import simulate as run
+
+    found = run(read_model(model), load_config(config)[0], parse_mesh(mesh) or {}, seed)
+    click.echo(simulation_table(found))
+    if not all(c.holds for c in found.comparisons):
+        raise click.exceptions.Exit(1)
+
+
 @main.command("compile")
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option("--weights", type=click.Path(path_type=Path), help="checkpoint directory or GGUF file")

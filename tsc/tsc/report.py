@@ -11,6 +11,7 @@ from tspasses.plan import Plan, PlanItem
 from tspasses.transitions import COLLECTIVES
 
 if TYPE_CHECKING:
+    from tsc.simulation.simulate import Simulation
     from tskernels.registry import Operand
 
 
@@ -93,6 +94,18 @@ def explain_item(plan: Plan, placed: PlacedModel, id: str) -> str:
             f"    {transition.span.source.line(transition.span.line).strip()}",
         ]
     )
+
+
+def simulation_table(found: Simulation) -> str:
+    """A line for each call that was compared, then the verdict."""
+    rows = [("value", "type", "largest difference", "ranks")]
+    words = {True: "the same bits", False: "DIFFER", None: "parts of one value"}
+    rows += [(c.name, c.type, f"{c.difference:.1e}", words[c.same_bits]) for c in found.comparisons]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    wrong = [c.name for c in found.comparisons if not c.holds]
+    verdict = f"differs from one device, first at {wrong[0]}" if wrong else "equals one device (1e-9 of the largest value, f64)"
+    return "\n".join([*lines, f"{found.ranks} ranks, {found.collectives} collectives a step: {verdict}"])
 
 
 def kernel_list() -> str:

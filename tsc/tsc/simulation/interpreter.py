@@ -1,8 +1,11 @@
-"""Runs a program's graphs as they stand, node by node through `torch.ops.ts`: what every pass must leave the same."""
+"""Runs a program's graphs as they stand, node by node through `torch.ops.ts`: what every pass must leave the same.
+
+Does not: use the kernels that were selected, or the memory plan; in f64, whatever the model's element type.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,19 +13,23 @@ import torch.fx
 from torch import Tensor
 
 from tsc.graph import CallBinding, Input, Program, node_type, operands, output_node
+from tsc.simulation.inputs import PAGE_SIZE, PAGES
 from tskernels.communicator import MeshCommunicator
 
 
 @dataclass
 class Interpreter:
-    """One rank. Caches live as long as it does: `pages` pages of `page_size` tokens for each call of a graph that has one."""
+    """One rank. Caches live as long as it does: `pages` pages of `page_size` tokens for each call of a graph that has one.
+
+    observe: called with the node and the value of every call that the entry makes, and of its result."""
 
     program: Program
     mesh: MeshCommunicator
     weights: Mapping[str, Tensor]
-    pages: int = 8
-    page_size: int = 4
+    pages: int = PAGES
+    page_size: int = PAGE_SIZE
     caches: dict[str, Tensor] = field(default_factory=dict)
+    observe: Callable[[torch.fx.Node, Tensor], None] = lambda node, value: None
 
     def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self._run(self.program.entry, "", dict(inputs), "")
@@ -44,7 +51,11 @@ class Interpreter:
                     names = [n.name for n in self.program.graphs[call.graph].nodes if _is_passed(n)]
                     passed = dict(zip(names, (values[n] for n in operands(node)), strict=True))
                     values[node] = self._run(call.graph, call.prefix, passed, f"{path}/{node.name}")
-        result: Tensor = values[output_node(graph)]
+                    self.observe(node, values[node])
+        last = output_node(graph)
+        result: Tensor = values[last]
+        if not path:
+            self.observe(last, result)
         return result
 
     def _input(self, node: torch.fx.Node, prefix: str, bound: Mapping[str, Any], path: str) -> Any:

@@ -1,0 +1,1 @@
+"""Programs run in one process: n ranks as threads, beside one device."""
