@@ -1,7 +1,4 @@
-"""What a collective costs: latency and bandwidth terms of the usual algorithms over a named topology.
-
-The constants are models of links, not measurements of yours; `tsc plan` prints them beside its times.
-"""
+"""What a collective costs: bytes of payload, and seconds over a topology, measured or by the usual latency and bandwidth terms."""
 
 from __future__ import annotations
 
@@ -11,33 +8,12 @@ from dataclasses import dataclass
 
 from tsc.mesh import Mesh
 from tsc.types import Placement, Shape
+from tspasses.topology import Topology
 from tspasses.transitions import COLLECTIVES, Move
 
 DTYPE_BYTES: Mapping[str, int] = {"bf16": 2, "f16": 2, "f32": 4, "i32": 4}
 NOMINAL = 4096
 """Stands for an extent that is not known when there is no config, so that placements can still be compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """A link between ranks: seconds to start a collective, seconds a hop, bytes per second of a rank."""
-
-    name: str
-    launch_seconds: float
-    hop_seconds: float
-    bytes_per_second: float
-
-
-TOPOLOGIES: Mapping[str, Topology] = {
-    t.name: t
-    for t in (
-        Topology("h100-nvlink", 4e-6, 1e-6, 360e9),
-        Topology("b200-nvlink", 4e-6, 1e-6, 720e9),
-        Topology("pcie5", 8e-6, 2e-6, 45e9),
-        Topology("host", 20e-6, 10e-6, 8e9),
-    )
-}
-DEFAULT_TOPOLOGY = TOPOLOGIES["h100-nvlink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +39,15 @@ def payload(shape: Shape, mesh: Mesh, placement: Placement, move: Move, dtype: s
 
 
 def seconds(move: Move, ranks: int, payload_bytes: float, topology: Topology) -> float:
-    """Ring or one-shot all-reduce, whichever is faster; rings for the others. Local moves are free."""
+    """A measurement of the topology where it has one, else ring or one-shot all-reduce, whichever is faster, and rings for the others.
+    Local moves are free."""
     if move.kind not in COLLECTIVES:
         return 0.0
+    measured = topology.measured(move.kind, ranks, payload_bytes)
+    if measured is not None:
+        return measured
     hops, b = ranks - 1, payload_bytes / topology.bytes_per_second
-    match move.kind:
-        case "all_reduce":
-            ring = 2 * hops * topology.hop_seconds + 2 * hops / ranks * b
-            return topology.launch_seconds + min(ring, topology.hop_seconds + hops * b)
-        case "all_to_all":
-            return topology.launch_seconds + hops * topology.hop_seconds + hops / ranks * b
-        case _:
-            return topology.launch_seconds + hops * topology.hop_seconds + hops / ranks * b
+    if move.kind == "all_reduce":
+        ring = 2 * hops * topology.hop_seconds + 2 * hops / ranks * b
+        return topology.launch_seconds + min(ring, topology.hop_seconds + hops * b)
+    return topology.launch_seconds + hops * topology.hop_seconds + hops / ranks * b

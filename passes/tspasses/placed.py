@@ -9,7 +9,7 @@ from tsc.mesh import Mesh
 from tsc.program import Instance, TypedModel
 from tsc.spans import Span
 from tsc.types import Placement
-from tspasses.cost import DEFAULT_TOPOLOGY, Topology
+from tspasses.topology import DEFAULT, Topology, topology
 from tspasses.transitions import Move
 
 
@@ -20,7 +20,7 @@ class Options:
     dtype: str = "bf16"
     tokens: int = 1
     sequences: int = 1
-    topology: Topology = DEFAULT_TOPOLOGY
+    topology: Topology = field(default_factory=lambda: topology(DEFAULT))
     deny: frozenset[str] = frozenset()
 
 

@@ -320,7 +320,6 @@ def test_a_file_that_is_not_there(workspace: Path, tsc: Tsc) -> None:
         ["check"],
         ["check", "llama.ts", "--nonsense"],
         ["check", "llama.ts", "--deny", "everything"],
-        ["plan", "llama.ts", "--topology", "string"],
         ["plan", "llama.ts", "--tokens", "0"],
         ["plan", "llama.ts", "--dtype", "f8"],
         ["compile"],

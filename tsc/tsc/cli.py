@@ -88,7 +88,7 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 @DTYPE
 @DENY
 @click.option("--tokens", type=click.IntRange(1), default=1, show_default=True, help="tokens in the step that costs are compared at")
-@click.option("--topology", default="h100-nvlink", show_default=True, help="links that costs are predicted for")
+@click.option("--topology", default="h100-nvlink", show_default=True, help="links that costs are predicted for: a name, or a .toml file")
 @click.option("--json", "as_json", is_flag=True, help="the plan as JSON")
 @click.option("--explain", metavar="ID", help="one collective of the plan, with its places")
 def plan(
@@ -259,12 +259,10 @@ def _place(
     model: Path, config: Path | None, mesh: str | None, dtype: str, *, deny: tuple[str, ...], tokens: int = 1, topology: str = "h100-nvlink"
 ) -> PlacedModel:
     from tsc.front import parse_mesh, place_model, read_model
-    from tspasses.cost import TOPOLOGIES
     from tspasses.placed import Options
+    from tspasses.topology import topology as links
     from tspasses.transitions import COLLECTIVES
 
-    if topology not in TOPOLOGIES:
-        raise click.BadParameter(f"{topology!r} is none of {', '.join(TOPOLOGIES)}", param_hint="--topology")
     for kind in deny:
         if kind not in COLLECTIVES:
             raise click.BadParameter(f"{kind!r} is none of {', '.join(COLLECTIVES)}", param_hint="--deny")
@@ -273,7 +271,7 @@ def _place(
         from tsc.checkpoint.config import load_config
 
         values = load_config(config)[0]
-    options = Options(dtype, tokens, 1, TOPOLOGIES[topology], frozenset(deny))
+    options = Options(dtype, tokens, 1, links(topology), frozenset(deny))
     return place_model(read_model(model), values, parse_mesh(mesh) if mesh else (None if mesh is None else {}), options)
 
 
