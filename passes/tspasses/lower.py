@@ -18,6 +18,7 @@ from tsc.program import CallTarget, Operation, Value
 from tsc.spans import Span
 from tsc.types import Factor, Placement, Shape
 from tspasses.placed import PlacedInstance, PlacedModel, Transition
+from tspasses.transitions import moved
 
 STEP_SHAPES = {
     "slots": Shape("i32", (Factor("T", None),), (1,)),
@@ -164,11 +165,9 @@ class _Lowering:
                 made[transition.value, transition.target] = self._transition(transition, made[transition.value, transition.source])
 
     def _transition(self, transition: Transition, node: torch.fx.Node) -> torch.fx.Node:
-        placement = list(transition.source)
+        placement = transition.source
         for move in transition.moves:
-            for i, axis in enumerate(self.mesh.active):
-                if axis.name in move.axes:
-                    placement[i] = transition.target[i]
+            placement = moved(self.mesh, placement, move)
             attributes: dict[str, object] = {"axis": "*".join(move.axes)}
             match move.kind:
                 case "all_reduce":
@@ -181,7 +180,7 @@ class _Lowering:
                     attributes.update(split_dim=move.target, concat_dim=move.source)
                 case "keep_first":
                     pass
-            kind = NodeType(node.meta["type"].shape, tuple(placement))
+            kind = NodeType(node.meta["type"].shape, placement)
             node = self._node(move.kind, (node,), attributes, kind, transition.span, f"{node.name}_{move.kind}")
             node.meta["reason"] = transition.reason
         return node

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tsc.program import CallTarget
-from tsc.types import Placement
 from tspasses.cost import DTYPE_BYTES, NOMINAL, payload, seconds
 from tspasses.placed import PlacedModel, Transition
-from tspasses.transitions import COLLECTIVES
+from tspasses.transitions import COLLECTIVES, moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +83,17 @@ def _times(placed: PlacedModel) -> Counter[str]:
 
 def _items(placed: PlacedModel, name: str, transition: Transition, times: int, count: int) -> list[PlanItem]:
     value = placed.instances[name].instance.values[transition.value]
-    placement: list[Any] = list(transition.source)
+    placement = transition.source
     options, mesh = placed.options, placed.mesh
     found: list[PlanItem] = []
     for move in transition.moves:
-        before: Placement = tuple(placement)
-        for i, axis in enumerate(mesh.active):
-            if axis.name in move.axes:
-                placement[i] = transition.target[i]
+        before = placement
+        placement = moved(mesh, placement, move)
         if move.kind not in COLLECTIVES:
             continue
-        moved = payload(value.shape, mesh, before, move, options.dtype)
+        size = payload(value.shape, mesh, before, move, options.dtype)
         ranks = mesh.size_of(move.axes)
-        rows = {"T": options.tokens, "S": options.sequences, "": 1}[moved.row]
+        rows = {"T": options.tokens, "S": options.sequences, "": 1}[size.row]
         item = PlanItem(
             id=f"C{count + len(found) + 1}",
             module=name,
@@ -105,11 +102,11 @@ def _items(placed: PlacedModel, name: str, transition: Transition, times: int, c
             ranks=ranks,
             value=value.name,
             before=value.shape.text(mesh, before, options.dtype),
-            after=value.shape.text(mesh, tuple(placement), options.dtype),
-            row=moved.row,
-            bytes_per_row=moved.per_row,
+            after=value.shape.text(mesh, placement, options.dtype),
+            row=size.row,
+            bytes_per_row=size.per_row,
             times=times,
-            seconds=seconds(move, ranks, moved.per_row * rows, options.topology),
+            seconds=seconds(move, ranks, size.per_row * rows, options.topology),
             span=str(transition.span),
             reason=transition.reason,
         )

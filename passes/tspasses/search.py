@@ -1,7 +1,7 @@
 """The search for each value's placement and the transitions between them: exact search over a module, its boundary fixed.
 
 State of the search: which placements of each live value exist so far. Each op extends every state by every rule it has, at the
-price of the transitions its operands need; states that agree on the live values keep the cheapest. This is exact for any
+price of the transitions its operands need (routes.py finds the cheapest); states that agree on the live values keep the cheapest. This is exact for any
 dataflow, since nothing but the live values' placements bears on what follows.
 
 Does not: change a declared boundary, move a weight or a cache, or look into a callee: calls are ops with one rule, their contract.
@@ -19,11 +19,8 @@ from tsc.spans import Span
 from tsc.types import SPLITTABLE, Placement, Shape
 from tspasses.cost import payload, seconds
 from tspasses.placed import Options, PlacedInstance, Transition
-from tspasses.transitions import COLLECTIVES, Move, divides, moves
-
-Cost = tuple[int, int, int, int]
-"""(picoseconds, payload bytes, collectives over tokens, number of moves): compared in this order, then by source order; integers, so
-sums are exact. A step has at least as many tokens as sequences, so of two that cost the same the one over sequences is better."""
+from tspasses.routes import NOTHING, Cost, plus, route
+from tspasses.transitions import COLLECTIVES, Move, divides
 
 
 class Stuck(Exception):
@@ -65,7 +62,7 @@ class Search:
         self.movable = movable  # weights that may move, to find out what a plan would need
         self.replicated: Placement = (None,) * len(self.mesh.active)
         self.token_axes = self._token_axes()
-        self._prices: dict[tuple[int, Placement, Placement], Cost] = {}
+        self._routes: dict[tuple[int, Placement, Placement], tuple[tuple[Move, ...], Cost] | None] = {}
         self.last_use: dict[int, int] = {instance.result: len(instance.operations)}
         for index, operation in enumerate(instance.operations):
             for operand in operation.operands:
@@ -74,7 +71,7 @@ class Search:
     def run(self) -> PlacedInstance:
         """The cheapest placement. Raises Stuck where none is left."""
         declared = {i: (v.placement,) for i, v in enumerate(self.instance.values) if v.placement is not None and v.kind != "result"}
-        states = [State((0, 0, 0, 0), declared, None)]
+        states = [State(NOTHING, declared, None)]
         for index, operation in enumerate(self.instance.operations):
             options = self.rules(operation)
             following = self._merge(s for state in states for s in self.extend(state, index, operation, options))
@@ -93,21 +90,16 @@ class Search:
     ) -> Iterable[State]:
         reason = self._reason(operation)
         for needs, result in options:
-            transitions: list[Transition] = []
-            exists = dict(state.exists)
-            cost = state.cost
+            ways: list[tuple[Cost, Mapping[int, tuple[Placement, ...]], tuple[Transition, ...]]] = [(state.cost, state.exists, ())]
             for operand, need in zip(operation.operands, needs, strict=True):
-                step = self._reach(exists, operand, need, index, operation.span, reason)
-                if step is None:
-                    break
-                if step.moves:
-                    transitions.append(step)
-                    exists[operand] = (*exists[operand], need)
-                    cost = self._add(cost, step)
-            else:
-                exists[operation.result] = (result,)
-                choice = Choice(state.choice, needs, result, tuple(transitions))
-                yield State(cost, {v: p for v, p in exists.items() if self.last_use.get(v, -1) > index}, choice)
+                ways = [
+                    (self._add(cost, steps), _with(exists, operand, steps), (*made, *steps))
+                    for cost, exists, made in ways
+                    for steps in self._ways(exists, operand, need, index, operation.span, reason)
+                ]
+            for cost, exists, made in ways:
+                alive = {v: p for v, p in {**exists, operation.result: (result,)}.items() if self.last_use.get(v, -1) > index}
+                yield State(cost, alive, Choice(state.choice, needs, result, made))
 
     def _finish(self, state: State) -> Iterable[State]:
         assert self.instance.result_span is not None
@@ -115,15 +107,15 @@ class Search:
         wanted = [(self.instance.result_placement, f"the boundary of `{self.instance.module}` declares it")]
         if self.is_entry:
             wanted.append((self.replicated, "sampling needs whole rows, the same bits on every rank"))
-        exists, cost, transitions = dict(state.exists), state.cost, []
+        exists, cost, transitions = state.exists, state.cost, []
         for need, reason in wanted:
             step = self._reach(exists, self.instance.result, need, last, span, reason)
             if step is None:
                 return
             if step.moves:
                 transitions.append(step)
-                exists[self.instance.result] = (*exists[self.instance.result], need)
-                cost = self._add(cost, step)
+                exists = _with(exists, self.instance.result, (step,))
+                cost = self._add(cost, (step,))
         yield State(cost, exists, Choice(state.choice, (), wanted[-1][0], tuple(transitions)))
 
     def _reach(
@@ -134,19 +126,46 @@ class Search:
             return Transition(value, need, need, (), index, span, reason)
         best: tuple[Cost, Transition] | None = None
         for source in exists[value]:
-            found = moves(self.instance.values[value].shape, self.mesh, source, need)
-            if found is None or not self._allowed(value, found):
-                continue
-            cost = self._price(value, source, need, found)
-            if best is None or cost < best[0]:
-                best = (cost, Transition(value, source, need, found, index, span, reason))
+            found = self._route(value, source, need)
+            if found is not None and (best is None or found[1] < best[0]):
+                best = (found[1], Transition(value, source, need, found[0], index, span, reason))
         return best[1] if best else None
 
-    def _allowed(self, value: int, found: tuple[Move, ...]) -> bool:
-        if any(m.kind in self.options.deny for m in found):
+    def _ways(
+        self, exists: Mapping[int, tuple[Placement, ...]], value: int, need: Placement, index: int, span: Span, reason: str
+    ) -> Iterable[tuple[Transition, ...]]:
+        """The cheapest way to `need`, and those by way of the whole value, which others may then read: dearer here, perhaps cheaper in all."""
+        direct = self._reach(exists, value, need, index, span, reason)
+        if direct is None:
+            return
+        if not direct.moves:
+            yield ()
+            return
+        yield (direct,)
+        for whole in dict.fromkeys((self._whole_where_changed(direct), self.replicated)):
+            if whole in exists[value] or whole == need:
+                continue
+            first = self._reach(exists, value, whole, index, span, reason)
+            if first is not None:
+                second = self._reach({value: (*exists[value], whole)}, value, need, index, span, reason)
+                if second is not None and second.source == whole:
+                    yield first, second
+
+    def _whole_where_changed(self, step: Transition) -> Placement:
+        return tuple(p if p == q else None for p, q in zip(step.source, step.target, strict=True))
+
+    def _route(self, value: int, source: Placement, need: Placement) -> tuple[tuple[Move, ...], Cost] | None:
+        key = (value, source, need)
+        if key not in self._routes:
+            shape = self.instance.values[value].shape
+            self._routes[key] = route(shape, self.mesh, source, need, lambda now, move: self._price(value, now, move))
+        return self._routes[key]
+
+    def _may_move(self, value: int, move: Move) -> bool:
+        if move.kind in self.options.deny:
             return False
         if self.instance.values[value].kind == "weight" and value not in self.movable:
-            return all(m.kind not in COLLECTIVES for m in found)
+            return move.kind not in COLLECTIVES
         return self.instance.values[value].kind != "cache"
 
     def rules(self, operation: Operation) -> list[tuple[tuple[Placement, ...], Placement]]:
@@ -216,35 +235,28 @@ class Search:
                     step = self._reach(state.exists, value, need, 0, self.instance.values[value].span, "")
                     if step is None:
                         return False
-                    cost = self._add(cost, step)
+                    cost = self._add(cost, (step,))
                     if cost > other.cost:
                         return False
         return True
 
-    def _add(self, cost: Cost, step: Transition) -> Cost:
-        price = self._price(step.value, step.source, step.target, step.moves)
-        return cost[0] + price[0], cost[1] + price[1], cost[2] + price[2], cost[3] + price[3]
+    def _add(self, cost: Cost, steps: Sequence[Transition]) -> Cost:
+        for step in steps:
+            found = self._route(step.value, step.source, step.target)
+            assert found is not None
+            cost = plus(cost, found[1])
+        return cost
 
-    def _price(self, value: int, source: Placement, target: Placement, found: tuple[Move, ...]) -> Cost:
-        key = (value, source, target)
-        if key not in self._prices:
-            self._prices[key] = self._priced(self.instance.values[value].shape, source, target, found)
-        return self._prices[key]
-
-    def _priced(self, shape: Shape, source: Placement, target: Placement, found: tuple[Move, ...]) -> Cost:
-        picoseconds = size = over_tokens = 0
-        placement = list(source)
-        for move in found:
-            moved = payload(shape, self.mesh, tuple(placement), move, self.options.dtype)
-            rows = {"T": self.options.tokens, "S": self.options.sequences, "": 1}[moved.row]
-            picoseconds += round(seconds(move, self.mesh.size_of(move.axes), moved.per_row * rows, self.options.topology) * 1e12)
-            if move.kind in COLLECTIVES:
-                size += moved.per_row * rows
-                over_tokens += moved.row == "T"
-            for i, axis in enumerate(self.mesh.active):
-                if axis.name in move.axes:
-                    placement[i] = target[i]
-        return picoseconds, size, over_tokens, len(found)
+    def _price(self, value: int, placement: Placement, move: Move) -> Cost | None:
+        """One move of a value that is so placed; None where it may not be made."""
+        if not self._may_move(value, move):
+            return None
+        size = payload(self.instance.values[value].shape, self.mesh, placement, move, self.options.dtype)
+        if move.kind not in COLLECTIVES:
+            return 0, 0, 0, 1
+        rows = {"T": self.options.tokens, "S": self.options.sequences, "": 1}[size.row]
+        taken = seconds(move, self.mesh.size_of(move.axes), size.per_row * rows, self.options.topology)
+        return round(taken * 1e12), size.per_row * rows, int(size.row == "T"), 1
 
     def _collect(self, state: State) -> PlacedInstance:
         chain: list[Choice] = []
@@ -269,3 +281,7 @@ class Search:
             target: CallTarget = operation.attributes["target"]
             return f"the boundary of `{self.typed.instances[target.instance].module}` declares it"
         return "it is pinned here" if operation.op == "pin" else f"`{operation.op}` needs it"
+
+
+def _with(exists: Mapping[int, tuple[Placement, ...]], value: int, steps: Sequence[Transition]) -> Mapping[int, tuple[Placement, ...]]:
+    return {**exists, value: (*exists[value], *(s.target for s in steps))} if steps else exists

@@ -1,10 +1,9 @@
-"""What it takes to turn one placement of a value into another: the collectives, or that there is no legal way."""
+"""The moves that turn one placement of a value into another: the collectives, and what a rank does alone."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from tsc.mesh import Mesh
@@ -13,8 +12,6 @@ from tsc.types import SPLITTABLE, AxisPlacement, Placement, Shape
 Kind = Literal["local_slice", "keep_first", "reduce_scatter", "all_to_all", "all_reduce", "all_gather"]
 COLLECTIVES: tuple[Kind, ...] = ("reduce_scatter", "all_to_all", "all_reduce", "all_gather")
 """The kinds that talk to other ranks; the rest are local."""
-
-_ORDER: tuple[Kind, ...] = ("local_slice", "keep_first", *COLLECTIVES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +25,8 @@ class Move:
     target: int | None = None
 
 
-def moves(shape: Shape, mesh: Mesh, before: Placement, after: Placement) -> tuple[Move, ...] | None:
-    """The cheapest sequence from `before` to `after`, empty when they are equal, None when nothing legal leads there."""
-    if before == after:
-        return ()
-    return _moves(shape, mesh.active, before, after)
-
-
-@lru_cache(maxsize=65536)
-def _moves(shape: Shape, active: tuple[object, ...], before: Placement, after: Placement) -> tuple[Move, ...] | None:
-    names = [a.name for a in active]  # type: ignore[attr-defined]
-    changes: dict[tuple[AxisPlacement, AxisPlacement], list[str]] = {}
-    for name, old, new in zip(names, before, after, strict=True):
-        if old != new:
-            changes.setdefault((old, new), []).append(name)
-    found = []
-    for (old, new), axes in changes.items():
-        move = _move(old, new, tuple(axes))
-        if move is None or not _in_order(shape, names, before, after, move):
-            return None
-        found.append(move)
-    return tuple(sorted(found, key=lambda m: _ORDER.index(m.kind)))
-
-
-def _move(old: AxisPlacement, new: AxisPlacement, axes: tuple[str, ...]) -> Move | None:
+def move_of(old: AxisPlacement, new: AxisPlacement, axes: tuple[str, ...]) -> Move | None:
+    """The one move that turns `old` into `new` on these axes, None where there is none."""
     match old, new:
         case None, int():
             return Move("local_slice", axes, target=new)
@@ -69,7 +44,23 @@ def _move(old: AxisPlacement, new: AxisPlacement, axes: tuple[str, ...]) -> Move
             return None  # a block is no summand, a sum no maximum
 
 
-def _in_order(shape: Shape, names: list[str], before: Placement, after: Placement, move: Move) -> bool:
+def single_move(shape: Shape, mesh: Mesh, before: Placement, after: Placement) -> Move | None:
+    """The move that alone leads from `before` to `after`."""
+    changed = [(a.name, old, new) for a, old, new in zip(mesh.active, before, after, strict=True) if old != new]
+    if len({(old, new) for _, old, new in changed}) != 1:
+        return None
+    move = move_of(changed[0][1], changed[0][2], tuple(name for name, _, _ in changed))
+    names = [a.name for a in mesh.active]
+    return move if move is not None and in_order(shape, names, before, after, move) else None
+
+
+def moved(mesh: Mesh, placement: Placement, move: Move) -> Placement:
+    """What a move makes of a placement."""
+    place = "sum" if move.kind == "keep_first" else move.target
+    return tuple(place if a.name in move.axes else p for a, p in zip(mesh.active, placement, strict=True))
+
+
+def in_order(shape: Shape, names: list[str], before: Placement, after: Placement, move: Move) -> bool:
     """Blocks stay in rank order: only the minor-most axes of a factor can be joined or split, and a factor must be a dimension."""
     for factor, placement in ((move.source, before), (move.target, after)):
         if factor is None:

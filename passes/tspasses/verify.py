@@ -16,7 +16,7 @@ from tsc.graph import GraphType, Input, JoinedType, NodeType, Program, node_type
 from tsc.mesh import Mesh
 from tsc.signatures import rules
 from tsc.stdlib import BUILTINS, Mismatch
-from tspasses.transitions import COLLECTIVES, divides, moves
+from tspasses.transitions import COLLECTIVES, divides, single_move
 
 STATICS: Mapping[str, Any] = {
     "eps": 1.0,
@@ -142,16 +142,16 @@ def _check_collective(mesh: Mesh, node: torch.fx.Node, op: str) -> None:
     source, made = node_type(operands(node)[0]), node_type(node)
     if source.shape != made.shape:
         raise VerificationError(f"{op} changes {source.text(mesh)} into {made.text(mesh)}")
-    found = moves(source.shape, mesh, source.placement, made.placement)
-    if found is None or len(found) != 1 or found[0].kind != op or "*".join(found[0].axes) != node.kwargs["axis"]:
+    found = single_move(source.shape, mesh, source.placement, made.placement)
+    if found is None or found.kind != op or "*".join(found.axes) != node.kwargs["axis"]:
         raise VerificationError(f"{op} does not lead from {source.text(mesh)} to {made.text(mesh)}")
-    wanted = {"dim": found[0].source if op == "all_gather" else found[0].target}
+    wanted = {"dim": found.source if op == "all_gather" else found.target}
     if op == "all_reduce":
-        wanted = {"reduction": found[0].reduction}  # type: ignore[dict-item]
+        wanted = {"reduction": found.reduction}  # type: ignore[dict-item]
     elif op == "keep_first":
         wanted = {}
     elif op == "all_to_all":
-        wanted = {"split_dim": found[0].target, "concat_dim": found[0].source}
+        wanted = {"split_dim": found.target, "concat_dim": found.source}
     if any(node.kwargs[k] != v for k, v in wanted.items()):
         raise VerificationError(f"{op} has attributes {dict(node.kwargs)}, its types say {wanted}")
 

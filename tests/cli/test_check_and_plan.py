@@ -196,10 +196,10 @@ def test_a_weight_that_would_be_gathered_is_an_error_with_a_checked_fix(check: T
 
 
 def test_a_pin_that_cannot_hold_is_an_error(check: Tsc) -> None:
-    pinned = MODEL.replace("  return linear(silu(linear(x, up)), down)", PINNED.replace("TYPE", "[T, F | sum tp]"))
+    pinned = MODEL.replace("  return linear(silu(linear(x, up)), down)", PINNED.replace("TYPE", "[T, F | max tp]"))
     code, output = check(pinned)
     assert code == 1
-    assert "error[TS0303]: `h` is [T, F@tp], and cannot become [T, F | sum tp]" in output
+    assert "error[TS0303]: `h` is [T, F@tp], and cannot become [T, F | max tp]" in output
     assert "fix: drop the type: `h` is then [T, F@tp] (checked)" in output
 
 
