@@ -1,8 +1,8 @@
 """The search for each value's placement and the transitions between them: exact search over a module, its boundary fixed.
 
 State of the search: which placements of each live value exist so far. Each op extends every state by every rule it has, at the
-price of the transitions its operands need (routes.py finds the cheapest); states that agree on the live values keep the cheapest. This is exact for any
-dataflow, since nothing but the live values' placements bears on what follows.
+price of the transitions its operands need (`routes.py` finds the cheapest); states that agree on the live values keep the cheapest.
+This is exact for any dataflow, since nothing but the live values' placements bears on what follows.
 
 Does not: change a declared boundary, move a weight or a cache, or look into a callee: calls are ops with one rule, their contract.
 """
@@ -134,7 +134,7 @@ class Search:
     def _ways(
         self, exists: Mapping[int, tuple[Placement, ...]], value: int, need: Placement, index: int, span: Span, reason: str
     ) -> Iterable[tuple[Transition, ...]]:
-        """The cheapest way to `need`, and those by way of the whole value, which others may then read: dearer here, perhaps cheaper in all."""
+        """The cheapest way to `need`, and those by way of the whole value, which others may then read: dearer here, cheaper in all."""
         direct = self._reach(exists, value, need, index, span, reason)
         if direct is None:
             return
