@@ -39,11 +39,46 @@ LLAMA_3_8B: Mapping[str, Any] = {
 }
 
 
+QWEN_3_30B: Mapping[str, Any] = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+    "vocab_size": 151936,
+    "rms_norm_eps": 1e-6,
+}
+DEEPSEEK_V3: Mapping[str, Any] = {
+    "hidden_size": 7168,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 3,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+    "rms_norm_eps": 1e-6,
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """Which modules of a model count, and the most they may move: kinds a layer, and payload bytes per row of `row`.
 
-    jax: the function of `plans_jax.py` that is the same block, where there is one."""
+    values: of those only these, by name. jax: the function of `plans_jax.py` that is the same block, where there is one."""
 
     name: str
     model: str
@@ -54,6 +89,7 @@ class Case:
     row: str = "T"
     tokens: int = 1  # of the step
     times: bool = False  # every run of a module in a step, not one
+    values: Sequence[str] = ()
     jax: str = ""
 
 
@@ -87,6 +123,37 @@ CASES = (
         jax="few_heads",
     ),
     Case("vocabulary-parallel embedding", "models/llama.ts", LLAMA_3_8B, ["decode"], {"all_reduce": 1}, 8192, jax="embedding"),
+    Case("Qwen3-30B-A3B layer", "models/qwen3_moe.ts", QWEN_3_30B, ["Layer"], {"all_reduce": 2}, 8192, jax="qwen3_moe"),
+    Case(
+        "DeepSeek-V3 MLA",
+        "models/deepseek_v3.ts",
+        DEEPSEEK_V3,
+        ["Layer_1"],
+        {"all_reduce": 1},
+        14336,
+        values=["attention"],
+        jax="mla",
+    ),
+    Case(
+        "DeepSeek-V3 MoE, tokens whole",
+        "models/deepseek_v3.ts",
+        DEEPSEEK_V3,
+        ["Layer_1"],
+        {"all_reduce": 1},
+        14336,
+        values=["made"],
+        jax="mixture",
+    ),
+    Case(
+        "DeepSeek-V3 MoE, tokens sharded, 4096 tokens",
+        "examples/expert_parallel/expert_parallel.ts",
+        DEEPSEEK_V3,
+        ["Block"],
+        {"all_gather": 1, "reduce_scatter": 1},
+        28672,
+        tokens=4096,
+        jax="mixture_sharded",
+    ),
     Case(
         "Llama-3-8B decode, whole model",
         "models/llama.ts",
@@ -122,7 +189,7 @@ def measure(case: Case) -> Result:
     kinds: Counter[str] = Counter()
     size = 0
     for item in plan.items:
-        if item.module in case.modules and item.row == case.row:
+        if item.module in case.modules and item.row == case.row and (not case.values or item.value in case.values):
             times = item.times if case.times else 1
             kinds[item.kind] += times
             size += item.bytes_per_row * times

@@ -102,6 +102,32 @@ def attention_bound(call: Call, target: Target) -> float:
     return seconds(target, moved_bytes=moved, flops=4.0 * elements(q) * positions_per_sequence)
 
 
+def latent_attention_bound(call: Call, target: Target) -> float:
+    """Each sequence's pages read once for all heads; two products of every head with every row."""
+    q, rotated, cache, _, _, tables = call.operands
+    page = operand_bytes(cache) / (cache.shape[0] or NOMINAL_SIZE)
+    positions_per_sequence = (tables.shape[1] or NOMINAL_SIZE) * (cache.shape[1] or NOMINAL_SIZE)
+    moved = elements(tables) * page + 2 * operand_bytes(q) + operand_bytes(rotated)
+    return seconds(target, moved_bytes=moved, flops=(4.0 * elements(q) + 2.0 * elements(rotated)) * positions_per_sequence)
+
+
+def einsum_bound(call: Call, target: Target) -> float:
+    """Both operands read and the result written once; two operations for each combination of the letters."""
+    equation = str(call.attributes["equation"])
+    letters, result = equation.split("->")
+    sizes = dict(zip(letters.replace(",", ""), (n for o in call.operands for n in o.shape), strict=True))
+    written = prod(sizes[c] or NOMINAL_SIZE for c in result) * size_bytes(call.operands[0].dtype)
+    flops = 2.0 * prod(n or NOMINAL_SIZE for n in sizes.values())
+    return seconds(target, moved_bytes=sum(map(operand_bytes, call.operands)) + written, flops=flops)
+
+
+def experts_bound(call: Call, target: Target) -> float:
+    """As if every expert had a token: all weights read; how many a token has is not known here, and the same for every candidate."""
+    x, _, gate = call.operands[:3]
+    flops = 6.0 * (x.shape[0] or NOMINAL_SIZE) * prod(n or NOMINAL_SIZE for n in gate.shape[1:])
+    return seconds(target, moved_bytes=sum(map(operand_bytes, call.operands)), flops=flops)
+
+
 def message_bound(call: Call, target: Target) -> float:
     """The operand over the link once; the number of ranks is the plan's business, and the same for every candidate."""
     m = machine(target)

@@ -22,6 +22,7 @@ _TYPES: Final[dict[object, str]] = {
     int: "int",
     float: "float",
     str: "str",
+    bool: "bool",
     Sequence[int]: "int[]",
     Sequence[float]: "float[]",
 }
@@ -39,6 +40,8 @@ def schema(op: Op) -> str:
         kind = _TYPES.get(hints[name])
         if kind is None:
             raise TypeError(f"{op.place}: {op.name} has parameter `{name}` of type {hints[name]}, which torch.library does not know")
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "*" not in parameters:
+            parameters.append("*")
         kind = _ALIASING[op.kind] if position == 0 and op.kind in ("view", "inplace") else kind
         parameters.append(f"{kind} {name}" + ("" if parameter.default is inspect.Parameter.empty else f"={parameter.default}"))
     return f"{op.name.removeprefix('ts::')}({', '.join(parameters)}) -> {_ALIASING[op.kind]}"
@@ -77,6 +80,10 @@ _SHAPES: Final[dict[str, Callable[..., Tensor]]] = {
     "ts::rope": _like_first,
     "ts::attention": _like_first,
     "ts::cache_append": lambda cache, *_operands: cache,
+    "ts::latent_append": lambda cache, *_operands: cache,
+    "ts::latent_attention": _like_first,
+    "ts::route": lambda logits, *_operands, **_attributes: _like_first(logits),
+    "ts::experts": _like_first,
     "ts::all_reduce": _like_first,
     "ts::keep_first": _like_first,
     "ts::all_gather": lambda x, axis, dim: _resized(x, dim, times=current().axis(axis).size),

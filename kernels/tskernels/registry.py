@@ -20,8 +20,8 @@ Kind = Literal["compute", "view", "inplace", "collective"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 REFERENCE: Final = "reference"
 _FAMILIES: Final = (
-    *("activation", "attention", "cache", "collectives", "elementwise"),
-    *("embedding", "linear", "normalization", "rope", "views"),
+    *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding"),
+    *("latent_attention", "linear", "mixture", "normalization", "rope", "views"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding, half-split: element i pairs with element i + E/2."""
+"""Rotary position embedding. Element i pairs with element i + E/2; interleaved, 2i with 2i + 1."""
 
 from __future__ import annotations
 
@@ -27,10 +27,33 @@ def inverse_frequencies(width: int, theta: float, kind: str, parameters: tuple[f
             return frequencies / factor
         case "llama3", (factor, low, high, original):
             return _llama3(frequencies, factor, low, high, original)
+        case "yarn", (factor, original, fast, slow, _, truncate):
+            return _yarn(theta, width, factor, original, fast, slow, bool(truncate))
     raise ValueError(
         f"rope of kind `{kind}` with parameters {list(parameters)}; known: default [], linear [factor], "
-        "llama3 [factor, low, high, original length]"
+        "llama3 [factor, low, high, original length], yarn [factor, original length, fast, slow, magnitude, truncate]"
     )
+
+
+def _magnitude(kind: str, parameters: Sequence[float]) -> float:
+    """What cosines and sines are multiplied by."""
+    return float(parameters[4]) if kind == "yarn" else 1.0
+
+
+def _yarn(theta: float, width: int, factor: float, original: float, fast: float, slow: float, truncate: bool) -> Tensor:
+    def dimension(turns: float) -> float:
+        """Where a wave makes that many turns in the original length."""
+        return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(fast), dimension(slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    powers = theta ** (torch.arange(0, width, 2).float() / width)
+    # Waves above the fast bound are kept, those below the slow one slowed by the factor, those between blended.
+    ramp = ((torch.arange(width // 2).float() - low) / (high - low if high != low else 0.001)).clamp(0, 1)
+    kept = 1 - ramp
+    return 1.0 / (factor * powers) * (1 - kept) + 1.0 / powers * kept
 
 
 def _llama3(frequencies: Tensor, factor: float, low: float, high: float, original: float) -> Tensor:
@@ -44,14 +67,18 @@ def _llama3(frequencies: Tensor, factor: float, low: float, high: float, origina
 
 
 @op("ts::rope")
-def rope(x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequence[float]) -> Tensor:
-    """`x [T, ..., E]` rotated by `positions i32[T]`; angles, cosines and sines in f32; the result rounded once."""
+def rope(x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequence[float], interleaved: bool) -> Tensor:
+    """`x [T, ..., E]` rotated by `positions i32[T]`; angles, cosines and sines in f32; the result rounded once. Elements stay where they
+    are, interleaved or not."""
     frequencies = inverse_frequencies(x.shape[-1], float(theta), kind, tuple(map(float, parameters)))
     angles = positions.float()[:, None] * frequencies
     angles = angles.view(x.shape[0], *[1] * (x.dim() - 2), x.shape[-1] // 2)
-    cosine, sine = angles.cos(), angles.sin()
-    first, second = x.to(compute_dtype(x.dtype)).chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).to(x.dtype)
+    magnitude = _magnitude(kind, parameters)
+    cosine, sine = angles.cos() * magnitude, angles.sin() * magnitude
+    wide = x.to(compute_dtype(x.dtype))
+    first, second = (wide[..., ::2], wide[..., 1::2]) if interleaved else wide.chunk(2, dim=-1)
+    turned = first * cosine - second * sine, second * cosine + first * sine
+    return (torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)).to(x.dtype)
 
 
 _MAX_TABLE_ROWS: Final = 1 << 15  # 33 MB at E = 128; positions past it are rare and computed
@@ -61,7 +88,8 @@ _tables: dict[Key, Tensor] = {}
 def _turns(key: Key, positions: Tensor) -> Tensor:
     """f32[N, 2, E]: cosines, and sines that carry the sign of their half."""
     angles = positions.float()[:, None] * inverse_frequencies(*key)
-    cosine, sine = angles.cos(), angles.sin()
+    magnitude = _magnitude(key[2], key[3])
+    cosine, sine = angles.cos() * magnitude, angles.sin() * magnitude
     return torch.stack((torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)), dim=1)
 
 
@@ -81,13 +109,19 @@ def _turns_cached(key: Key, positions: Tensor) -> Tensor:
 
 
 @kernel("ts::rope", name="torch")
-def rope_torch(x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequence[float], *, out: Tensor) -> None:
+def rope_torch(
+    x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequence[float], interleaved: bool, *, out: Tensor
+) -> None:
     """Rows of a table of cosines and sines; `x * cos + swapped halves * signed sin` has the reference's very bits."""
     key = (x.shape[-1], float(theta), kind, tuple(map(float, parameters)))
     rows = _turns_cached(key, positions).view(x.shape[0], 2, *[1] * (x.dim() - 2), x.shape[-1])
     cosine, sine = rows.unbind(1)
     wide = x if x.dtype == compute_dtype(x.dtype) else x.float()
-    swapped = wide.roll(x.shape[-1] // 2, -1).mul_(sine)
+    if interleaved:  # the same table, its halves side by side; rare enough for copies of it
+        cosine, sine = (t.view(*t.shape[:-1], 2, -1).transpose(-1, -2).flatten(-2) for t in (cosine, sine))
+        swapped = wide.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2).mul_(sine)
+    else:
+        swapped = wide.roll(x.shape[-1] // 2, -1).mul_(sine)
     if out.dtype == wide.dtype:
         torch.mul(wide, cosine, out=out).add_(swapped)
     else:

@@ -11,17 +11,18 @@ from tskernels.registry import view_op
 
 
 @view_op("ts::narrow")
-def narrow(x: Tensor, start: int, length: int) -> Tensor:
-    """`x [..., O]` to `[..., length]`: elements `start` to `start + length` of the last dimension."""
-    return x.narrow(-1, start, length)
+def narrow(x: Tensor, start: int, length: int, dim: int = -1) -> Tensor:
+    """`x [..., O, ...]` to `[..., length, ...]`: elements `start` to `start + length` of dimension `dim`."""
+    return x.narrow(dim, start, length)
 
 
 @view_op("ts::split")
-def split(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """`x [..., A*B*C]` to `[..., A, B, C]`, `sizes` being A, B, C."""
-    if prod(sizes) != x.shape[-1]:
-        raise ValueError(f"split of a dimension of {x.shape[-1]} into {list(sizes)}, which holds {prod(sizes)}")
-    return x.view(*x.shape[:-1], *sizes)
+def split(x: Tensor, sizes: Sequence[int], dim: int = -1) -> Tensor:
+    """`x [..., A*B*C, ...]` to `[..., A, B, C, ...]`, `sizes` being A, B, C and `dim` the dimension."""
+    dim %= x.dim()
+    if prod(sizes) != x.shape[dim]:
+        raise ValueError(f"split of a dimension of {x.shape[dim]} into {list(sizes)}, which holds {prod(sizes)}")
+    return x.view(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
 
 
 @view_op("ts::merge")

@@ -24,11 +24,16 @@ STEP_SHAPES = {
     "slots": Shape("i32", (Factor("T", None),), (1,)),
     "starts": Shape("i32", (Factor("S+1", None),), (1,)),
     "lengths": Shape("i32", (Factor("S", None),), (1,)),
-    "tables": Shape("i32", (Factor("S", None), Factor("P", None)), (1, 1)),
+    "tables": Shape("i32", (Factor("S", None), Factor("S.pages", None)), (1, 1)),
 }
 """What cache ops read of a step beside the entry's own parameters."""
 
-ORDER = {"cache_append": ("slots",), "attention": ("starts", "lengths", "tables")}
+ORDER = {
+    "cache_append": ("slots",),
+    "latent_append": ("slots",),
+    "attention": ("starts", "lengths", "tables"),
+    "latent_attention": ("starts", "lengths", "tables"),
+}
 
 
 def lower(placed: PlacedModel) -> Program:
@@ -120,7 +125,12 @@ class _Lowering:
             case "take_rows" if axes := self._axes_of(operands[0], 0):  # the ranks' tokens are to rows what a split table is to ids
                 shard = self._coordinate(axes, operation.span)
                 return self._node("embedding", (operands[1], operands[0], shard), {}, result, operation.span, value.name)
+            case "slice":
+                [x] = (self._ungrouped(n, operation.span) for n in operands)
+                attributes = {name: operation.attributes[name] for name in ("start", "length", "dim")}
+                return self._node("narrow", (x,), attributes, result, operation.span, value.name)
             case _:
+                operands = [self._ungrouped(n, operation.span) for n in operands]
                 extra = tuple(self._step(n, operation.span) for n in ORDER.get(operation.op, ()))
                 attributes = {k: list(v) if isinstance(v, tuple) else v for k, v in operation.attributes.items()}
                 return self._node(operation.op, (*operands, *extra), attributes, result, operation.span, value.name)
@@ -157,6 +167,17 @@ class _Lowering:
         if out > 1:
             sizes = [int(d) for d in result.local(self.mesh)[-out:]]
             node = self._node("split", (node,), {"sizes": sizes}, result, operation.span, f"{value.name}_split")
+        return node
+
+    def _ungrouped(self, node: torch.fx.Node, span: Span) -> torch.fx.Node:
+        """A value with a dimension for each factor: only `linear` reads weights as they are stored."""
+        kind: NodeType = node.meta["type"]
+        while any(count > 1 for count in kind.shape.groups):
+            dim = next(i for i, count in enumerate(kind.shape.groups) if count > 1)
+            groups = (*kind.shape.groups[:dim], *[1] * kind.shape.groups[dim], *kind.shape.groups[dim + 1 :])
+            sizes = NodeType(kind.shape.ungrouped(), kind.placement).local(self.mesh)[dim : dim + kind.shape.groups[dim]]
+            kind = NodeType(replace(kind.shape, groups=groups), kind.placement)
+            node = self._node("split", (node,), {"sizes": [int(s) for s in sizes], "dim": dim}, kind, span, f"{node.name}_split")
         return node
 
     def _transitions(self, placed: PlacedInstance, index: int, made: dict[Key, torch.fx.Node]) -> None:

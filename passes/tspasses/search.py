@@ -62,6 +62,7 @@ class Search:
         self.movable = movable  # weights that may move, to find out what a plan would need
         self.replicated: Placement = (None,) * len(self.mesh.active)
         self.token_axes = self._token_axes()
+        self.stored = _stored(instance)
         self._routes: dict[tuple[int, Placement, Placement], tuple[tuple[Move, ...], Cost] | None] = {}
         self.last_use: dict[int, int] = {instance.result: len(instance.operations)}
         for index, operation in enumerate(instance.operations):
@@ -164,7 +165,7 @@ class Search:
     def _may_move(self, value: int, move: Move) -> bool:
         if move.kind in self.options.deny:
             return False
-        if self.instance.values[value].kind == "weight" and value not in self.movable:
+        if value in self.stored and value not in self.movable:
             return move.kind not in COLLECTIVES
         return self.instance.values[value].kind != "cache"
 
@@ -281,6 +282,15 @@ class Search:
             target: CallTarget = operation.attributes["target"]
             return f"the boundary of `{self.typed.instances[target.instance].module}` declares it"
         return "it is pinned here" if operation.op == "pin" else f"`{operation.op}` needs it"
+
+
+def _stored(instance: Instance) -> frozenset[int]:
+    """The weights, and what is made of weights alone: parts of them."""
+    found = {i for i, v in enumerate(instance.values) if v.kind == "weight"}
+    for operation in instance.operations:
+        if operation.operands and found.issuperset(operation.operands):
+            found.add(operation.result)
+    return frozenset(found)
 
 
 def _with(exists: Mapping[int, tuple[Placement, ...]], value: int, steps: Sequence[Transition]) -> Mapping[int, tuple[Placement, ...]]:

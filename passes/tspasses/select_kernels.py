@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch.fx
 
-from tsc.graph import Program, op_of, operands, type_of
+from tsc.graph import CACHE_WRITES, Program, op_of, operands, type_of
 from tsc.mesh import Mesh
 from tskernels.registry import Call, Operand, select
 from tskernels.target import Target
@@ -43,6 +43,6 @@ def _operand(mesh: Mesh, node: torch.fx.Node) -> Operand:
 
 
 def _is_cache(node: torch.fx.Node) -> bool:
-    while node.op == "call_function" and op_of(node) == "cache_append":
+    while node.op == "call_function" and op_of(node) in CACHE_WRITES:
         node = operands(node)[0]
     return node.op == "placeholder" and node.meta["input"].kind == "cache"

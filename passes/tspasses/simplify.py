@@ -12,9 +12,7 @@ from typing import Any, ClassVar
 
 import torch.fx
 
-from tsc.graph import Program, op_of
-
-STATEFUL = ("cache_append",)
+from tsc.graph import CACHE_WRITES, Program, op_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class Simplify:
 def _share(graph: torch.fx.Graph) -> None:
     seen: dict[Any, torch.fx.Node] = {}
     for node in list(graph.nodes):
-        if node.op != "call_function" or op_of(node) in STATEFUL:
+        if node.op != "call_function" or op_of(node) in CACHE_WRITES:
             continue
         key = (node.target, node.args, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(node.kwargs.items())))
         first = seen.setdefault(key, node)
@@ -43,5 +41,5 @@ def _share(graph: torch.fx.Graph) -> None:
 
 def _prune(graph: torch.fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and not node.users and op_of(node) not in STATEFUL:
+        if node.op == "call_function" and not node.users and op_of(node) not in CACHE_WRITES:
             graph.erase_node(node)

@@ -19,16 +19,9 @@ from tsc.stdlib import BUILTINS, Mismatch
 from tspasses.transitions import COLLECTIVES, divides, single_move
 
 STATICS: Mapping[str, Any] = {
-    "eps": 1.0,
-    "offset": 0.0,
-    "theta": 1.0,
     "scaling": None,
-    "cap": 1.0,
-    "factor": 1.0,
-    "scale": 1.0,
-    "softcap": 0.0,
 }
-"""Values for the parameters that shapes do not depend on."""
+"""Values for the parameters that are no attributes of the op."""
 
 
 class VerificationError(Exception):
@@ -101,11 +94,11 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
         _check_joined_linear(mesh, node, result)
     else:
         types = [node_type(n) for n in operands(node)]
-        _check_rule(mesh, op, types[: len(BUILTINS[op].tensors)], node_type(node))
+        _check_rule(mesh, op, types[: len(BUILTINS[op].tensors)], node_type(node), node.kwargs)
 
 
-def _check_rule(mesh: Mesh, op: str, types: list[NodeType], result: NodeType) -> None:
-    typing = BUILTINS[op].infer([t.shape for t in types], STATICS)
+def _check_rule(mesh: Mesh, op: str, types: list[NodeType], result: NodeType, attributes: Mapping[str, Any]) -> None:
+    typing = BUILTINS[op].infer([t.shape for t in types], {**STATICS, **attributes})
     if not typing.shape.agrees(result.shape):
         raise VerificationError(f"{op} gives {typing.shape.text()}, and the node says {result.text(mesh)}")
     for axis, _ in enumerate(mesh.active):
@@ -122,13 +115,13 @@ def _check_joined_linear(mesh: Mesh, node: torch.fx.Node, result: JoinedType) ->
     if op_of(node) != "linear" or not isinstance(weight, JoinedType) or len(weight.parts) != len(result.parts):
         raise VerificationError("only a linear of joined weights gives joined values")
     for part, made in zip(weight.parts, result.parts, strict=True):
-        _check_rule(mesh, "linear", [node_type(x), part], made)
+        _check_rule(mesh, "linear", [node_type(x), part], made, {})
 
 
 def _check_narrow(mesh: Mesh, node: torch.fx.Node) -> None:
     source = type_of(operands(node)[0])
     if not isinstance(source, JoinedType):
-        raise VerificationError("narrow takes one part of a joined value")
+        return _check_slice(mesh, node, source, node_type(node))
     start = 0
     for part in source.parts:
         length = part.local(mesh)[source.dim]
@@ -136,6 +129,18 @@ def _check_narrow(mesh: Mesh, node: torch.fx.Node) -> None:
             return _same(mesh, part, type_of(node), "the part")
         start += int(length)
     raise VerificationError(f"no part of {source.text(mesh)} starts at {node.kwargs['start']}")
+
+
+def _check_slice(mesh: Mesh, node: torch.fx.Node, source: NodeType, made: NodeType) -> None:
+    """Part of a dimension that is whole on every rank."""
+    attributes: dict[str, Any] = {"dim": -1, **node.kwargs}
+    dim = attributes["dim"] % len(source.shape.factors)
+    whole, part = source.shape.factors[dim], made.shape.factors[dim]
+    if source.shape != source.shape.ungrouped() or part.size != attributes["length"]:
+        raise VerificationError(f"{dict(node.kwargs)} does not lead from {source.text(mesh)} to {made.text(mesh)}")
+    if whole.size is None or not 0 <= attributes["start"] <= whole.size - (part.size or 0):
+        raise VerificationError(f"{source.text(mesh)} has no {part.name} from {attributes['start']}")
+    _check_rule(mesh, "slice", [source], made, {**attributes, "dim": dim, "part": part})
 
 
 def _check_collective(mesh: Mesh, node: torch.fx.Node, op: str) -> None:

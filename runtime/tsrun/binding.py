@@ -71,7 +71,7 @@ class Binder:
     arenas: Mapping[Region, Tensor]
 
     def bind(self, step_inputs: Mapping[str, Tensor], T: int, S: int, P: int) -> BoundProgram:
-        binding = _Binding(self, {"T": T, "S": S, "P": P})
+        binding = _Binding(self, {"T": T, "S": S, "S.pages": P})
         entry = self.program.graphs[self.program.entry]
         values: dict[str, Value] = {}
         for given in entry.inputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
+from math import prod
 
 from tsrun.errors import MachineError, RequestError
 
@@ -70,9 +71,9 @@ def settle(options: LimitOptions, *, context: int | None, page_row_bytes: int, r
     )
 
 
-def page_row_bytes(caches: list[tuple[str, tuple[int, int, int]]]) -> int:
+def page_row_bytes(caches: list[tuple[str, tuple[int, ...]]]) -> int:
     """Bytes that one token takes in all caches, given as (dtype, page)."""
-    return sum(_ELEMENT_BYTES.get(dtype, 8) * page[0] * page[1] * page[2] for dtype, page in caches)
+    return sum(_ELEMENT_BYTES.get(dtype, 8) * prod(page) for dtype, page in caches)
 
 
 def memory_bytes() -> int:

@@ -29,7 +29,7 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
-    page: tuple[int, int, int]
+    page: tuple[int, ...]
     window: int = 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,19 @@ from tests.cli.tiny import CONFIG, ROOT
 
 MODELS = sorted((ROOT / "models").glob("*.ts"))
 GEMMA = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2, "query_pre_attn_scalar": 4}
+MIXTURE = {
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 16,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+}
 
 HEAD = """config {
   V   = vocab_size
@@ -62,12 +76,13 @@ def check(workspace: Path, tsc: Tsc) -> Tsc:
 @pytest.mark.parametrize("with_config", [False, True])
 @pytest.mark.parametrize("model", MODELS, ids=lambda p: p.stem)
 def test_the_bundled_models_check_with_and_without_sizes(model: Path, with_config: bool, tp: int | None, workspace: Path, tsc: Tsc) -> None:
-    (workspace / "config.json").write_text(json.dumps(CONFIG | GEMMA))
+    (workspace / "config.json").write_text(json.dumps(CONFIG | GEMMA | MIXTURE))
     options = ["--config", "config.json"] * with_config + ["--mesh", f"tp={tp}"] * (tp is not None)
     code, output = tsc("check", str(model), *options)
     assert code == 0, output
     mesh = f"mesh tp={tp}" if tp else "any mesh"
-    assert output == f"{model}: 4 modules check ({'config config.json' if with_config else 'any config'}; {mesh})\n"
+    modules = len(re.findall(r"^(module|entry) ", model.read_text(), re.MULTILINE))
+    assert output == f"{model}: {modules} modules check ({'config config.json' if with_config else 'any config'}; {mesh})\n"
 
 
 def test_the_model_of_these_tests_checks(check: Tsc) -> None:

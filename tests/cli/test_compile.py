@@ -100,7 +100,7 @@ def test_nothing_but_an_artifact_is_replaced(is_directory: bool, workspace: Path
 def test_an_unknown_architecture_lists_the_known_ones(workspace: Path, tsc: Tsc) -> None:
     write_checkpoint(workspace / "mamba", architectures=["MambaForCausalLM"])
     output = fails(workspace, tsc, "--weights", "mamba", "-o", "tiny.tsa")
-    assert output.startswith("error[TS0501]: no bundled model file is for architecture MambaForCausalLM; there are Gemma3ForCausalLM, ")
+    assert output.startswith("error[TS0501]: no bundled model file is for architecture MambaForCausalLM; there are DeepseekV3ForCausalLM, ")
 
 
 @pytest.mark.parametrize("target", ["cuda", "cpu+sse9"])

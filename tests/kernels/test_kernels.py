@@ -97,30 +97,41 @@ def test_rms_norm(tokens: int, width: int, dtype: str, offset: float, strided: b
     heads=st.lists(st.integers(1, 4), min_size=0, max_size=2),
     half=st.integers(1, 40),
     longest=st.sampled_from([2, 1000, 5000]),
-    kind=st.sampled_from([("default", ()), ("linear", (4.0,)), ("llama3", (8.0, 1.0, 4.0, 256.0))]),
+    kind=st.sampled_from(
+        [("default", ()), ("linear", (4.0,)), ("llama3", (8.0, 1.0, 4.0, 256.0)), ("yarn", (40.0, 64.0, 32.0, 1.0, 1.3, 1.0))]
+    ),
+    interleaved=st.booleans(),
     dtype=dtypes,
     strided=st.booleans(),
     seed=seeds,
 )
 def test_rope_has_the_references_bits(
-    tokens: int, heads: list[int], half: int, longest: int, kind: tuple[str, tuple[float, ...]], dtype: str, strided: bool, seed: int
+    tokens: int,
+    heads: list[int],
+    half: int,
+    longest: int,
+    kind: tuple[str, tuple[float, ...]],
+    interleaved: bool,
+    dtype: str,
+    strided: bool,
+    seed: int,
 ) -> None:
     torch.manual_seed(seed)
     x = normal(dtype, tokens, *heads, 2 * half, strided=strided)
     positions = torch.randint(0, longest, (tokens,), dtype=torch.int32)
-    equal("ts::rope", (x, positions), theta=10000.0, kind=kind[0], parameters=kind[1])
+    equal("ts::rope", (x, positions), theta=10000.0, kind=kind[0], parameters=kind[1], interleaved=interleaved)
 
 
 def test_rope_past_the_table() -> None:
     x = torch.randn(2, 16)
     for last in (3, 1023, 1024, 70000, 1_000_000):  # each but the second is past what the one before needed
-        equal("ts::rope", (x, torch.tensor([1, last], dtype=torch.int32)), theta=7777.0, kind="default", parameters=())
+        equal("ts::rope", (x, torch.tensor([1, last], dtype=torch.int32)), theta=7777.0, kind="default", parameters=(), interleaved=False)
 
 
 def test_rope_refuses_a_negative_position() -> None:
     x = torch.randn(1, 16)
     with pytest.raises(IndexError):
-        rope_torch(x, torch.tensor([-1], dtype=torch.int32), 7777.0, "default", (), out=x.clone())
+        rope_torch(x, torch.tensor([-1], dtype=torch.int32), 7777.0, "default", (), False, out=x.clone())
 
 
 @generated
@@ -153,6 +164,60 @@ def test_cache_append(tokens: int, page_size: int, heads: int, dtype: str, strid
     slots = torch.randperm(12 * page_size)[:tokens].int()
     op_named("ts::cache_append").reference(expected, k, v, slots)
     assert lookup("ts::cache_append", "torch").function(cache, k, v, slots=slots) is cache
+    assert torch.equal(cache, expected)
+
+
+@generated
+@given(tokens=sizes, heads=st.integers(1, 4), inner=sizes, outer=sizes, dtype=dtypes, strided=st.booleans(), flip=st.booleans(), seed=seeds)
+def test_einsum(tokens: int, heads: int, inner: int, outer: int, dtype: str, strided: bool, flip: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = normal(dtype, tokens, heads, inner, strided=strided)
+    w = normal(dtype, heads, *((outer, inner) if flip else (inner, outer))) / inner**0.5
+    agree("ts::einsum", (x, w), equation="the,hce->thc" if flip else "the,hec->thc")
+
+
+@generated
+@given(
+    tokens=sizes,
+    groups=st.integers(1, 4),
+    size=st.integers(2, 4),
+    score=st.sampled_from(["softmax", "sigmoid"]),
+    biased=st.booleans(),
+    dtype=dtypes,
+    seed=seeds,
+)
+def test_route(tokens: int, groups: int, size: int, score: str, biased: bool, dtype: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    operands = (normal(dtype, tokens, groups * size), *([torch.randn(groups * size)] if biased else []))
+    choice = {"top_k": 2, "score": score, "normalize": True, "scale": 2.5, "groups": groups, "top_groups": 1, "group_best": 2}
+    equal("ts::route", operands, **choice)
+
+
+@generated
+@given(tokens=sizes, number=st.integers(1, 6), inner=sizes, width=sizes, dtype=dtypes, strided=st.booleans(), seed=seeds)
+def test_experts(tokens: int, number: int, inner: int, width: int, dtype: str, strided: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = normal(dtype, tokens, width, strided=strided)
+    weights = (torch.rand(tokens, number) * (torch.rand(tokens, number) < 0.5)).to(x.dtype)
+    gate, up, down = (normal(dtype, number, *s) / s[1] ** 0.5 for s in ((inner, width), (inner, width), (width, inner)))
+    expected = op_named("ts::experts").reference(x, weights, gate, up, down)
+    out = torch.full_like(expected, torch.nan)
+    lookup("ts::experts", "torch").function(x, weights, gate, up, down, out=out)
+    # bf16: gate, up, their product and each expert's result are rounded before the sum
+    tolerance = {"f32": 2.0**-18, "bf16": number * 2.0**-6}[dtype]
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+
+
+@generated
+@given(tokens=st.integers(1, 12), page_size=st.integers(1, 5), dtype=dtypes, strided=st.booleans(), seed=seeds)
+def test_latent_append(tokens: int, page_size: int, dtype: str, strided: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    cache = normal(dtype, 12, page_size, 9)
+    expected = cache.clone()
+    rows = normal(dtype, tokens, 6, strided=strided), normal(dtype, tokens, 3, strided=strided)
+    slots = torch.randperm(12 * page_size)[:tokens].int()
+    op_named("ts::latent_append").reference(expected, *rows, slots)
+    assert lookup("ts::latent_append", "torch").function(cache, *rows, slots=slots) is cache
     assert torch.equal(cache, expected)
 
 

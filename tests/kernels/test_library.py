@@ -35,8 +35,8 @@ def test_schemas_follow_the_annotations() -> None:
 
     assert text("cache_append") == "ts::cache_append(Tensor(a!) cache, Tensor k, Tensor v, Tensor slots) -> Tensor(a!)"
     assert text("linear") == "ts::linear(Tensor x, Tensor w, Tensor? bias=None) -> Tensor"
-    assert text("split") == "ts::split(Tensor(a) x, int[] sizes) -> Tensor(a)"
-    assert text("rope") == "ts::rope(Tensor x, Tensor positions, float theta, str kind, float[] parameters) -> Tensor"
+    assert text("split") == "ts::split(Tensor(a) x, int[] sizes, int dim=-1) -> Tensor(a)"
+    assert text("rope") == "ts::rope(Tensor x, Tensor positions, float theta, str kind, float[] parameters, bool interleaved) -> Tensor"
 
 
 def test_cache_append_writes_through() -> None:
@@ -64,7 +64,7 @@ def test_shapes_are_those_of_a_real_run() -> None:
     def step(x: torch.Tensor, ids: torch.Tensor, table: torch.Tensor, cache: torch.Tensor, starts: torch.Tensor) -> list[torch.Tensor]:
         lengths, tables = starts[1:], torch.zeros(1, 1, dtype=I32)
         h = ts.add(x, ts.embedding(ids, table, 0))
-        q = ts.rope(ts.split(ts.narrow(h, 0, 16), [1, 2, 8]), ids, 1e4, "default", [])
+        q = ts.rope(ts.split(ts.narrow(h, 0, 16), [1, 2, 8]), ids, 1e4, "default", [], False)
         k = ts.split(ts.narrow(h, 16, 8), [1, 8])
         cache = ts.cache_append(cache, k, k, ids)
         o = ts.merge(ts.attention(q, cache, starts, lengths, tables, 1.0, 0, 0.0), 3)
@@ -74,6 +74,24 @@ def test_shapes_are_those_of_a_real_run() -> None:
     def inputs() -> tuple[torch.Tensor, ...]:
         starts = torch.tensor([0, 3], dtype=I32)
         return torch.ones(3, 24), torch.arange(3, dtype=I32), torch.ones(5, 24), torch.zeros(1, 4, 2, 1, 8), starts
+
+    real = [value.shape for value in step(*inputs())]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert [value.shape for value in step(*map(mode.from_tensor, inputs()))] == real
+
+
+def test_shapes_of_mixtures_and_latent_attention_are_those_of_a_real_run() -> None:
+    def step(x: torch.Tensor, up: torch.Tensor, gate: torch.Tensor, cache: torch.Tensor, starts: torch.Tensor) -> list[torch.Tensor]:
+        lengths, tables = starts[1:], torch.zeros(1, 1, dtype=I32)
+        q = ts.einsum(ts.split(x, [2, 3], 1), up, "the,hec->thc")
+        cache = ts.latent_append(cache, q[:, 0], x[:, :2], starts[:1].expand(3))
+        o = ts.latent_attention(q, q[..., :2], cache, starts, lengths, tables, 1.0, 0)
+        choice = {"top_k": 1, "score": "softmax", "normalize": True, "scale": 1.0, "groups": 1, "top_groups": 1, "group_best": 1}
+        weights = ts.route(ts.narrow(x, 2, 2, 1), **choice)
+        return [q, cache, o, weights, ts.experts(x, weights, gate, gate, gate.mT)]
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        return torch.ones(3, 6), torch.ones(2, 3, 4), torch.ones(2, 5, 6), torch.zeros(1, 4, 6), torch.tensor([0, 3], dtype=I32)
 
     real = [value.shape for value in step(*inputs())]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

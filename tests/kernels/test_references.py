@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import Gemma2Config, LlamaConfig
+from transformers import DeepseekV3Config, Gemma2Config, LlamaConfig, Qwen3MoeConfig
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Experts, DeepseekV3TopkRouter
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
+from tsc.stdlib import BUILTINS
+from tsc.types import Factor, Shape
 from tskernels.activation import gelu, gelu_tanh, silu
 from tskernels.cache import cache_append
+from tskernels.contraction import einsum
 from tskernels.elementwise import add, mul, scale, softcap
 from tskernels.embedding import embedding, take_rows
 from tskernels.linear import linear
+from tskernels.mixture import experts, route
 from tskernels.normalization import rms_norm
 from tskernels.rope import inverse_frequencies, rope
 from tskernels.views import merge, narrow, split
@@ -79,8 +86,21 @@ ROPES = {
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     },
+    "yarn": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.8,
+    },
 }
-PARAMETERS = {"default": (), "linear": (8.0,), "llama3": (32.0, 1.0, 4.0, 8192.0)}
+PARAMETERS = {
+    "default": (),
+    "linear": (8.0,),
+    "llama3": (32.0, 1.0, 4.0, 8192.0),
+    "yarn": (40.0, 4096.0, 32.0, 1.0, (0.1 * math.log(40) + 1) / (0.08 * math.log(40) + 1), 1.0),
+}
 
 
 @pytest.mark.parametrize("width", [16, 64, 128])
@@ -94,7 +114,7 @@ def test_rope_is_transformers_bit_for_bit_in_f32(kind: str, width: int) -> None:
     x = torch.randn(7, 4, width)
     cosine, sine = oracle(x, positions[None])
     expected, _ = apply_rotary_pos_emb(x[None], x[None], cosine, sine, unsqueeze_dim=2)
-    assert torch.equal(rope(x, positions, theta, kind, PARAMETERS[kind]), expected[0])
+    assert torch.equal(rope(x, positions, theta, kind, PARAMETERS[kind], False), expected[0])
 
 
 def test_kinds_of_rope_differ() -> None:
@@ -106,18 +126,81 @@ def test_kinds_of_rope_differ() -> None:
         inverse_frequencies(64, 500000.0, "yarn", (2.0,))
 
 
+def test_interleaved_rope_is_half_split_rope_of_the_pairs_apart() -> None:
+    x, positions = torch.randn(3, 5, 16), torch.tensor([4, 0, 9], dtype=torch.int32)
+    apart = torch.cat((x[..., ::2], x[..., 1::2]), -1)
+    halves = rope(apart, positions, 1e4, "default", (), False).chunk(2, -1)
+    assert torch.equal(rope(x, positions, 1e4, "default", (), True), torch.stack(halves, -1).flatten(-2))
+
+
+def test_yarn_in_the_language_has_transformers_defaults() -> None:
+    """The parameters that the language makes of a configuration's object."""
+    shapes = [Shape.of("", [[Factor(n, 16)] for n in ("T", "E")]), Shape.of("i32", [[Factor("T", 16)]])]
+    scaling = {k: v for k, v in ROPES["yarn"].items() if k != "rope_theta"}
+    statics = {"theta": 1e4, "scaling": scaling, "interleaved": False}
+    assert BUILTINS["rope"].infer(shapes, statics).attributes["parameters"] == PARAMETERS["yarn"]
+    del scaling["mscale"]
+    assert BUILTINS["rope"].infer(shapes, statics).attributes["parameters"][4] == 0.1 * math.log(40) + 1
+
+
+def test_einsum_in_f64_is_numpys() -> None:
+    x, y = torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(4, 5, 6, dtype=torch.float64)
+    expected = np.einsum("the,hec->thc", x.numpy(), y.numpy())
+    torch.testing.assert_close(einsum(x, y, "the,hec->thc"), torch.from_numpy(expected), rtol=0, atol=1e-12)
+
+
+def _deepseek(**settings: object) -> DeepseekV3Config:
+    sizes = {"hidden_size": 16, "moe_intermediate_size": 12, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3}
+    return DeepseekV3Config(**(sizes | settings))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_route_is_deepseeks(normalize: bool) -> None:
+    router = DeepseekV3TopkRouter(_deepseek(norm_topk_prob=normalize))
+    with torch.no_grad():
+        weight_of(router).normal_()
+        router.e_score_correction_bias.normal_(std=0.3)
+        logits, weights, indices = router(torch.randn(50, 16))
+    choice = {"top_k": 3, "score": "sigmoid", "normalize": normalize, "scale": 2.5, "groups": 4, "top_groups": 2, "group_best": 2}
+    made = route(logits, router.e_score_correction_bias, **choice)  # type: ignore[arg-type]
+    assert torch.equal(made.count_nonzero(-1), torch.full((50,), 3))
+    close(made.gather(1, indices), weights.double(), 1e-7)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_route_is_qwens(normalize: bool) -> None:
+    router = Qwen3MoeTopKRouter(Qwen3MoeConfig(hidden_size=16, num_experts=8, num_experts_per_tok=3, norm_topk_prob=normalize))
+    with torch.no_grad():
+        weight_of(router).normal_()
+        logits, weights, indices = router(torch.randn(50, 16))
+    choice = {"top_k": 3, "score": "softmax", "normalize": normalize, "scale": 1.0, "groups": 1, "top_groups": 1, "group_best": 1}
+    close(route(logits, **choice).gather(1, indices), weights.double(), 1e-7)  # type: ignore[arg-type]
+
+
+def test_experts_are_deepseeks() -> None:
+    oracle = DeepseekV3Experts(_deepseek())
+    with torch.no_grad():
+        for parameter in oracle.parameters():
+            parameter.normal_(std=0.3)
+    x, indices, weights = torch.randn(9, 16), torch.rand(9, 8).topk(3, -1).indices, torch.rand(9, 3)
+    gate, up = oracle.gate_up_proj.detach().chunk(2, 1)
+    dense = torch.zeros(9, 8).scatter_(1, indices, weights)
+    with torch.no_grad():
+        torch.testing.assert_close(experts(x, dense, gate, up, oracle.down_proj.detach()), oracle(x, indices, weights), rtol=0, atol=1e-5)
+
+
 def test_rope_of_grouped_heads_rotates_by_token() -> None:
     x = torch.randn(3, 2, 5, 8)
     positions = torch.tensor([4, 0, 9], dtype=torch.int32)
-    whole = rope(x, positions, 10000.0, "default", ())
+    whole = rope(x, positions, 10000.0, "default", (), False)
     for head in range(2):
-        assert torch.equal(whole[:, head], rope(x[:, head].contiguous(), positions, 10000.0, "default", ()))
+        assert torch.equal(whole[:, head], rope(x[:, head].contiguous(), positions, 10000.0, "default", (), False))
 
 
 def test_rope_in_bf16_rounds_once() -> None:
     x = torch.randn(5, 4, 64).bfloat16()
     positions = torch.arange(5, dtype=torch.int32) * 1000
-    assert torch.equal(rope(x, positions, 1e4, "default", ()), rope(x.float(), positions, 1e4, "default", ()).bfloat16())
+    assert torch.equal(rope(x, positions, 1e4, "default", (), False), rope(x.float(), positions, 1e4, "default", (), False).bfloat16())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -64,6 +64,8 @@ def reparsed(node: ast.Node, text: str) -> object:
             return parsed(f"config {{ {text} }}").config[0]
         case ast.Requirement():
             return parsed(f"config {{ a = 1 {text} }}").requirements[0]
+        case ast.Unused():
+            return parsed(f"config {{ a = 1 {text} }}").unused[0]
         case ast.Axis():
             return parsed(f"mesh {{ {text} }}").axes[0]
         case ast.Parameter():

@@ -124,7 +124,10 @@ def files(draw: st.DrawFn) -> ast.ModelFile:
     body = (*weights, *some(draw, statements()))
     module = ast.Module("M", parameters, draw(types()), body, draw(st.booleans()), draw(st.booleans()), span=AT)
     requirements = tuple(ast.Requirement(e, span=AT) for e in some(draw, exprs()))
-    return ast.ModelFile(("Llama", "Qwen"), bindings(), requirements, tuple(map(axis, unique(draw, axis_names))), (module,), span=AT)
+    unused = tuple(ast.Unused("mtp.*", span=AT) for _ in range(draw(st.integers(0, 1))))
+    return ast.ModelFile(
+        ("Llama", "Qwen"), bindings(), requirements, unused, tuple(map(axis, unique(draw, axis_names))), (module,), span=AT
+    )
 
 
 def in_file(text: str) -> Source:

@@ -42,7 +42,7 @@ class Case:
     paged: Sequence[int] = ()
 
 
-SIZES = {"T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2}
+SIZES = {"T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2, "C": 6, "W": 12}
 
 
 def shape(text: str) -> Shape:
@@ -75,6 +75,16 @@ def attention(q: Tensor, cache: Tensor, shard: int, *, scale: float, softcap: fl
     return torch.stack((whole, windowed))  # the window is the cache's: a placement must be sound with and without one
 
 
+def latent_attention(q: Tensor, rotated: Tensor, cache: Tensor, shard: int, *, scale: float) -> Tensor:
+    results = [torch.ops.ts.latent_attention(q, rotated, cache, STARTS, LENGTHS, TABLES, scale, window) for window in (0, 2)]
+    return torch.stack(results)
+
+
+ROUTES: Sequence[Mapping[str, Any]] = [
+    {"top_k": 2, "score": score, "normalize": normalize, "scale": 2.0, "groups": groups, "top_groups": 1, "group_best": 2}
+    for score, normalize, groups in (("softmax", True, 1), ("sigmoid", False, 1), ("sigmoid", True, 2))
+]
+
 CASES: Mapping[str, Sequence[Case]] = {
     "embedding": [Case(("T", "V D"), lambda ids, table, shard: torch.ops.ts.embedding(ids, table, shard), integers={0: 12})],
     "linear": [
@@ -92,8 +102,13 @@ CASES: Mapping[str, Sequence[Case]] = {
     "rope": [
         Case(
             ("T K E", "T"),
-            lambda x, positions, shard, theta, kind, parameters: torch.ops.ts.rope(x, positions, theta, kind, list(parameters)),
-            [{"theta": 10.0, "scaling": None}, {"theta": 10.0, "scaling": {"rope_type": "linear", "factor": 2.0}}],
+            lambda x, positions, shard, theta, kind, parameters, interleaved: torch.ops.ts.rope(
+                x, positions, theta, kind, list(parameters), interleaved
+            ),
+            [
+                {"theta": 10.0, "scaling": None, "interleaved": False},
+                {"theta": 10.0, "scaling": {"rope_type": "linear", "factor": 2.0}, "interleaved": True},
+            ],
             integers={1: 9},
         )
     ],
@@ -113,6 +128,35 @@ CASES: Mapping[str, Sequence[Case]] = {
         )
     ],
     "attention": [Case(("T K G E", "2 K E"), attention, [{"scale": 0.5, "softcap": 0.0}, {"scale": 0.5, "softcap": 3.0}], paged=(1,))],
+    "einsum": [
+        Case((a, b), lambda x, y, shard, equation: torch.ops.ts.einsum(x, y, equation), [{"equation": e}])
+        for a, b, e in (("T K E", "K E D", "the,hec->thc"), ("T K E", "K D E", "the,hce->thc"), ("T D", "D F", "td,df->tf"))
+    ],
+    "slice": [
+        Case(
+            ("T V D",),
+            lambda x, shard, dim, start, length: torch.ops.ts.narrow(x, start, length, dim),
+            [{"dim": 1, "start": start, "length": 6, "part": Factor("K", 6)} for start in (0, 3, 6)],
+        )
+    ],
+    "latent_append": [
+        Case(
+            ("W", "T C", "T E"),
+            lambda cache, latent, rotated, shard: torch.ops.ts.latent_append(cache.clone(), latent, rotated, SLOTS),
+            paged=(0,),
+        )
+    ],
+    "latent_attention": [Case(("T K C", "T K E", "W"), latent_attention, [{"scale": 0.5}], paged=(2,))],
+    "route": [
+        Case(operands, lambda *tensors, shard=0, **choice: torch.ops.ts.route(*tensors[:-1], **choice), ROUTES)
+        for operands in (("T V",), ("T V", "V"))
+    ],
+    "experts": [
+        Case(
+            ("T D", "T K", "K F D", "K F D", "K D F"),
+            lambda x, weights, gate, up, down, shard: torch.ops.ts.experts(x, weights, gate, up, down),
+        )
+    ],
 }
 
 LEFT_OUT: Mapping[str, Mapping[str, str]] = {
@@ -120,6 +164,7 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
         "split 2, split 2, split 2 -> split 2": "a head is never split: attention, the one reader of a cache, needs whole ones",
         "sum, sum, sum -> sum": "nothing reads a cache of summands, and a cache cannot be reduced",
     },
+    "latent_append": {"sum, sum, sum -> sum": "nothing reads a cache of summands, and a cache cannot be reduced"},
 }
 """Sound rules that the table does not have, and why: the placements of the operands, then of the result."""
 
@@ -127,7 +172,7 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
 def lead(op: str, case: Case, operand: int | None) -> int:
     """Dimensions before the factors: pages of a cache; of an attention's result, with and without a window."""
     if operand is None:
-        return 2 if op == "cache_append" else 1 if op == "attention" else 0
+        return 2 if op.endswith("_append") else 1 if op.endswith("attention") else 0
     return 2 if operand in case.paged else 0
 
 

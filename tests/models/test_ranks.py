@@ -14,7 +14,9 @@ from tests.models.tiny import BY_NAME, TinyModels, prompt
 from tsrun.limits import LimitOptions
 from tsrun.program import read_program
 
-NAMES = ["llama", "qwen3", "gemma3"]
+DENSE = ["llama", "qwen3", "gemma3"]
+MIXTURES = ["qwen3_moe", "deepseek_v3"]
+"""In bf16 another rounding may send a token to another expert, which no bound on rounding covers."""
 PROMPTS = [prompt(length, seed=length) for length in (1, 9, 22)]
 TOKENS = 40
 UNIT_ROUNDOFF = 2.0**-8
@@ -48,7 +50,7 @@ def rounding(name: str) -> float:
 
 
 @pytest.mark.parametrize("tp", [2, 4])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DENSE + MIXTURES)
 def test_ranks_make_the_tokens_of_one_in_f32(name: str, tp: int, traces: Run) -> None:
     one, several = traces(name, 1, "f32"), traces(name, tp, "f32")
     assert [trace.tokens for trace in several] == [trace.tokens for trace in one]
@@ -56,7 +58,7 @@ def test_ranks_make_the_tokens_of_one_in_f32(name: str, tp: int, traces: Run) ->
 
 
 @pytest.mark.parametrize("tp", [2, 4])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DENSE)
 def test_ranks_part_from_one_in_bf16_only_at_near_ties(name: str, tp: int, traces: Run) -> None:
     moved = []
     for number, (one, several) in enumerate(zip(traces(name, 1, "bf16"), traces(name, tp, "bf16"), strict=True)):
@@ -76,7 +78,7 @@ def test_ranks_part_from_one_in_bf16_only_at_near_ties(name: str, tp: int, trace
 
 
 @pytest.mark.parametrize("tp", [2, 4])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DENSE + MIXTURES)
 def test_ranks_are_as_near_to_the_model_as_one_in_bf16(name: str, tp: int, tiny: TinyModels, traces: Run) -> None:
     model = tiny.model(BY_NAME[name])
 

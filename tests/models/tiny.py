@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import DeepseekV3Config, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config, Qwen3MoeConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 _SIZES: dict[str, Any] = {
@@ -39,6 +39,35 @@ _GEMMA_ROPE = {
 _UNSCALED = _GEMMA_ROPE | {"full_attention": _GEMMA_ROPE["full_attention"] | {"factor": 1.0}}
 _ONE_THETA = {kind: rope | {"rope_theta": 1000.0} for kind, rope in _GEMMA_ROPE.items()}
 _KINDS = ["sliding_attention", "full_attention"]
+
+
+_MOE: dict[str, Any] = {"moe_intermediate_size": 24, "num_experts_per_tok": 3}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.8,
+}
+_DEEPSEEK: dict[str, Any] = _MOE | {
+    "head_dim": 8,  # of rope
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 28,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 1.7,
+    "first_k_dense_replace": 1,
+    "rope_parameters": _YARN,
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +118,30 @@ CASES = (
             {"rope_parameters": _ONE_THETA},
         ),
     ),
+    Case(
+        "qwen3_moe",
+        Qwen3MoeConfig,
+        _MOE | {"num_experts": 8, "norm_topk_prob": True},
+        (_EPS, {"num_experts_per_tok": 2}, {"norm_topk_prob": False}),
+    ),
+    Case(
+        "deepseek_v3",
+        DeepseekV3Config,
+        _DEEPSEEK,
+        (
+            _EPS,
+            {"num_experts_per_tok": 2},
+            {"norm_topk_prob": False},
+            {"routed_scaling_factor": 1.0},
+            {"n_group": 1, "topk_group": 1},
+            {"topk_group": 1},
+            {"rope_interleave": False},
+            {"rope_parameters": _DEFAULT},
+            {"rope_parameters": _YARN | {"mscale_all_dim": 0.5}},
+            {"rope_parameters": _YARN | {"factor": 2.0}},
+        ),
+    ),
+    Case("deepseek_v3_direct", DeepseekV3Config, _DEEPSEEK | {"q_lora_rank": None, "rope_parameters": _DEFAULT, "n_shared_experts": 2}),
     Case("gemma3_one_kv", Gemma3TextConfig, {"num_hidden_layers": 6, "num_key_value_heads": 1, "sliding_window": 5, "head_dim": 24}),
 )
 
@@ -101,6 +154,9 @@ def make(case: Case) -> Any:
         # The default of ones (Gemma: zeros) would hide a norm that is forgotten, or its offset.
         mean = 0.0 if "norm" not in name or case.config_class is Gemma3TextConfig else 1.0
         torch.nn.init.normal_(parameter, mean, 0.3)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            torch.nn.init.normal_(buffer, 0.0, 0.3)
     return model
 
 

@@ -30,8 +30,37 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {**_SIZES, "tie_word_embeddings": True},
     "gemma3": {**_SIZES, "sliding_window": 3, "sliding_window_pattern": 2, "query_pre_attn_scalar": 12},
     "token_sharded": _SIZES,
+    "expert_parallel": {
+        **_SIZES,
+        "n_routed_experts": 8,
+        "moe_intermediate_size": 16,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 3,
+        "n_group": 4,
+        "topk_group": 2,
+    },
+    "qwen3_moe": {**_SIZES, "num_experts": 8, "moe_intermediate_size": 12, "num_experts_per_tok": 3, "norm_topk_prob": True},
+    "deepseek_v3": {
+        **_SIZES,
+        "num_attention_heads": 8,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 8,
+        "q_lora_rank": 10,
+        "kv_lora_rank": 14,
+        "n_routed_experts": 8,
+        "moe_intermediate_size": 16,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 3,
+        "n_group": 4,
+        "topk_group": 2,
+        "routed_scaling_factor": 2.5,
+        "first_k_dense_replace": 1,
+        "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 0.7},
+    },
 }
-"""llama: a window and scaled rope; qwen3: tied embedding; gemma3: two kinds of layers; token_sharded: an example, with tokens split."""
+"""llama: a window and scaled rope; qwen3: tied embedding; gemma3: two kinds of layers; qwen3_moe, deepseek_v3: experts, latent
+attention; token_sharded, expert_parallel: examples, with tokens split."""
 
 
 def lowered(model: str, ranks: int) -> Program:

@@ -206,7 +206,7 @@ _STEP_SHAPES: dict[str, list[str]] = {
     "last": ["S"],
     "starts": ["S+1"],
     "lengths": ["S"],
-    "tables": ["S", "P"],
+    "tables": ["S", "S.pages"],
 }
 
 

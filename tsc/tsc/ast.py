@@ -205,6 +205,13 @@ class Requirement(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Unused(Node):
+    """`unused "pattern"` in a config block: tensors of the checkpoint that the model file leaves out, `*` for any text."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
 class Axis(Node):
     """`tp`, or `tp = kv * q where kv = gcd(K, tp)`: an axis as the product of others, major to minor."""
 
@@ -240,5 +247,6 @@ class ModelFile(Node):
     architectures: tuple[str, ...]
     config: tuple[Binding, ...]
     requirements: tuple[Requirement, ...]
+    unused: tuple[Unused, ...]
     axes: tuple[Axis, ...]
     modules: tuple[Module, ...]

@@ -11,6 +11,7 @@ from typing import Any
 from tsc import ast
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.mesh import Axis, Mesh
+from tsc.spans import Span
 from tsc.static import UNKNOWN, Static, evaluate
 from tsc.types import DYNAMIC, SPLITTABLE, AxisPlacement, Factor, Placement, Shape
 
@@ -26,6 +27,7 @@ class Declarations:
     bindings: Mapping[str, ast.Binding]
     config: Mapping[str, Any] | None
     mesh: Mesh
+    unused: tuple[str, ...] = ()  # patterns of tensor names
 
     @staticmethod
     def of(file: ast.ModelFile, config: Mapping[str, Any] | None, sizes: Mapping[str, int] | None) -> Declarations:
@@ -36,7 +38,7 @@ class Declarations:
             names[binding.name] = evaluate(binding.value, names, config)
         for requirement in file.requirements:
             _check_requirement(requirement, names, config)
-        return Declarations(names, {b.name: b for b in file.config}, config, _mesh(file, names, config, sizes))
+        return Declarations(names, {b.name: b for b in file.config}, config, _mesh(file, names, config, sizes), _unused(file, names))
 
     def type_of(self, node: ast.TensorType, *, stored: bool = False) -> tuple[Shape, Placement]:
         """A declared type's shape and placement, checked against the mesh; `stored`: it may group factors. Raises CompileError."""
@@ -49,7 +51,7 @@ class Declarations:
             if node.dtype not in DTYPES:
                 raise _error("TS0204", f"there is no element type `{node.dtype}`{near(node.dtype, DTYPES)}", node)
             dtype = DTYPES[node.dtype]
-        dimensions = [[self._factor(f) for f in d.factors] for d in node.dimensions]
+        dimensions = [[self.factor(f) for f in d.factors] for d in node.dimensions]
         places: dict[str, AxisPlacement] = {}
         index = 0
         for dimension in node.dimensions:
@@ -66,7 +68,8 @@ class Declarations:
                 places[leaf] = partial.reduction
         return Shape.of(dtype, dimensions), tuple(places.get(a.name) for a in self.mesh.active)
 
-    def _factor(self, ref: ast.FactorRef) -> Factor:
+    def factor(self, ref: ast.FactorRef) -> Factor:
+        """The extent of that name. Raises CompileError."""
         if isinstance(ref.name, int):
             return Factor(str(ref.name), ref.name)
         if ref.name in DYNAMIC:
@@ -127,6 +130,24 @@ def _check_requirement(requirement: ast.Requirement, names: Mapping[str, Static]
     message = "this model file is not for such a checkpoint: what it requires is false"
     fix = "extend the model file to what the setting means, then drop the requirement"
     raise CompileError(Diagnostic("TS0216", message, requirement.span, notes=note, fixes=(fix,)))
+
+
+def _unused(file: ast.ModelFile, names: Mapping[str, Static]) -> tuple[str, ...]:
+    return tuple(formatted(u.pattern, names, u.span) for u in file.unused)
+
+
+def formatted(template: str, scope: Mapping[str, Any], span: Span, keep: str = "") -> str:
+    """`{i}` replaced by the config value of that name, where that is known; `keep`: a name that stays. Raises CompileError."""
+
+    def value(match: re.Match[str]) -> str:
+        bound = scope.get(match[1])
+        if bound is UNKNOWN or match[1] == keep:
+            return match[0]
+        if match[1] not in scope or not isinstance(bound, int | str):
+            raise CompileError(Diagnostic("TS0201", f'`{match[1]}` in "{template}" is no config value in scope', span))
+        return str(bound)
+
+    return re.sub(r"\{(\w+)\}", value, template)
 
 
 def _mesh(file: ast.ModelFile, names: Mapping[str, Static], config: Mapping[str, Any] | None, sizes: Mapping[str, int] | None) -> Mesh:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, assert_never
 
 from tsc import ast
-from tsc.declarations import Declarations
+from tsc.declarations import Declarations, formatted
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.program import CacheDeclaration, CallTarget, Instance, Operation, TypedModel, Value, WeightDeclaration
 from tsc.signatures import Signature
 from tsc.spans import Span
 from tsc.static import FUNCTIONS, UNKNOWN, Static, evaluate
 from tsc.stdlib import BUILTINS, Mismatch
-from tsc.types import Placement, Shape
+from tsc.types import Factor, Placement, Shape
 
 STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "S")}
 """What a runtime feeds to an entry, by parameter name: element type and dimension."""
@@ -36,6 +35,7 @@ def elaborate(file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh
         dict(declarations.names),
         dict(model.instances),
         model.instances[key].name,
+        declarations.unused,
     )
 
 
@@ -86,6 +86,7 @@ class _Body:
         self.scope: dict[str, Bound] = {**self.declarations.names, **statics}
         self.returned = False
         self.appended: set[int] = set()  # caches that have the step's keys and values
+        self.stored: set[int] = set()  # weights and parts of them
 
     def run(self) -> None:
         result, placement = self.declarations.type_of(self.module.result)
@@ -151,7 +152,10 @@ class _Body:
                 text = found.shape.text(self.declarations.mesh, found.placement or ())
                 raise _error("TS0204", f"tied weights have one type, and `{weight.tied}` is {text}", weight.type.span)
         value = self._value(Value(weight.name, "weight", shape, weight.span, placement))
-        self.instance.weights.append(WeightDeclaration(value, self._format(weight.tensor, weight.span), tied))
+        stacked = shape.dimensions()[0][0].name if shape.factors and shape.groups[0] == 1 else ""
+        tensor = formatted(weight.tensor, self.scope, weight.span, keep=stacked)
+        self.instance.weights.append(WeightDeclaration(value, tensor, tied))
+        self.stored.add(value)
         self.scope[weight.name] = Tensor(value)
 
     def _cache(self, cache: ast.Cache) -> None:
@@ -160,8 +164,9 @@ class _Body:
         if self.module.is_entry:
             raise _error("TS0205", "a cache belongs to the module that attends, not to an entry", cache.span)
         shape, placement = self._stored(cache.type, "a cache")
-        if len(shape.factors) != 3 or shape.factors[0].size != 2:
-            raise _error("TS0204", f"a paged cache is [2, K, E]: keys and values of each head, got {shape.text()}", cache.type.span)
+        if len(shape.factors) != 1 and (len(shape.factors) != 3 or shape.factors[0].size != 2):
+            text = f"a paged cache is [2, K, E], keys and values of each head, or a latent row [W], got {shape.text()}"
+            raise _error("TS0204", text, cache.type.span)
         window = self._count(cache.window, "a window") if cache.window is not None else 0
         value = self._value(Value(cache.name, "cache", shape, cache.span, placement))
         declaration = CacheDeclaration(value, cache.kind, 0 if window is UNKNOWN else window)
@@ -202,8 +207,11 @@ class _Body:
                 assert_never(statement)
 
     def _let(self, let: ast.Let) -> None:
+        if isinstance(let.value, ast.Call) and isinstance(let.value.function, ast.Name) and let.value.function.text == "split":
+            self._split(let, let.value)
+            return
         if len(let.names) != 1:
-            raise _error("TS0205", "every function gives one value: one name", let.span)
+            raise _error("TS0205", "every function but `split` gives one value: one name", let.span)
         bound = self._expr(let.value, let.names[0])
         if let.type is not None:
             if not isinstance(bound, Tensor):
@@ -215,6 +223,37 @@ class _Body:
                 raise CompileError(Diagnostic("TS0212", message, let.type.span, notes=(Note("the value comes from here", let.value.span),)))
             bound = self._pin(bound, placement, let)
         self.scope[let.names[0]] = bound
+
+    def _split(self, let: ast.Let, call: ast.Call) -> None:
+        """`let a, b = split(x, F, A, B)`: the dimension F of x as its parts A and B, one after the other."""
+        arguments = [a.value for a in call.arguments]
+        names = [a for a in arguments[1:] if isinstance(a, ast.Name | ast.Constant)]
+        if len(arguments) != 2 + len(let.names) or len(names) + 1 != len(arguments) or any(a.name for a in call.arguments):
+            text = "`split` takes a value, one of its dimensions and the parts that it is cut into, a name for each: "
+            raise _error("TS0205", text + "`let a, b = split(x, F, A, B)`", call.span)
+        if let.type is not None:
+            raise _error("TS0212", "`split` makes several values, and one type is given", let.type.span)
+        x = self._tensor(arguments[0])
+        whole, *parts = (self._factor(a) for a in names)
+        factors = self.instance.values[x.value].shape.factors
+        dim = next((i for i, f in enumerate(factors) if f.agrees(whole)), None)
+        if dim is None or whole.is_dynamic:
+            raise _error("TS0204", f"{self.instance.values[x.value].shape.text()} has no dimension `{whole.name}` to split", names[0].span)
+        known = [p.size for p in parts if p.size is not None]
+        if whole.size is not None and len(known) == len(parts) and sum(known) != whole.size:
+            sizes = " + ".join(f"{p.name} {p.size}" for p in parts)
+            raise _error("TS0204", f"`{whole.name}` is {whole.size}, and its parts {sizes} are {sum(known)}", call.span)
+        start: Static = 0
+        for name, part in zip(let.names, parts, strict=True):
+            statics = {"dim": dim, "start": start, "length": UNKNOWN if part.size is None else part.size, "part": part}
+            self.scope[name] = self._apply("slice", [x], statics, call.span, name)
+            start = UNKNOWN if start is UNKNOWN or part.size is None else start + part.size
+
+    def _factor(self, node: ast.Name | ast.Constant) -> Factor:
+        name = node.text if isinstance(node, ast.Name) else node.value
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise _error("TS0201", f"{name!r} is no dimension", node.span)
+        return self.declarations.factor(ast.FactorRef(name, span=node.span))
 
     def _pin(self, bound: Tensor, placement: Placement, let: ast.Let) -> Tensor:
         assert let.type is not None
@@ -356,7 +395,9 @@ class _Body:
                 raise _error("TS0205", f"a step appends to `{self._name(cache)}` once", call.span)
             self.appended.add(cache.cache.value)
             arguments = [cache, *(self._tensor(a.value) for a in call.arguments)]
-            return Tensor(self._apply("cache_append", arguments, {}, call.span, f"{self._name(cache)}_next").value, cache.cache)
+            is_latent = len(self.instance.values[cache.value].shape.factors) == 1
+            op = "latent_append" if is_latent else "cache_append"
+            return Tensor(self._apply(op, arguments, {}, call.span, f"{self._name(cache)}_next").value, cache.cache)
         if not isinstance(function, ast.Name):
             raise _error("TS0202", "only a function or a module can be called", function.span)
         if function.text in self.model.modules:
@@ -370,21 +411,26 @@ class _Body:
 
     def _builtin_call(self, call: ast.Call, op: str, name: str) -> Tensor:
         builtin = BUILTINS[op]
-        bound = self._arguments(call, op, (*builtin.tensors, *builtin.statics), {k: v for k, v in builtin.statics.items() if v is not ...})
-        names = (*builtin.tensors, *builtin.statics)
-        tensors = [self._need_tensor(bound[p], p, op, _argument_span(call, names, p)) for p in builtin.tensors]
+        if op == "slice":
+            raise _error("TS0205", "parts of a value are taken by `let a, b = split(x, F, A, B)`", call.span)
+        names = builtin.parameters
+        defaults: dict[str, Static] = {k: v for k, v in builtin.statics.items() if v is not ...}
+        bound = self._arguments(call, op, names, defaults | dict.fromkeys(builtin.tensors[builtin.fewest :]))
+        given = [p for i, p in enumerate(builtin.tensors) if i < builtin.fewest or bound[p] is not None]
+        tensors = [self._need_tensor(bound[p], p, op, _argument_span(call, names, p)) for p in given]
         statics = {p: bound[p] for p in builtin.statics}
         for parameter, value in statics.items():
             if isinstance(value, Tensor):
                 where = _argument_span(call, names, parameter)
                 raise _error("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", where)
-        if op == "attention" and (tensors[1].cache is None or self.instance.values[tensors[1].value].kind == "cache"):
-            raise _error("TS0206", "`attention` reads a cache: attention(q, kv.append(k, v), ...)", call.span)
+        for parameter, tensor in zip(given, tensors, strict=True):
+            if parameter == "cache" and (tensor.cache is None or self.instance.values[tensor.value].kind == "cache"):
+                raise _error("TS0206", f"`{op}` reads a cache: {op}(q, kv.append(k, v), ...)", call.span)
         return self._apply(op, tensors, statics, call.span, name)
 
     def _apply(self, op: str, operands: list[Tensor], statics: Mapping[str, Static], span: Span, name: str) -> Tensor:
         builtin = BUILTINS[op]
-        if len(operands) != len(builtin.tensors):
+        if not builtin.fewest <= len(operands) <= len(builtin.tensors):
             raise _error("TS0205", f"`{op}` takes {len(builtin.tensors)} tensors, got {len(operands)}", span)
         shapes = [self.instance.values[t.value].shape for t in operands]
         try:
@@ -400,10 +446,15 @@ class _Body:
         for attribute, number in attributes.items():
             if isinstance(number, float) and not math.isfinite(number):
                 raise _error("TS0210", f"`{attribute}` of `{op}` is {number}, which is no finite number", span)
-        if op == "attention":
-            assert operands[1].cache is not None
-            attributes["window"] = operands[1].cache.window
+        for parameter, operand in zip(builtin.tensors, operands, strict=False):
+            if parameter == "cache" and operand.cache is not None and not op.endswith("_append"):
+                attributes["window"] = operand.cache.window
         result = self._value(Value(name or op, "result", typing.shape, span))
+        if operands and all(t.value in self.stored for t in operands):
+            if op != "slice":
+                text = f"`{op}` of weights alone has the same result in every step, and would be computed in each"
+                raise _error("TS0217", text, span)
+            self.stored.add(result)
         self.instance.operations.append(Operation(op, tuple(t.value for t in operands), result, typing.signature, span, attributes))
         return Tensor(result)
 
@@ -429,7 +480,7 @@ class _Body:
                 raise CompileError(Diagnostic("TS0204", message, where, notes=(Note("declared here", declared.span),)))
         shape = callee.values[callee.result].shape
         result = self._value(Value(name or module.name.lower(), "result", shape, call.span))
-        target = CallTarget(key, self._format(call.prefix or "", call.span))
+        target = CallTarget(key, formatted(call.prefix or "", self.scope, call.span))
         signature = Signature(tuple((None,) * len(callee.values[p].shape.factors) for p in callee.parameters), (None,) * len(shape.factors))
         operation = Operation("call", tuple(t.value for t in operands), result, signature, call.span, {"target": target})
         self.instance.operations.append(operation)
@@ -456,17 +507,6 @@ class _Body:
         if not isinstance(bound, Tensor):
             raise _error("TS0206", f"`{parameter}` of `{callee}` is a tensor, and this is {_static_text(bound)}", span)
         return bound
-
-    def _format(self, template: str, span: Span) -> str:
-        def value(match: re.Match[str]) -> str:
-            bound = self.scope.get(match[1])
-            if bound is UNKNOWN:
-                return match[0]
-            if isinstance(bound, Tensor) or match[1] not in self.scope:
-                raise _error("TS0201", f'`{match[1]}` in "{template}" is no config value in scope', span)
-            return str(bound)
-
-        return re.sub(r"\{(\w+)\}", value, template)
 
     def _value(self, value: Value) -> int:
         self.instance.values.append(value)

@@ -115,6 +115,10 @@ class Program:
     frames: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
+CACHE_WRITES = ("cache_append", "latent_append")
+"""The ops that change a cache and return it."""
+
+
 def op_of(node: torch.fx.Node) -> OpName:
     """The `ts::` op that a call_function node runs."""
     return str(node.target._schema.name).removeprefix("ts::")  # type: ignore[union-attr]

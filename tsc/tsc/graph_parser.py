@@ -293,5 +293,7 @@ def _constant(tree: Any) -> Any:
             return int(value)
         case "FLOAT":
             return float(value)
+        case "BOOL":
+            return str(value) == "true"
         case _:
             return str(value)[1:-1]

@@ -108,7 +108,9 @@ def _parts(kind: GraphType) -> Iterator[NodeType]:
 def _constant(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_constant, value))}]"
-    assert isinstance(value, int | float | str), f"{value!r} has no text"
+    assert isinstance(value, bool | int | float | str), f"{value!r} has no text"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 

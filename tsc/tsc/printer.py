@@ -167,9 +167,10 @@ class _Lines:
             start = self.word("model")
             end = max((at for w, at in self.words if w in model.architectures and self.before_body(at)), default=start)
             self.add(0, (f"model {', '.join(model.architectures)}",), start, end)
-        if model.config or model.requirements:
+        if model.config or model.requirements or model.unused:
             lines = [((b.name, f"= {self.value(b.value, STEP, len(b.name) + 3)}"), b.span) for b in model.config]
             lines += [(("require", self.value(r.condition, STEP, len("require "))), r.span) for r in model.requirements]
+            lines += [(("unused", f'"{u.pattern}"'), u.span) for u in model.unused]
             self.part("config", lines)
         if model.axes:
             self.part("mesh", [(_axis(a), a.span) for a in model.axes], short=True)

@@ -31,7 +31,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class WeightDeclaration:
-    """`tensor` is the checkpoint's name below the instance's prefix."""
+    """`tensor` is the checkpoint's name below the instance's prefix; with `{N}`, N its first dimension, one for each of N tensors."""
 
     value: int
     tensor: str
@@ -91,3 +91,4 @@ class TypedModel:
     config: Mapping[str, Any]
     instances: Mapping[str, Instance]
     entry: str
+    unused: tuple[str, ...] = ()  # patterns of checkpoint tensors that the model leaves out

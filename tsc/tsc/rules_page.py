@@ -54,7 +54,8 @@ def _is_fixed(shape: Shape, place: AxisPlacement) -> bool:
 def _head(name: str) -> str:
     builtin = BUILTINS[name]
     statics = [p if default is ... else f"{p} = {'none' if default is None else default}" for p, default in builtin.statics.items()]
-    return f"{name}({', '.join([*builtin.tensors, *statics])})"
+    tensors = [f"{t} = none" if i >= builtin.fewest else t for i, t in enumerate(builtin.tensors)]
+    return f"{name}({', '.join([*tensors, *statics])})"
 
 
 def _shape(text: str) -> Shape:

@@ -33,7 +33,7 @@ class Missing:
 Static = Any
 """int, float, str, bool, None, list, dict, UNKNOWN or Missing: JSON's values and two of our own."""
 
-FUNCTIONS: dict[str, Callable[..., Static]] = {"min": min, "max": max, "gcd": math.gcd, "len": len}
+FUNCTIONS: dict[str, Callable[..., Static]] = {"min": min, "max": max, "gcd": math.gcd, "len": len, "log": math.log}
 
 
 def evaluate(expr: ast.Expr, names: Mapping[str, Static], config: Mapping[str, Any] | None) -> Static:
@@ -86,7 +86,7 @@ def _evaluate(expr: ast.Expr, names: Mapping[str, Static], config: Mapping[str, 
             return _binary(expr, names, config)
         case ast.Call():
             if not isinstance(expr.function, ast.Name) or expr.function.text not in FUNCTIONS:
-                raise _error("TS0206", "only min, max, gcd and len can be called on config values", expr)
+                raise _error("TS0206", "only min, max, gcd, len and log can be called on config values", expr)
             arguments = [need(a.value) for a in expr.arguments]
             if UNKNOWN in arguments:
                 return UNKNOWN

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tsc.functions import attention, dense, rope
+from tsc.functions import attention, contraction, dense, mixture, rope
 from tsc.functions.common import Builtin, Mismatch, Typing
 
 __all__ = ["BUILTINS", "Builtin", "Mismatch", "Typing"]
 
-BUILTINS: Mapping[str, Builtin] = {**dense.FUNCTIONS, **rope.FUNCTIONS, **attention.FUNCTIONS}
+BUILTINS: Mapping[str, Builtin] = {
+    **dense.FUNCTIONS,
+    **contraction.FUNCTIONS,
+    **rope.FUNCTIONS,
+    **attention.FUNCTIONS,
+    **mixture.FUNCTIONS,
+}

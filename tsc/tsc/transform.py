@@ -95,6 +95,7 @@ class _Build:
             self.names(blocks["model"], "architecture"),
             self.bindings([t for t in blocks["config"] if t.data == "binding"], {}, "config name"),
             tuple(ast.Requirement(self.expr(t.children[0]), span=self.span(t)) for t in blocks["config"] if t.data == "requirement"),
+            tuple(ast.Unused(str(t.children[0])[1:-1], span=self.span(t)) for t in blocks["config"] if t.data == "unused"),
             self.axes(blocks["mesh"]),
             tuple(modules),
             span=Span(self.source, 1, 1, len(lines), len(lines[-1]) + 1),

@@ -15,7 +15,7 @@ DYNAMIC = ("T", "S")
 SPLITTABLE = "T"
 """The one dynamic extent that an axis may split: a step's tokens are padded to a multiple of its ranks."""
 
-STEP_EXTENTS = (*DYNAMIC, "S+1", "P")
+STEP_EXTENTS = (*DYNAMIC, "S+1", "S.pages")
 """Every extent that a step decides: also the bounds between sequences, and the pages of the longest one."""
 
 AxisPlacement = None | int | str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 
@@ -56,11 +57,19 @@ class _Declared:
     is_tied: bool
 
 
+def tensor_names(tensor: str, shape: Shape) -> list[str]:
+    """The checkpoint's tensors that a weight is: one, or with `{N}` in its name one for each of its first dimension."""
+    mark = "{" + shape.factors[0].name + "}" if shape.factors else ""
+    return [tensor.replace(mark, str(i)) for i in range(shape.factors[0].size or 0)] if mark and mark in tensor else [tensor]
+
+
 def match_checkpoint(typed: TypedModel, checkpoint: Checkpoint) -> None:
     """Raise CompileError with every weight that the checkpoint lacks or has in another shape, and every tensor that no weight names."""
     declared = dict(_declared(typed, typed.entry, ""))
     tensors = checkpoint.tensors
-    unused = [n for n in tensors if n not in declared and not n.endswith(IGNORED_SUFFIXES)]
+    unused = [
+        n for n in tensors if n not in declared and not n.endswith(IGNORED_SUFFIXES) and not any(fnmatchcase(n, p) for p in typed.unused)
+    ]
     problems = []
     for name, weight in declared.items():
         if name not in tensors:
@@ -96,11 +105,19 @@ def _declared(typed: TypedModel, name: str, prefix: str) -> Iterator[tuple[str, 
     instance = typed.instances[name]
     for weight in instance.weights:
         value = instance.values[weight.value]
-        yield prefix + weight.tensor, _Declared(value.shape, value.span, weight.tied is not None)
+        names = tensor_names(prefix + weight.tensor, value.shape)
+        shape = value.shape if len(names) == 1 else _one_of(value.shape)
+        for tensor in names:
+            yield tensor, _Declared(shape, value.span, weight.tied is not None)
     for operation in instance.operations:
         if operation.op == "call":
             target: CallTarget = operation.attributes["target"]
             yield from _declared(typed, target.instance, prefix + (f"{target.prefix}." if target.prefix else ""))
+
+
+def _one_of(stacked: Shape) -> Shape:
+    """The shape of each of the tensors that a weight stacks."""
+    return Shape(stacked.dtype, stacked.factors[1:], stacked.groups[1:])
 
 
 def layout(mesh: Mesh, weights: Sequence[StoredWeight]) -> dict[str, TensorInfo]:
@@ -115,14 +132,37 @@ def layout(mesh: Mesh, weights: Sequence[StoredWeight]) -> dict[str, TensorInfo]
 def write_weights(
     mesh: Mesh, checkpoint: Checkpoint, weights: Sequence[StoredWeight], streams: Sequence[SafetensorsStream], done: Callable[[int], None]
 ) -> None:
-    """Append each weight to every rank's stream. Holds one stored weight at a time, as the checkpoint's type and as the artifact's."""
+    """Append each weight to every rank's stream. Holds one stored weight at a time, as the checkpoint's type and as the artifact's, and
+    of stacked ones one of the stack."""
     coordinates = list(rank_coordinates(mesh))
     for index, weight in enumerate(weights):
+        if len(names := tensor_names(weight.parts[0].tensor, weight.parts[0].type.shape)) > 1:
+            _write_stacked(mesh, checkpoint, weight.name, weight.parts[0].type, names, dict(zip(streams, coordinates, strict=True)))
+            done(index + 1)
+            continue
         tensors = [(checkpoint.read(p.tensor).to(torch_dtype(p.type.dtype)), p.type) for p in weight.parts]
         for stream, coordinate in zip(streams, coordinates, strict=True):
             blocks = [rank_block(t, kind, mesh, coordinate) for t, kind in tensors]
             stream.append(weight.name, blocks[0] if len(blocks) == 1 else torch.cat(blocks))
         done(index + 1)
+
+
+def _write_stacked(
+    mesh: Mesh,
+    checkpoint: Checkpoint,
+    name: str,
+    kind: NodeType,
+    tensors: Sequence[str],
+    streams: Mapping[SafetensorsStream, dict[str, int]],
+) -> None:
+    """Each tensor of a stack to the ranks that have it: those whose block of the first factor it is in."""
+    inner = NodeType(_one_of(kind.shape), tuple(p - 1 if isinstance(p, int) and p else None for p in kind.placement))
+    for number, tensor in enumerate(tensors):
+        whole = checkpoint.read(tensor).to(torch_dtype(kind.dtype))
+        for stream, coordinate in streams.items():
+            blocks, position = _position(mesh, kind.placement, 0, coordinate)
+            if number // (len(tensors) // blocks) == position:
+                stream.extend(name, rank_block(whole, inner, mesh, coordinate)[None])
 
 
 def rank_coordinates(mesh: Mesh) -> Iterator[dict[str, int]]:

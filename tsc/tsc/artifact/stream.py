@@ -30,6 +30,7 @@ class SafetensorsStream:
         self._layout = dict(layout)
         self._waiting = iter(self._layout)
         self._next = next(self._waiting, None)
+        self._rows = 0  # of the next tensor, that are written
         header = _header(self._layout)
         self.file = HashedFile(path)
         try:
@@ -45,15 +46,33 @@ class SafetensorsStream:
 
     def append(self, name: str, tensor: torch.Tensor) -> None:
         """Write one tensor. Copies it when it is not contiguous in CPU memory."""
+        if name == self._next and (self._rows or tuple(tensor.shape) != self._layout[name].shape):
+            raise self._refuse(name, tensor)
+        self.extend(name, tensor)
+
+    def extend(self, name: str, rows: torch.Tensor) -> None:
+        """Write the next rows of a tensor; with its last one it is complete."""
         if name != self._next:
             raise ValueError(f"{self.file.path.name}: tensor `{self._next}` comes next, got `{name}`")
-        info, dtype = self._layout[name], str(tensor.dtype).removeprefix("torch.")
-        if dtype != _TORCH[info.dtype] or tuple(tensor.shape) != info.shape:
-            got = f"{dtype} {list(tensor.shape)}"
-            raise ValueError(f"{self.file.path.name}: tensor `{name}` is laid out as {info.dtype} {list(info.shape)}, got {got}")
-        if tensor.numel():
-            self.file.write(_bytes(tensor))
-        self._next = next(self._waiting, None)
+        info = self._layout[name]
+        dtype = str(rows.dtype).removeprefix("torch.")
+        count = rows.shape[0] if rows.dim() else 1
+        if dtype != _TORCH[info.dtype] or tuple(rows.shape[1:]) != info.shape[1:] or rows.dim() != len(info.shape):
+            raise self._refuse(name, rows)
+        if info.shape and self._rows + count > info.shape[0]:
+            raise self._refuse(name, rows)
+        if rows.numel():
+            self.file.write(_bytes(rows))
+        self._rows += count
+        if not info.shape or self._rows == info.shape[0]:
+            self._next, self._rows = next(self._waiting, None), 0
+
+    def _refuse(self, name: str, got: torch.Tensor) -> ValueError:
+        info, dtype = self._layout[name], str(got.dtype).removeprefix("torch.")
+        after = f" after {self._rows} rows" if self._rows else ""
+        return ValueError(
+            f"{self.file.path.name}: tensor `{name}` is laid out as {info.dtype} {list(info.shape)}, got {dtype} {list(got.shape)}{after}"
+        )
 
     def close(self) -> None:
         """Wait until the file is on the disk. ValueError when tensors are missing."""

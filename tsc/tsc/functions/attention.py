@@ -1,4 +1,4 @@
-"""Attention over a paged cache."""
+"""Attention over a paged cache: of keys and values for each head, or of one latent row for all heads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,33 @@ def _attention(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     return Typing(q, signature, attributes)
 
 
+def _latent_append(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    cache, latent, rotated = shapes
+    for operand in (1, 2):
+        if len(shapes[operand].factors) != 2:
+            raise Mismatch(operand, f"a latent cache takes a row for each token, [T, C] and [T, R], got {shapes[operand].text()}")
+    parts = (latent.factors[1], rotated.factors[1])
+    if None not in (cache.factors[0].size, *(p.size for p in parts)) and cache.factors[0].size != sum(p.size or 0 for p in parts):
+        text = f"the cache holds {cache.factors[0].size} numbers for each token, and {names_of(parts)} are {[p.size for p in parts]}"
+        raise Mismatch(0, text)
+    return Typing(cache, Signature(((None,), ("t", None), ("t", None)), (None,)))
+
+
+def _latent_attention(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    q, rotated, cache = shapes
+    if len(q.factors) != 3 or len(rotated.factors) != 3 or len(cache.factors) != 1:
+        text = f"got {q.text()}, {rotated.text()} and {cache.text()}"
+        raise Mismatch(0, f"`latent_attention` takes queries [T, H, C], their rotated part [T, H, R] and a cache [W], {text}")
+    if not all(a.agrees(b) for a, b in zip(q.factors[:2], rotated.factors[:2], strict=True)):
+        raise Mismatch(1, f"both parts of the queries have the same tokens and heads, got {q.text()} and {rotated.text()}")
+    labels = (None, "h", None)
+    attributes = {"scale": number(statics, "scale", "latent_attention")}
+    return Typing(q, Signature((labels, labels, (None,)), labels), attributes)
+
+
 FUNCTIONS: Mapping[str, Builtin] = {
     "cache_append": Builtin(("cache", "k", "v"), _cache_append, ("[2, K, E]", "[T, K, E]", "[T, K, E]")),
     "attention": Builtin(("q", "cache"), _attention, ("[T, K, G, E]", "[2, K, E]"), {"scale": ..., "softcap": 0.0}),
+    "latent_append": Builtin(("cache", "latent", "rotated"), _latent_append, ("[W]", "[T, C]", "[T, R]")),
+    "latent_attention": Builtin(("q", "rotated", "cache"), _latent_attention, ("[T, H, C]", "[T, H, R]", "[W]"), {"scale": ...}),
 }

@@ -33,13 +33,25 @@ Infer = Callable[[Sequence[Shape], Mapping[str, Any]], Typing]
 
 @dataclass(frozen=True, slots=True)
 class Builtin:
-    """`tensors` are its tensor parameters in order, `statics` its static ones with defaults (`...`: none); `shown` the operands' types
-    that docs/rules.md shows its rules with."""
+    """`tensors` are its tensor parameters in order, the `optional` ones last; `statics` its static ones with defaults (`...`: none);
+    `shown` the operands' types that docs/rules.md shows its rules with; `leading` the statics that a call gives before its tensors."""
 
     tensors: tuple[str, ...]
     infer: Infer
     shown: tuple[str, ...]
     statics: Mapping[str, Any] = field(default_factory=dict)
+    optional: int = 0
+    leading: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """All of them, in the order in which a call gives them by position."""
+        return (*self.leading, *self.tensors, *(s for s in self.statics if s not in self.leading))
+
+    @property
+    def fewest(self) -> int:
+        """Tensors that a call has at least."""
+        return len(self.tensors) - self.optional
 
 
 def labels_of(shape: Shape, prefix: str, blocked: int = 0) -> tuple[Label, ...]:
@@ -65,6 +77,29 @@ def number(statics: Mapping[str, Any], name: str, op: str) -> Any:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise Mismatch(None, f"`{name}` of `{op}` is a number, and this is {value!r}")
     return float(value)
+
+
+def count(statics: Mapping[str, Any], name: str, op: str, least: int = 1) -> Any:
+    value = statics[name]
+    if value is UNKNOWN:
+        return value
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Mismatch(None, f"`{name}` of `{op}` is a whole number of at least {least}, and this is {value!r}")
+    return value
+
+
+def flag(statics: Mapping[str, Any], name: str, op: str) -> Any:
+    value = statics[name]
+    if value is not UNKNOWN and not isinstance(value, bool):
+        raise Mismatch(None, f"`{name}` of `{op}` is true or false, and this is {value!r}")
+    return value
+
+
+def choice(statics: Mapping[str, Any], name: str, op: str, choices: Sequence[str]) -> Any:
+    value = statics[name]
+    if value is not UNKNOWN and value not in choices:
+        raise Mismatch(None, f"`{name}` of `{op}` is one of {', '.join(choices)}, and this is {value!r}")
+    return value
 
 
 def names_of(factors: Sequence[Factor]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tsc.functions.common import Builtin, Mismatch, Typing, labels_of, number, want_rank
+from tsc.functions.common import Builtin, Mismatch, Typing, flag, labels_of, number, want_rank
 from tsc.signatures import Signature
 from tsc.static import UNKNOWN
 from tsc.types import Shape
@@ -18,7 +19,12 @@ def _rope(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
         raise Mismatch(1, f"`rope` takes one i32 position for each row of {x.text()}, got {positions.text()}")
     labels = labels_of(x, "x", blocked=1)
     kind, parameters = _rope_scaling(statics["scaling"])
-    attributes = {"theta": number(statics, "theta", "rope"), "kind": kind, "parameters": parameters}
+    attributes = {
+        "theta": number(statics, "theta", "rope"),
+        "kind": kind,
+        "parameters": parameters,
+        "interleaved": flag(statics, "interleaved", "rope"),
+    }
     return Typing(x, Signature((labels, (labels[0],)), labels, linear=((0,),)), attributes)
 
 
@@ -26,8 +32,9 @@ ROPE_SCALINGS: Mapping[Any, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings"),
 }
-"""The config keys that each kind needs, in the order of the op's `parameters`."""
+"""The config keys that each kind needs, in the order of the op's `parameters`; yarn has more, with defaults."""
 
 
 def _rope_scaling(scaling: Any) -> tuple[str, tuple[float, ...]]:
@@ -42,9 +49,25 @@ def _rope_scaling(scaling: Any) -> tuple[str, tuple[float, ...]]:
     lacking = [k for k in keys if k not in scaling]
     if lacking:
         raise Mismatch(None, f"{kind} rope scaling needs {', '.join(lacking)} in the config")
-    return str(kind), tuple(float(scaling[k]) for k in keys)
+    parameters = tuple(float(scaling[k]) for k in keys)
+    return str(kind), (*parameters, *_yarn(scaling, parameters[0])) if kind == "yarn" else parameters
+
+
+def _yarn(scaling: Mapping[str, Any], factor: float) -> tuple[float, ...]:
+    """What yarn has beside the factor and the original length: the fast and the slow bound in turns, the factor of cosines and sines,
+    and whether the bounds are rounded outwards to whole dimensions. The defaults are those of transformers."""
+
+    def growth(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+    magnitude = scaling.get("attention_factor")
+    if magnitude is None:
+        one, all_ = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        magnitude = growth(one) / growth(all_) if one and all_ else growth(1.0)
+    bounds = float(scaling.get("beta_fast") or 32), float(scaling.get("beta_slow") or 1)
+    return (*bounds, float(magnitude), float(scaling.get("truncate", True)))
 
 
 FUNCTIONS: Mapping[str, Builtin] = {
-    "rope": Builtin(("x", "positions"), _rope, ("[T, K, E]", "i32[T]"), {"theta": 10000.0, "scaling": None}),
+    "rope": Builtin(("x", "positions"), _rope, ("[T, K, E]", "i32[T]"), {"theta": 10000.0, "scaling": None, "interleaved": False}),
 }

@@ -1,0 +1,81 @@
+"""Causal attention over a paged cache of latent rows (MLA, absorbed): one row a token, `[C + R]`, is key and value of every head.
+
+T tokens of S sequences in the step; H heads; C latent and R rotated elements a token; P pages a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tskernels.cost import append_bound, latent_attention_bound
+from tskernels.dtypes import compute_dtype
+from tskernels.registry import inplace_op, kernel, op
+
+
+@inplace_op("ts::latent_append", cost=append_bound)
+def latent_append(cache: Tensor, latent: Tensor, rotated: Tensor, slots: Tensor) -> Tensor:
+    """`cache [pages, page_size, C+R]`: write `latent [T, C]` and `rotated [T, R]`, side by side, at row `slot % page_size` of page
+    `slot // page_size` of `slots i32[T]`; returns `cache`."""
+    cache[slots // cache.shape[1], slots % cache.shape[1]] = torch.cat((latent, rotated), -1)
+    return cache
+
+
+@kernel("ts::latent_append", name="torch", cost=append_bound)
+def latent_append_torch(cache: Tensor, latent: Tensor, rotated: Tensor, slots: Tensor) -> Tensor:
+    """A slot is a row of the cache with pages and rows as one dimension."""
+    rows = cache.view(-1, cache.shape[-1])
+    index = slots.long()
+    rows[:, : latent.shape[1]].index_copy_(0, index, latent)
+    rows[:, latent.shape[1] :].index_copy_(0, index, rotated)
+    return cache
+
+
+@op("ts::latent_attention", cost=latent_attention_bound)
+def latent_attention(
+    q: Tensor, rotated: Tensor, cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, scale: float, window: int
+) -> Tensor:
+    """`q [T, H, C]`, `rotated [T, H, R]`, `cache [pages, page_size, C+R]`, `starts i32[S+1]`, `lengths i32[S]`, `tables i32[S, P]` to
+    `[T, H, C]`. A head's score of a row is its product with the whole row, its value the row's first C. Query i of sequence s has
+    position `lengths[s] - (starts[s+1] - starts[s]) + i`. Rows that pad a step give zeros."""
+    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    dtype = compute_dtype(q.dtype)
+    whole = torch.cat((q, rotated), -1).to(dtype)
+    for first, last, rows, seen in _sequences(cache, starts, lengths, tables, window):
+        scores = torch.einsum("ihw,jw->hij", whole[first:last], rows.to(dtype)) * scale
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        out[first:last] = torch.einsum("hij,jc->ihc", weights, rows[:, : q.shape[2]].to(dtype)).to(q.dtype)
+    return out
+
+
+def _sequences(cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, window: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Of each sequence with new tokens: their bounds, all its rows [J, W], and which of them each new token sees, bool[N, J]."""
+    bounds = starts.tolist()
+    for sequence, length in enumerate(lengths.tolist()):
+        first, last = bounds[sequence], bounds[sequence + 1]
+        if first == last:
+            continue
+        pages = tables[sequence, : -(-length // cache.shape[1])]
+        rows = cache.index_select(0, pages).flatten(0, 1)[:length]
+        distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(length)
+        seen = distance >= 0
+        if window:
+            seen &= distance < window
+        yield first, last, rows, seen
+
+
+@kernel("ts::latent_attention", name="torch", cost=latent_attention_bound)
+def latent_attention_torch(
+    q: Tensor, rotated: Tensor, cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, scale: float, window: int, *, out: Tensor
+) -> None:
+    """Two products a sequence with all heads as rows: the latent rows are read once for all of them. Softmax in f32."""
+    out[int(starts[-1]) :] = 0.0
+    heads, width = q.shape[1:]
+    whole = torch.cat((q, rotated), -1)
+    for first, last, rows, seen in _sequences(cache, starts, lengths, tables, window):
+        queries = whole[first:last].flatten(0, 1)
+        scores = torch.mm(queries, rows.t()).to(compute_dtype(q.dtype)).mul_(scale).view(last - first, heads, -1)
+        weights = scores.masked_fill_(~seen[:, None], -torch.inf).softmax(-1).to(q.dtype)
+        out[first:last] = torch.mm(weights.flatten(0, 1), rows[:, :width]).view(last - first, heads, width)

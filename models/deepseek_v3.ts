@@ -1,0 +1,119 @@
+// DeepSeek-V3, R1 and Kimi-K2: latent attention (MLA), mixtures of experts beside a shared one.
+model DeepseekV3ForCausalLM
+
+config {
+  D       = hidden_size
+  L       = num_hidden_layers
+  V       = vocab_size
+  F       = intermediate_size  // of the first, dense layers
+  H       = num_attention_heads
+  A       = qk_nope_head_dim   // a query head's part without rope
+  R       = qk_rope_head_dim   // its rotated part
+  P       = A + R
+  E       = v_head_dim
+  U       = A + E
+  Q       = q_lora_rank ?? 0
+  C       = kv_lora_rank
+  W       = C + R              // a token's row in the cache, for all heads
+  N       = n_routed_experts
+  I       = moe_intermediate_size
+  J       = I * n_shared_experts
+  top     = num_experts_per_tok
+  normed  = norm_topk_prob ?? true
+  gain    = routed_scaling_factor ?? 1.0
+  groups  = n_group ?? 1
+  best    = topk_group ?? 1    // groups that a token's experts are in
+  dense   = first_k_dense_replace ?? 0
+  eps     = rms_norm_eps
+  theta   = rope_theta ?? rope_parameters.rope_theta ?? 10000.0
+  scaling = rope_scaling ?? rope_parameters ?? none
+  pairs   = rope_interleave ?? true
+  all     = rope_scaling.mscale_all_dim ?? rope_parameters.mscale_all_dim ?? 0
+  longer  = rope_scaling.factor ?? rope_parameters.factor ?? 1
+  sharper = if all > 0 && longer > 1 then 0.1 * all * log(longer) + 1.0 else 1.0
+
+  require (hidden_act ?? "silu") == "silu" && !(attention_bias ?? false)
+  unused  "model.layers.{L}.*"  // the layer that predicts a further token
+}
+
+mesh { tp }
+
+module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
+  weight kv_down: [W, D]         = "kv_a_proj_with_mqa.weight"
+  weight kv_norm: [C]            = "kv_a_layernorm.weight"
+  weight kv_up:   [(H@tp, U), C] = "kv_b_proj.weight"
+  weight wo:      [D, (H@tp, E)] = "o_proj.weight"
+  cache  latents: paged [W]  // no head factor: whole on every rank
+
+  if Q > 0 {
+    weight q_down: [Q, D]         = "q_a_proj.weight"
+    weight q_norm: [Q]            = "q_a_layernorm.weight"
+    weight q_up:   [(H@tp, P), Q] = "q_b_proj.weight"
+    let q = linear(rms_norm(linear(x, q_down), q_norm, 1e-6), q_up)  // [T, H@tp, P]
+  } else {
+    weight wq: [(H@tp, P), D] = "q_proj.weight"
+    let q = linear(x, wq)
+  }
+  let content, turning = split(q, P, A, R)
+  let row, key = split(linear(x, kv_down), W, C, R)
+  let turned = rope(turning, positions, theta = theta, scaling = scaling, interleaved = pairs)
+  let turned_key = rope(key, positions, theta = theta, scaling = scaling, interleaved = pairs)
+  let rows = latents.append(rms_norm(row, kv_norm, 1e-6), turned_key)
+
+  let k_up, v_up = split(kv_up, U, A, E)
+  let absorbed = einsum("t h a, h a c -> t h c", content, k_up)  // queries in the latent space
+  let mixed = latent_attention(absorbed, turned, rows, scale = P ** -0.5 * sharper ** 2)
+  return linear(einsum("t h c, h e c -> t h e", mixed, v_up), wo)
+}
+
+module MLP(x: [T, D]) -> [T, D | sum tp] {
+  weight gate: [F@tp, D] = "gate_proj.weight"
+  weight up:   [F@tp, D] = "up_proj.weight"
+  weight down: [D, F@tp] = "down_proj.weight"
+  return linear(silu(linear(x, gate)) * linear(x, up), down)
+}
+
+module Shared(x: [T, D]) -> [T, D | sum tp] {
+  weight gate: [J@tp, D] = "gate_proj.weight"
+  weight up:   [J@tp, D] = "up_proj.weight"
+  weight down: [D, J@tp] = "down_proj.weight"
+  return linear(silu(linear(x, gate)) * linear(x, up), down)
+}
+
+module Mixture(x: [T, D]) -> [T, D | sum tp] {
+  weight router: [N, D]       = "gate.weight"
+  weight bias:   f32[N]       = "gate.e_score_correction_bias"
+  weight gate:   [N@tp, I, D] = "experts.{N}.gate_proj.weight"
+  weight up:     [N@tp, I, D] = "experts.{N}.up_proj.weight"
+  weight down:   [N@tp, D, I] = "experts.{N}.down_proj.weight"
+  let chosen = route(
+    linear(x, router),
+    bias,
+    top_k = top,
+    score = "sigmoid",
+    normalize = normed,
+    scale = gain,
+    groups = n_group ?? 1,
+    top_groups = topk_group ?? 1,
+    group_best = 2,
+  )
+  return experts(x, chosen, gate, up, down) + Shared<"shared_experts">(x)  // two pending sums are one
+}
+
+module Layer(x: [T, D], positions: i32[T], sparse) -> [T, D] {
+  weight n1: [D] = "input_layernorm.weight"
+  weight n2: [D] = "post_attention_layernorm.weight"
+  let h = x + Attention<"self_attn">(rms_norm(x, n1, eps), positions)
+  let y = rms_norm(h, n2, eps)
+  if sparse { let made = Mixture<"mlp">(y) } else { let made = MLP<"mlp">(y) }
+  return h + made
+}
+
+entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
+  weight embed: [V@tp, D] = "model.embed_tokens.weight"
+  weight norm:  [D]       = "model.norm.weight"
+  weight head:  [V@tp, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
+  let x = embedding(ids, embed)
+  for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions, i >= dense) }
+  return linear(rms_norm(x[last], norm, eps), head)
+}

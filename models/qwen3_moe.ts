@@ -1,0 +1,65 @@
+// Qwen3 mixtures of experts: Qwen3 with a mixture in place of every MLP.
+model Qwen3MoeForCausalLM
+
+config {                             // read from the checkpoint's config.json; defaults after `??`
+  D       = hidden_size
+  L       = num_hidden_layers
+  V       = vocab_size
+  N       = num_experts ?? num_local_experts
+  I       = moe_intermediate_size
+  top     = num_experts_per_tok
+  normed  = norm_topk_prob ?? false
+  K       = num_key_value_heads ?? num_attention_heads
+  G       = num_attention_heads / K  // query heads per key/value head
+  E       = head_dim ?? D / (K * G)
+  eps     = rms_norm_eps
+  theta   = rope_theta ?? rope_parameters.rope_theta ?? 10000.0
+  scaling = rope_scaling ?? rope_parameters ?? none
+
+  require (hidden_act ?? "silu") == "silu" && !(use_sliding_window ?? false)
+  require (decoder_sparse_step ?? 1) == 1 && len(mlp_only_layers ?? "") == 0  // every layer is a mixture
+}
+
+mesh {                               // axis sizes come from the command line: --mesh tp=8
+  tp = kv * q where kv = gcd(K, tp)  // more ranks than K/V heads: K and V repeat over q, by type
+}
+
+module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
+  weight wq: [(K@kv, G@q, E), D] = "q_proj.weight"
+  weight wk: [(K@kv, E), D]      = "k_proj.weight"
+  weight wv: [(K@kv, E), D]      = "v_proj.weight"
+  weight wo: [D, (K@kv, G@q, E)] = "o_proj.weight"
+  weight qn: [E]                 = "q_norm.weight"
+  weight kn: [E]                 = "k_norm.weight"
+  cache  kv: paged [2, K@kv, E]
+
+  let q = rope(rms_norm(linear(x, wq), qn, eps), positions, theta = theta, scaling = scaling)  // [T, K@kv, G@q, E]
+  let k = rope(rms_norm(linear(x, wk), kn, eps), positions, theta = theta, scaling = scaling)
+  let v = linear(x, wv)
+  return linear(attention(q, kv.append(k, v), scale = E ** -0.5), wo)
+}
+
+module Mixture(x: [T, D]) -> [T, D | sum tp] {
+  weight router: [N, D]       = "gate.weight"
+  weight gate:   [N@tp, I, D] = "experts.{N}.gate_proj.weight"
+  weight up:     [N@tp, I, D] = "experts.{N}.up_proj.weight"
+  weight down:   [N@tp, D, I] = "experts.{N}.down_proj.weight"
+  let chosen = route(linear(x, router), top_k = top, normalize = normed)
+  return experts(x, chosen, gate, up, down)
+}
+
+module Layer(x: [T, D], positions: i32[T]) -> [T, D] {
+  weight n1: [D] = "input_layernorm.weight"
+  weight n2: [D] = "post_attention_layernorm.weight"
+  let h = x + Attention<"self_attn">(rms_norm(x, n1, eps), positions)  // a pending sum meets the residual:
+  return h + Mixture<"mlp">(rms_norm(h, n2, eps))                      // one all-reduce each
+}
+
+entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
+  weight embed: [V@tp, D] = "model.embed_tokens.weight"
+  weight norm:  [D]       = "model.norm.weight"
+  weight head:  [V@tp, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
+  let x = embedding(ids, embed)                      // each rank has some rows: masked, then a sum
+  for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions) }
+  return linear(rms_norm(x[last], norm, eps), head)  // the last rows are taken before the matmul
+}
