@@ -175,7 +175,7 @@ def _layer(toy: Toy, K: int, F: int, ranks: int) -> GraphWriter:
     w.op("qs", "split", ["q_"], ["T", K, G, E], sizes=[K, G, E])
     w.op("ks", "split", ["k_"], ["T", K, E], sizes=[K, E])
     w.op("v", "split", ["v_"], ["T", K, E], sizes=[K, E])
-    rope = {"theta": toy.theta, "kind": "default", "parameters": []}
+    rope = {"theta": toy.theta, "kind": "default", "parameters": [], "interleaved": False}
     w.op("q", "rope", ["qs", "positions"], ["T", K, G, E], **rope)
     w.op("k", "rope", ["ks", "positions"], ["T", K, E], **rope)
     cache = w.append("kv", "k", "v", [2, K, E])
