@@ -88,6 +88,7 @@ class Case:
     bytes_per_row: int
     row: str = "T"
     tokens: int = 1  # of the step
+    sequences: int = 1
     times: bool = False  # every run of a module in a step, not one
     values: Sequence[str] = ()
     jax: str = ""
@@ -123,6 +124,18 @@ CASES = (
         jax="few_heads",
     ),
     Case("vocabulary-parallel embedding", "models/llama.ts", LLAMA_3_8B, ["decode"], {"all_reduce": 1}, 8192, jax="embedding"),
+    Case("argmax of sharded logits", "benchmarks/rows.ts", LLAMA_3_8B, ["Argmax"], {"all_reduce": 1}, 32, row="S"),
+    Case("top-k 50 of sharded logits", "benchmarks/rows.ts", LLAMA_3_8B, ["TopK"], {"all_gather": 1}, 1600, row="S"),
+    Case(
+        "softmax of sharded logits, 16 sequences",  # for fewer one gather is faster than two small all-reduces
+        "benchmarks/rows.ts",
+        LLAMA_3_8B,
+        ["Softmax"],
+        {"all_reduce": 2},
+        8,
+        row="S",
+        sequences=16,
+    ),
     Case("Qwen3-30B-A3B layer", "models/qwen3_moe.ts", QWEN_3_30B, ["Layer"], {"all_reduce": 2}, 8192, jax="qwen3_moe"),
     Case(
         "DeepSeek-V3 MLA",
@@ -163,6 +176,15 @@ CASES = (
         532480,
         times=True,
     ),
+    Case(
+        "the same choosing tokens: beside them, a sequence",
+        "examples/greedy/greedy.ts",
+        LLAMA_3_8B,
+        ["decode"],
+        {"all_reduce": 1},
+        32,
+        row="S",
+    ),
 )
 
 
@@ -184,7 +206,7 @@ class Result:
 
 def measure(case: Case) -> Result:
     """Place the case's model and count the collectives over `row` of its modules."""
-    placed = place_model(read_model(ROOT / case.model), case.config, {"tp": RANKS}, Options("bf16", case.tokens))
+    placed = place_model(read_model(ROOT / case.model), case.config, {"tp": RANKS}, Options("bf16", case.tokens, case.sequences))
     plan: Plan = plan_of(placed)
     kinds: Counter[str] = Counter()
     size = 0

@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 REFERENCE: Final = "reference"
 _FAMILIES: Final = (
     *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding"),
-    *("latent_attention", "linear", "mixture", "normalization", "rope", "views"),
+    *("latent_attention", "linear", "mixture", "normalization", "rope", "rows", "views"),
 )
 
 

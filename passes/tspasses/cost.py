@@ -11,7 +11,7 @@ from tsc.types import Placement, Shape
 from tspasses.topology import Topology
 from tspasses.transitions import COLLECTIVES, Move
 
-DTYPE_BYTES: Mapping[str, int] = {"bf16": 2, "f16": 2, "f32": 4, "i32": 4}
+DTYPE_BYTES: Mapping[str, int] = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8, "i32": 4, "i64": 8}
 NOMINAL = 4096
 """Stands for an extent that is not known when there is no config, so that placements can still be compared."""
 

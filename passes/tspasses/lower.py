@@ -125,6 +125,11 @@ class _Lowering:
             case "take_rows" if axes := self._axes_of(operands[0], 0):  # the ranks' tokens are to rows what a split table is to ids
                 shard = self._coordinate(axes, operation.span)
                 return self._node("embedding", (operands[1], operands[0], shard), {}, result, operation.span, value.name)
+            case "max_key" | "top_keys":
+                [x] = operands
+                axes = self._axes_of(x, len(x.meta["type"].shape.factors) - 1)
+                shard = self._coordinate(axes, operation.span) if axes else 0
+                return self._node(operation.op, (x, shard), operation.attributes, result, operation.span, value.name)
             case "slice":
                 [x] = (self._ungrouped(n, operation.span) for n in operands)
                 attributes = {name: operation.attributes[name] for name in ("start", "length", "dim")}

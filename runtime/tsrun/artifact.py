@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import msgspec
 
@@ -49,6 +50,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bos_token_id: int | None
     weightless: bool
     files: dict[str, FileEntry]
+    gives: Literal["logits", "tokens"] = "logits"
 
 
 class _Format(msgspec.Struct):

@@ -57,6 +57,10 @@ class Engine:
         except BaseException:
             self._ranks.close()
             raise
+        self._gives_tokens = self.artifact.manifest.gives == "tokens"
+        if observer is not None and self._gives_tokens:
+            self._ranks.close()
+            raise RequestError(str(path), "the model gives tokens, and there are no logits to observe")
         self._observer = observer
         self._streams: dict[int, Stream] = {}
         self._events: list[Event] = []  # of aborts: they come out with the next step's
@@ -78,6 +82,9 @@ class Engine:
             raise RequestError(where, what, "shorten it, or give more with --max-context, --num-pages or --cache-bytes")
         if request.max_tokens is not None and request.max_tokens < 1:
             raise RequestError("max-tokens", f"got {request.max_tokens}", "give a positive count")
+        if self._gives_tokens and not request.sampling.greedy:
+            what = "the model picks its tokens greedily, and gives no probabilities to sample from"
+            raise RequestError("temperature", what, "leave it at 0, or use a model whose entry returns logits")
         if request.stop and self.tokenizer is None:
             raise RequestError("stop", "the artifact has no tokenizer, so there is no text to stop at", "leave it out")
         max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
@@ -121,10 +128,13 @@ class Engine:
         if plan is None:
             assert not self._streams, "the scheduler has nothing to do for the requests that are open"
             return events
-        logits_SV = self._ranks.run(plan)
-        if self._observer is not None:
-            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, logits_SV))
-        tokens_S = self._sample(plan, logits_SV.float().numpy())
+        result = self._ranks.run(plan)
+        if self._gives_tokens:
+            tokens_S = self._checked(plan, result.numpy())
+        else:
+            if self._observer is not None:
+                self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result))
+            tokens_S = self._sample(plan, result.float().numpy())
         sampled = [(int(plan.requests[s]), int(tokens_S[s])) for s in np.flatnonzero(plan.samples)]
         self._scheduler.commit(plan.step, tokens_S)
         for request, token in sampled:
@@ -144,6 +154,15 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _checked(self, plan: StepPlan, tokens_S: NDArray[np.int32]) -> NDArray[np.int32]:
+        """A copy of the tokens that the model picked: -1 stands for a largest logit that is not finite."""
+        for s in np.flatnonzero(plan.samples):
+            if tokens_S[s] < 0:
+                raise RequestError(
+                    f"position {int(plan.lengths[s])}", "the model's largest logit is not finite", "check the weights and the dtype"
+                )
+        return np.maximum(tokens_S, 0)
 
     def _sample(self, plan: StepPlan, logits_SV: NDArray[np.float32]) -> NDArray[np.int32]:
         tokens_S = np.zeros(len(plan.requests), dtype=np.int32)

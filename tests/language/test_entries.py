@@ -22,7 +22,7 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> {result} {{
 def test_an_entry_returns_a_row_of_logits_for_each_sequence() -> None:
     elaborated("[S, V]", "return linear(embedding(ids, embed)[last], embed)")
     for result, body in (("[T, V]", "return linear(embedding(ids, embed), embed)"), ("i32[T]", "return ids")):
-        with pytest.raises(CompileError, match=r"TS0213.*logits of each sequence"):
+        with pytest.raises(CompileError, match=r"TS0213.*each sequence's logits"):
             elaborated(result, body)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -46,11 +46,14 @@ SIZES = {"T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2
 
 
 def shape(text: str) -> Shape:
-    """`T (K E)` is a dimension T and one that joins K and E."""
+    """`T (K E)` is a dimension T and one that joins K and E; `f32 S` has an element type; `S_` is S where that alone would be indices."""
+    dtype, _, rest = text.partition(" ")
+    if dtype in ("i64", "f32"):
+        return replace(shape(rest), dtype=dtype)
     groups = [part.split() for part in text.replace("(", ",(").replace(")", "),").split(",") if part.strip()]
     dimensions: list[list[Factor]] = []
     for group in groups:
-        names = [name.strip("()") for name in group]
+        names = [name.strip("()_") for name in group]
         factors = [Factor(n, SIZES[n]) for n in names]
         dimensions.extend([factors] if group[0].startswith("(") else [[f] for f in factors])
     return Shape.of("i32" if text in ("T", "S") else "", dimensions)
@@ -79,6 +82,9 @@ def latent_attention(q: Tensor, rotated: Tensor, cache: Tensor, shard: int, *, s
     results = [torch.ops.ts.latent_attention(q, rotated, cache, STARTS, LENGTHS, TABLES, scale, window) for window in (0, 2)]
     return torch.stack(results)
 
+
+KEY = (127 << 55) + 0xFFFFFFFF
+"""The key of 1.0 at index 0."""
 
 ROUTES: Sequence[Mapping[str, Any]] = [
     {"top_k": 2, "score": score, "normalize": normalize, "scale": 2.0, "groups": groups, "top_groups": 1, "group_best": 2}
@@ -147,6 +153,15 @@ CASES: Mapping[str, Sequence[Case]] = {
         )
     ],
     "latent_attention": [Case(("T K C", "T K E", "W"), latent_attention, [{"scale": 0.5}], paged=(2,))],
+    "max_key": [Case(("S V",), lambda x, shard: torch.ops.ts.max_key(x, shard))],
+    "top_keys": [Case(("S V",), lambda x, shard, k, width: torch.ops.ts.top_keys(x, shard, k, width), [{"k": 2, "width": 2}])],
+    "merge_keys": [Case(("S V D",), lambda keys, shard: torch.ops.ts.merge_keys(keys))],
+    "key_index": [Case(("i64 S V",), lambda keys, shard: torch.ops.ts.key_index(KEY - keys.long().abs()))],
+    "key_value": [Case(("i64 S V",), lambda keys, shard: torch.ops.ts.key_value((keys.long() + 127) << 55).double())],
+    "row_max": [Case(("S V",), lambda x, shard: torch.ops.ts.row_max(x))],
+    "row_sum": [Case(("f32 S V",), lambda x, shard: torch.ops.ts.row_sum(x))],
+    "exp_minus": [Case(("S V", "f32 S_"), lambda x, of_row, shard: torch.ops.ts.exp_minus(x, of_row))],
+    "divide_rows": [Case(("f32 S V", "f32 S_"), lambda x, of_row, shard: torch.ops.ts.divide_rows(x, of_row + 20))],
     "route": [
         Case(operands, lambda *tensors, shard=0, **choice: torch.ops.ts.route(*tensors[:-1], **choice), ROUTES)
         for operands in (("T V",), ("T V", "V"))
@@ -167,6 +182,10 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
     "latent_append": {"sum, sum, sum -> sum": "nothing reads a cache of summands, and a cache cannot be reduced"},
 }
 """Sound rules that the table does not have, and why: the placements of the operands, then of the result."""
+
+
+INDEXED = (("embedding", 0), ("take_rows", 0), ("max_key", 1), ("top_keys", 1))
+"""Where a split of that factor of their (of embedding: last) operand tells an op its rank's index."""
 
 
 def lead(op: str, case: Case, operand: int | None) -> int:
@@ -192,6 +211,9 @@ def scatter(x: Tensor, place: AxisPlacement, ranks: int, first: int, generator: 
     """What each rank holds. `first`: the dimension of factor 0."""
     if place is None:
         return [x] * ranks
+    if place == "max":
+        holder = torch.randint(ranks, x.shape, generator=generator)
+        return [torch.where(holder == rank, x, x - torch.randint(1, 5, x.shape, generator=generator)) for rank in range(ranks)]
     if place == "sum":
         parts = [torch.randint(-3, 4, x.shape, generator=generator).to(x.dtype) for _ in range(ranks - 1)]
         return [*parts, x - sum(parts)]
@@ -205,6 +227,8 @@ def gather(parts: Sequence[Tensor], place: AxisPlacement, first: int) -> Tensor 
         return parts[0] if all(torch.equal(p, parts[0]) for p in parts) else None
     if place == "sum":
         return torch.stack(list(parts)).sum(0)
+    if place == "max":
+        return torch.stack(list(parts)).amax(0)
     assert isinstance(place, int)
     return torch.cat(list(parts), first + place)
 
@@ -223,12 +247,13 @@ def sound_rules(op: str, case: Case, ranks: int) -> set[Rule]:
 
     found = set()
     for given in itertools.product(*map(places, shapes)):
-        possible = set(places(typing.shape))
+        possible: set[AxisPlacement] = {"max", *places(typing.shape)}
         for trial in range(TRIALS):
             possible = {p for p in possible if p in _holding(op, case, given, possible, ranks, trial)}
             if not possible:
                 break
-        found |= {Rule(given, p) for p in possible}
+        # Whatever is replicated is also its own largest.
+        found |= {Rule(given, p) for p in possible if p != "max" or None not in possible}
     return found
 
 
@@ -242,7 +267,7 @@ def _holding(
     attributes = typing.attributes
 
     def run(operands: Sequence[Tensor], rank: int) -> Tensor:
-        shard = rank if (op, given[-1] if op == "embedding" else given[0]) in (("embedding", 0), ("take_rows", 0)) else 0
+        shard = rank if (op, given[-1] if op == "embedding" else given[0]) in INDEXED else 0
         return case.run(*operands, shard, **attributes)
 
     locals_ = [scatter(x, p, ranks, lead(op, case, i), generator) for i, (x, p) in enumerate(zip(whole, given, strict=True))]
@@ -255,7 +280,7 @@ def _holding(
     for place in possible:
         if len({m.shape for m in made}) == 1:
             found = gather(made, place, lead(op, case, None))
-            if found is not None and found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-9, atol=1e-9):
+            if found is not None and found.shape == wanted.shape and torch.allclose(found.double(), wanted.double(), rtol=1e-9, atol=1e-9):
                 holding.add(place)
     return holding
 

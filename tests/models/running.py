@@ -60,6 +60,17 @@ def run(
     return traces
 
 
+def run_for_tokens(path: Path, prompts: Sequence[Sequence[int]], max_tokens: int, options: LimitOptions) -> list[list[int]]:
+    """Greedy continuations by a program that may give tokens and no logits."""
+    made: list[list[int]] = [[] for _ in prompts]
+    with Engine(path, options) as engine:
+        for prompt in prompts:
+            engine.submit(GenerationRequest(prompt, max_tokens, ignore_eos=True))
+        for event in engine.events():
+            made[event.request].extend(event.token_ids)
+    return made
+
+
 def reference_logits(model: Any, ids: Sequence[int], last: int = 0) -> Tensor:
     """[N, V] of transformers, one pass over the whole sequence; only the `last` rows when given."""
     with torch.inference_mode():

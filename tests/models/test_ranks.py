@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.models.running import Trace, compiled, reference_logits, run
+from tests.models.running import Trace, compiled, reference_logits, run, run_for_tokens
 from tests.models.tiny import BY_NAME, TinyModels, prompt
 
+from tsrun.engine import Engine
+from tsrun.errors import RequestError
+from tsrun.generation import GenerationRequest
 from tsrun.limits import LimitOptions
 from tsrun.program import read_program
+from tsrun.sampler import Sampling
 
 DENSE = ["llama", "qwen3", "gemma3"]
 MIXTURES = ["qwen3_moe", "deepseek_v3"]
@@ -102,3 +106,20 @@ def test_ranks_that_share_out_the_tokens_make_the_tokens_of_one(tp: int, tiny: T
     options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=23)
     assert read_program(path / "program.json").token_multiple == tp
     assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == [trace.tokens for trace in traces("llama", 1, "f32")]
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_an_entry_that_gives_tokens_makes_those_of_the_logits(tp: int, tiny: TinyModels, tmp_path: Path, traces: Run) -> None:
+    model = Path(__file__).parents[2] / "examples/greedy/greedy.ts"
+    path = compiled(tiny.checkpoint(BY_NAME["llama"]), tmp_path / "greedy.tsa", tp=tp, model=model)
+    options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24)
+    assert run_for_tokens(path, PROMPTS, TOKENS, options) == [trace.tokens for trace in traces("llama", 1, "f32")]
+
+
+def test_an_entry_that_gives_tokens_cannot_be_sampled_from(tiny: TinyModels, tmp_path: Path) -> None:
+    model = Path(__file__).parents[2] / "examples/greedy/greedy.ts"
+    path = compiled(tiny.checkpoint(BY_NAME["llama"]), tmp_path / "greedy.tsa", model=model)
+    with Engine(path) as engine, pytest.raises(RequestError, match="picks its tokens greedily"):
+        engine.submit(GenerationRequest([1, 2], sampling=Sampling(temperature=0.5)))
+    with pytest.raises(RequestError, match="no logits to observe"):
+        Engine(path, observer=lambda step: None)

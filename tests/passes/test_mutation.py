@@ -90,7 +90,7 @@ def test_every_mutation_of_a_collective_is_caught(model: str, ranks: int) -> Non
                 missed.append(f"{graph}: %{name}: {what}")
     print(f"{model} on {ranks} ranks: {tried - len(missed)} of {tried} mutants caught")
     assert missed == []
-    assert tried >= 10 * len(inserted(program))
+    assert tried >= 9 * len(inserted(program))
 
 
 def test_the_program_as_it_is_passes() -> None:

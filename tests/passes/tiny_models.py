@@ -30,6 +30,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {**_SIZES, "tie_word_embeddings": True},
     "gemma3": {**_SIZES, "sliding_window": 3, "sliding_window_pattern": 2, "query_pre_attn_scalar": 12},
     "token_sharded": _SIZES,
+    "greedy": {**_SIZES, "sliding_window": None},
     "expert_parallel": {
         **_SIZES,
         "n_routed_experts": 8,

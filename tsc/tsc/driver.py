@@ -68,7 +68,11 @@ def _manifest(
 ) -> dict[str, Any]:
     architectures = list(config.get("architectures") or ())
     named = [a for a in architectures if a in model.file.architectures]
-    vocabulary = placed.entry.instance.values[placed.entry.instance.result].shape.factors[-1].size
+    entry = placed.entry.instance
+    result = entry.values[entry.result].shape
+    gives_tokens = result.dtype == "i32"
+    tables = [entry.values[o.operands[1]].shape for o in entry.operations if o.op == "embedding"]
+    vocabulary = (tables[0].factors[0] if gives_tokens and tables else result.factors[-1]).size
     return {
         "tsc": __version__,
         "model": {
@@ -83,6 +87,7 @@ def _manifest(
         "target": request.target,
         "dtype": request.dtype,
         "vocabulary": vocabulary,
+        "gives": "tokens" if gives_tokens else "logits",
         "context": config.get("max_position_embeddings"),
         "eos_token_ids": list(checkpoint.eos_token_ids) if checkpoint else _ids(config.get("eos_token_id")),
         "bos_token_id": checkpoint.bos_token_id if checkpoint else config.get("bos_token_id"),

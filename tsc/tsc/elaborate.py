@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, assert_never
 
@@ -14,7 +14,7 @@ from tsc.program import CacheDeclaration, CallTarget, Instance, Operation, Typed
 from tsc.signatures import Signature
 from tsc.spans import Span
 from tsc.static import FUNCTIONS, UNKNOWN, Static, evaluate
-from tsc.stdlib import BUILTINS, Mismatch
+from tsc.stdlib import BUILTINS, COMPOSITES, Mismatch
 from tsc.types import Factor, Placement, Shape
 
 STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "S")}
@@ -90,8 +90,9 @@ class _Body:
 
     def run(self) -> None:
         result, placement = self.declarations.type_of(self.module.result)
-        if self.module.is_entry and (result.dtype or len(result.factors) != 2 or result.factors[0].name != "S"):
-            message = f"an entry returns the logits of each sequence, [S, V], and this declares {result.text()}"
+        gives_logits = not result.dtype and len(result.factors) == 2 and result.factors[0].name == "S"
+        if self.module.is_entry and not gives_logits and result.text() != "i32[S]":
+            message = f"an entry returns each sequence's logits, [S, V], or its next token, i32[S], and this declares {result.text()}"
             raise _error("TS0213", message, self.module.result.span)
         for parameter in self.module.parameters:
             if parameter.type is not None:
@@ -207,11 +208,18 @@ class _Body:
                 assert_never(statement)
 
     def _let(self, let: ast.Let) -> None:
-        if isinstance(let.value, ast.Call) and isinstance(let.value.function, ast.Name) and let.value.function.text == "split":
+        called = let.value.function.text if isinstance(let.value, ast.Call) and isinstance(let.value.function, ast.Name) else ""
+        if isinstance(let.value, ast.Call) and called == "split":
             self._split(let, let.value)
             return
+        if isinstance(let.value, ast.Call) and called in COMPOSITES and COMPOSITES[called].results > 1:
+            values = self._composite(let.value, called, let.names)
+            if len(let.names) != len(values) or let.type is not None:
+                raise _error("TS0205", f"`{called}` gives {len(values)} values: a name for each, and no type", let.span)
+            self.scope.update(zip(let.names, values, strict=True))
+            return
         if len(let.names) != 1:
-            raise _error("TS0205", "every function but `split` gives one value: one name", let.span)
+            raise _error("TS0205", "one name for one value: only `split` and `top_k` give several", let.span)
         bound = self._expr(let.value, let.names[0])
         if let.type is not None:
             if not isinstance(bound, Tensor):
@@ -402,12 +410,52 @@ class _Body:
             raise _error("TS0202", "only a function or a module can be called", function.span)
         if function.text in self.model.modules:
             return self._module_call(call, self.model.modules[function.text], name)
+        if function.text in COMPOSITES:
+            values = self._composite(call, function.text, (name,))
+            if len(values) > 1:
+                raise _error("TS0205", f"`{function.text}` gives {len(values)} values: `let a, b = {function.text}(...)`", call.span)
+            return values[0]
         if function.text in BUILTINS:
             return self._builtin_call(call, function.text, name)
         if function.text in FUNCTIONS:
             return self._evaluate(call)
-        known = [*BUILTINS, *self.model.modules]
+        known = [*BUILTINS, *COMPOSITES, *self.model.modules]
         raise _error("TS0202", f"there is no op or module `{function.text}`{near(function.text, known)}", function.span)
+
+    def _composite(self, call: ast.Call, op: str, names: Sequence[str]) -> tuple[Tensor, ...]:
+        """A function that is written with others; its last operation has the name of what it gives."""
+        composite = COMPOSITES[op]
+        bound = self._arguments(call, op, composite.parameters, {})
+        x = self._need_tensor(bound["x"], "x", op, _argument_span(call, composite.parameters, "x"))
+        statics: dict[str, Static] = {}
+        for parameter in composite.parameters[1:]:
+            value = bound[parameter]
+            if isinstance(value, Tensor):
+                where = _argument_span(call, composite.parameters, parameter)
+                raise _error("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", where)
+            statics[parameter] = value
+        if op == "top_k":
+            statics["width"] = self._block_width(x)
+
+        def build(inner: str, *operands: Tensor, **given: Static) -> Tensor:
+            return self._apply(inner, list(operands), given, call.span, names[0] if names[0] else op)
+
+        made = composite.expand(build, x, **statics)
+        return made if isinstance(made, tuple) else (made,)
+
+    def _block_width(self, x: Tensor) -> Static:
+        """How wide the blocks of a row are that `top_k` searches apart: those of the rank that has the least of the row, which is
+        as many ranks as a weight of this module has that dimension split over, or a parameter."""
+        whole = self.instance.values[x.value].shape.factors[-1] if self.instance.values[x.value].shape.factors else None
+        if whole is None or whole.size is None:
+            return UNKNOWN
+        most = 1
+        for value in self.instance.values:
+            for index, factor in enumerate(value.shape.factors):
+                if factor.agrees(whole) and value.placement is not None:
+                    axes = [a.known_size for a, p in zip(self.declarations.mesh.active, value.placement, strict=True) if p == index]
+                    most = max(most, math.prod(axes))
+        return whole.size // most
 
     def _builtin_call(self, call: ast.Call, op: str, name: str) -> Tensor:
         builtin = BUILTINS[op]

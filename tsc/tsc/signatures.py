@@ -2,7 +2,8 @@
 
 A signature names the factors of an op the way einsum does. Everything the placement compiler knows of an op follows from it:
 a label shared by operands and result may be split in all of them; a label that is summed over may be split in all
-operands that have it, which leaves a pending sum; an op that is linear in some operands carries a pending sum of them.
+operands that have it, which leaves a pending sum, and one that the largest is taken over a pending max; an op that is linear in some
+operands carries a pending sum of them.
 Sound means: gather[result](op(local operands)) equals op(gather[operands](local operands)).
 """
 
@@ -22,6 +23,7 @@ class Signature:
     """Labels per factor of each operand and of the result.
 
     summed: labels that the op sums over (or looks rows up in, where foreign rows are zero).
+    maxed: labels that the op takes the largest over.
     linear: sets of operands; when all of a set are pending sums and the others replicated, the result is a pending sum.
     """
 
@@ -29,6 +31,7 @@ class Signature:
     result: tuple[Label, ...]
     summed: frozenset[str] = frozenset()
     linear: tuple[tuple[int, ...], ...] = ()
+    maxed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ def rules(signature: Signature) -> tuple[Rule, ...]:
             found.append(Rule(_split(signature, label), index))
     for label in sorted(signature.summed):
         found.append(Rule(_split(signature, label), "sum"))
+    for label in sorted(signature.maxed):
+        found.append(Rule(_split(signature, label), "max"))
     for group in signature.linear:
         found.append(Rule(tuple("sum" if i in group else None for i in range(len(signature.operands))), "sum"))
     return tuple(found)

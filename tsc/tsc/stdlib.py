@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tsc.functions import attention, contraction, dense, mixture, rope
+from tsc.functions import attention, contraction, dense, mixture, rope, rows
 from tsc.functions.common import Builtin, Mismatch, Typing
+from tsc.functions.rows import COMPOSITES
 
-__all__ = ["BUILTINS", "Builtin", "Mismatch", "Typing"]
+__all__ = ["BUILTINS", "COMPOSITES", "Builtin", "Mismatch", "Typing"]
 
 BUILTINS: Mapping[str, Builtin] = {
     **dense.FUNCTIONS,
@@ -18,4 +19,5 @@ BUILTINS: Mapping[str, Builtin] = {
     **rope.FUNCTIONS,
     **attention.FUNCTIONS,
     **mixture.FUNCTIONS,
+    **rows.FUNCTIONS,
 }
