@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,6 +44,8 @@ class Plan:
     items: tuple[PlanItem, ...]
     cache_bytes_per_token: int
     cache_copies: int
+    weight_bytes: int  # that each rank stores
+    weight_bytes_repeated: int  # of those, what other ranks store too, less one copy's share of it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"items": [asdict(i) for i in self.items]}
@@ -67,6 +70,7 @@ def plan_of(placed: PlacedModel) -> Plan:
         tuple(items),
         cache_bytes,
         copies,
+        *_weights(placed, times),
     )
 
 
@@ -112,6 +116,21 @@ def _items(placed: PlacedModel, name: str, transition: Transition, times: int, c
         )
         found.append(item)
     return found
+
+
+def _weights(placed: PlacedModel, times: Counter[str]) -> tuple[int, int]:
+    """Bytes of weights on one rank, and how many of them would be saved if every weight were split over all ranks."""
+    total = whole = 0
+    for name, instance in placed.instances.items():
+        for weight in instance.instance.weights:
+            if weight.tied is not None:
+                continue
+            shape, placement = instance.instance.values[weight.value].shape, instance.placements[weight.value]
+            size = math.prod(f.size or NOMINAL for f in shape.factors) * DTYPE_BYTES[shape.dtype or placed.options.dtype] * times[name]
+            split = placed.mesh.size_of([a.name for a, p in zip(placed.mesh.active, placement, strict=True) if p is not None])
+            total += size // split
+            whole += size
+    return total, total - whole // placed.mesh.ranks
 
 
 def _cache(placed: PlacedModel, times: Counter[str]) -> tuple[int, int]:

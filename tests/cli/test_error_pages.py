@@ -57,7 +57,11 @@ def test_a_console_example_prints_what_the_page_shows(page: Path, kind: str, wor
     code = 0
     for command, shown in _commands(text):
         if command.startswith("tsc "):
-            code, output = tsc(*shlex.split(command)[1:])
+            words, _, file = command.partition(" > ")
+            code, output = tsc(*shlex.split(words)[1:])
+            if file:
+                Path(file).write_text(output)
+                output = ""
             output = re.sub(r"^compile: .*\n", "", output, flags=re.MULTILINE).replace(f"{workspace}/", "")
         else:
             output = subprocess.run(command, shell=True, cwd=workspace, capture_output=True, text=True, check=True).stdout

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from tests.passes.random_models import CONFIG, RandomModel, models
 
 from tsc.diagnostics import CompileError
@@ -72,16 +73,24 @@ def test_names_of_axes_do_not_matter(model: RandomModel) -> None:
 
 
 def plans(
-    search: Search, index: int = 0, exists: Exists | None = None, cost: Cost = (0, 0, 0, 0), shuffle: random.Random | None = None
+    search: Search,
+    index: int = 0,
+    exists: Exists | None = None,
+    cost: Cost = (0, 0, 0, 0),
+    shuffle: random.Random | None = None,
+    below: Cost | None = None,
 ) -> Iterator[Cost]:
     """The cost of every valid plan of a module, each choice of rules and of the placements that transitions start from: no state is
-    merged with another, none is given up."""
+    merged with another. `below`: only of plans that cost less, so that what has begun and costs as much already is given up."""
+    if below is not None and cost >= below:
+        return
     instance = search.instance
     if exists is None:
         exists = {i: (v.placement,) for i, v in enumerate(instance.values) if v.placement is not None and v.kind != "result"}
     if index == len(instance.operations):
         for _, more in reached(search, exists, instance.result, instance.result_placement):
-            yield plus(cost, more)
+            if below is None or plus(cost, more) < below:
+                yield plus(cost, more)
         return
     operation = instance.operations[index]
     rules = search.rules(operation)
@@ -90,7 +99,7 @@ def plans(
         for operand, need in zip(operation.operands, needs, strict=True):
             ways = [(e, plus(c, more)) for known, c in ways for e, more in reached(search, known, operand, need)]
         for known, c in ways:
-            yield from plans(search, index + 1, {**known, operation.result: (result,)}, c, shuffle)
+            yield from plans(search, index + 1, {**known, operation.result: (result,)}, c, shuffle, below)
 
 
 def reached(search: Search, exists: Exists, value: int, need: Placement) -> Iterator[tuple[Exists, Cost]]:
@@ -130,6 +139,35 @@ def test_the_search_finds_what_brute_force_finds(model: RandomModel) -> None:
         return
     every = list(plans(search))
     assert best == min(every)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=QUIET)
+@given(models(most=6))
+def test_brute_force_finds_nothing_cheaper(model: RandomModel) -> None:
+    """Of up to six operations, where listing every plan would take too long: all that could cost less are tried."""
+    typed = typed_of(model)
+    search = Search(typed, typed.instances["M"], Options(tokens=64), is_entry=False)
+    try:
+        best = total(search)
+    except Stuck:
+        assert next(plans(search), None) is None
+        return
+    assert next(plans(search, below=best), None) is None
+
+
+@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=QUIET)
+@given(models(), st.sampled_from([4, 6]))
+def test_splitting_an_axis_keeps_the_bytes(model: RandomModel, ranks: int) -> None:
+    """An axis that is made of two has the collectives of one over both."""
+    axes = {**model.axes, "a": ranks}
+    others = "".join(f" {b}" for b in model.axes if b != "a")
+    text = model.text.replace(f"mesh {{ {' '.join(model.axes)} }}", f"mesh {{ a = c * d where c = 2{others} }}")
+    assert text != model.text
+    sizes = RandomModel(model.text, axes, model.operations)
+    assume(places(sizes))
+    one = plan_of(place_model(source_of(model.text), CONFIG, axes, Options()))
+    other = plan_of(place_model(source_of(text), CONFIG, axes, Options()))
+    assert [(i.kind, i.value, i.bytes_per_row) for i in one.items] == [(i.kind, i.value, i.bytes_per_row) for i in other.items]
 
 
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=QUIET)

@@ -91,6 +91,9 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 @click.option("--topology", default="h100-nvlink", show_default=True, help="links that costs are predicted for: a name, or a .toml file")
 @click.option("--json", "as_json", is_flag=True, help="the plan as JSON")
 @click.option("--explain", metavar="ID", help="one collective of the plan, with its places")
+@click.option("--by-tokens", is_flag=True, help="from which step size on another plan is cheaper, up to 65,536 tokens")
+@click.option("--diff", metavar="PLAN.json", type=click.Path(path_type=Path), help="beside another plan, which --json wrote")
+@click.option("--suggest", is_flag=True, help="boundaries of modules that would make a step cheaper; none is changed")
 def plan(
     model: Path,
     config: Path | None,
@@ -101,10 +104,21 @@ def plan(
     topology: str,
     as_json: bool,
     explain: str | None,
+    by_tokens: bool,
+    diff: Path | None,
+    suggest: bool,
 ) -> None:
     """Show every collective of a model on a mesh: what, why, and how many bytes."""
-    from tsc.report import explain_item, plan_table
+    from tsc.plan_diff import diff as compare
+    from tsc.plan_diff import read_plan
+    from tsc.report import bucket_table, explain_item, plan_table, suggestion_table
     from tspasses.plan import plan_of
+    from tspasses.plan_set import LARGEST, plan_set
+    from tspasses.suggest import suggestions
+
+    if sum((as_json, explain is not None, by_tokens, diff is not None, suggest)) > 1:
+        raise click.UsageError("give one of --json, --explain, --by-tokens, --diff and --suggest")
+    other = None if diff is None else read_plan(diff)
 
     placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology)
     found = plan_of(placed)
@@ -112,6 +126,12 @@ def plan(
         click.echo(explain_item(found, placed, explain))
     elif as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
+    elif by_tokens:
+        click.echo(bucket_table(plan_set(placed.typed, placed.options), LARGEST))
+    elif other is not None:
+        click.echo(compare(found.to_json(), other, str(diff)))
+    elif suggest:
+        click.echo(suggestion_table(suggestions(placed), placed))
     else:
         click.echo(plan_table(found, placed))
 

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from tsc.diagnostics import CompileError, Diagnostic, near
 from tspasses.placed import PlacedModel
-from tspasses.plan import Plan, PlanItem
+from tspasses.plan import Plan, PlanItem, plan_of
 from tspasses.transitions import COLLECTIVES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tsc.simulation.simulate import Simulation
     from tskernels.registry import Operand
+    from tspasses.plan_set import Bucket
+    from tspasses.suggest import Suggestion
 
 
 def plan_table(plan: Plan, placed: PlacedModel) -> str:
@@ -43,7 +47,41 @@ def plan_table(plan: Plan, placed: PlacedModel) -> str:
         lines.append("no collectives")
     copies = f"; each byte is on {plan.cache_copies} ranks" if plan.cache_copies > 1 else ""
     lines.append(f"cache: {plan.cache_bytes_per_token:,} bytes a token on each rank{copies}")
+    repeated = f", {_gigabytes(plan.weight_bytes_repeated)} of them repeated on others" if plan.weight_bytes_repeated else ""
+    lines.append(f"weights: {_gigabytes(plan.weight_bytes)} on each rank{repeated}")
     return "\n".join(lines)
+
+
+def bucket_table(buckets: Sequence[Bucket], largest: int) -> str:
+    """A line for each range of step sizes that has a plan of its own: how often a step runs what, and its bytes."""
+    rows = [("tokens a step", "collectives a step", "bytes a token", "predicted at the first")]
+    for bucket in buckets:
+        items = plan_of(bucket.placed).items
+        counts = [(k, sum(i.times for i in items if i.kind == k)) for k in COLLECTIVES]
+        size = sum(i.bytes_per_row * i.times for i in items if i.row == "T")
+        span = f"{bucket.first} and more" if bucket.last == largest else f"{bucket.first} to {bucket.last}"
+        taken = sum(i.seconds * i.times for i in items)
+        rows.append((span, ", ".join(f"{n} {k}" for k, n in counts if n) or "none", f"{size:,}", f"{taken * 1e6:,.0f} us"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def suggestion_table(found: Sequence[Suggestion], placed: PlacedModel) -> str:
+    """A line a suggestion, the one that saves most first."""
+    at = f"at {placed.options.tokens} tokens a step"
+    if not found:
+        return f"no other boundary is cheaper {at}"
+    rows = [("module", "of", "declared", "cheaper", "saves a step", "bytes a token", "at")]
+    for s in found:
+        change = f"{-s.bytes_per_token:+,}" if s.bytes_per_token else "0"
+        rows.append((s.module, s.what, s.now, s.then, f"{s.seconds * 1e6:,.1f} us", change, str(s.span)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"each alone, {at}, links {placed.options.topology.name} (modelled)"])
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e7 else f"{size:,} bytes"
 
 
 def _mesh(placed: PlacedModel) -> str:

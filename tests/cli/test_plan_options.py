@@ -1,0 +1,111 @@
+"""`tsc plan` beside the table: by step size, beside another plan, and boundaries that would be cheaper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Tsc
+from tests.cli.tiny import ROOT
+
+from tsc.front import ModelSource, place_model, read_model
+from tsc.parser import parse
+from tsc.spans import Source
+from tspasses.placed import Options
+from tspasses.plan import plan_of
+from tspasses.plan_set import plan_set
+from tspasses.suggest import suggestions
+
+CONFIG = ROOT / "examples" / "token_sharded" / "config.json"
+SHARDED = ROOT / "examples" / "token_sharded" / "token_sharded.ts"
+LLAMA = ROOT / "models" / "llama.ts"
+LAYER = "module Layer(x: [T, D], positions: i32[T]) -> [T, D]"
+PARALLEL = ROOT / "examples" / "parallel_block" / "parallel.ts"
+
+
+def plan(tsc: Tsc, model: Path, *options: str) -> str:
+    code, output = tsc("plan", str(model), "--config", str(CONFIG), "--mesh", "tp=4", *options)
+    assert code == 0, output
+    return output
+
+
+def test_thresholds_between_plans_are_exact() -> None:
+    config = json.loads(CONFIG.read_text())
+    placed = place_model(read_model(SHARDED), config, {"tp": 4}, Options())
+    buckets = plan_set(placed.typed, placed.options)
+    assert buckets[0].first == 1
+    assert [b.last + 1 for b in buckets[:-1]] == [b.first for b in buckets[1:]]
+    assert len(buckets) == 2
+
+    def transitions(tokens: int) -> object:
+        found = place_model(read_model(SHARDED), config, {"tp": 4}, Options(tokens=tokens))
+        return [(i.id, i.kind, i.before, i.after, i.span) for i in plan_of(found).items]
+
+    few, many = transitions(1), transitions(65536)
+    assert few != many
+    assert transitions(buckets[1].first - 1) == few
+    assert transitions(buckets[1].first) == many
+
+
+def test_plans_by_step_size(workspace: Path, tsc: Tsc) -> None:
+    lines = plan(tsc, SHARDED, "--by-tokens").splitlines()
+    assert lines[0].split("  ")[0] == "tokens a step"
+    assert lines[1].startswith("1 to ")
+    assert "and more" in lines[-1]
+    assert len(plan(tsc, LLAMA, "--by-tokens").splitlines()) == 2  # nothing to choose: one plan for all
+
+
+def test_a_plan_beside_another(workspace: Path, tsc: Tsc) -> None:
+    Path("llama.json").write_text(plan(tsc, LLAMA, "--json"))
+    assert plan(tsc, LLAMA, "--diff", "llama.json") == "the same collectives as llama.json: 532,480 bytes a token, 256,512 a sequence\n"
+    removed, total = plan(tsc, PARALLEL, "--diff", "llama.json").splitlines()
+    assert removed == "- 32 x Layer: all_reduce tp bf16[T, D | sum tp] -> bf16[T, D], 8,192 B/token"
+    assert total == "bytes a token 532,480 -> 270,336; a sequence 256,512 -> 256,512; 66 -> 34 collectives a step"
+
+
+@pytest.mark.parametrize("tokens", [1, 8192])
+def test_a_suggested_boundary_saves_what_it_says(tokens: int) -> None:
+    """Written into the file, the suggestion has the predicted time that was told."""
+    config = json.loads(CONFIG.read_text())
+    text = LLAMA.read_text()
+    placed = place_model(read_model(LLAMA), config, {"tp": 4}, Options(tokens=tokens))
+    before = plan_of(placed)
+    found = suggestions(placed)
+    assert bool(found) == (tokens > 1)
+    for suggestion in found:
+        assert (suggestion.module, suggestion.what, suggestion.now) == ("Layer", "result", "[T, D]")
+        changed = text.replace(LAYER, LAYER.removesuffix("[T, D]") + suggestion.then)
+        assert changed != text
+        after = plan_of(place_model(_source(changed), config, {"tp": 4}, Options(tokens=tokens)))
+        saved = sum(i.seconds * i.times for i in before.items) - sum(i.seconds * i.times for i in after.items)
+        assert saved == pytest.approx(suggestion.seconds)
+        assert saved > 0
+
+
+def _source(text: str) -> ModelSource:
+    source = Source("changed.ts", text)
+    return ModelSource("changed", source, parse(source))
+
+
+def test_suggestions_are_a_table(workspace: Path, tsc: Tsc) -> None:
+    assert plan(tsc, LLAMA, "--suggest") == "no other boundary is cheaper at 1 tokens a step\n"
+    lines = plan(tsc, LLAMA, "--suggest", "--tokens", "8192").splitlines()
+    assert lines[0].startswith("module  of      declared  cheaper ")
+    assert lines[-1] == "each alone, at 8192 tokens a step, links h100-nvlink (modelled)"
+
+
+def test_options_that_exclude_each_other(workspace: Path, tsc: Tsc) -> None:
+    code, output = tsc("plan", str(LLAMA), "--config", str(CONFIG), "--json", "--suggest")
+    assert code == 2
+    assert "give one of --json, --explain, --by-tokens, --diff and --suggest" in output
+
+
+def test_the_bytes_of_weights(workspace: Path, tsc: Tsc) -> None:
+    """Llama-3-8B has 8.03 billion parameters; its norms, (2 * 32 + 1) * 4096, are on every rank."""
+    found = json.loads(plan(tsc, LLAMA, "--json"))
+    norms = 2 * (2 * 32 + 1) * 4096
+    whole = 2 * 8_030_261_248
+    assert found["weight_bytes"] == (whole - norms) // 4 + norms
+    assert found["weight_bytes_repeated"] == norms - norms // 4
+    assert plan(tsc, LLAMA).splitlines()[-1] == "weights: 4.02 GB on each rank, 399,360 bytes of them repeated on others"
