@@ -52,7 +52,14 @@ class State:
 
 class Search:
     def __init__(
-        self, typed: TypedModel, instance: Instance, options: Options, *, is_entry: bool, movable: frozenset[int] = frozenset()
+        self,
+        typed: TypedModel,
+        instance: Instance,
+        options: Options,
+        *,
+        is_entry: bool,
+        movable: frozenset[int] = frozenset(),
+        forbidden: frozenset[tuple[int, str]] = frozenset(),
     ) -> None:
         self.typed = typed
         self.mesh = typed.mesh
@@ -60,6 +67,7 @@ class Search:
         self.options = options
         self.is_entry = is_entry
         self.movable = movable  # weights that may move, to find out what a plan would need
+        self.forbidden = forbidden  # values that a kind of move may not be made on, to find out what else could be done
         self.replicated: Placement = (None,) * len(self.mesh.active)
         self.token_axes = self._token_axes()
         self.stored = _stored(instance)
@@ -163,7 +171,7 @@ class Search:
         return self._routes[key]
 
     def _may_move(self, value: int, move: Move) -> bool:
-        if move.kind in self.options.deny:
+        if move.kind in self.options.deny or (value, move.kind) in self.forbidden:
             return False
         if value in self.stored and value not in self.movable:
             return move.kind not in COLLECTIVES

@@ -12,6 +12,7 @@ from tests.cli.tiny import ROOT
 from tsc.front import ModelSource, place_model, read_model
 from tsc.parser import parse
 from tsc.spans import Source
+from tspasses.alternatives import alternatives
 from tspasses.placed import Options
 from tspasses.plan import plan_of
 from tspasses.plan_set import plan_set
@@ -109,3 +110,28 @@ def test_the_bytes_of_weights(workspace: Path, tsc: Tsc) -> None:
     assert found["weight_bytes"] == (whole - norms) // 4 + norms
     assert found["weight_bytes_repeated"] == norms - norms // 4
     assert plan(tsc, LLAMA).splitlines()[-1] == "weights: 4.02 GB on each rank, 399,360 bytes of them repeated on others"
+
+
+def test_what_was_rejected_is_told_with_its_price(workspace: Path, tsc: Tsc) -> None:
+    """The residual could be kept on one rank and summed after it, which is as dear."""
+    output = plan(tsc, LLAMA, "--explain", "C3")
+    both = "all_reduce of `h`, all_reduce of `add` instead of all_reduce of `attention`, all_reduce of `mlp`"
+    assert output.endswith(f"  rejected:\n    {both}: +0.0 us, +0 B/token\n"), output
+    output = plan(tsc, LLAMA, "--explain", "C2")
+    assert output.endswith("  rejected: nothing, since no plan of the module does without it\n")
+
+
+def test_alternatives_never_cost_less_than_the_plan() -> None:
+    config = json.loads(CONFIG.read_text())
+    for model in (LLAMA, SHARDED, PARALLEL):
+        for tokens in (1, 4096):
+            placed = place_model(read_model(model), config, {"tp": 4}, Options(tokens=tokens))
+            found = [
+                a
+                for name, instance in placed.instances.items()
+                for t in instance.transitions
+                for move in t.moves
+                for a in alternatives(placed, name, t.value, move.kind)
+            ]
+            assert found
+            assert min(a.seconds for a in found) > -1e-12

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tsc.diagnostics import CompileError, Diagnostic, near
+from tspasses.alternatives import Alternative, alternatives
 from tspasses.placed import PlacedModel
 from tspasses.plan import Plan, PlanItem, plan_of
 from tspasses.transitions import COLLECTIVES
@@ -130,8 +131,19 @@ def explain_item(plan: Plan, placed: PlacedModel, id: str) -> str:
             f"    {value.span.source.line(value.span.line).strip()}",
             f"  forced here ({item.reason}): {item.span}",
             f"    {transition.span.source.line(transition.span.line).strip()}",
+            *_instead(alternatives(placed, item.module, transition.value, item.kind)),
         ]
     )
+
+
+def _instead(found: Sequence[Alternative]) -> list[str]:
+    """What else could be done, and what it costs more in each run of the module."""
+    lines = ["  rejected:" if found else "  rejected: nothing, since no plan of the module does without it"]
+    for other in found:
+        added, removed = ([f"{i.kind} of `{i.value}`" for i in items] for items in (other.added, other.removed))
+        instead = f" instead of {', '.join(removed)}" if removed else " more"
+        lines.append(f"    {', '.join(added) or 'nothing'}{instead}: {other.seconds * 1e6:+.1f} us, {other.bytes_per_token:+,} B/token")
+    return lines
 
 
 def simulation_table(found: Simulation) -> str:
