@@ -93,8 +93,8 @@ module Mixture(x: [T, D]) -> [T, D | sum tp] {
     score = "sigmoid",
     normalize = normed,
     scale = gain,
-    groups = n_group ?? 1,
-    top_groups = topk_group ?? 1,
+    groups = groups,
+    top_groups = best,
     group_best = 2,
   )
   return experts(x, chosen, gate, up, down) + Shared<"shared_experts">(x)  // two pending sums are one

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"tsc": "tsc", "tspasses": "passes", "tskernels": "kernels", "tsrun": "runtime"}
-DRIVERS = ("cli", "driver", "front", "report", "simulation", "weights")
+DRIVERS = ("cli", "driver", "front", "plan_page", "report", "simulation", "weights")
 """The modules of tsc that may put passes together; the others are the language, its types and graphs, and what reads and writes files."""
 OUTER = (*DRIVERS, "artifact", "checkpoint", "mesh_fixes", "request")
 """The modules of tsc that no pass may know."""

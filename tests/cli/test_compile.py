@@ -8,11 +8,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Tsc
 from tests.cli.tiny import LAYER, SHAPES, write_checkpoint
+
+import tsc.request as request_module
 
 K_PROJ = LAYER + "self_attn.k_proj.weight"
 
@@ -163,3 +166,16 @@ def test_a_full_disk_leaves_the_old_artifact_byte_for_byte(workspace: Path, disk
     assert "Traceback" not in second.stderr
     assert tree(folder) == before
     assert os.listdir(folder) == ["tiny.tsa"]
+
+
+def test_the_compilers_own_files_are_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout changes under one version: what it compiled before may not run any more."""
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(request_module, "find_spec", lambda name: ModuleSpec(name, None, origin=str(tmp_path / "__init__.py")))
+    wanted = request_module.Request(ROOT / "models" / "llama.ts", None, None, None, "f32", "cpu")
+    before = request_module.compile_key(wanted)
+    assert request_module.compile_key(wanted) == before
+    (tmp_path / "pass.py").write_text("x = 1")
+    after = request_module.compile_key(wanted)
+    assert after["tsc"] != before["tsc"]
+    assert {k: v for k, v in after.items() if k != "tsc"} == {k: v for k, v in before.items() if k != "tsc"}

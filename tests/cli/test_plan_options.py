@@ -99,7 +99,7 @@ def test_suggestions_are_a_table(workspace: Path, tsc: Tsc) -> None:
 def test_options_that_exclude_each_other(workspace: Path, tsc: Tsc) -> None:
     code, output = tsc("plan", str(LLAMA), "--config", str(CONFIG), "--json", "--suggest")
     assert code == 2
-    assert "give one of --json, --explain, --by-tokens, --diff and --suggest" in output
+    assert "give one of --json, --explain, --by-tokens, --diff, --html and --suggest" in output
 
 
 def test_the_bytes_of_weights(workspace: Path, tsc: Tsc) -> None:

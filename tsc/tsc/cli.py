@@ -93,6 +93,7 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 @click.option("--explain", metavar="ID", help="one collective of the plan, with its places")
 @click.option("--by-tokens", is_flag=True, help="from which step size on another plan is cheaper, up to 65,536 tokens")
 @click.option("--diff", metavar="PLAN.json", type=click.Path(path_type=Path), help="beside another plan, which --json wrote")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="a page to walk through source, graphs and collectives")
 @click.option("--suggest", is_flag=True, help="boundaries of modules that would make a step cheaper; none is changed")
 def plan(
     model: Path,
@@ -106,18 +107,20 @@ def plan(
     explain: str | None,
     by_tokens: bool,
     diff: Path | None,
+    html: Path | None,
     suggest: bool,
 ) -> None:
     """Show every collective of a model on a mesh: what, why, and how many bytes."""
     from tsc.plan_diff import diff as compare
     from tsc.plan_diff import read_plan
+    from tsc.plan_page import plan_page, write_page
     from tsc.report import bucket_table, explain_item, plan_table, suggestion_table
     from tspasses.plan import plan_of
     from tspasses.plan_set import LARGEST, plan_set
     from tspasses.suggest import suggestions
 
-    if sum((as_json, explain is not None, by_tokens, diff is not None, suggest)) > 1:
-        raise click.UsageError("give one of --json, --explain, --by-tokens, --diff and --suggest")
+    if sum((as_json, explain is not None, by_tokens, diff is not None, html is not None, suggest)) > 1:
+        raise click.UsageError("give one of --json, --explain, --by-tokens, --diff, --html and --suggest")
     other = None if diff is None else read_plan(diff)
 
     placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology)
@@ -130,6 +133,9 @@ def plan(
         click.echo(bucket_table(plan_set(placed.typed, placed.options), LARGEST))
     elif other is not None:
         click.echo(compare(found.to_json(), other, str(diff)))
+    elif html is not None:
+        write_page(html, plan_page(found, placed, model.name))
+        click.echo(f"wrote {html}")
     elif suggest:
         click.echo(suggestion_table(suggestions(placed), placed))
     else:

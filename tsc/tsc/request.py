@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,21 @@ def compile_key(request: Request) -> dict[str, str]:
     source = request.weights or request.config
     config, digest = load_config(source) if source else ({}, "")
     model = find_model(request, config)
-    return {"tsc": __version__, "model": model.name, "source_sha256": model.digest, "config_sha256": digest}
+    return {"tsc": f"{__version__}+{_sources()[:12]}", "model": model.name, "source_sha256": model.digest, "config_sha256": digest}
+
+
+def _sources() -> str:
+    """A digest of the compiler's own files: a checkout changes under one version, and what an older state compiled may not run."""
+    digest = sha256()
+    for package in ("tsc", "tspasses", "tskernels"):
+        spec = find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        folder = Path(spec.origin).parent
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".lark", ".toml")):
+            digest.update(f"{package}/{path.relative_to(folder).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def find_model(request: Request, config: Mapping[str, Any]) -> ModelSource:
