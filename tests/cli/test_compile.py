@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Tsc
-from tests.cli.tiny import LAYER, SHAPES, write_checkpoint
+from tests.cli.tiny import LAYER, ROOT, SHAPES, write_checkpoint
 
 import tsc.request as request_module
 
