@@ -43,3 +43,8 @@ def test_the_extents_of_a_step_are_no_names_for_the_config() -> None:
 
 def test_a_sum_can_be_indexed() -> None:
     elaborated("[S, V]", "return linear((embedding(ids, embed) + embedding(ids, embed))[last], embed)")
+
+
+def test_a_power_that_would_never_end_is_refused() -> None:
+    with pytest.raises(CompileError, match=r"TS0210.*too large"):
+        elaborated("[S, V]", "return linear(embedding(ids, embed)[last], embed)", "D = hidden_size  V = vocab_size  huge = 9 ** 9 ** 9")

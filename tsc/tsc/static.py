@@ -33,6 +33,9 @@ class Missing:
 Static = Any
 """int, float, str, bool, None, list, dict, UNKNOWN or Missing: JSON's values and two of our own."""
 
+LARGEST_BITS = 4096
+"""Of a whole number's power: no size or constant of a model comes near it, and `9 ** 9 ** 9` would never end."""
+
 FUNCTIONS: dict[str, Callable[..., Static]] = {"min": min, "max": max, "gcd": math.gcd, "len": len, "log": math.log}
 
 
@@ -121,6 +124,8 @@ def _binary(expr: ast.Binary, names: Mapping[str, Static], config: Mapping[str, 
             case "%":
                 return left % right
             case "**":
+                if isinstance(left, int) and isinstance(right, int) and right * abs(left).bit_length() > LARGEST_BITS:
+                    raise OverflowError("the number is too large")
                 return left**right
             case "==":
                 return left == right

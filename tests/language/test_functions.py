@@ -1,0 +1,81 @@
+"""What the functions of latent attention, mixtures and rows refuse, in the words an author reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from tsc.diagnostics import CompileError
+from tsc.elaborate import elaborate
+from tsc.parser import parse
+from tsc.spans import Source
+
+CONFIG = {"v": 32, "d": 8, "h": 2, "a": 3, "b": 5, "n": 4, "f": 6}
+
+
+def elaborated(body: str, result: str = "[T, D]") -> None:
+    text = f"""config {{ V = v  D = d  H = h  A = a  B = b  N = n  F = f }}
+module M(x: [T, D], logits: [T, N], q: [T, H, A]) -> {result} {{
+  weight w: [H, A, D] = "w"
+  weight gate: [N, F, D] = "e.{{N}}.gate"
+  weight down: [N, D, F] = "e.{{N}}.down"
+  cache rows: paged [D]
+  {body}
+}}
+entry decode(ids: i32[T], last: i32[S]) -> [S, V] {{
+  weight embed: [V, D] = "embed"
+  weight wl: [N, D] = "wl"
+  weight wq: [(H, A), D] = "wq"
+  let x = embedding(ids, embed)
+  let y = M(x, linear(x, wl), linear(x, wq))
+  return linear(x[last], embed)
+}}"""
+    elaborate(parse(Source("model.ts", text)), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        ('return einsum("t h a, h a d -> t d", q, w)', "[T, D]"),
+        ("let a, b = split(x, D, A, B) return a", "[T, A]"),
+        ("return experts(x, route(logits, top_k = 2), gate, gate, down)", "[T, D]"),
+        ("return softmax(x)", "f32[T, D]"),
+        ("let values, indices = top_k(logits, 2) return indices", "i32[T, 2]"),
+        ("let a, b = split(x, D, A, B) let kv = rows.append(a, b) return latent_attention(q, q, kv, scale = 1.0)", "[T, H, A]"),
+    ],
+)
+def test_what_is_right(body: str, result: str) -> None:
+    elaborated(body, result)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('return einsum("t h a, h a d", q, w)', "TS0210.*a letter for each dimension"),
+        ('return einsum("t h a, h d -> t d", q, w)', "TS0204.*has 2 dimensions"),
+        ('return einsum("t h a, a h d -> t d", q, w)', "TS0204.*`a` is A and H"),
+        ('return einsum("t h a, h a d -> t d d", q, w)', "TS0210.*a letter stands once"),
+        ('return einsum("t h a, h a d -> t d z", q, w)', "TS0210.*`z` of the result is in no operand"),
+        ('return einsum("t h a, h a d -> t h", q, w)', "TS0210.*`d` is summed over"),
+        ("let a, b = split(x, D, A, A) return a", r"TS0204.*`D` is 8, and its parts A 3 \+ A 3 are 6"),
+        ("let a, b = split(x, N, A, B) return a", "TS0204.*no dimension `N`"),
+        ("let a = split(x, D, A, B) return a", "TS0205.*a name for each"),
+        ("let a, b = silu(x) return a", "TS0205.*only `split` and `top_k`"),
+        ("return slice(x, 0, 0, 3, 3)", "TS0205.*by `let a, b = split"),
+        ("return experts(x, route(logits, top_k = 5), gate, gate, down)", "TS0210.*picks 5 of 4"),
+        ("return experts(x, route(logits, top_k = 2, groups = 3), gate, gate, down)", "TS0210.*4 experts into 3"),
+        ("return experts(x, route(logits, top_k = 2, groups = 2, top_groups = 3), gate, gate, down)", "TS0210.*3 of 2 groups"),
+        ('return experts(x, route(logits, top_k = 2, score = "relu"), gate, gate, down)', "TS0210.*softmax, sigmoid"),
+        ("return experts(x, route(logits, top_k = 2, normalize = 1), gate, gate, down)", "TS0210.*true or false"),
+        ("return experts(x, logits, gate, down, down)", r"TS0204.*`up` of `experts` is \[N, F, D\]"),
+        ("return softmax(x, 3)", "TS0205.*parameters"),
+        ("return top_k(logits, 2)", "TS0205.*gives 2 values"),
+        ("let v, i = top_k(logits, x) return v", "TS0206.*config value"),
+        ("let v, i = top_k(logits, 5) return v", "TS0210.*a block has 4"),
+        ("return latent_attention(q, q, rows, scale = 1.0)", "TS0206.*reads a cache"),
+        ("let kv = rows.append(x, x) return x", "TS0204.*holds 8 numbers"),
+        ('return x + einsum("h a d, h a d -> a d", w, w)', "TS0217.*of weights alone"),
+    ],
+)
+def test_what_is_refused(body: str, message: str) -> None:
+    with pytest.raises(CompileError, match=message):
+        elaborated(body)
