@@ -52,7 +52,7 @@ def max_key_torch(x: Tensor, shard: int, *, out: Tensor) -> None:
 @op("ts::top_keys")
 def top_keys(x: Tensor, shard: int, k: int, width: int) -> Tensor:
     """`x [..., B*width]` to the `k` largest keys of each block of `width`, `i64[..., B, k]`, largest first."""
-    keys = _keys(x, _indices(x, shard)).unflatten(-1, (-1, width))  # type: ignore[no-untyped-call]
+    keys = _keys(x, _indices(x, shard)).view(*x.shape[:-1], -1, width)
     best: Tensor = keys.sort(dim=-1, descending=True).values[..., :k].contiguous()
     return best
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tsc.diagnostics import Diagnostic, Note
-from tsc.program import Operation, TypedModel, Value
+from tsc.program import Instance, Operation, TypedModel, Value
 from tsc.signatures import Signature
 from tsc.types import Placement
 from tspasses.placed import PlacedInstance, Transition
@@ -24,11 +24,11 @@ def explain(stuck: Stuck) -> Diagnostic:
     values = [search.instance.values[v] for v in operation.operands]
     facts = tuple(Note(_describe(search, v, state.exists[i][0]), v.span) for i, v in zip(operation.operands, values, strict=True))
     if denied := _denied(search):
-        what = "the call" if operation.op == "call" else f"`{operation.op}`"
+        what = "the call" if operation.op == "call" else f"`{operation.name}`"
         return Diagnostic("TS0305", f"{what} needs a collective that is denied ({denied})", operation.span, notes=facts)
     for i, value in zip(operation.operands, values, strict=True):
         if value.kind == "weight":
-            needed = _needed(_again(search, movable=frozenset({i})), state, index, operation, i)
+            needed = _needed(_again(search, movable=frozenset({i}), instance=_apart(search.instance, i)), state, index, operation, i)
             if needed is not None:
                 return _weight_moves(search, operation, value, i, needed)
     if operation.op == "pin":
@@ -37,7 +37,7 @@ def explain(stuck: Stuck) -> Diagnostic:
         wanted = pinned.shape.text(search.mesh, pinned.placement or search.replicated)
         text = f"`{pinned.name}` is {now}, and cannot become {wanted}"
         return Diagnostic("TS0303", text, operation.span, notes=facts[:1], fixes=_without_pin(search, index, operation))
-    text = f"`{operation.op}` has no rule for these placements, and no legal transition leads to one"
+    text = f"`{operation.name}` has no rule for these placements, and no legal transition leads to one"
     return Diagnostic("TS0301", text, operation.span, notes=facts)
 
 
@@ -72,7 +72,7 @@ def _weight_moves(search: Search, operation: Operation, weight: Value, index: in
     wanted = weight.shape.text(search.mesh, needed)
     changed = [(a, q) for a, p, q in zip(search.mesh.active, weight.placement, needed, strict=True) if p != q]
     how = "gather" if all(q is None for _, q in changed) else "move"
-    message = f"weight `{weight.name}` is {declared}, and `{operation.op}` would have to {how} it to {wanted} at run time"
+    message = f"weight `{weight.name}` is {declared}, and `{operation.name}` would have to {how} it to {wanted} at run time"
     values = list(search.instance.values)
     values[index] = replace(weight, placement=needed)
     fixes: tuple[str, ...] = ()
@@ -81,6 +81,13 @@ def _weight_moves(search: Search, operation: Operation, weight: Value, index: in
         price = f"; {factor} x the bytes of this weight on each rank, no collective" if how == "gather" and factor else ""
         fixes = (f"declare `weight {weight.name}: {wanted}` (checked{price})",)
     return Diagnostic("TS0302", message, operation.span, notes=(Note("the weight is declared here", weight.span),), fixes=fixes)
+
+
+def _apart(instance: Instance, weight: int) -> Instance:
+    """With a dimension for each factor of a weight, so that each could be moved."""
+    values = list(instance.values)
+    values[weight] = replace(values[weight], shape=values[weight].shape.ungrouped())
+    return replace(instance, values=values)
 
 
 def _needed(search: Search, state: State, index: int, operation: Operation, weight: int) -> Placement | None:

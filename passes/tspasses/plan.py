@@ -47,6 +47,16 @@ class Plan:
     weight_bytes: int  # that each rank stores
     weight_bytes_repeated: int  # of those, what other ranks store too, less one copy's share of it
 
+    @property
+    def seconds(self) -> float:
+        """Predicted, of a step's collectives."""
+        return sum(i.seconds * i.times for i in self.items)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Payload of a step's collectives over tokens."""
+        return sum(i.bytes_per_row * i.times for i in self.items if i.row == "T")
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"items": [asdict(i) for i in self.items]}
 

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tsc.program import CallTarget, Instance, Operation, TypedModel
+from tsc.program import CallTarget, Instance, Operation, TypedModel, stored_values
 from tsc.signatures import rules
 from tsc.spans import Span
 from tsc.types import SPLITTABLE, Placement, Shape
@@ -70,7 +70,7 @@ class Search:
         self.forbidden = forbidden  # values that a kind of move may not be made on, to find out what else could be done
         self.replicated: Placement = (None,) * len(self.mesh.active)
         self.token_axes = self._token_axes()
-        self.stored = _stored(instance)
+        self.stored = stored_values(instance)
         self._routes: dict[tuple[int, Placement, Placement], tuple[tuple[Move, ...], Cost] | None] = {}
         self.last_use: dict[int, int] = {instance.result: len(instance.operations)}
         for index, operation in enumerate(instance.operations):
@@ -289,16 +289,7 @@ class Search:
         if operation.op == "call":
             target: CallTarget = operation.attributes["target"]
             return f"the boundary of `{self.typed.instances[target.instance].module}` declares it"
-        return "it is pinned here" if operation.op == "pin" else f"`{operation.op}` needs it"
-
-
-def _stored(instance: Instance) -> frozenset[int]:
-    """The weights, and what is made of weights alone: parts of them."""
-    found = {i for i, v in enumerate(instance.values) if v.kind == "weight"}
-    for operation in instance.operations:
-        if operation.operands and found.issuperset(operation.operands):
-            found.add(operation.result)
-    return frozenset(found)
+        return "it is pinned here" if operation.op == "pin" else f"`{operation.name}` needs it"
 
 
 def _with(exists: Mapping[int, tuple[Placement, ...]], value: int, steps: Sequence[Transition]) -> Mapping[int, tuple[Placement, ...]]:

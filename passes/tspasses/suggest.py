@@ -35,22 +35,16 @@ class Suggestion:
 
 def suggestions(placed: PlacedModel) -> Sequence[Suggestion]:
     """Those that save time, the best first; of equals in source order."""
-    seconds, size = _total(placed)
+    now = plan_of(placed)
     found = []
     for changed, make in _changes(placed.typed):
         try:
-            then = _total(place(changed, placed.options))
+            then = plan_of(place(changed, placed.options))
         except CompileError:
             continue
-        if then[0] < seconds * (1 - 1e-9):
-            found.append(make(seconds - then[0], size - then[1]))
+        if then.seconds < now.seconds * (1 - 1e-9):
+            found.append(make(now.seconds - then.seconds, now.bytes_per_token - then.bytes_per_token))
     return sorted(found, key=lambda s: (-s.seconds, s.span.line))
-
-
-def _total(placed: PlacedModel) -> tuple[float, int]:
-    """Predicted seconds and payload bytes a token of a step's collectives."""
-    items = plan_of(placed).items
-    return sum(i.seconds * i.times for i in items), sum(i.bytes_per_row * i.times for i in items if i.row == "T")
 
 
 @dataclass(frozen=True, slots=True)

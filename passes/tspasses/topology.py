@@ -102,12 +102,13 @@ def _positive(given: Mapping[str, Any], key: str) -> float:
 
 def _points(row: Mapping[str, Any], what: str) -> tuple[tuple[float, float], ...]:
     sizes, times = row.get("bytes"), row.get("us")
-    numbers = [*sizes, *times] if isinstance(sizes, list) and isinstance(times, list) else [None]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) and 0 < n < math.inf for n in numbers) or len(sizes) != len(times):  # type: ignore[arg-type]
+    if not (isinstance(sizes, list) and isinstance(times, list) and len(sizes) == len(times)):
+        sizes, times = [None], []
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) and 0 < n < math.inf for n in [*sizes, *times]):
         raise ValueError(f"{what}: `bytes` and `us` are lists of equally many numbers above 0")
-    if sizes != sorted(set(sizes)):  # type: ignore[arg-type]
+    if sizes != sorted(set(sizes)):
         raise ValueError(f"{what}: `bytes` rise from one to the next")
-    return tuple((float(b), float(t) * 1e-6) for b, t in zip(sizes, times, strict=True))  # type: ignore[arg-type]
+    return tuple((float(b), float(t) * 1e-6) for b, t in zip(sizes, times, strict=True))
 
 
 def _error(name: str, what: str) -> CompileError:

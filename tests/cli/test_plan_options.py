@@ -135,3 +135,13 @@ def test_alternatives_never_cost_less_than_the_plan() -> None:
             ]
             assert found
             assert min(a.seconds for a in found) > -1e-12
+
+
+def test_a_split_of_a_weight_in_a_dimension_that_ranks_share_out_is_mended(workspace: Path, tsc: Tsc) -> None:
+    """The message has the author's words, `split`, and a declaration that was tried, of a weight that is stored flat."""
+    text = (ROOT / "models" / "deepseek_v3.ts").read_text()
+    Path("wrong.ts").write_text(text.replace("(H@tp, U), C]", "(H, U@tp), C]"))
+    code, output = tsc("check", "wrong.ts")
+    assert code == 1
+    assert "TS0302]: weight `kv_up` is [(H, U@tp), C], and `split` would have to move it to [(H@tp, U), C] at run time" in output
+    assert output.rstrip().endswith("fix: declare `weight kv_up: [(H@tp, U), C]` (checked)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,8 +162,16 @@ def test_route_is_deepseeks(normalize: bool) -> None:
         weight_of(router).normal_()
         router.e_score_correction_bias.normal_(std=0.3)
         logits, weights, indices = router(torch.randn(50, 16))
-    choice = {"top_k": 3, "score": "sigmoid", "normalize": normalize, "scale": 2.5, "groups": 4, "top_groups": 2, "group_best": 2}
-    made = route(logits, router.e_score_correction_bias, **choice)  # type: ignore[arg-type]
+    choice: dict[str, Any] = {
+        "top_k": 3,
+        "score": "sigmoid",
+        "normalize": normalize,
+        "scale": 2.5,
+        "groups": 4,
+        "top_groups": 2,
+        "group_best": 2,
+    }
+    made = route(logits, router.e_score_correction_bias, **choice)
     assert torch.equal(made.count_nonzero(-1), torch.full((50,), 3))
     close(made.gather(1, indices), weights.double(), 1e-7)
 
@@ -173,8 +182,16 @@ def test_route_is_qwens(normalize: bool) -> None:
     with torch.no_grad():
         weight_of(router).normal_()
         logits, weights, indices = router(torch.randn(50, 16))
-    choice = {"top_k": 3, "score": "softmax", "normalize": normalize, "scale": 1.0, "groups": 1, "top_groups": 1, "group_best": 1}
-    close(route(logits, **choice).gather(1, indices), weights.double(), 1e-7)  # type: ignore[arg-type]
+    choice: dict[str, Any] = {
+        "top_k": 3,
+        "score": "softmax",
+        "normalize": normalize,
+        "scale": 1.0,
+        "groups": 1,
+        "top_groups": 1,
+        "group_best": 1,
+    }
+    close(route(logits, **choice).gather(1, indices), weights.double(), 1e-7)
 
 
 def test_experts_are_deepseeks() -> None:

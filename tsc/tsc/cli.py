@@ -113,11 +113,8 @@ def plan(
     """Show every collective of a model on a mesh: what, why, and how many bytes."""
     from tsc.plan_diff import diff as compare
     from tsc.plan_diff import read_plan
-    from tsc.plan_page import plan_page, write_page
     from tsc.report import bucket_table, explain_item, plan_table, suggestion_table
     from tspasses.plan import plan_of
-    from tspasses.plan_set import LARGEST, plan_set
-    from tspasses.suggest import suggestions
 
     if sum((as_json, explain is not None, by_tokens, diff is not None, html is not None, suggest)) > 1:
         raise click.UsageError("give one of --json, --explain, --by-tokens, --diff, --html and --suggest")
@@ -130,13 +127,19 @@ def plan(
     elif as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     elif by_tokens:
+        from tspasses.plan_set import LARGEST, plan_set
+
         click.echo(bucket_table(plan_set(placed.typed, placed.options), LARGEST))
     elif other is not None:
         click.echo(compare(found.to_json(), other, str(diff)))
     elif html is not None:
+        from tsc.plan_page import plan_page, write_page
+
         write_page(html, plan_page(found, placed, model.name))
         click.echo(f"wrote {html}")
     elif suggest:
+        from tspasses.suggest import suggestions
+
         click.echo(suggestion_table(suggestions(placed), placed))
     else:
         click.echo(plan_table(found, placed))

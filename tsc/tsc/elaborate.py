@@ -141,7 +141,6 @@ class _Body(Expressions):
         stacked = shape.dimensions()[0][0].name if shape.factors and shape.groups[0] == 1 else ""
         tensor = formatted(weight.tensor, self.scope, weight.span, keep=stacked)
         self.instance.weights.append(WeightDeclaration(value, tensor, tied))
-        self.stored.add(value)
         self.scope[weight.name] = Tensor(value)
 
     def _cache(self, cache: ast.Cache) -> None:
@@ -241,7 +240,7 @@ class _Body(Expressions):
         start: Static = 0
         for name, part in zip(let.names, parts, strict=True):
             statics = {"dim": dim, "start": start, "length": UNKNOWN if part.size is None else part.size, "part": part}
-            self.scope[name] = self.apply("slice", [x], statics, call.span, name)
+            self.scope[name] = self.apply("slice", [x], statics, call.span, name, written="split")
             start = UNKNOWN if start is UNKNOWN or part.size is None else start + part.size
 
     def _pin(self, bound: Tensor, placement: Placement, let: ast.Let) -> Tensor:

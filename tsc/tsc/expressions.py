@@ -10,7 +10,7 @@ from typing import Protocol
 from tsc import ast
 from tsc.declarations import Declarations, formatted
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
-from tsc.program import CacheDeclaration, CallTarget, Instance, Operation, Value
+from tsc.program import CacheDeclaration, CallTarget, Instance, Operation, Value, stored_values
 from tsc.signatures import Signature
 from tsc.spans import Span
 from tsc.static import FUNCTIONS, UNKNOWN, Static, evaluate
@@ -41,6 +41,22 @@ class Instances(Protocol):
     def instantiate(self, module: ast.Module, statics: Mapping[str, Static], span: Span) -> str: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """Writes a composite's operations: where it is called, what its values are called, what the author wrote."""
+
+    expressions: Expressions
+    span: Span
+    name: str
+    written: str
+
+    def __call__(self, op: str, *operands: Tensor, **statics: Static) -> Tensor:
+        return self.expressions.apply(op, list(operands), statics, self.span, self.name, written=self.written)
+
+    def block_width(self, x: Tensor) -> Static:
+        return self.expressions.block_width(x)
+
+
 class Expressions:
     """The values of one instance, and what a scope's names are bound to. An expression adds operations to the instance."""
 
@@ -50,7 +66,6 @@ class Expressions:
         self.instance = instance
         self.scope: dict[str, Bound] = {**self.declarations.names, **statics}
         self.appended: set[int] = set()  # caches that have the step's keys and values
-        self.stored: set[int] = set()  # weights and parts of them
 
     def static(self, expr: ast.Expr) -> Static:
         is_config_key = isinstance(expr, ast.Name) and expr.text not in self.scope  # `when tie_word_embeddings`
@@ -176,16 +191,10 @@ class Expressions:
                 where = _argument_span(call, composite.parameters, parameter)
                 raise error_at("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", where)
             statics[parameter] = value
-        if op == "top_k":
-            statics["width"] = self._block_width(x)
-
-        def build(inner: str, *operands: Tensor, **given: Static) -> Tensor:
-            return self.apply(inner, list(operands), given, call.span, names[0] if names[0] else op)
-
-        made = composite.expand(build, x, **statics)
+        made = composite.expand(_Build(self, call.span, names[0] or op, op), x, **statics)
         return made if isinstance(made, tuple) else (made,)
 
-    def _block_width(self, x: Tensor) -> Static:
+    def block_width(self, x: Tensor) -> Static:
         """How wide the blocks of a row are that `top_k` searches apart: those of the rank that has the least of the row, which is
         as many ranks as a weight of this module has that dimension split over, or a parameter."""
         whole = self.instance.values[x.value].shape.factors[-1] if self.instance.values[x.value].shape.factors else None
@@ -214,11 +223,11 @@ class Expressions:
                 where = _argument_span(call, names, parameter)
                 raise error_at("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", where)
         for parameter, tensor in zip(given, tensors, strict=True):
-            if parameter == "cache" and (tensor.cache is None or self.instance.values[tensor.value].kind == "cache"):
+            if builtin.windowed and parameter == "cache" and (tensor.cache is None or self.instance.values[tensor.value].kind == "cache"):
                 raise error_at("TS0206", f"`{op}` reads a cache: {op}(q, kv.append(k, v), ...)", call.span)
         return self.apply(op, tensors, statics, call.span, name)
 
-    def apply(self, op: str, operands: list[Tensor], statics: Mapping[str, Static], span: Span, name: str) -> Tensor:
+    def apply(self, op: str, operands: list[Tensor], statics: Mapping[str, Static], span: Span, name: str, *, written: str = "") -> Tensor:
         builtin = BUILTINS[op]
         if not builtin.fewest <= len(operands) <= len(builtin.tensors):
             raise error_at("TS0205", f"`{op}` takes {len(builtin.tensors)} tensors, got {len(operands)}", span)
@@ -237,15 +246,14 @@ class Expressions:
             if isinstance(number, float) and not math.isfinite(number):
                 raise error_at("TS0210", f"`{attribute}` of `{op}` is {number}, which is no finite number", span)
         for parameter, operand in zip(builtin.tensors, operands, strict=False):
-            if parameter == "cache" and operand.cache is not None and not op.endswith("_append"):
+            if builtin.windowed and parameter == "cache" and operand.cache is not None:
                 attributes["window"] = operand.cache.window
         result = self.add_value(Value(name or op, "result", typing.shape, span))
-        if operands and all(t.value in self.stored for t in operands):
-            if op != "slice":
-                text = f"`{op}` of weights alone has the same result in every step, and would be computed in each"
-                raise error_at("TS0217", text, span)
-            self.stored.add(result)
-        self.instance.operations.append(Operation(op, tuple(t.value for t in operands), result, typing.signature, span, attributes))
+        if op != "slice" and operands and stored_values(self.instance).issuperset(t.value for t in operands):
+            text = f"`{written or op}` of weights alone has the same result in every step, and would be computed in each"
+            raise error_at("TS0217", text, span)
+        indices = tuple(t.value for t in operands)
+        self.instance.operations.append(Operation(op, indices, result, typing.signature, span, attributes, written))
         return Tensor(result)
 
     def _module_call(self, call: ast.Call, module: ast.Module, name: str) -> Tensor:

@@ -47,7 +47,8 @@ class CacheDeclaration:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """result = op(operands; attributes). A `call` has the instance's key and prefix in its attributes."""
+    """result = op(operands; attributes). A `call` has the instance's key and prefix in its attributes. `written`: the function that the
+    author wrote, where that is another."""
 
     op: str
     operands: tuple[int, ...]
@@ -55,6 +56,12 @@ class Operation:
     signature: Signature
     span: Span
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    written: str = ""
+
+    @property
+    def name(self) -> str:
+        """What an author knows it by."""
+        return self.written or self.op
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +99,12 @@ class TypedModel:
     instances: Mapping[str, Instance]
     entry: str
     unused: tuple[str, ...] = ()  # patterns of checkpoint tensors that the model leaves out
+
+
+def stored_values(instance: Instance) -> frozenset[int]:
+    """The weights, and what is made of weights alone: parts of them."""
+    found = {i for i, v in enumerate(instance.values) if v.kind == "weight"}
+    for operation in instance.operations:
+        if operation.operands and found.issuperset(operation.operands):
+            found.add(operation.result)
+    return frozenset(found)

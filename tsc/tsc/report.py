@@ -57,12 +57,13 @@ def bucket_table(buckets: Sequence[Bucket], largest: int) -> str:
     """A line for each range of step sizes that has a plan of its own: how often a step runs what, and its bytes."""
     rows = [("tokens a step", "collectives a step", "bytes a token", "predicted at the first")]
     for bucket in buckets:
-        items = plan_of(bucket.placed).items
+        plan = plan_of(bucket.placed)
+        items = plan.items
         counts = [(k, sum(i.times for i in items if i.kind == k)) for k in COLLECTIVES]
-        size = sum(i.bytes_per_row * i.times for i in items if i.row == "T")
         span = f"{bucket.first} and more" if bucket.last == largest else f"{bucket.first} to {bucket.last}"
-        taken = sum(i.seconds * i.times for i in items)
-        rows.append((span, ", ".join(f"{n} {k}" for k, n in counts if n) or "none", f"{size:,}", f"{taken * 1e6:,.0f} us"))
+        rows.append(
+            (span, ", ".join(f"{n} {k}" for k, n in counts if n) or "none", f"{plan.bytes_per_token:,}", f"{plan.seconds * 1e6:,.0f} us")
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -104,9 +105,8 @@ def _totals(plan: Plan, placed: PlacedModel) -> list[str]:
         counts = ", ".join(f"{sum(i.kind == k for i in items)} {k}" for k in COLLECTIVES if any(i.kind == k for i in items))
         what = "outside the layers" if module == placed.typed.entry else f"in each of {items[0].times} x {module}"
         lines.append(f"{what}: {counts}; {size:,} bytes of payload a token")
-    total = sum(i.seconds * i.times for i in plan.items)
-    moved = sum(i.bytes_per_row * i.times for i in plan.items if i.row == "T")
-    lines.append(f"a step: {moved:,} bytes a token in {sum(i.times for i in plan.items)} collectives, {total * 1e6:,.0f} us predicted")
+    count = sum(i.times for i in plan.items)
+    lines.append(f"a step: {plan.bytes_per_token:,} bytes a token in {count} collectives, {plan.seconds * 1e6:,.0f} us predicted")
     return lines
 
 

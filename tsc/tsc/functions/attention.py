@@ -57,7 +57,9 @@ def _latent_attention(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Ty
 
 FUNCTIONS: Mapping[str, Builtin] = {
     "cache_append": Builtin(("cache", "k", "v"), _cache_append, ("[2, K, E]", "[T, K, E]", "[T, K, E]")),
-    "attention": Builtin(("q", "cache"), _attention, ("[T, K, G, E]", "[2, K, E]"), {"scale": ..., "softcap": 0.0}),
+    "attention": Builtin(("q", "cache"), _attention, ("[T, K, G, E]", "[2, K, E]"), {"scale": ..., "softcap": 0.0}, windowed=True),
     "latent_append": Builtin(("cache", "latent", "rotated"), _latent_append, ("[W]", "[T, C]", "[T, R]")),
-    "latent_attention": Builtin(("q", "rotated", "cache"), _latent_attention, ("[T, H, C]", "[T, H, R]", "[W]"), {"scale": ...}),
+    "latent_attention": Builtin(
+        ("q", "rotated", "cache"), _latent_attention, ("[T, H, C]", "[T, H, R]", "[W]"), {"scale": ...}, windowed=True
+    ),
 }

@@ -34,7 +34,8 @@ Infer = Callable[[Sequence[Shape], Mapping[str, Any]], Typing]
 @dataclass(frozen=True, slots=True)
 class Builtin:
     """`tensors` are its tensor parameters in order, the `optional` ones last; `statics` its static ones with defaults (`...`: none);
-    `shown` the operands' types that docs/rules.md shows its rules with; `leading` the statics that a call gives before its tensors."""
+    `shown` the operands' types that docs/rules.md shows its rules with; `leading` the statics that a call gives before its tensors;
+    `windowed`: it reads a cache, within the cache's window."""
 
     tensors: tuple[str, ...]
     infer: Infer
@@ -42,6 +43,7 @@ class Builtin:
     statics: Mapping[str, Any] = field(default_factory=dict)
     optional: int = 0
     leading: tuple[str, ...] = ()
+    windowed: bool = False
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tsc.functions.common import Builtin, Mismatch, Typing, count, labels_of, want_rank
-from tsc.signatures import Signature
+from tsc.signatures import Label, Signature
 from tsc.static import UNKNOWN
 from tsc.types import Factor, Shape
 
@@ -21,10 +21,15 @@ def _rows(shape: Shape, dtype: str) -> Shape:
     return Shape.of(dtype, [(f,) for f in shape.factors[:-1]])
 
 
+def _last(labels: Sequence[Label]) -> frozenset[str]:
+    """The label of the last dimension, as a set."""
+    return frozenset(label for label in labels[-1:] if label is not None)
+
+
 def _max_key(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     want_rank(shapes, 0, 2, "`argmax`")
     labels = labels_of(shapes[0], "x")
-    return Typing(_rows(shapes[0], "i64"), Signature((labels,), labels[:-1], maxed=frozenset(labels[-1:])))  # type: ignore[arg-type]
+    return Typing(_rows(shapes[0], "i64"), Signature((labels,), labels[:-1], maxed=_last(labels)))
 
 
 def _top_keys(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
@@ -61,13 +66,13 @@ def _of_keys(dtype: str) -> Callable[[Sequence[Shape], Mapping[str, Any]], Typin
 def _row_max(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     want_rank(shapes, 0, 2, "`row_max`")
     labels = labels_of(shapes[0], "x")
-    return Typing(_rows(shapes[0], "f32"), Signature((labels,), labels[:-1], maxed=frozenset(labels[-1:])))  # type: ignore[arg-type]
+    return Typing(_rows(shapes[0], "f32"), Signature((labels,), labels[:-1], maxed=_last(labels)))
 
 
 def _row_sum(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     want_rank(shapes, 0, 2, "`row_sum`")
     labels = labels_of(shapes[0], "x")
-    signature = Signature((labels,), labels[:-1], frozenset(labels[-1:]), ((0,),))  # type: ignore[arg-type]
+    signature = Signature((labels,), labels[:-1], _last(labels), ((0,),))
     return Typing(_rows(shapes[0], "f32"), signature)
 
 
@@ -95,8 +100,15 @@ FUNCTIONS: Mapping[str, Builtin] = {
     "divide_rows": Builtin(("x", "of_row"), _by_row(linear=True), ("f32[S, V]", "f32[S]")),
 }
 
-Build = Callable[..., Any]
-"""`build("op", operand, ..., static = ...)`: an operation on values that are there, or were built."""
+
+class Build(Protocol):
+    """What a composite is written with."""
+
+    def __call__(self, op: str, *operands: Any, **statics: Any) -> Any:
+        """An operation on values that are there, or were built."""
+
+    def block_width(self, x: Any) -> Any:
+        """How much of `x`'s last dimension the rank with the least of it may have; UNKNOWN without sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +129,8 @@ def _argmax(build: Build, x: Any) -> Any:
     return build("key_index", build("max_key", x))
 
 
-def _top_k(build: Build, x: Any, k: Any, width: Any) -> tuple[Any, Any]:
-    keys = build("merge_keys", build("top_keys", x, k=k, width=width))
+def _top_k(build: Build, x: Any, k: Any) -> tuple[Any, Any]:
+    keys = build("merge_keys", build("top_keys", x, k=k, width=build.block_width(x)))
     return build("key_value", keys), build("key_index", keys)
 
 
