@@ -36,14 +36,18 @@ config {
   unused  "model.layers.{L}.*"  // the layer that predicts a further token
 }
 
-mesh { tp }
+mesh {
+  dp            // sequences: each of its ranks has some of them, with their rows of the cache
+  tp            // heads
+  ep = dp * tp  // experts and vocabulary: all ranks
+}
 
-module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
+module Attention(x: [T@dp, D], positions: i32[T]) -> [T@dp, D | sum tp] {
   weight kv_down: [W, D]         = "kv_a_proj_with_mqa.weight"
   weight kv_norm: [C]            = "kv_a_layernorm.weight"
   weight kv_up:   [(H@tp, U), C] = "kv_b_proj.weight"
   weight wo:      [D, (H@tp, E)] = "o_proj.weight"
-  cache  latents: paged [W]  // no head factor: whole on every rank
+  cache  latents: paged@dp [W]  // no head factor: whole on every rank of tp
 
   if Q > 0 {
     weight q_down: [Q, D]         = "q_a_proj.weight"
@@ -66,26 +70,26 @@ module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
   return linear(einsum("t h c, h e c -> t h e", mixed, v_up), wo)
 }
 
-module MLP(x: [T, D]) -> [T, D | sum tp] {
+module MLP(x: [T@dp, D]) -> [T@dp, D | sum tp] {
   weight gate: [F@tp, D] = "gate_proj.weight"
   weight up:   [F@tp, D] = "up_proj.weight"
   weight down: [D, F@tp] = "down_proj.weight"
   return linear(silu(linear(x, gate)) * linear(x, up), down)
 }
 
-module Shared(x: [T, D]) -> [T, D | sum tp] {
-  weight gate: [J@tp, D] = "gate_proj.weight"
-  weight up:   [J@tp, D] = "up_proj.weight"
-  weight down: [D, J@tp] = "down_proj.weight"
+module Shared(x: [T, D]) -> [T, D | sum ep] {
+  weight gate: [J@ep, D] = "gate_proj.weight"
+  weight up:   [J@ep, D] = "up_proj.weight"
+  weight down: [D, J@ep] = "down_proj.weight"
   return linear(silu(linear(x, gate)) * linear(x, up), down)
 }
 
-module Mixture(x: [T, D]) -> [T, D | sum tp] {
+module Mixture(x: [T, D]) -> [T, D | sum ep] {
   weight router: [N, D]       = "gate.weight"
   weight bias:   f32[N]       = "gate.e_score_correction_bias"
-  weight gate:   [N@tp, I, D] = "experts.{N}.gate_proj.weight"
-  weight up:     [N@tp, I, D] = "experts.{N}.up_proj.weight"
-  weight down:   [N@tp, D, I] = "experts.{N}.down_proj.weight"
+  weight gate:   [N@ep, I, D] = "experts.{N}.gate_proj.weight"
+  weight up:     [N@ep, I, D] = "experts.{N}.up_proj.weight"
+  weight down:   [N@ep, D, I] = "experts.{N}.down_proj.weight"
   let chosen = route(
     linear(x, router),
     bias,
@@ -100,7 +104,7 @@ module Mixture(x: [T, D]) -> [T, D | sum tp] {
   return experts(x, chosen, gate, up, down) + Shared<"shared_experts">(x)  // two pending sums are one
 }
 
-module Layer(x: [T, D], positions: i32[T], sparse) -> [T, D] {
+module Layer(x: [T@dp, D], positions: i32[T], sparse) -> [T@dp, D] {
   weight n1: [D] = "input_layernorm.weight"
   weight n2: [D] = "post_attention_layernorm.weight"
   let h = x + Attention<"self_attn">(rms_norm(x, n1, eps), positions)
@@ -109,10 +113,10 @@ module Layer(x: [T, D], positions: i32[T], sparse) -> [T, D] {
   return h + made
 }
 
-entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
-  weight embed: [V@tp, D] = "model.embed_tokens.weight"
+entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@ep] {
+  weight embed: [V@ep, D] = "model.embed_tokens.weight"
   weight norm:  [D]       = "model.norm.weight"
-  weight head:  [V@tp, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
+  weight head:  [V@ep, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
   let x = embedding(ids, embed)
   for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions, i >= dense) }
   return linear(rms_norm(x[last], norm, eps), head)

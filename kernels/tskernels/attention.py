@@ -5,6 +5,8 @@ T tokens of S sequences in the step; K key heads with G query heads each; E elem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -16,18 +18,14 @@ from tskernels.registry import kernel, one_float_type, op
 
 @op("ts::attention", cost=attention_bound)
 def attention(
-    q: Tensor, cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, scale: float, window: int, softcap: float
+    q: Tensor, cache: Tensor, spans: Tensor, lengths: Tensor, tables: Tensor, shard: int, scale: float, window: int, softcap: float
 ) -> Tensor:
-    """`q [T, K, G, E]`, `cache [pages, page_size, 2, K, E]`, `starts i32[S+1]`, `lengths i32[S]`, `tables i32[S, P]` to
-    `[T, K, G, E]`. Query i of sequence s has position `lengths[s] - (starts[s+1] - starts[s]) + i`. Rows that pad a step, from
-    `starts[S]` on, give zeros."""
+    """`q [T, K, G, E]`, `cache [pages, page_size, 2, K, E]`, `spans i32[S, 2]`, `lengths i32[S]`, `tables i32[S, P]` to
+    `[T, K, G, E]`. Rows `spans[s, 0]` to before `spans[s, 1]` are sequence s's, its newest; an empty span is not looked at. Rows of no
+    sequence give zeros. Where ranks share out the step's rows by sequences, `shard` is which T of them are here; spans are of the step."""
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    bounds = starts.tolist()
     dtype = compute_dtype(q.dtype)
-    for sequence, length in enumerate(lengths.tolist()):
-        first, last = bounds[sequence], bounds[sequence + 1]
-        if first == last:
-            continue
+    for sequence, first, last, length in own_sequences(spans, lengths, len(q), shard):
         pages = tables[sequence, : -(-length // cache.shape[1])]
         keys, values = cache[pages].flatten(0, 1)[:length].to(dtype).unbind(1)
         scores = torch.einsum("ikge,jke->kgij", q[first:last].to(dtype), keys) * scale
@@ -42,9 +40,35 @@ def attention(
     return out
 
 
+Own = tuple[int, int, int, int]
+"""A sequence's number, its first row here, the row after its last, and its length."""
+
+
+def own_sequences(spans: Tensor, lengths: Tensor, rows: int, shard: int) -> list[Own]:
+    """The sequences with rows among this rank's, which are the step's from `shard * rows` on."""
+    here = (spans - shard * rows).clamp_(0, rows)
+    return [(s, *span, n) for s, (span, n) in enumerate(zip(here.tolist(), lengths.tolist(), strict=True)) if span[0] < span[1]]
+
+
+def clear_unclaimed(out: Tensor, sequences: Sequence[Own]) -> None:
+    """Zeros in `out` where it has rows of no sequence: those that pad a step."""
+    if sum(last - first for _, first, last, _ in sequences) < len(out):
+        out.zero_()
+
+
 @kernel("ts::attention", name="torch", when=one_float_type, cost=attention_bound)
 def attention_torch(
-    q: Tensor, cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, scale: float, window: int, softcap: float, *, out: Tensor
+    q: Tensor,
+    cache: Tensor,
+    spans: Tensor,
+    lengths: Tensor,
+    tables: Tensor,
+    shard: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    *,
+    out: Tensor,
 ) -> None:
     """One call of torch's fused attention a sequence, so that a sequence's bits are the same in any company.
 
@@ -52,12 +76,9 @@ def attention_torch(
     alignment, and so the order of its sums, differs by thread, and which thread gets a sequence depends on the others.
     """
     page_size = cache.shape[1]
-    bounds = starts.tolist()
-    out[bounds[-1] :] = 0.0
-    for sequence, length in enumerate(lengths.tolist()):
-        first, last = bounds[sequence], bounds[sequence + 1]
-        if first == last:
-            continue
+    sequences = own_sequences(spans, lengths, len(q), shard)
+    clear_unclaimed(out, sequences)
+    for sequence, first, last, length in sequences:
         num_new = last - first
         # The oldest key that the first query sees; pages wholly before it are not read.
         oldest = max(0, length - num_new - window + 1) if window else 0

@@ -5,11 +5,12 @@ T tokens of S sequences in the step; H heads; C latent and R rotated elements a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from tskernels.attention import Own, clear_unclaimed, own_sequences
 from tskernels.cost import append_bound, latent_attention_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import inplace_op, kernel, op
@@ -35,28 +36,24 @@ def latent_append_torch(cache: Tensor, latent: Tensor, rotated: Tensor, slots: T
 
 @op("ts::latent_attention", cost=latent_attention_bound)
 def latent_attention(
-    q: Tensor, rotated: Tensor, cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, scale: float, window: int
+    q: Tensor, rotated: Tensor, cache: Tensor, spans: Tensor, lengths: Tensor, tables: Tensor, shard: int, scale: float, window: int
 ) -> Tensor:
-    """`q [T, H, C]`, `rotated [T, H, R]`, `cache [pages, page_size, C+R]`, `starts i32[S+1]`, `lengths i32[S]`, `tables i32[S, P]` to
-    `[T, H, C]`. A head's score of a row is its product with the whole row, its value the row's first C. Query i of sequence s has
-    position `lengths[s] - (starts[s+1] - starts[s]) + i`. Rows that pad a step give zeros."""
+    """`q [T, H, C]`, `rotated [T, H, R]`, `cache [pages, page_size, C+R]`, `spans i32[S, 2]`, `lengths i32[S]`, `tables i32[S, P]` to
+    `[T, H, C]`. A head's score of a row is its product with the whole row, its value the row's first C. Spans and
+    `shard` as in `attention`."""
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     dtype = compute_dtype(q.dtype)
     whole = torch.cat((q, rotated), -1).to(dtype)
-    for first, last, rows, seen in _sequences(cache, starts, lengths, tables, window):
+    for first, last, rows, seen in _rows(own_sequences(spans, lengths, len(q), shard), cache, tables, window):
         scores = torch.einsum("ihw,jw->hij", whole[first:last], rows.to(dtype)) * scale
         weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
         out[first:last] = torch.einsum("hij,jc->ihc", weights, rows[:, : q.shape[2]].to(dtype)).to(q.dtype)
     return out
 
 
-def _sequences(cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, window: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Of each sequence with new tokens: their bounds, all its rows [J, W], and which of them each new token sees, bool[N, J]."""
-    bounds = starts.tolist()
-    for sequence, length in enumerate(lengths.tolist()):
-        first, last = bounds[sequence], bounds[sequence + 1]
-        if first == last:
-            continue
+def _rows(sequences: Sequence[Own], cache: Tensor, tables: Tensor, window: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Of each sequence: the bounds of its new tokens, all its rows [J, W], and which of them each new token sees, bool[N, J]."""
+    for sequence, first, last, length in sequences:
         pages = tables[sequence, : -(-length // cache.shape[1])]
         rows = cache.index_select(0, pages).flatten(0, 1)[:length]
         distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(length)
@@ -68,13 +65,24 @@ def _sequences(cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, w
 
 @kernel("ts::latent_attention", name="torch", cost=latent_attention_bound)
 def latent_attention_torch(
-    q: Tensor, rotated: Tensor, cache: Tensor, starts: Tensor, lengths: Tensor, tables: Tensor, scale: float, window: int, *, out: Tensor
+    q: Tensor,
+    rotated: Tensor,
+    cache: Tensor,
+    spans: Tensor,
+    lengths: Tensor,
+    tables: Tensor,
+    shard: int,
+    scale: float,
+    window: int,
+    *,
+    out: Tensor,
 ) -> None:
     """Two products a sequence with all heads as rows: the latent rows are read once for all of them. Softmax in f32."""
-    out[int(starts[-1]) :] = 0.0
+    sequences = own_sequences(spans, lengths, len(q), shard)
+    clear_unclaimed(out, sequences)
     heads, width = q.shape[1:]
     whole = torch.cat((q, rotated), -1)
-    for first, last, rows, seen in _sequences(cache, starts, lengths, tables, window):
+    for first, last, rows, seen in _rows(sequences, cache, tables, window):
         queries = whole[first:last].flatten(0, 1)
         scores = torch.mm(queries, rows.t()).to(compute_dtype(q.dtype)).mul_(scale).view(last - first, heads, -1)
         weights = scores.masked_fill_(~seen[:, None], -torch.inf).softmax(-1).to(q.dtype)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.fx
 
-from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, type_of
+from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, sequence_groups, type_of
 from tsc.spans import Span
 from tspasses.plan_memory import is_alias, row_bytes
 
@@ -27,6 +27,7 @@ def emit(program: Program) -> dict[str, Any]:
         "format": FORMAT,
         "entry": program.entry,
         "token_multiple": _token_multiple(program),
+        "sequence_groups": sequence_groups(program),
         "caches": caches,
         "frame": {"T": frame[0], "S": frame[1]},
         "graphs": graphs,
@@ -124,5 +125,5 @@ def _place(node: torch.fx.Node) -> str:
 
 def _add_cache(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -> int:
     type_ = type_of(node)
-    caches.append({"dtype": type_.dtype, "page": list(type_.local(program.mesh)), "window": node.meta["input"].window})
+    caches.append({"dtype": type_.dtype, "page": list(type_.local(program.mesh)[1:]), "window": node.meta["input"].window})
     return len(caches) - 1

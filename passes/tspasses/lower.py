@@ -22,18 +22,11 @@ from tspasses.transitions import moved
 
 STEP_SHAPES = {
     "slots": Shape("i32", (Factor("T", None),), (1,)),
-    "starts": Shape("i32", (Factor("S+1", None),), (1,)),
+    "spans": Shape("i32", (Factor("S", None), Factor("2", 2)), (1, 1)),
     "lengths": Shape("i32", (Factor("S", None),), (1,)),
     "tables": Shape("i32", (Factor("S", None), Factor("S.pages", None)), (1, 1)),
 }
 """What cache ops read of a step beside the entry's own parameters."""
-
-ORDER = {
-    "cache_append": ("slots",),
-    "latent_append": ("slots",),
-    "attention": ("starts", "lengths", "tables"),
-    "latent_attention": ("starts", "lengths", "tables"),
-}
 
 
 def lower(placed: PlacedModel) -> Program:
@@ -134,11 +127,24 @@ class _Lowering:
                 [x] = (self._ungrouped(n, operation.span) for n in operands)
                 attributes = {name: operation.attributes[name] for name in ("start", "length", "dim")}
                 return self._node("narrow", (x,), attributes, result, operation.span, value.name)
+            case "cache_append" | "latent_append":
+                slots = self._step("slots", operation.span)
+                if axes := self._axes_of(operands[0], 0):
+                    split = tuple(0 if a.name in axes else None for a in self.mesh.active)
+                    own = NodeType(slots.meta["type"].shape, split)
+                    slots = self._node("local_slice", (slots,), {"axis": "*".join(axes), "dim": 0}, own, operation.span, "own_slots")
+                return self._node(operation.op, (*operands, slots), {}, result, operation.span, value.name)
+            case "attention" | "latent_attention":
+                axes = self._axes_of(operands[0], 0)
+                steps = [self._step(n, operation.span) for n in ("spans", "lengths", "tables")]
+                which = {} if axes else {"shard": 0}
+                if axes:
+                    steps.append(self._coordinate(axes, operation.span))
+                return self._node(operation.op, (*operands, *steps), {**which, **operation.attributes}, result, operation.span, value.name)
             case _:
                 operands = [self._ungrouped(n, operation.span) for n in operands]
-                extra = tuple(self._step(n, operation.span) for n in ORDER.get(operation.op, ()))
                 attributes = {k: list(v) if isinstance(v, tuple) else v for k, v in operation.attributes.items()}
-                return self._node(operation.op, (*operands, *extra), attributes, result, operation.span, value.name)
+                return self._node(operation.op, tuple(operands), attributes, result, operation.span, value.name)
 
     def _call(self, operation: Operation, value: Value, operands: list[torch.fx.Node], result: NodeType, prefix: str) -> torch.fx.Node:
         target: CallTarget = operation.attributes["target"]

@@ -91,11 +91,14 @@ def _apart(instance: Instance, weight: int) -> Instance:
 
 
 def _needed(search: Search, state: State, index: int, operation: Operation, weight: int) -> Placement | None:
-    """What the operation would have the weight as, in the cheapest way on from `state`."""
-    ways = sorted(search.extend(state, index, operation, search.rules(operation)), key=lambda s: s.cost)
-    if not ways or ways[0].choice is None:
-        return None
-    return next((n for v, n in zip(operation.operands, ways[0].choice.operands, strict=True) if v == weight), None)
+    """What the operation would have the weight as, on the way on from `state` that changes it on the fewest axes; of equals the cheapest."""
+    declared = search.instance.values[weight].placement or search.replicated
+    ways = []
+    for way in search.extend(state, index, operation, search.rules(operation)):
+        assert way.choice is not None
+        need = next(n for v, n in zip(operation.operands, way.choice.operands, strict=True) if v == weight)
+        ways.append((sum(a != b for a, b in zip(need, declared, strict=True)), way.cost, need))
+    return min(ways, key=lambda way: way[:2])[2] if ways else None
 
 
 def _without_pin(search: Search, index: int, pin: Operation) -> tuple[str, ...]:

@@ -144,14 +144,13 @@ def _weights(placed: PlacedModel, times: Counter[str]) -> tuple[int, int]:
 
 
 def _cache(placed: PlacedModel, times: Counter[str]) -> tuple[int, int]:
-    """Bytes of cache that a token takes on one rank, and on how many ranks of the mesh each byte of it is repeated at most."""
+    """Bytes of cache that a token takes on one rank, on average over ranks that keep sequences of their own, and on how many ranks of
+    the mesh each byte of it is repeated at most."""
     total, copies = 0, 1
     for name, instance in placed.instances.items():
         for cache in instance.instance.caches:
             shape, placement = instance.instance.values[cache.value].shape, instance.placements[cache.value]
-            elements = 1
-            for factor in shape.factors:
-                elements *= factor.size or NOMINAL
+            elements = math.prod(f.size or NOMINAL for f in shape.factors[1:])  # of a page's row
             split = placed.mesh.size_of([a.name for a, p in zip(placed.mesh.active, placement, strict=True) if p is not None])
             total += times[name] * elements * DTYPE_BYTES[shape.dtype or placed.options.dtype] // split
             copies = max(copies, placed.mesh.ranks // split)

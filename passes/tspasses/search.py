@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tsc.program import CallTarget, Instance, Operation, TypedModel, stored_values
 from tsc.signatures import rules
 from tsc.spans import Span
-from tsc.types import SPLITTABLE, Placement, Shape
+from tsc.types import DYNAMIC, PAGES, SPLITTABLE, Placement, Shape
 from tspasses.cost import payload, seconds
 from tspasses.placed import Options, PlacedInstance, Transition
 from tspasses.routes import NOTHING, Cost, plus, route
@@ -175,7 +175,8 @@ class Search:
             return False
         if value in self.stored and value not in self.movable:
             return move.kind not in COLLECTIVES
-        return self.instance.values[value].kind != "cache"
+        factors = self.instance.values[value].shape.factors
+        return not factors or factors[0].name != PAGES  # a cache stays where it is
 
     def rules(self, operation: Operation) -> list[tuple[tuple[Placement, ...], Placement]]:
         """Every combination of the op's rules over the mesh's axes, less those that cannot divide."""
@@ -198,7 +199,7 @@ class Search:
 
     def _may_be(self, shape: Shape, placement: Placement) -> bool:
         """Tokens are split only on axes where some boundary of the module has them so: elsewhere that saves no bytes and costs a launch."""
-        if shape.factors and shape.factors[0].name == SPLITTABLE:
+        if shape.factors and shape.factors[0].name == DYNAMIC[0]:
             for axis, place in enumerate(placement):
                 if place == 0 and axis not in self.token_axes:
                     return False
@@ -219,7 +220,7 @@ class Search:
             axis
             for shape, placement in declared
             for axis, place in enumerate(placement)
-            if isinstance(place, int) and shape.factors[place].name == SPLITTABLE
+            if isinstance(place, int) and shape.factors[place].name in SPLITTABLE
         )
 
     def _merge(self, states: Iterable[State]) -> list[State]:

@@ -39,7 +39,7 @@ def call_of(mesh: Mesh, node: torch.fx.Node) -> Call:
 def _operand(mesh: Mesh, node: torch.fx.Node) -> Operand:
     kind = type_of(node)
     shape = tuple(d if isinstance(d, int) else None for d in kind.local(mesh))
-    return Operand(kind.dtype, (None, None, *shape) if _is_cache(node) else shape)  # a cache adds pages and page size
+    return Operand(kind.dtype, (None, *shape) if _is_cache(node) else shape)  # the second dimension of a cache is a page's rows
 
 
 def _is_cache(node: torch.fx.Node) -> bool:

@@ -93,7 +93,7 @@ def _with_parameter(instance: Instance, number: int, placement: Placement) -> In
 
 def _others(typed: TypedModel, shape: Shape, now: Placement, *, partial: bool) -> Iterator[Placement]:
     """Other placements, all axes that are alike now changed alike."""
-    splits = [i for i, f in enumerate(shape.factors) if not f.is_dynamic or f.name == SPLITTABLE]
+    splits = [i for i, f in enumerate(shape.factors) if not f.is_dynamic or f.name in SPLITTABLE]
     places: list[AxisPlacement] = [None, *(["sum"] if partial else []), *splits]
     for old in dict.fromkeys(now):
         for new in places:

@@ -78,7 +78,7 @@ def divides(shape: Shape, mesh: Mesh, placement: Placement) -> bool:
     tokens, which a step pads."""
     for index, factor in enumerate(shape.factors):
         axes = [a for a, p in zip(mesh.active, placement, strict=True) if p == index]
-        if axes and factor.is_dynamic and factor.name != SPLITTABLE:
+        if axes and factor.is_dynamic and factor.name not in SPLITTABLE:
             return False
         if axes and factor.size is not None and factor.size % math.prod(a.size or 1 for a in axes):
             return False

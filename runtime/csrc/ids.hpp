@@ -7,6 +7,7 @@ namespace tsrun {
 
 enum class RequestId : std::int64_t {};
 enum class StepId : std::int64_t {};
+enum class GroupId : std::int32_t {};
 enum class PageId : std::int32_t {};
 
 using Token = std::int32_t;

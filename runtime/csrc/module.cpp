@@ -50,6 +50,11 @@ py::array vector_of(const py::object& self) {
   return show<Shown>(values, self, {static_cast<py::ssize_t>(values.size())});
 }
 
+py::array spans_of(const py::object& self) {
+  const StepPlan& plan = self.cast<const PlanView&>().plan();
+  return show<std::int32_t>(plan.spans, self, {static_cast<py::ssize_t>(plan.requests.size()), 2});
+}
+
 py::array tables_of(const py::object& self) {
   const StepPlan& plan = self.cast<const PlanView&>().plan();
   return show<std::int32_t>(plan.tables, self, {static_cast<py::ssize_t>(plan.requests.size()), plan.table_width});
@@ -66,7 +71,7 @@ PYBIND11_MODULE(_core, module) {
       .def_property_readonly("ids", &vector_of<&StepPlan::ids, std::int32_t>)
       .def_property_readonly("positions", &vector_of<&StepPlan::positions, std::int32_t>)
       .def_property_readonly("slots", &vector_of<&StepPlan::slots, std::int32_t>)
-      .def_property_readonly("starts", &vector_of<&StepPlan::starts, std::int32_t>)
+      .def_property_readonly("spans", &spans_of)
       .def_property_readonly("lengths", &vector_of<&StepPlan::lengths, std::int32_t>)
       .def_property_readonly("last", &vector_of<&StepPlan::last, std::int32_t>)
       .def_property_readonly("tables", &tables_of)
@@ -74,11 +79,13 @@ PYBIND11_MODULE(_core, module) {
 
   py::class_<Scheduler, std::shared_ptr<Scheduler>>(module, "Scheduler")
       .def(py::init([](std::int32_t num_pages, std::int32_t page_size, std::int32_t max_sequences,
-                       std::int32_t max_step_tokens, std::int32_t max_context) {
-             return std::make_shared<Scheduler>(
-                 tsrun::Limits{num_pages, page_size, max_sequences, max_step_tokens, max_context});
+                       std::int32_t max_step_tokens, std::int32_t max_context, std::int32_t num_groups,
+                       std::int32_t token_multiple) {
+             return std::make_shared<Scheduler>(tsrun::Limits{num_pages, page_size, max_sequences, max_step_tokens,
+                                                              max_context, num_groups, token_multiple});
            }),
-           py::kw_only(), "num_pages"_a, "page_size"_a, "max_sequences"_a, "max_step_tokens"_a, "max_context"_a)
+           py::kw_only(), "num_pages"_a, "page_size"_a, "max_sequences"_a, "max_step_tokens"_a, "max_context"_a,
+           "num_groups"_a = 1, "token_multiple"_a = 1)
       .def(
           "submit",
           [](Scheduler& self, std::int64_t request, const Tokens& prompt, std::int32_t max_new_tokens) {

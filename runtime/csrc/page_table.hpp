@@ -1,4 +1,4 @@
-// The pages of one sequence, in the order of its positions.
+// The pages of one sequence, in the order of its positions, all from its group's pool.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ constexpr std::int64_t pages_for(std::int64_t num_tokens, std::int32_t page_size
 
 class PageTable {
  public:
-  explicit PageTable(std::int32_t page_size) : page_size_(page_size) {}
+  PageTable(std::int32_t page_size, GroupId group) : page_size_(page_size), group_(group) {}
   // Said aloud: a vector claims to be copyable whatever it holds.
   PageTable(PageTable&&) = default;
   PageTable& operator=(PageTable&&) = default;
@@ -25,6 +25,7 @@ class PageTable {
   std::int32_t size() const { return static_cast<std::int32_t>(leases_.size()); }
   std::int32_t capacity() const { return size() * page_size_; }  // in tokens
 
+  GroupId group() const { return group_; }
   PageId page(std::int32_t index) const { return leases_[static_cast<std::size_t>(index)].page(); }
 
   std::int32_t slot(std::int32_t position) const {
@@ -34,6 +35,7 @@ class PageTable {
  private:
   std::vector<PageLease> leases_;
   std::int32_t page_size_;
+  GroupId group_;
 };
 
 }  // namespace tsrun

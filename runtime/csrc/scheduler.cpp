@@ -43,17 +43,25 @@ std::int32_t max_pages_of_sequence(const Limits& limits) {
 }
 
 Limits checked(const Limits& limits) {
-  const std::pair<const char*, std::int32_t> named[] = {{"num_pages", limits.num_pages},
-                                                        {"page_size", limits.page_size},
-                                                        {"max_sequences", limits.max_sequences},
-                                                        {"max_step_tokens", limits.max_step_tokens},
-                                                        {"max_context", limits.max_context}};
+  const std::pair<const char*, std::int32_t> named[] = {
+      {"num_pages", limits.num_pages},          {"page_size", limits.page_size},
+      {"max_sequences", limits.max_sequences},  {"max_step_tokens", limits.max_step_tokens},
+      {"max_context", limits.max_context},      {"num_groups", limits.num_groups},
+      {"token_multiple", limits.token_multiple}};
   for (const auto& [name, value] : named) {
     if (value < 1) throw std::invalid_argument(text(name, " must be at least 1, got ", value));
   }
-  const std::int64_t num_slots = std::int64_t{limits.num_pages} * limits.page_size;
+  if (limits.token_multiple % limits.num_groups != 0) {
+    throw std::invalid_argument(
+        text("token_multiple is ", limits.token_multiple, ", which ", limits.num_groups, " groups do not divide"));
+  }
+  if (limits.max_step_tokens % limits.token_multiple != 0) {
+    throw std::invalid_argument(
+        text("max_step_tokens is ", limits.max_step_tokens, ", no multiple of ", limits.token_multiple));
+  }
+  const std::int64_t num_slots = (std::int64_t{limits.num_pages} + 1) * limits.page_size;
   if (num_slots > std::numeric_limits<std::int32_t>::max()) {
-    throw std::invalid_argument(text("num_pages * page_size is ", num_slots, ", slots are 32-bit"));
+    throw std::invalid_argument(text("(num_pages + 1) * page_size is ", num_slots, ", slots are 32-bit"));
   }
   return limits;
 }
@@ -62,9 +70,17 @@ Limits checked(const Limits& limits) {
 
 Scheduler::Scheduler(const Limits& limits)
     : limits_(checked(limits)),
-      pool_(limits.num_pages),
+      budgets_(static_cast<std::size_t>(limits.num_groups)),
       plan_(limits.max_step_tokens, std::min(limits.max_sequences, limits.max_step_tokens),
-            max_pages_of_sequence(limits)) {}
+            max_pages_of_sequence(limits)) {
+  for (std::int32_t group = 0; group < limits.num_groups; ++group) pools_.emplace_back(limits.num_pages);
+}
+
+std::int32_t Scheduler::num_free_pages() const {
+  std::int32_t total = 0;
+  for (const PagePool& pool : pools_) total += pool.num_free();
+  return total;
+}
 
 void Scheduler::submit(RequestId id, std::span<const Token> prompt, std::int32_t max_new_tokens) {
   if (live_.contains(id)) reject(id, "already submitted and not yet ended");
@@ -115,13 +131,16 @@ void Scheduler::finish(RequestId id) {
 const StepPlan* Scheduler::plan() {
   if (is_outstanding_) out_of_order("plan while step ", number(plan_.step), " is not committed");
   chunks_.clear();
-  std::int32_t budget = limits_.max_step_tokens;
-  // Oldest first: an unfinished prefill is the youngest, so decodes precede it and the preempted are not yet planned.
-  for (std::size_t index = 0; index < running_.size() && budget > 0; ++index) budget -= plan_chunk(index, budget);
-  while (budget > 0 && can_admit()) {
-    running_.push_back(admit(std::move(waiting_.front()), PageTable(limits_.page_size)));
+  std::ranges::fill(budgets_, limits_.max_step_tokens / limits_.num_groups);
+  // In order of admission: of a group an unfinished prefill is the youngest, so decodes precede it and the preempted
+  // are not yet planned.
+  for (std::size_t index = 0; index < running_.size();) {
+    if (plan_chunk(index)) ++index;
+  }
+  while (const std::optional<GroupId> group = group_for_next()) {
+    running_.push_back(admit(std::move(waiting_.front()), PageTable(limits_.page_size, *group)));
     waiting_.pop_front();
-    budget -= plan_chunk(running_.size() - 1, budget);
+    plan_chunk(running_.size() - 1);
   }
   if (chunks_.empty()) return nullptr;
   lay_out();
@@ -129,55 +148,79 @@ const StepPlan* Scheduler::plan() {
   return &plan_;
 }
 
-// Pages are taken chunk by chunk, but a request starts only when all its tokens would fit: one that starts earlier is
-// soon preempted, and prefilled over and over. This also keeps the preempted out of the plan that preempted them.
-bool Scheduler::can_admit() const {
-  return !waiting_.empty() && num_running() < limits_.max_sequences &&
-         pages_for(waiting_.front().request.length(), limits_.page_size) <= pool_.num_free();
+// Where the next request is admitted: of the groups with rows left the one with most free pages, none when they are too
+// few. Pages are taken chunk by chunk, but a request starts only when all its tokens would fit: one that starts earlier
+// is soon preempted, and prefilled over and over. This also keeps the preempted out of the plan that preempted them.
+std::optional<GroupId> Scheduler::group_for_next() const {
+  if (waiting_.empty() || num_running() >= limits_.max_sequences) return std::nullopt;
+  std::optional<std::size_t> best;
+  for (std::size_t group = 0; group < pools_.size(); ++group) {
+    const bool is_better = !best || pools_[group].num_free() > pools_[*best].num_free();
+    if (budgets_[group] > 0 && is_better) best = group;
+  }
+  const std::int64_t wanted = pages_for(waiting_.front().request.length(), limits_.page_size);
+  if (!best || pools_[*best].num_free() < wanted) return std::nullopt;
+  return GroupId{static_cast<std::int32_t>(*best)};
 }
 
-// Plans the next tokens of a running request, or none when it is preempted; returns how many.
-std::int32_t Scheduler::plan_chunk(std::size_t index, std::int32_t budget) {
+// Plans the next tokens of a running request, as many as its group has rows left; false when it was preempted.
+bool Scheduler::plan_chunk(std::size_t index) {
+  std::int32_t& budget = this->budget(pages_of(running_[index]).group());
+  if (budget == 0) return true;
   const std::int32_t length = request_of(running_[index]).length();
   const std::int32_t begin = num_cached(running_[index]);
   const std::int32_t wanted = begin + std::min(budget, length - begin);
-  if (!reserve(index, begin, wanted)) return 0;
+  if (!reserve(index, begin, wanted)) return false;
   const std::int32_t end = std::min(wanted, pages_of(running_[index]).capacity());
-  chunks_.push_back(Chunk{request_of(running_[index]).id(), begin, end, end == length});
-  return end - begin;
+  chunks_.push_back(Chunk{request_of(running_[index]).id(), begin, end, end == length, index, 0});
+  budget -= end - begin;
+  return true;
 }
 
-// Takes pages for [begin, end), or for a shorter chunk when the pool runs dry. For a first token it preempts the
-// youngest; false when that was the request itself. The oldest alone always fits (see submit), so it is never
-// preempted.
+// Takes pages for [begin, end), or for a shorter chunk when the group's pool runs dry. For a first token it preempts
+// the youngest of the group; false when that was the request itself. The oldest alone always fits (see submit), so it
+// is never preempted.
 bool Scheduler::reserve(std::size_t index, std::int32_t begin, std::int32_t end) {
+  const GroupId group = pages_of(running_[index]).group();
   while (pages_of(running_[index]).capacity() < end) {
-    if (std::optional<PageLease> page = pool_.take()) {
+    if (std::optional<PageLease> page = pool(group).take()) {
       pages_of(running_[index]).add(std::move(*page));
     } else if (pages_of(running_[index]).capacity() > begin) {
       return true;
-    } else {
-      preempt_youngest();
-      if (index == running_.size()) return false;
+    } else if (preempt_youngest(group) == index) {
+      return false;
     }
   }
   return true;
 }
 
-void Scheduler::preempt_youngest() {
-  waiting_.push_front(std::visit([](auto& state) { return preempt(std::move(state)); }, running_.back()));
-  running_.pop_back();
+// Where among the running it was.
+std::size_t Scheduler::preempt_youngest(GroupId group) {
+  std::size_t index = running_.size() - 1;
+  while (pages_of(running_[index]).group() != group) --index;
+  waiting_.push_front(std::visit([](auto& state) { return preempt(std::move(state)); }, running_[index]));
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
   ++preemptions_;
+  return index;
 }
 
+// Block after block, one a group, as long as the fullest needs: a group's ranks take its block of the rows.
 void Scheduler::lay_out() {
+  const auto group_of = [this](const Chunk& chunk) { return pages_of(running_[chunk.running]).group(); };
   std::int32_t table_width = 0;
-  for (std::size_t index = 0; index < chunks_.size(); ++index) {
-    table_width = std::max(table_width, pages_of(running_[index]).size());
-  }
+  for (const Chunk& chunk : chunks_) table_width = std::max(table_width, pages_of(running_[chunk.running]).size());
+  const std::int32_t most = limits_.max_step_tokens / limits_.num_groups;
+  const std::int32_t fullest = most - *std::ranges::min_element(budgets_);
+  const std::int32_t unit = limits_.token_multiple / limits_.num_groups;
+  const std::int32_t block = (fullest + unit - 1) / unit * unit;
   plan_.clear(StepId{num_steps_++}, table_width);
-  for (std::size_t index = 0; index < chunks_.size(); ++index) {
-    plan_.add(chunks_[index], request_of(running_[index]), pages_of(running_[index]));
+  for (std::int32_t group = 0; group < limits_.num_groups; ++group) {
+    for (Chunk& chunk : chunks_) {
+      if (group_of(chunk) != GroupId{group}) continue;
+      chunk.sequence = plan_.requests.size();
+      plan_.add(chunk, request_of(running_[chunk.running]), pages_of(running_[chunk.running]));
+    }
+    plan_.pad((group + 1) * block, limits_.num_pages * limits_.page_size);
   }
 }
 
@@ -190,13 +233,15 @@ void Scheduler::commit(StepId step, std::span<const Token> tokens) {
   is_outstanding_ = false;
   std::vector<Running> still_running;
   still_running.reserve(running_.size());
-  std::size_t sequence = 0;
+  auto chunk = chunks_.begin();
   for (Running& running : running_) {
-    // Chunks are in the order of `running_`; those passed over belong to requests aborted since the plan.
-    while (sequence < chunks_.size() && chunks_[sequence].request != request_of(running).id()) ++sequence;
-    std::optional<Running> next = sequence < chunks_.size()
-                                      ? advance(std::move(running), chunks_[sequence], tokens[sequence])
-                                      : std::move(running);
+    // Chunks are in the order of `running_`: one passed over belongs to a request aborted since the plan, and a request
+    // without one had no rows left in its group.
+    const auto own =
+        std::find_if(chunk, chunks_.end(), [&](const Chunk& c) { return c.request == request_of(running).id(); });
+    std::optional<Running> next =
+        own != chunks_.end() ? advance(std::move(running), *own, tokens[own->sequence]) : std::move(running);
+    if (own != chunks_.end()) chunk = own + 1;
     if (next) still_running.push_back(std::move(*next));
   }
   running_ = std::move(still_running);

@@ -16,12 +16,16 @@
 
 namespace tsrun {
 
+// A group is the ranks that keep sequences of their own, in pages of their own: each has `num_pages`, and an equal
+// block of a step's rows. Page `num_pages` is nobody's: rows that pad a step are written there.
 struct Limits {
   std::int32_t num_pages;
   std::int32_t page_size;
   std::int32_t max_sequences;
   std::int32_t max_step_tokens;
   std::int32_t max_context;
+  std::int32_t num_groups = 1;
+  std::int32_t token_multiple = 1;  // a step's tokens are padded to one; divides max_step_tokens
 };
 
 // First come, first served. Throws std::invalid_argument for what can never run, std::logic_error for calls out of
@@ -49,7 +53,7 @@ class Scheduler {
 
   std::int32_t num_waiting() const { return static_cast<std::int32_t>(waiting_.size()); }
   std::int32_t num_running() const { return static_cast<std::int32_t>(running_.size()); }
-  std::int32_t num_free_pages() const { return pool_.num_free(); }
+  std::int32_t num_free_pages() const;  // of all groups
   std::int64_t preemptions() const { return preemptions_; }
 
  private:
@@ -60,20 +64,23 @@ class Scheduler {
   static PageTable& pages_of(Running& running);
   static std::int32_t num_cached(const Running& running);
 
-  bool can_admit() const;
+  std::optional<GroupId> group_for_next() const;
   bool reserve(std::size_t index, std::int32_t begin, std::int32_t end);
-  std::int32_t plan_chunk(std::size_t index, std::int32_t budget);
-  void preempt_youngest();
+  bool plan_chunk(std::size_t index);
+  std::size_t preempt_youngest(GroupId group);
+  PagePool& pool(GroupId group) { return pools_[static_cast<std::size_t>(group)]; }
+  std::int32_t& budget(GroupId group) { return budgets_[static_cast<std::size_t>(group)]; }
   void lay_out();
   std::optional<Running> advance(Running&& running, const Chunk& chunk, Token token);
 
   const Limits limits_;
-  PagePool pool_;  // before every holder of a lease, so that it is destroyed after them
+  std::deque<PagePool> pools_;  // before every holder of a lease, so that they are destroyed after them
   std::deque<Waiting> waiting_;
-  std::vector<Running> running_;  // oldest first; all older than those waiting
+  std::vector<Running> running_;  // in order of admission
   std::vector<Draining> draining_;
   std::unordered_set<RequestId> live_;
-  std::vector<Chunk> chunks_;  // what `plan_` lays out: chunk s is its sequence s
+  std::vector<std::int32_t> budgets_;  // rows that the step under planning has left, of each group
+  std::vector<Chunk> chunks_;          // what `plan_` lays out, in the order of `running_`
   StepPlan plan_;
   bool is_outstanding_ = false;
   std::int64_t num_steps_ = 0;

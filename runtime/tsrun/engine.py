@@ -6,6 +6,7 @@ Dimensions: S sequences in the step, V vocabulary. For one thread at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -47,13 +48,7 @@ class Engine:
             self.artifact: Artifact = self._ranks.artifact
             self.limits: Limits = self._ranks.limits
             self.tokenizer = Tokenizer.of(self.artifact) if self.artifact.has_tokenizer else None
-            self._scheduler = Scheduler(
-                num_pages=self.limits.num_pages,
-                page_size=self.limits.page_size,
-                max_sequences=self.limits.max_sequences,
-                max_step_tokens=self.limits.max_step_tokens,
-                max_context=self.limits.max_context,
-            )
+            self._scheduler = Scheduler(**asdict(self.limits))
         except BaseException:
             self._ranks.close()
             raise

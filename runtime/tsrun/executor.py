@@ -31,7 +31,7 @@ class Executor:
 
     def __init__(self, artifact: Artifact, program: Program, rank: int, limits: Limits) -> None:
         self._program = program
-        self._inputs = StepInputs(limits, program.token_multiple)
+        self._inputs = StepInputs(limits)
         self._weights = Weights(artifact.weights_file(rank))
         self._kernels = Kernels(program, artifact.file(PROGRAM))
         self._coordinates = _coordinates(artifact, program, rank)
@@ -40,16 +40,15 @@ class Executor:
         pages = limits.num_pages + (program.token_multiple > 1)
         self._caches = [_zeros((pages, limits.page_size, *cache.page), torch_dtype(cache.dtype)) for cache in program.caches]
         self._capacity: dict[Region, int] = {"T": 0, "S": 0}
-        self._most: dict[Region, int] = {"T": self._inputs.padded(limits.max_step_tokens), "S": limits.max_sequences}
+        self._most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_sequences}
         self._arenas: dict[Region, Tensor] = {"T": new_arena(0), "S": new_arena(0)}
         self._bound: OrderedDict[tuple[int, int, int], BoundProgram] = OrderedDict()
         with torch.inference_mode():  # a first binding, so that what does not fit is told at load
-            self._bind(self._inputs.padded(1), 1, table_columns(1))
+            self._bind(program.token_multiple, 1, table_columns(1))
 
     def run(self, step: Step) -> Tensor:
         """Run one step; the result is the program's output, [S, V]."""
-        tokens, S, P = step_shape(step)
-        T = self._inputs.padded(tokens)
+        T, S, P = step_shape(step)
         columns = table_columns(P)
         with torch.inference_mode():
             bound = self._bound.get((T, S, columns))

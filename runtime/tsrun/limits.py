@@ -33,19 +33,24 @@ class LimitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Every size settled; the same on every rank."""
+    """Every size settled; the same on every rank. num_groups: of ranks that keep sequences of their own, in `num_pages` pages each;
+    token_multiple: a step's tokens are padded to one."""
 
     page_size: int
     num_pages: int
     max_sequences: int
     max_step_tokens: int
     max_context: int
+    num_groups: int = 1
+    token_multiple: int = 1
 
     def pages_of(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
 
-def settle(options: LimitOptions, *, context: int | None, page_row_bytes: int, ranks: int) -> Limits:
+def settle(
+    options: LimitOptions, *, context: int | None, page_row_bytes: int, ranks: int, num_groups: int = 1, token_multiple: int = 1
+) -> Limits:
     """Sizes for a model whose caches take `page_row_bytes` a token on one rank, in all layers.
 
     Without wishes: pages for every sequence at its longest, as far as a quarter of the machine's memory goes.
@@ -57,8 +62,8 @@ def settle(options: LimitOptions, *, context: int | None, page_row_bytes: int, r
     else:
         budget = options.cache_bytes if options.cache_bytes is not None else memory_bytes() // _CACHE_SHARE_OF_MEMORY // ranks
         num_pages = min(budget // page_bytes, options.max_sequences * -(-longest // options.page_size))
-    # Slots are int32, so that the last one must be countable.
-    num_pages = min(num_pages, (2**31 - 1) // options.page_size)
+    # Slots are int32, so that the last one must be countable; rows that pad a step have a page past the others.
+    num_pages = min(num_pages, (2**31 - 1) // options.page_size - 1)
     if num_pages < 1:
         what = f"the cache memory holds no page of {options.page_size} tokens, which takes {page_bytes} bytes"
         raise MachineError("cache", what, "give more with --cache-bytes or a smaller --page-size")
@@ -66,8 +71,10 @@ def settle(options: LimitOptions, *, context: int | None, page_row_bytes: int, r
         page_size=options.page_size,
         num_pages=num_pages,
         max_sequences=options.max_sequences,
-        max_step_tokens=options.max_step_tokens,
+        max_step_tokens=-(-options.max_step_tokens // token_multiple) * token_multiple,
         max_context=min(longest, num_pages * options.page_size),
+        num_groups=num_groups,
+        token_multiple=token_multiple,
     )
 
 

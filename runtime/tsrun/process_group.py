@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Iterable
@@ -48,7 +49,7 @@ def join(axes: Iterable[tuple[str, int]], rank: int, store_file: Path | None) ->
 
 def share_limits(limits: Limits | None) -> Limits:
     """Rank 0 tells everyone the limits: they follow from its machine and its options. Blocks until rank 0 has them."""
-    fields = ("page_size", "num_pages", "max_sequences", "max_step_tokens", "max_context")
+    fields = [f.name for f in dataclasses.fields(Limits)]
     message = torch.zeros(len(fields), dtype=torch.int64)
     if limits is not None:
         message.copy_(torch.tensor([getattr(limits, name) for name in fields]))

@@ -11,7 +11,7 @@ from tsrun.errors import ArtifactError
 
 Region = Literal["T", "S"]
 Attribute = None | bool | int | float | str | list[int | float | str]
-STEP_INPUTS = ("ids", "positions", "slots", "starts", "lengths", "last", "tables")
+STEP_INPUTS = ("ids", "positions", "slots", "spans", "lengths", "last", "tables")
 
 
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +85,7 @@ class _Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frame: Frame
     graphs: dict[str, _Graph]
     token_multiple: int = 1
+    sequence_groups: int = 1
 
 
 class _CallMark(msgspec.Struct):
@@ -100,13 +101,14 @@ class Graph(msgspec.Struct, frozen=True):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """token_multiple: a step's tokens are padded to a multiple of it."""
+    """token_multiple: a step's tokens are padded to a multiple of it; sequence_groups: of ranks that keep sequences of their own."""
 
     entry: str
     caches: list[Cache]
     frame: Frame
     graphs: dict[str, Graph]
     token_multiple: int = 1
+    sequence_groups: int = 1
 
 
 def read_program(file: Path) -> Program:
@@ -118,9 +120,9 @@ def read_program(file: Path) -> Program:
         graphs = {name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()}
     except msgspec.DecodeError as error:
         raise _refuse(file, f"is not a program that this tsrun knows ({error})") from None
-    if raw.token_multiple < 1:
-        raise _refuse(file, f"pads steps to a multiple of {raw.token_multiple}")
-    program = Program(raw.entry, raw.caches, raw.frame, graphs, raw.token_multiple)
+    if raw.token_multiple < 1 or raw.sequence_groups < 1 or raw.token_multiple % raw.sequence_groups:
+        raise _refuse(file, f"pads steps to a multiple of {raw.token_multiple} for {raw.sequence_groups} groups of ranks")
+    program = Program(raw.entry, raw.caches, raw.frame, graphs, raw.token_multiple, raw.sequence_groups)
     if program.entry not in graphs:
         raise _refuse(file, f"its entry {program.entry!r} is not among its graphs")
     for name, graph in graphs.items():

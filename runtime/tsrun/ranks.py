@@ -92,7 +92,14 @@ class Ranks:
             self.artifact.require_weights()
             program = read_program(self.artifact.file(PROGRAM))
             row_bytes = page_row_bytes([(cache.dtype, cache.page) for cache in program.caches])
-            self.limits = settle(options, context=manifest.context, page_row_bytes=row_bytes, ranks=manifest.ranks)
+            self.limits = settle(
+                options,
+                context=manifest.context,
+                page_row_bytes=row_bytes,
+                ranks=manifest.ranks,
+                num_groups=program.sequence_groups,
+                token_multiple=program.token_multiple,
+            )
             if manifest.ranks > 1:
                 self._expect("verified")
                 self._mesh = join(manifest.axes, 0, self._store_file)

@@ -25,7 +25,7 @@ class Step(Protocol):
     @property
     def slots(self) -> Ints: ...
     @property
-    def starts(self) -> Ints: ...
+    def spans(self) -> Ints: ...
     @property
     def lengths(self) -> Ints: ...
     @property
@@ -41,7 +41,7 @@ class UnpackedStep:
     ids: Ints
     positions: Ints
     slots: Ints
-    starts: Ints
+    spans: Ints
     lengths: Ints
     last: Ints
     tables: Ints
@@ -54,7 +54,7 @@ def step_shape(step: Step) -> tuple[int, int, int]:
 
 def packed_ints(T: int, S: int, P: int) -> int:
     """How many int32 a step of this shape takes, header included."""
-    return HEADER_INTS + 3 * T + 3 * S + 1 + S * P
+    return HEADER_INTS + 3 * T + 4 * S + S * P
 
 
 def pack(step: Step, opcode: int, message: Ints) -> int:
@@ -62,7 +62,7 @@ def pack(step: Step, opcode: int, message: Ints) -> int:
     T, S, P = step_shape(step)
     message[:HEADER_INTS] = (opcode, T, S, P)
     at = HEADER_INTS
-    for array in (step.ids, step.positions, step.slots, step.starts, step.lengths, step.last, step.tables):
+    for array in (step.ids, step.positions, step.slots, step.spans, step.lengths, step.last, step.tables):
         message[at : at + array.size] = array.reshape(-1)
         at += array.size
     return at
@@ -71,11 +71,11 @@ def pack(step: Step, opcode: int, message: Ints) -> int:
 def unpack(message: Ints) -> UnpackedStep:
     """The step in a message, without a copy."""
     T, S, P = (int(n) for n in message[1:HEADER_INTS])
-    sizes = (T, T, T, S + 1, S, S, S * P)
+    sizes = (T, T, T, 2 * S, S, S, S * P)
     arrays = []
     at = HEADER_INTS
     for size in sizes:
         arrays.append(message[at : at + size])
         at += size
-    ids, positions, slots, starts, lengths, last, tables = arrays
-    return UnpackedStep(ids, positions, slots, starts, lengths, last, tables.reshape(S, P))
+    ids, positions, slots, spans, lengths, last, tables = arrays
+    return UnpackedStep(ids, positions, slots, spans.reshape(S, 2), lengths, last, tables.reshape(S, P))

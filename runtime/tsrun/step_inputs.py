@@ -23,33 +23,26 @@ def table_columns(P: int) -> int:
 class StepInputs:
     """One buffer an input, as large as the limits allow; `views` gives the part that a step shape uses."""
 
-    def __init__(self, limits: Limits, token_multiple: int = 1) -> None:
-        self._multiple = token_multiple
-        self._scratch = limits.num_pages * limits.page_size  # the first slot past the pages that sequences have
-        T, S = self.padded(limits.max_step_tokens), limits.max_sequences
+    def __init__(self, limits: Limits) -> None:
+        T, S = limits.max_step_tokens, limits.max_sequences
         columns = table_columns(limits.pages_of(limits.max_context))
-        sizes = {"ids": T, "positions": T, "slots": T, "starts": S + 1, "lengths": S, "last": S, "tables": S * columns}
+        sizes = {"ids": T, "positions": T, "slots": T, "spans": 2 * S, "lengths": S, "last": S, "tables": S * columns}
         self._tensors = {name: torch.zeros(size, dtype=torch.int32) for name, size in sizes.items()}
         self._arrays: dict[str, Ints] = {name: tensor.numpy() for name, tensor in self._tensors.items()}
 
-    def padded(self, T: int) -> int:
-        """The tokens of a step with those that fill it up to a multiple of the ranks that share them out."""
-        return -(-T // self._multiple) * self._multiple
-
     def views(self, T: int, S: int, columns: int) -> dict[str, Tensor]:
-        lengths = {"ids": T, "positions": T, "slots": T, "starts": S + 1, "lengths": S, "last": S}
+        lengths = {"ids": T, "positions": T, "slots": T, "lengths": S, "last": S}
         views = {name: self._tensors[name][:length] for name, length in lengths.items()}
+        views["spans"] = self._tensors["spans"][: 2 * S].view(S, 2)
         views["tables"] = self._tensors["tables"][: S * columns].view(S, columns)
         return views
 
     def fill(self, step: Step, columns: int) -> None:
         """Copy a step in. Table columns past the step's own point at page 0, which no kernel reads through them."""
-        T, S, P = step_shape(step)
-        for name in ("ids", "positions", "slots", "starts", "lengths", "last"):
+        _, S, P = step_shape(step)
+        for name in ("ids", "positions", "slots", "spans", "lengths", "last"):
             source: Ints = getattr(step, name)
-            np.copyto(self._arrays[name][: len(source)], source)
-        for name, filler in (("ids", 0), ("positions", 0), ("slots", self._scratch)):
-            self._arrays[name][T : self.padded(T)] = filler
+            np.copyto(self._arrays[name][: source.size], source.reshape(-1))
         tables = self._arrays["tables"][: S * columns].reshape(S, columns)
         tables[:, :P] = step.tables
         tables[:, P:] = 0

@@ -27,12 +27,12 @@ class Step:
 
     q: Tensor
     cache: Tensor
-    starts: Tensor
+    spans: Tensor
     lengths: Tensor
     tables: Tensor
 
-    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return self.q, self.cache, self.starts, self.lengths, self.tables
+    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+        return self.q, self.cache, self.spans, self.lengths, self.tables, 0
 
 
 def make_step(
@@ -53,16 +53,18 @@ def make_step(
     starts = torch.tensor([0, *(new for _, new in sequences)]).cumsum(0).int()
     q = torch.randn(int(starts[-1]), K, G, E)
     element = torch_dtype(dtype)
-    return Step(q.to(element), cache.to(element), starts, torch.tensor(lengths, dtype=torch.int32), tables)
+    return Step(
+        q.to(element), cache.to(element), torch.stack((starts[:-1], starts[1:]), 1), torch.tensor(lengths, dtype=torch.int32), tables
+    )
 
 
 def only(step: Step, sequence: int) -> Step:
     """The same step with one sequence alone, its table no wider than it must be."""
-    first, last = step.starts[sequence].item(), step.starts[sequence + 1].item()
+    first, last = step.spans[sequence].tolist()
     pages = -(-int(step.lengths[sequence]) // step.cache.shape[1])
-    starts = torch.tensor([0, last - first], dtype=torch.int32)
+    spans = torch.tensor([[0, last - first]], dtype=torch.int32)
     one = slice(sequence, sequence + 1)
-    return Step(step.q[int(first) : int(last)], step.cache, starts, step.lengths[one], step.tables[one, :pages])
+    return Step(step.q[first:last], step.cache, spans, step.lengths[one], step.tables[one, :pages])
 
 
 def run(step: Step, window: int = 0, softcap: float = 0.0, scale: float = 0.3) -> Tensor:
@@ -86,7 +88,7 @@ def test_reference_is_causal_attention_over_gathered_pages() -> None:
         keys, values = (rows[:, half].repeat_interleave(3, dim=1).transpose(0, 1) for half in (0, 1))
         mask = torch.ones(length, length).tril()[-new:].bool()
         expected = scaled_dot_product_attention(one.q.flatten(1, 2).transpose(0, 1), keys, values, attn_mask=mask, scale=0.3)
-        bounds = slice(int(step.starts[sequence]), int(step.starts[sequence + 1]))
+        bounds = slice(*step.spans[sequence].tolist())
         torch.testing.assert_close(result[bounds].flatten(1, 2), expected.transpose(0, 1), rtol=0, atol=TOLERANCE["f32"])
 
 
@@ -138,7 +140,7 @@ def test_a_sequence_has_the_same_bits_in_any_company(
     together = run(step, window, softcap)
     for sequence in range(len(sequences)):
         alone = run(only(step, sequence), window, softcap)
-        assert torch.equal(together[int(step.starts[sequence]) : int(step.starts[sequence + 1])], alone)
+        assert torch.equal(together[slice(*step.spans[sequence].tolist())], alone)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
@@ -147,7 +149,7 @@ def test_a_long_sequence_has_the_same_bits_in_any_company(dtype: str) -> None:
     step = make_step([(1200, 1), (1201, 1), (1202, 1), (700, 1), (3, 1), (0, 70), (600, 70)], page_size=16, E=64, dtype=dtype)
     together = run(step)
     for sequence in range(7):
-        assert torch.equal(together[int(step.starts[sequence]) : int(step.starts[sequence + 1])], run(only(step, sequence)))
+        assert torch.equal(together[slice(*step.spans[sequence].tolist())], run(only(step, sequence)))
 
 
 def test_window_reads_only_its_pages() -> None:

@@ -15,11 +15,11 @@ from tskernels.latent_attention import latent_attention, latent_attention_torch
 C, R = 12, 4
 
 
-def latent_operands(step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def latent_operands(step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]:
     """Queries of a step with one K/V head become latent and rotated parts; keys are the cache's rows."""
     q = step.q[:, 0]
     rows = step.cache[:, :, 0, 0].contiguous()
-    return (q[..., :C], q[..., C:], rows, step.starts, step.lengths, step.tables)
+    return (q[..., :C], q[..., C:], rows, step.spans, step.lengths, step.tables, 0)
 
 
 def test_reference_is_attention_with_one_key_head_whose_values_are_part_of_the_keys() -> None:
@@ -63,7 +63,7 @@ def test_a_sequence_has_the_same_bits_in_any_company(sequences: list[tuple[int, 
     step = make_step(sequences, K=1, G=4, E=C + R, dtype=dtype, seed=seed)
     together = run(step)
     for sequence in range(len(sequences)):
-        bounds = slice(int(step.starts[sequence]), int(step.starts[sequence + 1]))
+        bounds = slice(*step.spans[sequence].tolist())
         assert torch.equal(together[bounds], run(only(step, sequence)))
 
 

@@ -61,19 +61,19 @@ def test_defining_again_adds_only_what_is_new() -> None:
 
 
 def test_shapes_are_those_of_a_real_run() -> None:
-    def step(x: torch.Tensor, ids: torch.Tensor, table: torch.Tensor, cache: torch.Tensor, starts: torch.Tensor) -> list[torch.Tensor]:
-        lengths, tables = starts[1:], torch.zeros(1, 1, dtype=I32)
+    def step(x: torch.Tensor, ids: torch.Tensor, table: torch.Tensor, cache: torch.Tensor, spans: torch.Tensor) -> list[torch.Tensor]:
+        lengths, tables = spans[:, 1], torch.zeros(1, 1, dtype=I32)
         h = ts.add(x, ts.embedding(ids, table, 0))
         q = ts.rope(ts.split(ts.narrow(h, 0, 16), [1, 2, 8]), ids, 1e4, "default", [], False)
         k = ts.split(ts.narrow(h, 16, 8), [1, 8])
         cache = ts.cache_append(cache, k, k, ids)
-        o = ts.merge(ts.attention(q, cache, starts, lengths, tables, 1.0, 0, 0.0), 3)
+        o = ts.merge(ts.attention(q, cache, spans, lengths, tables, 0, 1.0, 0, 0.0), 3)
         y = ts.softcap(ts.silu(ts.scale(ts.linear(o, table[:, :16]), 2.0)), 3.0)
         return [h, q, k, cache, o, y, ts.take_rows(ts.keep_first(ts.all_reduce(y, "kv", "sum"), "kv"), lengths - 1)]
 
     def inputs() -> tuple[torch.Tensor, ...]:
-        starts = torch.tensor([0, 3], dtype=I32)
-        return torch.ones(3, 24), torch.arange(3, dtype=I32), torch.ones(5, 24), torch.zeros(1, 4, 2, 1, 8), starts
+        spans = torch.tensor([[0, 3]], dtype=I32)
+        return torch.ones(3, 24), torch.arange(3, dtype=I32), torch.ones(5, 24), torch.zeros(1, 4, 2, 1, 8), spans
 
     real = [value.shape for value in step(*inputs())]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -81,17 +81,17 @@ def test_shapes_are_those_of_a_real_run() -> None:
 
 
 def test_shapes_of_mixtures_and_latent_attention_are_those_of_a_real_run() -> None:
-    def step(x: torch.Tensor, up: torch.Tensor, gate: torch.Tensor, cache: torch.Tensor, starts: torch.Tensor) -> list[torch.Tensor]:
-        lengths, tables = starts[1:], torch.zeros(1, 1, dtype=I32)
+    def step(x: torch.Tensor, up: torch.Tensor, gate: torch.Tensor, cache: torch.Tensor, spans: torch.Tensor) -> list[torch.Tensor]:
+        lengths, tables = spans[:, 1], torch.zeros(1, 1, dtype=I32)
         q = ts.einsum(ts.split(x, [2, 3], 1), up, "the,hec->thc")
-        cache = ts.latent_append(cache, q[:, 0], x[:, :2], starts[:1].expand(3))
-        o = ts.latent_attention(q, q[..., :2], cache, starts, lengths, tables, 1.0, 0)
+        cache = ts.latent_append(cache, q[:, 0], x[:, :2], spans[:, 0].expand(3))
+        o = ts.latent_attention(q, q[..., :2], cache, spans, lengths, tables, 0, 1.0, 0)
         choice = {"top_k": 1, "score": "softmax", "normalize": True, "scale": 1.0, "groups": 1, "top_groups": 1, "group_best": 1}
         weights = ts.route(ts.narrow(x, 2, 2, 1), **choice)
         return [q, cache, o, weights, ts.experts(x, weights, gate, gate, gate.mT)]
 
     def inputs() -> tuple[torch.Tensor, ...]:
-        return torch.ones(3, 6), torch.ones(2, 3, 4), torch.ones(2, 5, 6), torch.zeros(1, 4, 6), torch.tensor([0, 3], dtype=I32)
+        return torch.ones(3, 6), torch.ones(2, 3, 4), torch.ones(2, 5, 6), torch.zeros(1, 4, 6), torch.tensor([[0, 3]], dtype=I32)
 
     real = [value.shape for value in step(*inputs())]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -37,7 +37,7 @@ def test_a_number_that_no_float_holds_is_refused() -> None:
 
 
 def test_the_extents_of_a_step_are_no_names_for_the_config() -> None:
-    with pytest.raises(CompileError, match=r"TS0210.*dimension of the step"):
+    with pytest.raises(CompileError, match=r"TS0210.*is taken"):
         elaborated("[S, V]", "return linear(embedding(ids, embed)[last], embed)", "D = hidden_size  V = vocab_size  T = 3")
 
 

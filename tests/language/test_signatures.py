@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,14 +27,14 @@ from tsc.types import AxisPlacement, Factor, Shape
 
 TRIALS = 6
 RANKS = (2, 3)
-PAGES, PAGE_SIZE = 5, 2
+PAGES, PAGE_SIZE = 6, 2
 
 
 @dataclass(frozen=True)
 class Case:
     """How an op is tried. shapes: of its operands, weights with their groups; statics: what the language gives it, one set a trial;
     run: the reference on operands that have a dimension for each factor, given the rank's index where operand `sharded` is split
-    on its first factor (else 0); integers: operands of indices below a bound; paged: operands with pages before their factors."""
+    on its first factor (else 0); integers: operands of indices below a bound; paged: caches, whose second dimension is a page's rows."""
 
     shapes: Sequence[str]
     run: Callable[..., Tensor]
@@ -42,7 +43,7 @@ class Case:
     paged: Sequence[int] = ()
 
 
-SIZES = {"T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2, "C": 6, "W": 12}
+SIZES = {"pages": PAGES, "T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2, "C": 6, "W": 12}
 
 
 def shape(text: str) -> Shape:
@@ -66,21 +67,33 @@ def flat_linear(x: Tensor, w: Tensor, shard: int, *, contracted: int) -> Tensor:
     return result.view(*lead, *out)
 
 
-# Three sequences: a prompt, a prompt's chunk after three tokens, a token after two; the tables name every page but one twice.
-STARTS = torch.tensor([0, 2, 5, 6], dtype=torch.int32)
-LENGTHS = torch.tensor([2, 6, 3], dtype=torch.int32)
-TABLES = torch.tensor([[3, 0, 0], [1, 4, 0], [2, 0, 0]], dtype=torch.int32)
-SLOTS = torch.tensor([6, 7, 3, 8, 9, 5], dtype=torch.int32)
+# Four sequences: a chunk after two tokens, a token after one, a prompt of one, a chunk after a token. Blocks of 2 or 3 rows hold whole
+# ones, and blocks of 2 or 3 pages all the pages of those.
+SPANS = torch.tensor([[0, 2], [2, 3], [3, 4], [4, 6]], dtype=torch.int32)
+LENGTHS = torch.tensor([4, 2, 1, 3], dtype=torch.int32)
+TABLES = torch.tensor([[1, 0], [2, 2], [3, 3], [4, 5]], dtype=torch.int32)
+SLOTS = torch.tensor([0, 1, 5, 6, 9, 10], dtype=torch.int32)
+
+
+def append(op: Callable[..., Tensor], cache: Tensor, *rows: Tensor, shard: int) -> Tensor:
+    """A rank that has some of the pages takes its block of the slots, and counts from its first page, as when lowered."""
+    slots = SLOTS.chunk(PAGES // len(cache))[shard] - shard * len(cache) * PAGE_SIZE if len(cache) < PAGES else SLOTS
+    return op(cache.clone(), *rows, slots)
+
+
+def attend(op: Callable[..., Tensor], queries: Sequence[Tensor], cache: Tensor, shard: int, *attributes: float) -> Tensor:
+    """With a window and without one, since that is the cache's: a placement must be sound with both."""
+    tables = TABLES - shard * len(cache)
+    windows = [(scale, window, *rest) for window in (0, 2) for scale, *rest in [attributes]]
+    return torch.stack([op(*queries, cache, SPANS, LENGTHS, tables, shard, *rest) for rest in windows])
 
 
 def attention(q: Tensor, cache: Tensor, shard: int, *, scale: float, softcap: float) -> Tensor:
-    whole, windowed = (torch.ops.ts.attention(q, cache, STARTS, LENGTHS, TABLES, scale, window, softcap) for window in (0, 2))
-    return torch.stack((whole, windowed))  # the window is the cache's: a placement must be sound with and without one
+    return attend(torch.ops.ts.attention, [q], cache, shard, scale, softcap)
 
 
 def latent_attention(q: Tensor, rotated: Tensor, cache: Tensor, shard: int, *, scale: float) -> Tensor:
-    results = [torch.ops.ts.latent_attention(q, rotated, cache, STARTS, LENGTHS, TABLES, scale, window) for window in (0, 2)]
-    return torch.stack(results)
+    return attend(torch.ops.ts.latent_attention, [q, rotated], cache, shard, scale)
 
 
 KEY = (127 << 55) + 0xFFFFFFFF
@@ -128,12 +141,14 @@ CASES: Mapping[str, Sequence[Case]] = {
     ],
     "cache_append": [
         Case(
-            ("2 K E", "T K E", "T K E"),
-            lambda cache, k, v, shard: torch.ops.ts.cache_append(cache.clone(), k, v, SLOTS),
+            ("pages 2 K E", "T K E", "T K E"),
+            lambda cache, k, v, shard: append(torch.ops.ts.cache_append, cache, k, v, shard=shard),
             paged=(0,),
         )
     ],
-    "attention": [Case(("T K G E", "2 K E"), attention, [{"scale": 0.5, "softcap": 0.0}, {"scale": 0.5, "softcap": 3.0}], paged=(1,))],
+    "attention": [
+        Case(("T K G E", "pages 2 K E"), attention, [{"scale": 0.5, "softcap": 0.0}, {"scale": 0.5, "softcap": 3.0}], paged=(1,))
+    ],
     "einsum": [
         Case((a, b), lambda x, y, shard, equation: torch.ops.ts.einsum(x, y, equation), [{"equation": e}])
         for a, b, e in (("T K E", "K E D", "the,hec->thc"), ("T K E", "K D E", "the,hce->thc"), ("T D", "D F", "td,df->tf"))
@@ -147,12 +162,12 @@ CASES: Mapping[str, Sequence[Case]] = {
     ],
     "latent_append": [
         Case(
-            ("W", "T C", "T E"),
-            lambda cache, latent, rotated, shard: torch.ops.ts.latent_append(cache.clone(), latent, rotated, SLOTS),
+            ("pages W", "T C", "T E"),
+            lambda cache, latent, rotated, shard: append(torch.ops.ts.latent_append, cache, latent, rotated, shard=shard),
             paged=(0,),
         )
     ],
-    "latent_attention": [Case(("T K C", "T K E", "W"), latent_attention, [{"scale": 0.5}], paged=(2,))],
+    "latent_attention": [Case(("T K C", "T K E", "pages W"), latent_attention, [{"scale": 0.5}], paged=(2,))],
     "max_key": [Case(("S V",), lambda x, shard: torch.ops.ts.max_key(x, shard))],
     "top_keys": [Case(("S V",), lambda x, shard, k, width: torch.ops.ts.top_keys(x, shard, k, width), [{"k": 2, "width": 2}])],
     "merge_keys": [Case(("S V D",), lambda keys, shard: torch.ops.ts.merge_keys(keys))],
@@ -176,7 +191,7 @@ CASES: Mapping[str, Sequence[Case]] = {
 
 LEFT_OUT: Mapping[str, Mapping[str, str]] = {
     "cache_append": {
-        "split 2, split 2, split 2 -> split 2": "a head is never split: attention, the one reader of a cache, needs whole ones",
+        "split 3, split 2, split 2 -> split 3": "a head is never split: attention, the one reader of a cache, needs whole ones",
         "sum, sum, sum -> sum": "nothing reads a cache of summands, and a cache cannot be reduced",
     },
     "latent_append": {"sum, sum, sum -> sum": "nothing reads a cache of summands, and a cache cannot be reduced"},
@@ -184,22 +199,24 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
 """Sound rules that the table does not have, and why: the placements of the operands, then of the result."""
 
 
-INDEXED = (("embedding", 0), ("take_rows", 0), ("max_key", 1), ("top_keys", 1))
-"""Where a split of that factor of their (of embedding: last) operand tells an op its rank's index."""
+INDEXED = {"embedding": (1, 0), "take_rows": (0, 0), "max_key": (0, 1), "top_keys": (0, 1)}
+INDEXED |= {"attention": (1, 0), "latent_attention": (2, 0), "cache_append": (0, 0), "latent_append": (0, 0)}
+"""Where a split of that operand's factor tells an op its rank's index."""
 
 
-def lead(op: str, case: Case, operand: int | None) -> int:
-    """Dimensions before the factors: pages of a cache; of an attention's result, with and without a window."""
-    if operand is None:
-        return 2 if op.endswith("_append") else 1 if op.endswith("attention") else 0
-    return 2 if operand in case.paged else 0
+def dimension(op: str, case: Case, operand: int | None, factor: int) -> int:
+    """That of a factor: a cache's second is a page's rows; an attention's result has its window first."""
+    is_cache = operand in case.paged if operand is not None else op.endswith("_append")
+    return factor + (is_cache and factor > 0) + (operand is None and op.endswith("attention"))
 
 
 def draw(case: Case, shapes: Sequence[Shape], generator: torch.Generator) -> list[Tensor]:
     """Whole operands of small integers."""
 
     def one(operand: int, of: Shape) -> Tensor:
-        size = [PAGES, PAGE_SIZE] * (operand in case.paged) + [f.size or 0 for f in of.factors]
+        size = [f.size or 0 for f in of.factors]
+        if operand in case.paged:
+            size.insert(1, PAGE_SIZE)
         if operand in case.integers:
             return torch.randint(0, case.integers[operand], size, generator=generator, dtype=torch.int32)
         return torch.randint(-3, 4, size, generator=generator).double()
@@ -207,8 +224,8 @@ def draw(case: Case, shapes: Sequence[Shape], generator: torch.Generator) -> lis
     return [one(i, s) for i, s in enumerate(shapes)]
 
 
-def scatter(x: Tensor, place: AxisPlacement, ranks: int, first: int, generator: torch.Generator) -> list[Tensor]:
-    """What each rank holds. `first`: the dimension of factor 0."""
+def scatter(x: Tensor, place: AxisPlacement, ranks: int, dim: Callable[[int], int], generator: torch.Generator) -> list[Tensor]:
+    """What each rank holds. `dim`: the dimension of a factor."""
     if place is None:
         return [x] * ranks
     if place == "max":
@@ -218,10 +235,10 @@ def scatter(x: Tensor, place: AxisPlacement, ranks: int, first: int, generator: 
         parts = [torch.randint(-3, 4, x.shape, generator=generator).to(x.dtype) for _ in range(ranks - 1)]
         return [*parts, x - sum(parts)]
     assert isinstance(place, int)
-    return list(x.chunk(ranks, first + place))
+    return list(x.chunk(ranks, dim(place)))
 
 
-def gather(parts: Sequence[Tensor], place: AxisPlacement, first: int) -> Tensor | None:
+def gather(parts: Sequence[Tensor], place: AxisPlacement, dim: Callable[[int], int]) -> Tensor | None:
     """The value that the ranks' parts stand for, None where they are none of that placement."""
     if place is None:
         return parts[0] if all(torch.equal(p, parts[0]) for p in parts) else None
@@ -230,7 +247,7 @@ def gather(parts: Sequence[Tensor], place: AxisPlacement, first: int) -> Tensor 
     if place == "max":
         return torch.stack(list(parts)).amax(0)
     assert isinstance(place, int)
-    return torch.cat(list(parts), first + place)
+    return torch.cat(list(parts), dim(place))
 
 
 def typing_of(op: str, case: Case, trial: int) -> tuple[list[Shape], Typing]:
@@ -267,10 +284,11 @@ def _holding(
     attributes = typing.attributes
 
     def run(operands: Sequence[Tensor], rank: int) -> Tensor:
-        shard = rank if (op, given[-1] if op == "embedding" else given[0]) in INDEXED else 0
+        operand, factor = INDEXED.get(op, (0, -1))
+        shard = rank if given[operand] == factor else 0
         return case.run(*operands, shard, **attributes)
 
-    locals_ = [scatter(x, p, ranks, lead(op, case, i), generator) for i, (x, p) in enumerate(zip(whole, given, strict=True))]
+    locals_ = [scatter(x, p, ranks, partial(dimension, op, case, i), generator) for i, (x, p) in enumerate(zip(whole, given, strict=True))]
     wanted = run(whole, 0)
     try:
         made = [run([parts[rank] for parts in locals_], rank) for rank in range(ranks)]
@@ -279,7 +297,7 @@ def _holding(
     holding = set()
     for place in possible:
         if len({m.shape for m in made}) == 1:
-            found = gather(made, place, lead(op, case, None))
+            found = gather(made, place, partial(dimension, op, case, None))
             if found is not None and found.shape == wanted.shape and torch.allclose(found.double(), wanted.double(), rtol=1e-9, atol=1e-9):
                 holding.add(place)
     return holding

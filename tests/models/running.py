@@ -20,8 +20,10 @@ from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
 
 
-def compiled(checkpoint: Path, path: Path, *, tp: int = 1, dtype: str = "f32", model: Path | None = None) -> Path:
-    compile_artifact(Request(model, checkpoint, None, {"tp": tp}, dtype, "cpu"), path, lambda stage, done, total: None)
+def compiled(
+    checkpoint: Path, path: Path, *, tp: int = 1, dtype: str = "f32", model: Path | None = None, mesh: dict[str, int] | None = None
+) -> Path:
+    compile_artifact(Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, "cpu"), path, lambda stage, done, total: None)
     return path
 
 

@@ -108,6 +108,21 @@ def test_ranks_that_share_out_the_tokens_make_the_tokens_of_one(tp: int, tiny: T
     assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == [trace.tokens for trace in traces("llama", 1, "f32")]
 
 
+@pytest.mark.parametrize("mesh", [{"dp": 2}, {"dp": 2, "tp": 2}, {"dp": 4}], ids=str)
+@pytest.mark.parametrize(("name", "example"), [("llama", "data_parallel"), ("deepseek_v3", None)])
+def test_ranks_with_sequences_of_their_own_make_the_tokens_of_one(
+    name: str, example: str | None, mesh: dict[str, int], tiny: TinyModels, tmp_path: Path, traces: Run
+) -> None:
+    """Three sequences over two groups, and over four: one of a group may wait for rows or pages while another's goes on."""
+    model = Path(__file__).parents[2] / f"examples/{example}/{example}.ts" if example else None
+    path = compiled(tiny.checkpoint(BY_NAME[name]), tmp_path / "parallel.tsa", mesh=mesh, model=model)
+    program = read_program(path / "program.json")
+    assert program.sequence_groups == mesh["dp"]
+    expected = [trace.tokens for trace in traces(name, 1, "f32")]
+    for options in (LimitOptions(num_pages=64, page_size=8, max_step_tokens=24), LimitOptions(num_pages=8, page_size=8, max_step_tokens=5)):
+        assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == expected
+
+
 @pytest.mark.parametrize("tp", [1, 2, 4])
 def test_an_entry_that_gives_tokens_makes_those_of_the_logits(tp: int, tiny: TinyModels, tmp_path: Path, traces: Run) -> None:
     model = Path(__file__).parents[2] / "examples/greedy/greedy.ts"

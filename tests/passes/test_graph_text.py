@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.passes.test_semantics import MESHES
 from tests.passes.tiny_models import CONFIGS, lowered, stages
 
 from tsc.diagnostics import CompileError
@@ -29,10 +30,9 @@ graph MLP {
 """
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-@pytest.mark.parametrize("model", sorted(CONFIGS))
-def test_text_reads_back_after_every_pass(model: str, ranks: int) -> None:
-    for stage, program in stages(model, ranks):
+@pytest.mark.parametrize(("mesh", "model"), [*MESHES, *(({"tp": 8}, m) for m in sorted(CONFIGS))], ids=str)
+def test_text_reads_back_after_every_pass(model: str, mesh: dict[str, int]) -> None:
+    for stage, program in stages(model, mesh):
         text = print_program(program)
         read = parse_program(text)
         verify(read, f"reading the text after {stage}")
@@ -40,10 +40,10 @@ def test_text_reads_back_after_every_pass(model: str, ranks: int) -> None:
 
 
 def test_compiling_what_was_read_gives_the_same_program() -> None:
-    program = parse_program(print_program(lowered("llama", 4)))
+    program = parse_program(print_program(lowered("llama", {"tp": 4})))
     for step in passes(parse_target("cpu")):
         program = step.run(program)
-    *_, (_, direct) = stages("llama", 4)
+    *_, (_, direct) = stages("llama", {"tp": 4})
     assert print_program(program) == print_program(direct)
     assert emit(program) == emit(direct)
 
@@ -61,7 +61,7 @@ def test_a_place_is_kept() -> None:
 
 
 def test_constants_keep_their_kind() -> None:
-    program = lowered("llama", 2)
+    program = lowered("llama", {"tp": 2})
     read = parse_program(print_program(program))
 
     def kinds(of: Program) -> list[str]:

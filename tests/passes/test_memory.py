@@ -96,7 +96,7 @@ class Run:
 
 
 def planned(model: str, ranks: int) -> dict[str, Any]:
-    *_, (_, program) = stages(model, ranks)
+    *_, (_, program) = stages(model, {"tp": ranks})
     return emit(program)
 
 

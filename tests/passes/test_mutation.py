@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 import torch.fx
-from tests.passes.test_semantics import expected, run
+from tests.passes.test_semantics import MESHES, expected, run
 from tests.passes.tiny_models import CONFIGS, lowered
 
 from tsc.graph import Program, node_type, op_of, operands, target_of
@@ -75,24 +75,30 @@ def caught(program: Program, model: str) -> bool:
     return any(not torch.allclose(f, w, rtol=1e-9, atol=1e-9) for logits in results for f, w in zip(logits, expected(model), strict=True))
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("model", sorted(CONFIGS))
-def test_every_mutation_of_a_collective_is_caught(model: str, ranks: int) -> None:
-    program = lowered(model, ranks)
+@pytest.mark.parametrize(
+    ("mesh", "model"),
+    [
+        pytest.param(*m, marks=[pytest.mark.slow] * (m[0] != {"tp": 2}), id=f"{m[1]}-{m[0]}")
+        for m in MESHES
+        if m[0] not in ({"tp": 1}, {"dp": 4})
+    ],
+)
+def test_every_mutation_of_a_collective_is_caught(model: str, mesh: dict[str, int]) -> None:
+    program = lowered(model, mesh)
     assert len(inserted(program)) >= 4
     missed, tried = [], 0
     for graph, name in inserted(program):
         for what, op, attributes in mutations(program, node_of(program, graph, name)):
-            mutant = lowered(model, ranks)
+            mutant = lowered(model, mesh)
             mutate(mutant, node_of(mutant, graph, name), op, attributes)
             tried += 1
             if not caught(mutant, model):
                 missed.append(f"{graph}: %{name}: {what}")
-    print(f"{model} on {ranks} ranks: {tried - len(missed)} of {tried} mutants caught")
+    print(f"{model} on {mesh}: {tried - len(missed)} of {tried} mutants caught")
     assert missed == []
     assert tried >= 9 * len(inserted(program))
 
 
 def test_the_program_as_it_is_passes() -> None:
     for model in CONFIGS:
-        assert not caught(lowered(model, 4), model)
+        assert not caught(lowered(model, {"tp": 4}), model)

@@ -9,38 +9,41 @@ import torch
 from tests.passes.tiny_models import CONFIGS, lowered, stages
 from torch import Tensor
 
-from tsc.graph import Program
+from tsc.graph import Program, sequence_groups
 from tsc.simulation.inputs import random_weights, rank_weights, step
 from tsc.simulation.interpreter import Interpreter
 from tskernels.communicator import MeshCommunicator
 from tskernels.simulated import run_ranks
 
-STEPS = (step([[3, 60, 17, 8, 33, 2, 41], [5, 5, 63]], [7, 3]), step([[9], [20, 1]], [8, 5]), step([[0], [62]], [9, 6]))
-"""Two prompts; a token and a chunk; a token each."""
+STEPS = (([[3, 60, 17, 8, 33, 2, 41], [5, 5, 63]], [7, 3]), ([[9], [20, 1]], [8, 5]), ([[0], [62]], [9, 6]))
+"""Two prompts; a token and a chunk; a token each: the new tokens, and how long the sequences then are."""
+
+MESHES = [({"tp": n}, model) for n in (1, 2, 4) for model in sorted(CONFIGS)]
+MESHES += [(mesh, model) for mesh in ({"dp": 2}, {"dp": 4}, {"dp": 2, "tp": 2}) for model in ("data_parallel", "deepseek_v3")]
 
 
 def run(program: Program, seed: int = 0) -> list[list[Tensor]]:
     """Each rank's logits of every step."""
     weights = random_weights(program, seed)
+    steps = [step(*given, groups=sequence_groups(program)) for given in STEPS]
 
     def rank(mesh: MeshCommunicator) -> list[Tensor]:
         coordinate = {name: mesh.coordinate(name) for name in mesh.sizes}
         interpreter = Interpreter(program, mesh, rank_weights(program, weights, coordinate))
-        return [interpreter.step(inputs) for inputs in STEPS]
+        return [interpreter.step(inputs) for inputs in steps]
 
     return run_ranks({a.name: a.known_size for a in program.mesh.axes}, rank)
 
 
 @cache
 def expected(model: str) -> list[Tensor]:
-    [logits] = run(lowered(model, 1))
+    [logits] = run(lowered(model, {}))
     return logits
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize("model", sorted(CONFIGS))
-def test_every_stage_gives_the_logits_of_one_rank_and_the_same_bits_on_all(model: str, ranks: int) -> None:
-    for stage, program in stages(model, ranks):
+@pytest.mark.parametrize(("mesh", "model"), MESHES, ids=str)
+def test_every_stage_gives_the_logits_of_one_rank_and_the_same_bits_on_all(model: str, mesh: dict[str, int]) -> None:
+    for stage, program in stages(model, mesh):
         results = run(program)
         for logits in results:
             for found, wanted, first in zip(logits, expected(model), results[0], strict=True):
@@ -49,7 +52,7 @@ def test_every_stage_gives_the_logits_of_one_rank_and_the_same_bits_on_all(model
 
 
 def test_four_ranks_on_two_heads_split_both_axes() -> None:
-    mesh = lowered("llama", 4).mesh
+    mesh = lowered("llama", {"tp": 4}).mesh
     assert [(a.name, a.size) for a in mesh.axes] == [("kv", 2), ("q", 2)]
 
 

@@ -30,6 +30,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {**_SIZES, "tie_word_embeddings": True},
     "gemma3": {**_SIZES, "sliding_window": 3, "sliding_window_pattern": 2, "query_pre_attn_scalar": 12},
     "token_sharded": _SIZES,
+    "data_parallel": {**_SIZES, "sliding_window": 5},
     "greedy": {**_SIZES, "sliding_window": None},
     "expert_parallel": {
         **_SIZES,
@@ -61,20 +62,20 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """llama: a window and scaled rope; qwen3: tied embedding; gemma3: two kinds of layers; qwen3_moe, deepseek_v3: experts, latent
-attention; token_sharded, expert_parallel: examples, with tokens split."""
+attention; token_sharded, data_parallel, expert_parallel: examples, with tokens split."""
 
 
-def lowered(model: str, ranks: int) -> Program:
+def lowered(model: str, mesh: Mapping[str, int]) -> Program:
     """The program right after lowering."""
     path = ROOT / "models" / f"{model}.ts"
     path = path if path.exists() else ROOT / "examples" / model / f"{model}.ts"
-    placed = place_model(read_model(path), CONFIGS[model], {"tp": ranks}, Options("f32"))
+    placed = place_model(read_model(path), CONFIGS[model], mesh, Options("f32"))
     return lower(placed)
 
 
-def stages(model: str, ranks: int) -> Iterator[tuple[str, Program]]:
+def stages(model: str, mesh: Mapping[str, int]) -> Iterator[tuple[str, Program]]:
     """The program after lowering and after each pass. Each stage changes the one before it."""
-    program = lowered(model, ranks)
+    program = lowered(model, mesh)
     yield "lower", program
     for step in passes(parse_target("cpu")):
         program = step.run(program)

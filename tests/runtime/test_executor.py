@@ -37,7 +37,7 @@ def prefill(prompts: list[list[int]], pages_of: list[list[int]]) -> UnpackedStep
         ids=np.array([token for prompt in prompts for token in prompt], dtype=np.int32),
         positions=positions,
         slots=np.array(slots, dtype=np.int32),
-        starts=starts,
+        spans=np.stack((starts[:-1], starts[1:]), axis=1),
         lengths=np.array(lengths, dtype=np.int32),
         last=(starts[1:] - 1).astype(np.int32),
         tables=tables,

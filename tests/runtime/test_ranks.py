@@ -148,9 +148,9 @@ def test_a_step_survives_its_message() -> None:
 
     limits = Limits(page_size=4, num_pages=8, max_sequences=4, max_step_tokens=16, max_context=32)
     T, S, P = 5, 2, limits.pages_of(9)
-    arrays = [np.arange(size, dtype=np.int32) + 10 * size for size in (T, T, T, S + 1, S, S, S * P)]
-    ids, positions, slots, starts, lengths, last, tables = arrays
-    step = UnpackedStep(ids, positions, slots, starts, lengths, last, tables.reshape(S, P))
+    arrays = [np.arange(size, dtype=np.int32) + 10 * size for size in (T, T, T, 2 * S, S, S, S * P)]
+    ids, positions, slots, spans, lengths, last, tables = arrays
+    step = UnpackedStep(ids, positions, slots, spans.reshape(S, 2), lengths, last, tables.reshape(S, P))
     message = np.zeros(200, dtype=np.int32)
     assert pack(step, 1, message) == packed_ints(T, S, P)
     back = unpack(message)

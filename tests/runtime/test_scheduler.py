@@ -16,7 +16,14 @@ from tsrun._core import Scheduler, StepPlan
 
 
 def scheduler(
-    *, num_pages: int = 16, page_size: int = 4, max_sequences: int = 4, max_step_tokens: int = 8, max_context: int = 32
+    *,
+    num_pages: int = 16,
+    page_size: int = 4,
+    max_sequences: int = 4,
+    max_step_tokens: int = 8,
+    max_context: int = 32,
+    num_groups: int = 1,
+    token_multiple: int = 1,
 ) -> Scheduler:
     return Scheduler(
         num_pages=num_pages,
@@ -24,6 +31,8 @@ def scheduler(
         max_sequences=max_sequences,
         max_step_tokens=max_step_tokens,
         max_context=max_context,
+        num_groups=num_groups,
+        token_multiple=token_multiple,
     )
 
 
@@ -47,14 +56,14 @@ def test_a_step_is_flat_arrays_of_exact_types() -> None:
     assert plan.ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert plan.positions.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
     assert plan.slots.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
-    assert plan.starts.tolist() == [0, 3, 8]
+    assert plan.spans.tolist() == [[0, 3], [3, 8]]
     assert plan.lengths.tolist() == [3, 5]
     assert plan.last.tolist() == [2, 7]
     assert plan.tables.tolist() == [[0, 0], [1, 2]]
     assert plan.samples.tolist() == [True, False]
     assert plan.requests.dtype == np.int64
     assert plan.samples.dtype == np.bool_
-    for array in (plan.ids, plan.positions, plan.slots, plan.starts, plan.lengths, plan.last, plan.tables):
+    for array in (plan.ids, plan.positions, plan.slots, plan.spans, plan.lengths, plan.last, plan.tables):
         assert array.dtype == np.int32
         assert array.flags.c_contiguous
 
@@ -199,6 +208,7 @@ class Sequence:
     tokens: list[int]
     max_length: int
     fed: int = 0
+    group: int = 0
 
 
 @dataclass
@@ -216,22 +226,27 @@ class Traffic(RuleBasedStateMachine):
         num_pages=st.integers(1, 8),
         page_size=st.integers(1, 4),
         max_sequences=st.integers(1, 5),
-        max_step_tokens=st.integers(1, 9),
+        units=st.integers(1, 9),
         max_context=st.integers(2, 24),
+        num_groups=st.sampled_from([1, 1, 2, 3]),
+        unit=st.sampled_from([1, 1, 2]),
     )
-    def start(self, num_pages: int, page_size: int, max_sequences: int, max_step_tokens: int, max_context: int) -> None:
-        self.num_pages, self.page_size, self.max_step_tokens, self.max_context = num_pages, page_size, max_step_tokens, max_context
-        self.max_sequences = max_sequences
+    def start(self, num_pages: int, page_size: int, max_sequences: int, units: int, max_context: int, num_groups: int, unit: int) -> None:
+        self.num_pages, self.page_size, self.max_context, self.max_sequences = num_pages, page_size, max_context, max_sequences
+        self.num_groups, self.token_multiple = num_groups, num_groups * unit
+        self.max_step_tokens = max_step_tokens = units * self.token_multiple
         self.core = scheduler(
             num_pages=num_pages,
             page_size=page_size,
             max_sequences=max_sequences,
             max_step_tokens=max_step_tokens,
             max_context=max_context,
+            num_groups=num_groups,
+            token_multiple=self.token_multiple,
         )
         self.live: dict[int, Sequence] = {}  # in the order of submission
         self.aborted_in_step: set[int] = set()
-        self.cache: dict[int, tuple[int, int, int]] = {}  # slot: request, position, token
+        self.cache: dict[tuple[int, int], tuple[int, int, int]] = {}  # group, slot: request, position, token
         self.step: Step | None = None
         self.sampled: set[int] = set()  # made a token in the last step
         self.num_submitted = 0
@@ -271,44 +286,63 @@ class Traffic(RuleBasedStateMachine):
         assert 1 <= len(plan.ids) <= self.max_step_tokens
         assert len(plan.requests) <= self.max_sequences
         requests = plan.requests.tolist()
-        assert requests == sorted(requests), "first come, first served"
-        assert requests[0] == min(self.live), "the oldest always advances"
-        assert len(plan.positions) == len(plan.slots) == len(plan.ids) == plan.starts[-1]
-        assert len(set(plan.slots.tolist())) == len(plan.slots)
+        if self.num_groups == 1:
+            assert requests == sorted(requests), "first come, first served"
+            assert requests[0] == min(self.live), "the oldest always advances"
+        assert len(set(requests)) == len(requests)
+        assert len(plan.positions) == len(plan.slots) == len(plan.ids)
+        assert len(plan.ids) % self.token_multiple == 0
+        self.check_padding(plan)
         self.step = Step(plan.step)
-        owners: dict[int, int] = {}
+        owners: dict[tuple[int, int], int] = {}
         for index, request in enumerate(requests):
             self.check_sequence(plan, index, request, owners)
         assert plan.tables.shape == (len(requests), max(list(owners.values()).count(request) for request in requests))
-        assert self.core.num_free_pages <= self.num_pages - len(owners)
+        assert self.core.num_free_pages <= self.num_groups * self.num_pages - len(owners)
         assert self.restarts <= self.core.preemptions
 
-    def check_sequence(self, plan: StepPlan, index: int, request: int, owners: dict[int, int]) -> None:
+    def check_padding(self, plan: StepPlan) -> None:
+        """Rows of no sequence write to a page that is nobody's, and no block could be shorter."""
+        rows = {row for first, last in plan.spans.tolist() for row in range(first, last)}
+        assert len(rows) == sum(last - first for first, last in plan.spans.tolist())
+        padding = sorted(set(range(len(plan.ids))) - rows)
+        assert set(plan.slots[padding].tolist()) <= {self.num_pages * self.page_size}
+        block = len(plan.ids) // self.num_groups
+        fullest = max(sum(row // block == group for row in rows) for group in range(self.num_groups))
+        assert 0 <= block - fullest < self.token_multiple // self.num_groups
+
+    def check_sequence(self, plan: StepPlan, index: int, request: int, owners: dict[tuple[int, int], int]) -> None:
         """Feed the model's cache with one sequence of the step, and read all of the sequence back."""
         assert self.step is not None
         sequence = self.live[request]
-        rows = range(plan.starts[index], plan.starts[index + 1])
+        rows = range(*plan.spans[index].tolist())
         length = int(plan.lengths[index])
         begin = length - len(rows)
         if begin != sequence.fed:
             assert begin == 0, "a sequence goes on where it was, or starts over"
             self.restarts += 1
+        groups = {row // (len(plan.ids) // self.num_groups) for row in rows}
+        assert len(groups) == 1, "a sequence is in one group"
+        group = groups.pop()
+        if begin == 0:
+            sequence.group = group
+        assert group == sequence.group, "a sequence stays in its group"
         table = plan.tables[index].tolist()
         used = -(-length // self.page_size)
         assert not any(table[used:])
         for page in table[:used]:
             assert 0 <= page < self.num_pages
-            assert page not in owners, "a page has one owner"
-            owners[page] = request
+            assert (group, page) not in owners, "a page has one owner"
+            owners[group, page] = request
         for row, position in zip(rows, range(begin, length), strict=True):
             slot = table[position // self.page_size] * self.page_size + position % self.page_size
             assert plan.positions[row] == position
             assert plan.slots[row] == slot
             assert plan.ids[row] == sequence.tokens[position]
-            self.cache[slot] = request, position, sequence.tokens[position]
+            self.cache[group, slot] = request, position, sequence.tokens[position]
         for position in range(length):
             slot = table[position // self.page_size] * self.page_size + position % self.page_size
-            assert self.cache[slot] == (request, position, sequence.tokens[position])
+            assert self.cache[group, slot] == (request, position, sequence.tokens[position])
         assert plan.last[index] == rows[-1]
         assert plan.samples[index] == (length == len(sequence.tokens))
         self.step.rows.append((request, length, bool(plan.samples[index])))
@@ -359,7 +393,7 @@ class Traffic(RuleBasedStateMachine):
                 break
             self.commit()
         assert not self.live, "every request ends"
-        assert self.core.num_free_pages == self.num_pages, "every page returns"
+        assert self.core.num_free_pages == self.num_groups * self.num_pages, "every page returns"
 
 
 TestTraffic = Traffic.TestCase

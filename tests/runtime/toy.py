@@ -179,8 +179,8 @@ def _layer(toy: Toy, K: int, F: int, ranks: int) -> GraphWriter:
     w.op("q", "rope", ["qs", "positions"], ["T", K, G, E], **rope)
     w.op("k", "rope", ["ks", "positions"], ["T", K, E], **rope)
     cache = w.append("kv", "k", "v", [2, K, E])
-    sight = {"scale": 1 / math.sqrt(E), "window": 0, "softcap": 0.0}
-    w.op("a", "attention", ["q", cache, "starts", "lengths", "tables"], ["T", K, G, E], **sight)
+    sight = {"shard": 0, "scale": 1 / math.sqrt(E), "window": 0, "softcap": 0.0}
+    w.op("a", "attention", ["q", cache, "spans", "lengths", "tables"], ["T", K, G, E], **sight)
     w.op("am", "merge", ["a"], ["T", K * G * E], count=3)
     o = w.op("o_", "linear", ["am", "o"], ["T", D])
     if ranks > 1:
@@ -198,13 +198,13 @@ def _layer(toy: Toy, K: int, F: int, ranks: int) -> GraphWriter:
     return w
 
 
-_LAYER_STEPS = ["positions", "slots", "starts", "lengths", "tables"]
-_STEP_SHAPES: dict[str, list[str]] = {
+_LAYER_STEPS = ["positions", "slots", "spans", "lengths", "tables"]
+_STEP_SHAPES: dict[str, list[str | int]] = {
     "ids": ["T"],
     "positions": ["T"],
     "slots": ["T"],
     "last": ["S"],
-    "starts": ["S+1"],
+    "spans": ["S", 2],
     "lengths": ["S"],
     "tables": ["S", "S.pages"],
 }

@@ -137,12 +137,13 @@ class Weight(Node):
 
 @dataclass(frozen=True, slots=True)
 class Cache(Node):
-    """`cache NAME: paged TYPE [window W]`."""
+    """`cache NAME: paged[@axis] TYPE [window W]`: `axis` splits the pages."""
 
     name: str
     kind: str
     type: TensorType
     window: Expr | None = None
+    axis: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

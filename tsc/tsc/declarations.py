@@ -13,7 +13,7 @@ from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.mesh import Axis, Mesh
 from tsc.spans import Span
 from tsc.static import UNKNOWN, Static, evaluate
-from tsc.types import DYNAMIC, SPLITTABLE, AxisPlacement, Factor, Placement, Shape
+from tsc.types import DYNAMIC, PAGES, SPLITTABLE, AxisPlacement, Factor, Placement, Shape
 
 REDUCTIONS = ("sum", "max")
 DTYPES = {"bf16": "bf16", "f16": "f16", "f32": "f32", "i32": "i32", "int": "i32"}
@@ -33,8 +33,9 @@ class Declarations:
     def of(file: ast.ModelFile, config: Mapping[str, Any] | None, sizes: Mapping[str, int] | None) -> Declarations:
         names: dict[str, Static] = {}
         for binding in file.config:
-            if binding.name in DYNAMIC:
-                raise _error("TS0210", f"`{binding.name}` is a dimension of the step: tokens are T, sequences S; use another name", binding)
+            if binding.name in (*DYNAMIC, PAGES):
+                text = f"`{binding.name}` is taken: T are a step's tokens, S its sequences, `pages` those of a cache; use another name"
+                raise _error("TS0210", text, binding)
             names[binding.name] = evaluate(binding.value, names, config)
         for requirement in file.requirements:
             _check_requirement(requirement, names, config)
@@ -68,6 +69,16 @@ class Declarations:
                 places[leaf] = partial.reduction
         return Shape.of(dtype, dimensions), tuple(places.get(a.name) for a in self.mesh.active)
 
+    def in_pages(self, cache: ast.Cache, row: Shape, placement: Placement) -> tuple[Shape, Placement]:
+        """A cache of such rows: its pages come first, and split over the axis of `paged@axis`. Raises CompileError."""
+        split = self._leaves(cache.axis, cache) if cache.axis is not None else ()
+        for axis, place in zip(self.mesh.active, placement, strict=True):
+            if axis.name in split and place is not None:
+                raise _error("TS0209", f"axis `{axis.name}` splits the pages and a factor of the rows", cache)
+        moved = (p + 1 if isinstance(p, int) else p for p in placement)
+        shape = Shape(row.dtype, (Factor(PAGES, None), *row.factors), (1, *row.groups))
+        return shape, tuple(0 if a.name in split else p for a, p in zip(self.mesh.active, moved, strict=True))
+
     def factor(self, ref: ast.FactorRef) -> Factor:
         """The extent of that name. Raises CompileError."""
         if isinstance(ref.name, int):
@@ -89,7 +100,7 @@ class Declarations:
         assert ref.axis is not None
         factor = [f for d in dimensions for f in d][index]
         leaves = self._leaves(ref.axis, ref)
-        if factor.is_dynamic and factor.name != SPLITTABLE:
+        if factor.is_dynamic and factor.name not in SPLITTABLE:
             raise _error("TS0215", f"the sequences of a step are few, and no axis can split `{factor.name}`", ref)
         for leaf in leaves:
             if leaf in places:
@@ -158,7 +169,12 @@ def _mesh(file: ast.ModelFile, names: Mapping[str, Static], config: Mapping[str,
             raise CompileError(Diagnostic("TS0211", f"--mesh: there is no axis `{name}`; {has}{near(name, declared)}"))
     axes: list[Axis] = []
     products: dict[str, tuple[str, ...]] = {}
+    joined: set[str] = set()
     for axis in file.axes:
+        if axis.product and set(axis.product) & set(declared):
+            products[axis.name] = _joined(axis, [*products, *(a.name for a in axes)], Mesh(tuple(axes), products), sizes or {})
+            joined.add(axis.name)
+            continue
         total: Static = UNKNOWN if sizes is None else sizes.get(axis.name, 1)
         if not axis.product:
             axes.append(Axis(axis.name, None if total is UNKNOWN else total))
@@ -168,7 +184,23 @@ def _mesh(file: ast.ModelFile, names: Mapping[str, Static], config: Mapping[str,
             scope[binding.name] = evaluate(binding.value, scope, config)
         axes.extend(_factored(axis, total, scope))
         products[axis.name] = axis.product
-    return Mesh(tuple(axes), products)
+    return Mesh(tuple(axes), products, frozenset(joined))
+
+
+def _joined(axis: ast.Axis, above: list[str], mesh: Mesh, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """The leaf axes of a product of axes that are declared above it."""
+    lacking = [n for n in axis.product if n not in above]
+    if lacking or axis.bindings:
+        what = f"`{lacking[0]}` is not declared above it" if lacking else "`where` sizes the parts of an axis that is given ranks"
+        raise _error("TS0211", f"axis `{axis.name}` is a product of axes that have their own ranks: {what}", axis)
+    if axis.name in sizes:
+        parts = ",".join(f"{n}=..." for n in axis.product)
+        raise _error("TS0211", f"--mesh: axis `{axis.name}` is made of {', '.join(axis.product)}: give those, as in {parts}", axis)
+    leaves = tuple(leaf for part in axis.product for leaf in mesh.leaves(part) or ())
+    order = [a.name for a in mesh.axes]
+    if list(leaves) != sorted(set(leaves), key=order.index):
+        raise _error("TS0211", f"axis `{axis.name}` names its parts once each, in the order of declaration: major to minor", axis)
+    return leaves
 
 
 def _factored(axis: ast.Axis, total: Static, scope: Mapping[str, Static]) -> list[Axis]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
 
 from tsc import ast
 from tsc.declarations import Declarations, formatted
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.expressions import Expressions, Tensor, error_at
+from tsc.mesh import Mesh
 from tsc.program import CacheDeclaration, Instance, Operation, TypedModel, Value, WeightDeclaration
 from tsc.signatures import Signature
 from tsc.spans import Span
@@ -28,6 +29,7 @@ def elaborate(file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh
         raise CompileError(Diagnostic("TS0213", "the file has no `entry`", file.span, fixes=("add `entry decode(ids: i32[T], ...)`",)))
     model = _Model(file, declarations)
     key = model.instantiate(entries[0], {}, entries[0].span)
+    _check_pages(declarations.mesh, model.instances.values())
     return TypedModel(
         file.architectures,
         declarations.mesh,
@@ -36,6 +38,18 @@ def elaborate(file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh
         model.instances[key].name,
         declarations.unused,
     )
+
+
+def _check_pages(mesh: Mesh, instances: Iterable[Instance]) -> None:
+    """A sequence has one table of pages for all caches, so the same ranks keep its rows in each."""
+    caches = [i.values[c.value] for i in instances for c in i.caches]
+    for cache in caches[1:]:
+        first = caches[0]
+        if [p == 0 for p in cache.placement or ()] != [p == 0 for p in first.placement or ()]:
+            notes = (Note(f"`{first.name}` is {first.shape.text(mesh, first.placement or ())}", first.span),)
+            message = f"`{cache.name}` is {cache.shape.text(mesh, cache.placement or ())}, and the pages of all caches are split alike"
+            fix = "give both the same `paged@axis`: a sequence is kept by the same ranks in every layer"
+            raise CompileError(Diagnostic("TS0218", message, cache.span, notes=notes, fixes=(fix,)))
 
 
 class _Model:
@@ -153,6 +167,7 @@ class _Body(Expressions):
             text = f"a paged cache is [2, K, E], keys and values of each head, or a latent row [W], got {shape.text()}"
             raise error_at("TS0204", text, cache.type.span)
         window = self.count(cache.window, "a window") if cache.window is not None else 0
+        shape, placement = self.declarations.in_pages(cache, shape, placement)
         value = self.add_value(Value(cache.name, "cache", shape, cache.span, placement))
         declaration = CacheDeclaration(value, cache.kind, 0 if window is UNKNOWN else window)
         self.instance.caches.append(declaration)

@@ -160,7 +160,7 @@ class Expressions:
                 raise error_at("TS0205", f"a step appends to `{self._name(cache)}` once", call.span)
             self.appended.add(cache.cache.value)
             arguments = [cache, *(self.tensor(a.value) for a in call.arguments)]
-            is_latent = len(self.instance.values[cache.value].shape.factors) == 1
+            is_latent = len(self.instance.values[cache.value].shape.factors) == 2  # pages and a row
             op = "latent_append" if is_latent else "cache_append"
             return Tensor(self.apply(op, arguments, {}, call.span, f"{self._name(cache)}_next").value, cache.cache)
         if not isinstance(function, ast.Name):

@@ -115,6 +115,13 @@ class Program:
     frames: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
+def sequence_groups(program: Program) -> int:
+    """How many groups of ranks keep sequences of their own: those over which the pages of caches are split."""
+    caches = (n for g in program.graphs.values() for n in g.nodes if n.op == "placeholder" and n.meta["input"].kind == "cache")
+    placement = next((node_type(c).placement for c in caches), ())
+    return program.mesh.size_of([a.name for a, p in zip(program.mesh.active, placement, strict=False) if p == 0])
+
+
 CACHE_WRITES = ("cache_append", "latent_append")
 """The ops that change a cache and return it."""
 

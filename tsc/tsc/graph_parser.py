@@ -85,16 +85,19 @@ class _Reader:
     def _mesh(self, tree: Any) -> None:
         axes: list[Axis] = []
         products: dict[str, tuple[str, ...]] = {}
+        joined: set[str] = set()
         for axis in tree.children:
-            name, value = axis.children
+            name, *joins, value = axis.children
+            if joins:
+                joined.add(str(name))
             if isinstance(value, Token):
                 axes.append(Axis(str(name), int(value)))
             else:
                 products[str(name)] = tuple(map(str, value.children))
-        self.mesh = Mesh(tuple(axes), products)
+        self.mesh = Mesh(tuple(axes), products, frozenset(joined))
         for axis in tree.children:
-            if isinstance(axis.children[1], Tree):
-                self._leaves(axis.children[1])
+            if isinstance(axis.children[-1], Tree):
+                self._leaves(axis.children[-1])
 
     # --- inputs
 

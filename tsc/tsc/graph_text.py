@@ -11,6 +11,7 @@
       return %h
     }
 
+An axis `over` others, `ep over dp * tp`, is a product of axes that were given ranks of their own.
 A kernel, storage (`{T 0}`: region and offset) and a frame are there once a pass has set them; a span is when the node has a source.
 Does not: say why a collective is there; that is the plan's.
 """
@@ -32,7 +33,9 @@ from tsc.spans import Span
 def print_program(program: Program) -> str:
     """The program's text, the same for equal programs; parse_program of it prints the same again."""
     mesh = program.mesh
-    axes = [f"{a.name} = {a.known_size}" for a in mesh.axes] + [f"{n} = {' * '.join(p)}" for n, p in mesh.products.items()]
+    axes = [f"{a.name} = {a.known_size}" for a in mesh.axes] + [
+        f"{n} {'over' if n in mesh.joined else '='} {' * '.join(p)}" for n, p in mesh.products.items()
+    ]
     sizes = [f"{name} = {size}" for name, size in sorted(_sizes(program).items())]
     header = f"program {program.entry}: {program.dtype}\nmesh {_braced(axes)}\nsizes {_braced(sizes)}\n"
     return "\n".join([header, *(_graph(program, name, graph) for name, graph in program.graphs.items())])

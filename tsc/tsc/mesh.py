@@ -26,6 +26,7 @@ class Mesh:
 
     axes: tuple[Axis, ...] = ()
     products: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # "tp" -> ("kv", "q")
+    joined: frozenset[str] = frozenset()  # products of axes that have ranks of their own: `ep` of `dp * tp`
 
     @cached_property
     def active(self) -> tuple[Axis, ...]:
@@ -47,17 +48,17 @@ class Mesh:
 
     def name_of(self, leaves: Sequence[str]) -> str:
         """The shortest name for active leaf axes: a product of the mesh when they are all of it that is active, else `a*b`."""
-        if len(leaves) == 1:
-            alone = self._product_with_active(leaves)
-            return alone or leaves[0]
-        return self._product_with_active(leaves) or "*".join(leaves)
+        given = self._product_with_active(leaves, joined=False)
+        if given is not None:
+            return given
+        return leaves[0] if len(leaves) == 1 else self._product_with_active(leaves, joined=True) or "*".join(leaves)
 
     def size_of(self, leaves: Sequence[str]) -> int:
         return math.prod(a.known_size for a in self.axes if a.name in leaves)
 
-    def _product_with_active(self, leaves: Sequence[str]) -> str | None:
+    def _product_with_active(self, leaves: Sequence[str], *, joined: bool) -> str | None:
         active = {a.name for a in self.active}
         for name, parts in self.products.items():
-            if [p for p in parts if p in active] == list(leaves):
+            if (name in self.joined) == joined and [p for p in parts if p in active] == list(leaves):
                 return name
         return None

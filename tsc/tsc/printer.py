@@ -320,7 +320,8 @@ def _cells(statement: ast.Statement, indent: int | None) -> tuple[str, ...]:
             return ("weight", f"{statement.name}:", type_text(statement.type), f'= "{statement.tensor}"{tied}')
         case ast.Cache():
             window = f" window {expr_text(statement.window)}" if statement.window else ""
-            return ("cache", f"{statement.name}:", f"{statement.kind} {type_text(statement.type)}{window}")
+            axis = f"@{statement.axis}" if statement.axis else ""
+            return ("cache", f"{statement.name}:", f"{statement.kind}{axis} {type_text(statement.type)}{window}")
         case ast.Let():
             type_ = f": {type_text(statement.type)}" if statement.type else ""
             lead = f"let {', '.join(statement.names)}{type_} = "

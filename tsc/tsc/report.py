@@ -88,12 +88,12 @@ def _gigabytes(size: int) -> str:
 
 def _mesh(placed: PlacedModel) -> str:
     """`tp=16 (kv=8 * q=2)`: the axes as they are given, and what they are made of."""
-    sizes = {a.name: a.known_size for a in placed.mesh.axes}
+    made = {p: n for n, parts in placed.mesh.products.items() if n not in placed.mesh.joined for p in parts}
     texts = []
-    for name, parts in placed.mesh.products.items():
-        made = " * ".join(f"{p}={sizes.pop(p)}" for p in parts)
-        texts.append(f"{name}={placed.mesh.size_of(parts)} ({made})")
-    texts += [f"{n}={s}" for n, s in sizes.items()]
+    for name in dict.fromkeys(made.get(a.name, a.name) for a in placed.mesh.axes):
+        parts = placed.mesh.products.get(name, ())
+        sizes = " * ".join(f"{p}={placed.mesh.size_of([p])}" for p in parts)
+        texts.append(f"{name}={placed.mesh.size_of(parts or [name])}" + (f" ({sizes})" if parts else ""))
     return " x ".join(texts) if placed.mesh.ranks > 1 else "one rank"
 
 

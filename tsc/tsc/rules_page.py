@@ -48,7 +48,7 @@ def _lines(name: str) -> tuple[str, ...]:
 
 def _is_fixed(shape: Shape, place: AxisPlacement) -> bool:
     """Whether the factor that is split is one of a step's extents that no axis may split."""
-    return isinstance(place, int) and shape.factors[place].is_dynamic and shape.factors[place].name != SPLITTABLE
+    return isinstance(place, int) and shape.factors[place].is_dynamic and shape.factors[place].name not in SPLITTABLE
 
 
 def _head(name: str) -> str:

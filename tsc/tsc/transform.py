@@ -182,9 +182,11 @@ class _Build:
         )
 
     def statement_cache(self, tree: Any, scope: Scope, span: Span) -> ast.Cache:
-        name, kind, type_, *window = tree.children
+        name, kind, *rest = tree.children
+        axis = str(rest.pop(0).children[0]) if isinstance(rest[0], Tree) and rest[0].data == "pages" else None
+        type_, *window = rest
         declared = self.declare(scope, name, "cache")
-        return ast.Cache(declared, str(kind), self.type(type_), self.expr(window[0]) if window else None, span=span)
+        return ast.Cache(declared, str(kind), self.type(type_), self.expr(window[0]) if window else None, axis, span=span)
 
     def statement_let(self, tree: Any, scope: Scope, span: Span) -> ast.Let:
         names = [c for c in tree.children if isinstance(c, Token)]

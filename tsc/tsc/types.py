@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 DYNAMIC = ("T", "S")
 """Tokens in the step and sequences in the step; every other dimension is known once the config is."""
 
-SPLITTABLE = "T"
-"""The one dynamic extent that an axis may split: a step's tokens are padded to a multiple of its ranks."""
+PAGES = "pages"
+"""The first dimension of a cache. Ranks that split it keep sequences of their own, each in as many pages as it has room for."""
 
-STEP_EXTENTS = (*DYNAMIC, "S+1", "S.pages")
-"""Every extent that a step decides: also the bounds between sequences, and the pages of the longest one."""
+SPLITTABLE = ("T", PAGES)
+"""The extents not known before a step that an axis may split: a step's tokens are padded to a multiple of its ranks."""
+
+STEP_EXTENTS = (*DYNAMIC, PAGES, "S.pages")
+"""Every extent that is not known before a step: also the pages of the longest sequence."""
 
 AxisPlacement = None | int | str
 """On one mesh axis a value is replicated (None), split on its factor of that index (int), or pending a reduction (`"sum"`)."""
@@ -106,7 +109,8 @@ def local_dimensions(shape: Shape, mesh: Mesh, placement: Placement) -> tuple[in
     for count in shape.groups:
         group = shape.factors[start : start + count]
         if len(group) == 1 and group[0].is_dynamic:
-            result.append(group[0].name if ranks[start] == 1 else f"{group[0].name}/{ranks[start]}")
+            is_own = ranks[start] == 1 or group[0].name == PAGES  # of pages each rank has its own number
+            result.append(group[0].name if is_own else f"{group[0].name}/{ranks[start]}")
         else:
             extent = 1
             for factor, n in zip(group, ranks[start : start + count], strict=True):

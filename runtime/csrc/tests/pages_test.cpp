@@ -47,7 +47,7 @@ TEST("a moved lease returns its page once") {
 
 TEST("a slot is its page and the row in it") {
   PagePool pool(4);
-  PageTable table(8);
+  PageTable table(8, GroupId{0});
   const std::optional<PageLease> between = pool.take();
   table.add(std::move(*pool.take()));
   table.add(std::move(*pool.take()));

@@ -8,7 +8,7 @@
 namespace tsrun {
 
 static Prefilling prefilling(PagePool& pool, std::int32_t num_pages) {
-  PageTable pages(4);
+  PageTable pages(4, GroupId{0});
   for (std::int32_t page = 0; page < num_pages; ++page) pages.add(std::move(*pool.take()));
   return admit(Waiting{Request(RequestId{7}, {10, 11, 12}, 2)}, std::move(pages));
 }

@@ -29,7 +29,7 @@ TEST("a long prompt is fed in chunks of the step's size") {
   Scheduler scheduler(roomy);
   submit(scheduler, 1, 10, 1);
   const StepPlan* plan = scheduler.plan();
-  CHECK((plan->starts == Ints{0, 8} && plan->lengths == Ints{8} && plan->samples[0] == 0));
+  CHECK((plan->spans == Ints{0, 8} && plan->lengths == Ints{8} && plan->samples[0] == 0));
   CHECK(plan->table_width == 2);
   commit(scheduler, *plan);
   plan = scheduler.plan();
@@ -45,9 +45,71 @@ TEST("decodes come before prefill, and share its step") {
   submit(scheduler, 2, 12, 1);
   const StepPlan* plan = scheduler.plan();
   CHECK((plan->requests == std::vector<std::int64_t>{1, 2}));
-  CHECK((plan->starts == Ints{0, 1, 8} && plan->lengths == Ints{4, 7} && plan->last == Ints{0, 7}));
+  CHECK((plan->spans == Ints{0, 1, 1, 8} && plan->lengths == Ints{4, 7} && plan->last == Ints{0, 7}));
   CHECK((plan->samples == std::vector<std::uint8_t>{1, 0}));
   CHECK(plan->ids[0] == 9);
+}
+
+TEST("groups have pages and a block of the rows of their own") {
+  Scheduler scheduler({.num_pages = 4,
+                       .page_size = 4,
+                       .max_sequences = 4,
+                       .max_step_tokens = 8,
+                       .max_context = 16,
+                       .num_groups = 2,
+                       .token_multiple = 4});
+  submit(scheduler, 1, 3, 4);
+  submit(scheduler, 2, 2, 4);
+  submit(scheduler, 3, 1, 4);
+  const StepPlan* plan = scheduler.plan();
+  // Request 2 goes where most pages are free, and 3 beside 1: of equals the first.
+  CHECK((plan->requests == std::vector<std::int64_t>{1, 3, 2}));
+  CHECK((plan->spans == Ints{0, 3, 3, 4, 4, 6} && plan->last == Ints{2, 3, 5}));
+  CHECK((plan->slots == Ints{0, 1, 2, 4, 0, 1, 16, 16} && plan->positions == Ints{0, 1, 2, 0, 0, 1, 0, 0}));
+  CHECK((plan->tables == Ints{0, 1, 0}));
+  CHECK(scheduler.num_free_pages() == 5);
+  commit(scheduler, *plan);
+  plan = scheduler.plan();
+  CHECK((plan->spans == Ints{0, 1, 1, 2, 2, 3} && plan->ids == Ints{9, 9, 9, 0} && plan->lengths == Ints{4, 2, 3}));
+}
+
+TEST("a full group preempts its own youngest, and the other goes on") {
+  Scheduler scheduler({.num_pages = 2,
+                       .page_size = 2,
+                       .max_sequences = 4,
+                       .max_step_tokens = 8,
+                       .max_context = 4,
+                       .num_groups = 2,
+                       .token_multiple = 2});
+  for (const std::int64_t id : {1, 2, 3, 4}) submit(scheduler, id, 2, 2);
+  const StepPlan* plan = scheduler.plan();
+  CHECK((plan->requests == std::vector<std::int64_t>{1, 3, 2, 4} && scheduler.num_free_pages() == 0));
+  commit(scheduler, *plan);
+  plan = scheduler.plan();  // each group's elder needs a page, and takes it from the younger
+  CHECK((plan->requests == std::vector<std::int64_t>{1, 2} && scheduler.preemptions() == 2));
+  commit(scheduler, *plan);  // both have made all their tokens
+  plan = scheduler.plan();
+  CHECK((plan->requests.size() == 2 && scheduler.num_free_pages() == 0));
+}
+
+TEST("a group without rows left waits for the next step") {
+  Scheduler scheduler({.num_pages = 8,
+                       .page_size = 4,
+                       .max_sequences = 4,
+                       .max_step_tokens = 4,
+                       .max_context = 16,
+                       .num_groups = 2,
+                       .token_multiple = 2});
+  for (const std::int64_t id : {1, 2, 3}) submit(scheduler, id, 3, 2);
+  const StepPlan* plan = scheduler.plan();
+  CHECK((plan->requests == std::vector<std::int64_t>{1, 2} && plan->samples == std::vector<std::uint8_t>{0, 0}));
+  commit(scheduler, *plan);
+  plan = scheduler.plan();  // 1 and 2 end their prompts, a row is left in each block: 3 starts in one
+  CHECK((plan->requests == std::vector<std::int64_t>{1, 3, 2} && plan->samples == std::vector<std::uint8_t>{1, 0, 1}));
+  scheduler.abort(RequestId{1});
+  commit(scheduler, *plan);
+  plan = scheduler.plan();
+  CHECK((plan->requests == std::vector<std::int64_t>{3, 2} && plan->lengths == Ints{3, 4}));
 }
 
 TEST("short tables end in zeros") {
@@ -63,9 +125,9 @@ TEST("the plan's arrays never move") {
   submit(scheduler, 1, 20, 12);
   submit(scheduler, 2, 20, 12);
   const StepPlan* plan = scheduler.plan();
-  const std::vector<const std::int32_t*> before{plan->ids.data(), plan->starts.data(), plan->tables.data()};
+  const std::vector<const std::int32_t*> before{plan->ids.data(), plan->spans.data(), plan->tables.data()};
   while (plan != nullptr) {
-    CHECK((before == std::vector<const std::int32_t*>{plan->ids.data(), plan->starts.data(), plan->tables.data()}));
+    CHECK((before == std::vector<const std::int32_t*>{plan->ids.data(), plan->spans.data(), plan->tables.data()}));
     commit(scheduler, *plan);
     plan = scheduler.plan();
   }

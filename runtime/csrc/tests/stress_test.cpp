@@ -15,7 +15,10 @@ TEST("random traffic ends with every page returned") {
   std::mt19937 random(7);
   const auto below = [&random](std::uint32_t bound) { return static_cast<std::int32_t>(random() % bound); };
   for (int round = 0; round < 200; ++round) {
-    const Limits limits{1 + below(8), 1 + below(4), 1 + below(5), 1 + below(9), 1 + below(24)};
+    const std::int32_t groups = 1 + below(3);
+    const std::int32_t multiple = groups * (1 + below(2));
+    const Limits limits{1 + below(8),  1 + below(4), 1 + below(5), multiple * (1 + below(9)),
+                        1 + below(24), groups,       multiple};
     Scheduler scheduler(limits);
     std::int64_t num_submitted = 0;
     for (int step = 0; step < 100; ++step) {
@@ -29,14 +32,15 @@ TEST("random traffic ends with every page returned") {
       if (below(4) == 0) scheduler.abort(RequestId{below(100)});
       if (plan == nullptr) continue;
       const std::vector<std::int64_t> requests = plan->requests;
-      CHECK(std::ranges::is_sorted(requests));
+      CHECK(groups > 1 || std::ranges::is_sorted(requests));
+      CHECK(plan->ids.size() % static_cast<std::size_t>(multiple) == 0);
       const bool makes_token = plan->samples[0] != 0;
       scheduler.commit(plan->step, Ints(requests.size(), 2));
       if (makes_token && below(8) == 0) scheduler.finish(RequestId{requests[0]});
     }
     while (const StepPlan* plan = scheduler.plan()) scheduler.commit(plan->step, Ints(plan->requests.size(), 2));
     CHECK(scheduler.num_waiting() == 0 && scheduler.num_running() == 0);
-    CHECK(scheduler.num_free_pages() == limits.num_pages);
+    CHECK(scheduler.num_free_pages() == groups * limits.num_pages);
   }
 }
 

@@ -15,26 +15,35 @@ PAGES = 8
 PAGE_SIZE = 4
 
 
-def step(ids: Sequence[Sequence[int]], lengths: Sequence[int], *, multiple: int = 4) -> dict[str, Tensor]:
-    """A step of sequences that have `lengths` tokens with these new ones; sequence s of two has every
-    second page, from s. Padded to a multiple of `multiple` tokens."""
-    starts = [0]
-    positions, slots = [], []
-    for sequence, (new, length) in enumerate(zip(ids, lengths, strict=True)):
-        starts.append(starts[-1] + len(new))
-        for position in range(length - len(new), length):
-            positions.append(position)
-            slots.append((2 * (position // PAGE_SIZE) + sequence) * PAGE_SIZE + position % PAGE_SIZE)
-    while len(positions) % multiple:  # as an executor pads a step whose tokens ranks share out; the last page is no sequence's
-        positions.append(0)
-        slots.append(PAGES * PAGE_SIZE - 1)
-    flat = [i for new in ids for i in new]
+def step(ids: Sequence[Sequence[int]], lengths: Sequence[int], *, multiple: int = 4, groups: int = 1) -> dict[str, Tensor]:
+    """A step of up to two sequences that have `lengths` tokens with these new ones; sequence s has every second page, from s.
+
+    As a scheduler lays it out: each of `groups` groups of ranks has an equal block of the rows, sequence s lies in that of group s modulo
+    them, and the tokens are a multiple of `multiple`. Rows that pad write to the last page, which is no sequence's."""
+    blocks: list[list[int]] = [[] for _ in range(groups)]
+    for sequence in range(len(ids)):
+        blocks[sequence % groups].append(sequence)
+    unit = max(1, multiple // groups)
+    fullest = max(sum(len(ids[s]) for s in block) for block in blocks)
+    rows = -(-fullest // unit) * unit
+    tokens, positions = ([0] * rows * groups for _ in range(2))
+    slots = [PAGES * PAGE_SIZE - 1] * rows * groups
+    spans = [[0, 0]] * len(ids)
+    for group, block in enumerate(blocks):
+        first = group * rows
+        for sequence in block:
+            new, length = ids[sequence], lengths[sequence]
+            spans[sequence] = [first, first + len(new)]
+            for row, (token, position) in enumerate(zip(new, range(length - len(new), length), strict=True), first):
+                tokens[row], positions[row] = token, position
+                slots[row] = (2 * (position // PAGE_SIZE) + sequence) * PAGE_SIZE + position % PAGE_SIZE
+            first += len(new)
     inputs = {
-        "ids": [*flat, *[0] * (len(positions) - len(flat))],
+        "ids": tokens,
         "positions": positions,
         "slots": slots,
-        "last": [s - 1 for s in starts[1:]],
-        "starts": starts,
+        "last": [end - 1 for _, end in spans],
+        "spans": spans,
         "lengths": lengths,
         "tables": [[2 * page + sequence for page in range(PAGES // 2)] for sequence in range(len(ids))],
     }

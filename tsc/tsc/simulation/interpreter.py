@@ -64,7 +64,7 @@ class Interpreter:
             case "weight":
                 return self.weights[kind.tensor(prefix)]
             case "cache":
-                shape = [int(d) for d in node_type(node).local(self.program.mesh)]
+                shape = [int(d) for d in node_type(node).local(self.program.mesh)[1:]]
                 new = torch.full((self.pages, self.page_size, *shape), torch.nan, dtype=torch.float64)
                 return self.caches.setdefault(f"{path}/{node.name}", new)
             case "coordinate" if node.name not in bound:
@@ -75,8 +75,8 @@ class Interpreter:
     def _check(self, node: torch.fx.Node, value: Tensor) -> None:
         """The value has the shape that the node's type says."""
         wanted = node.meta["type"].local(self.program.mesh)
-        if len(wanted) == value.dim() - 2:
-            wanted = ("pages", "page_size", *wanted)  # a cache
+        if len(wanted) == value.dim() - 1:
+            wanted = (wanted[0], "page_size", *wanted[1:])  # a cache
         found = tuple(value.shape)
         agrees = len(wanted) == len(found) and all(isinstance(w, str) or w == f for w, f in zip(wanted, found, strict=True))
         assert agrees, f"%{node.name} is {list(found)}, and its type says {list(wanted)}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.front import ModelSource, place_model
-from tsc.graph import NodeType, Program, node_type, op_of
+from tsc.graph import NodeType, Program, node_type, op_of, sequence_groups
 from tsc.mesh import Mesh
 from tsc.simulation.inputs import random_weights, rank_weights, step
 from tsc.simulation.interpreter import Interpreter
@@ -73,7 +73,7 @@ def simulate(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, i
         raise CompileError(Diagnostic("TS0506", text, fixes=(fix,)))
     weights = random_weights(one, seed)
     multiple = math.prod(mesh.values())
-    steps = _steps(weights, one, seed, multiple)
+    steps = _steps(weights, one, seed, multiple, sequence_groups(several))
     [expected] = _run(one, weights, steps)
     found = _run(several, weights, steps)
     comparisons: dict[str, Comparison] = {}
@@ -92,7 +92,7 @@ def _lowered(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, i
     return program
 
 
-def _steps(weights: Mapping[str, Tensor], program: Program, seed: int, multiple: int) -> Sequence[Mapping[str, Tensor]]:
+def _steps(weights: Mapping[str, Tensor], program: Program, seed: int, multiple: int, groups: int) -> Sequence[Mapping[str, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     rows = min(w.shape[0] for w in weights.values() if w.dim() == 2)
 
@@ -100,7 +100,7 @@ def _steps(weights: Mapping[str, Tensor], program: Program, seed: int, multiple:
         return torch.randint(0, rows, (count,), generator=generator).tolist()
 
     prompts, chunk, tokens = [ids(7), ids(3)], [ids(1), ids(2)], [ids(1), ids(1)]
-    return [step(new, lengths, multiple=multiple) for new, lengths in ((prompts, [7, 3]), (chunk, [8, 5]), (tokens, [9, 6]))]
+    return [step(new, lengths, multiple=multiple, groups=groups) for new, lengths in ((prompts, [7, 3]), (chunk, [8, 5]), (tokens, [9, 6]))]
 
 
 def _run(program: Program, weights: Mapping[str, Tensor], steps: Sequence[Mapping[str, Tensor]]) -> list[Seen]:
