@@ -91,7 +91,7 @@ def _apart(instance: Instance, weight: int) -> Instance:
 
 
 def _needed(search: Search, state: State, index: int, operation: Operation, weight: int) -> Placement | None:
-    """What the operation would have the weight as, on the way on from `state` that changes it on the fewest axes; of equals the cheapest."""
+    """What the operation would have the weight as, on the way on that changes it on the fewest axes; of equals the cheapest."""
     declared = search.instance.values[weight].placement or search.replicated
     ways = []
     for way in search.extend(state, index, operation, search.rules(operation)):

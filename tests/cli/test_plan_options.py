@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_suggestions_are_a_table(workspace: Path, tsc: Tsc) -> None:
 def test_options_that_exclude_each_other(workspace: Path, tsc: Tsc) -> None:
     code, output = tsc("plan", str(LLAMA), "--config", str(CONFIG), "--json", "--suggest")
     assert code == 2
-    assert "give one of --json, --explain, --by-tokens, --diff, --html and --suggest" in output
+    assert "give one of --json, --explain, --by-tokens, --diff, --html, --meshes and --suggest" in output
 
 
 def test_the_bytes_of_weights(workspace: Path, tsc: Tsc) -> None:
@@ -145,3 +146,30 @@ def test_a_split_of_a_weight_in_a_dimension_that_ranks_share_out_is_mended(works
     assert code == 1
     assert "TS0302]: weight `kv_up` is [(H, U@tp), C], and `split` would have to move it to [(H@tp, U), C] at run time" in output
     assert output.rstrip().endswith("fix: declare `weight kv_up: [(H@tp, U), C]` (checked)")
+
+
+def test_every_way_to_arrange_the_ranks_is_costed(workspace: Path, tsc: Tsc) -> None:
+    config = str(ROOT / "examples" / "data_parallel" / "config.json")
+    model = str(ROOT / "examples" / "data_parallel" / "data_parallel.ts")
+    code, output = tsc("plan", model, "--config", config, "--mesh", "dp=4,tp=4", "--tokens", "64", "--meshes")
+    assert code == 0
+    rows = {line.split()[0]: line for line in output.splitlines()[1:-1]}
+    assert set(rows) == {f"dp={n},tp={16 // n}" for n in (1, 2, 4, 8, 16)}
+    assert re.search(r"16,384 B a rank +2 ", rows["dp=1,tp=16"])  # 8 K/V heads on 16 ranks: twice
+    assert re.search(r"8,192 B a rank +1 ", rows["dp=16,tp=1"])
+    alone = [tsc("plan", model, "--config", config, "--mesh", m, "--tokens", "64")[1] for m in rows]
+    for row, plan in zip(rows.values(), alone, strict=True):
+        bytes_a_token = re.search(r"a step: ([\d,]+) bytes a token", plan)
+        assert bytes_a_token is not None
+        assert f" {bytes_a_token[1]} " in row
+    times = [float(row.split()[-4].replace(",", "")) for row in rows.values()]
+    assert times == sorted(times)
+
+
+def test_ranks_that_a_model_cannot_have_are_told_with_why(workspace: Path, tsc: Tsc) -> None:
+    config = str(ROOT / "examples" / "data_parallel" / "config.json")
+    code, output = tsc("plan", str(ROOT / "examples/data_parallel/data_parallel.ts"), "--config", config, "--mesh", "dp=64", "--meshes")
+    assert code == 0
+    assert re.search(r"dp=1,tp=64 +cannot be: axis `q` has 8 ranks and cannot split `G`, which is 4", output)
+    code, output = tsc("plan", str(ROOT / "models/llama.ts"), "--config", config, "--mesh", "tp=1", "--meshes")
+    assert (code, output.splitlines()[1].split()[0]) == (0, "tp=1")

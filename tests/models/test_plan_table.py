@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plans.py"
-_spec = importlib.util.spec_from_file_location("plans", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-plans = importlib.util.module_from_spec(_spec)
-sys.modules["plans"] = plans
-_spec.loader.exec_module(plans)
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+plans = importlib.import_module("plans")
 
 
 @pytest.mark.parametrize("case", plans.CASES, ids=lambda c: c.name)

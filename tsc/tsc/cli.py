@@ -94,6 +94,7 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 @click.option("--by-tokens", is_flag=True, help="from which step size on another plan is cheaper, up to 65,536 tokens")
 @click.option("--diff", metavar="PLAN.json", type=click.Path(path_type=Path), help="beside another plan, which --json wrote")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="a page to walk through source, graphs and collectives")
+@click.option("--meshes", is_flag=True, help="every way to share out these ranks among the model's axes, and what each costs")
 @click.option("--suggest", is_flag=True, help="boundaries of modules that would make a step cheaper; none is changed")
 def plan(
     model: Path,
@@ -108,16 +109,17 @@ def plan(
     by_tokens: bool,
     diff: Path | None,
     html: Path | None,
+    meshes: bool,
     suggest: bool,
 ) -> None:
     """Show every collective of a model on a mesh: what, why, and how many bytes."""
     from tsc.plan_diff import diff as compare
     from tsc.plan_diff import read_plan
-    from tsc.report import bucket_table, explain_item, plan_table, suggestion_table
+    from tsc.report import arrangement_table, bucket_table, explain_item, plan_table, suggestion_table
     from tspasses.plan import plan_of
 
-    if sum((as_json, explain is not None, by_tokens, diff is not None, html is not None, suggest)) > 1:
-        raise click.UsageError("give one of --json, --explain, --by-tokens, --diff, --html and --suggest")
+    if sum((as_json, explain is not None, by_tokens, diff is not None, html is not None, meshes, suggest)) > 1:
+        raise click.UsageError("give one of --json, --explain, --by-tokens, --diff, --html, --meshes and --suggest")
     other = None if diff is None else read_plan(diff)
 
     placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology)
@@ -137,6 +139,14 @@ def plan(
 
         write_page(html, plan_page(found, placed, model.name))
         click.echo(f"wrote {html}")
+    elif meshes:
+        from tsc.checkpoint.config import load_config
+        from tsc.front import read_model
+        from tspasses.meshes import arrangements
+
+        assert config is not None
+        every = arrangements(read_model(model).file, load_config(config)[0], placed.mesh.ranks, placed.options)
+        click.echo(arrangement_table(every, placed))
     elif suggest:
         from tspasses.suggest import suggestions
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tsc.simulation.simulate import Simulation
     from tskernels.registry import Operand
+    from tspasses.meshes import Arrangement
     from tspasses.plan_set import Bucket
     from tspasses.suggest import Suggestion
 
@@ -47,6 +48,8 @@ def plan_table(plan: Plan, placed: PlacedModel) -> str:
     else:
         lines.append("no collectives")
     copies = f"; each byte is on {plan.cache_copies} ranks" if plan.cache_copies > 1 else ""
+    if copies and len(placed.mesh.axes) > 1 and placed.mesh.joined:
+        copies += " (--meshes: what fewer copies cost)"
     lines.append(f"cache: {plan.cache_bytes_per_token:,} bytes a token on each rank{copies}")
     repeated = f", {_gigabytes(plan.weight_bytes_repeated)} of them repeated on others" if plan.weight_bytes_repeated else ""
     lines.append(f"weights: {_gigabytes(plan.weight_bytes)} on each rank{repeated}")
@@ -66,6 +69,26 @@ def bucket_table(buckets: Sequence[Bucket], largest: int) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def arrangement_table(found: Sequence[Arrangement], placed: PlacedModel) -> str:
+    """A line for each way to arrange the ranks: what a rank stores, and what a step's collectives cost."""
+    rows = [("mesh", "cache a token", "copies", "weights a rank", "bytes a token", "predicted")]
+    for other in found:
+        mesh = ",".join(f"{name}={size}" for name, size in other.sizes.items())
+        if other.plan is None:
+            rows.append((mesh, f"cannot be: {other.reason}", "", "", "", ""))
+            continue
+        plan = other.plan
+        cache, weights = f"{plan.cache_bytes_per_token:,} B a rank", _gigabytes(plan.weight_bytes)
+        rows.append((mesh, cache, str(plan.cache_copies), weights, f"{plan.bytes_per_token:,}", f"{plan.seconds * 1e6:,.0f} us a step"))
+    widths = [max(len(row[i]) for row in rows if "cannot be" not in row[1]) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    options = placed.options
+    note = (
+        f"collectives only, at {options.tokens} tokens a step, links {options.topology.name} (modelled); a rank's share of a token's cache"
+    )
+    return "\n".join([*lines, note])
 
 
 def suggestion_table(found: Sequence[Suggestion], placed: PlacedModel) -> str:
