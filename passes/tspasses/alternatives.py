@@ -15,7 +15,8 @@ MOST = 3
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """added, removed: collectives of the module beside those of the plan. seconds, bytes_per_token: more than the plan, a run."""
+    """added, removed: collectives of the module beside those of the plan. seconds, bytes_per_token: more than the plan, a run; its ops'
+    time is counted too."""
 
     added: tuple[PlanItem, ...]
     removed: tuple[PlanItem, ...]
@@ -35,7 +36,8 @@ def alternatives(placed: PlacedModel, module: str, value: int, kind: str) -> Seq
         except Stuck:
             break
         changed = replace(placed, instances={**placed.instances, module: other})
-        found.append(_beside(_items(placed, module), _items(changed, module)))
+        more = other.seconds - placed.instances[module].seconds
+        found.append(_beside(_items(placed, module), _items(changed, module), more))
         moves = {(value, m.kind) for t in other.transitions if t.value == value for m in t.moves}
         if not moves - forbidden:  # nothing is done to the value any more: no further way to forbid
             break
@@ -48,13 +50,10 @@ def _items(placed: PlacedModel, module: str) -> list[PlanItem]:
     return [replace(i, id="", span="", reason="") for i in plan_of(placed).items if i.module == module]
 
 
-def _beside(ours: Sequence[PlanItem], others: Sequence[PlanItem]) -> Alternative:
+def _beside(ours: Sequence[PlanItem], others: Sequence[PlanItem], seconds: float) -> Alternative:
     added, removed = Counter(others) - Counter(ours), Counter(ours) - Counter(others)
-
-    def seconds(items: Counter[PlanItem]) -> float:
-        return sum(i.seconds * n for i, n in items.items())
 
     def size(items: Counter[PlanItem]) -> int:
         return sum(i.bytes_per_row * n for i, n in items.items() if i.row == "T")
 
-    return Alternative(tuple(added.elements()), tuple(removed.elements()), seconds(added) - seconds(removed), size(added) - size(removed))
+    return Alternative(tuple(added.elements()), tuple(removed.elements()), seconds, size(added) - size(removed))

@@ -6,6 +6,7 @@ Assumes: kernels are selected and memory is planned. Does not: decide anything.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -18,20 +19,23 @@ from tspasses.plan_memory import is_alias, row_bytes
 FORMAT = 1
 
 
-def emit(program: Program) -> dict[str, Any]:
-    """A JSON object; its caches are numbered in the order of the entry's calls."""
-    caches: list[dict[str, Any]] = []
-    graphs = {name: _graph(program, name, graph, caches) for name, graph in program.graphs.items()}
-    frame = program.frames[program.entry]
-    return {
-        "format": FORMAT,
-        "entry": program.entry,
-        "token_multiple": _token_multiple(program),
-        "sequence_groups": sequence_groups(program),
-        "caches": caches,
-        "frame": {"T": frame[0], "S": frame[1]},
-        "graphs": graphs,
-    }
+def emit(plans: Sequence[tuple[int, Program]]) -> dict[str, Any]:
+    """A JSON object of the programs for steps of so many tokens and more. Its caches are numbered in the order of an entry's calls; of
+    graphs that are the same in several programs there is one."""
+    graphs: dict[str, dict[str, Any]] = {}
+    listed = []
+    for tokens, program in plans:
+        caches: list[dict[str, Any]] = []
+        names: dict[str, str] = {}
+        for name, graph in program.graphs.items():  # callees come before their callers
+            record = _graph(program, name, graph, names, caches)
+            names[name] = next((n for n in (name, f"{name}_{tokens}") if graphs.get(n, record) == record), f"{name}_of_{tokens}")
+            graphs[names[name]] = record
+        frame = program.frames[program.entry]
+        entry = {"tokens": tokens, "entry": names[program.entry], "token_multiple": _token_multiple(program)}
+        listed.append({**entry, "frame": {"T": frame[0], "S": frame[1]}})
+    _, first = plans[0]
+    return {"format": FORMAT, "plans": listed, "sequence_groups": sequence_groups(first), "caches": caches, "graphs": graphs}
 
 
 def _token_multiple(program: Program) -> int:
@@ -41,13 +45,14 @@ def _token_multiple(program: Program) -> int:
     return math.lcm(*(int(r.partition("/")[2] or 1) for r in rows))
 
 
-def _graph(program: Program, name: str, graph: torch.fx.Graph, caches: list[dict[str, Any]]) -> dict[str, Any]:
+def _graph(program: Program, name: str, graph: torch.fx.Graph, names: Mapping[str, str], caches: list[dict[str, Any]]) -> dict[str, Any]:
+    """names: what the graphs that it calls are called there."""
     inputs, nodes = [], []
     for node in graph.nodes:
         if node.op == "placeholder":
             inputs.append(_input(program, node, is_entry=name == program.entry))
         elif node.op == "call_module":
-            nodes.append(_call(program, node, caches))
+            nodes.append(_call(program, node, names, caches))
         elif node.op == "call_function":
             nodes.append(_node(program, node))
     return {"inputs": inputs, "nodes": nodes, "output": output_node(graph).name}
@@ -92,7 +97,7 @@ def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
     }
 
 
-def _call(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -> dict[str, Any]:
+def _call(program: Program, node: torch.fx.Node, names: Mapping[str, str], caches: list[dict[str, Any]]) -> dict[str, Any]:
     binding: CallBinding = node.meta["call"]
     storage: Storage = node.meta["storage"]
     weights, bound = {}, {}
@@ -106,7 +111,7 @@ def _call(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -
             bound[inner.name] = _add_cache(program, inner, caches)
     return {
         "name": node.name,
-        "call": binding.graph,
+        "call": names[binding.graph],
         "args": [a.name for a in operands(node)],
         "weights": weights,
         "caches": bound,

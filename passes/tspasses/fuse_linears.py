@@ -8,6 +8,8 @@ which a view has not), or change what a rank holds.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,23 +18,59 @@ import torch.fx
 from tsc.graph import Input, JoinedType, NodeType, Program, node_type, op_of, operands, target_of
 from tsc.mesh import Mesh
 
+Group = tuple[int, ...]
+"""Names which weights may be joined: those that have the same one."""
+
 
 @dataclass(frozen=True, slots=True)
 class FuseLinears:
+    """groups: by graph and weight, where several programs must join the same; None: whatever reads one value."""
+
+    groups: Mapping[tuple[str, str], Group] | None = None
     name: ClassVar[str] = "fuse-linears"
 
     def run(self, program: Program) -> Program:
-        for graph in program.graphs.values():
-            groups: dict[torch.fx.Node, list[torch.fx.Node]] = {}
-            for node in graph.nodes:
-                is_linear = node.op == "call_function" and op_of(node) == "linear" and len(operands(node)) == 2
-                if is_linear and _is_private(operands(node)[1]) and not _is_result(node):
-                    groups.setdefault(operands(node)[0], []).append(node)
-            for x, linears in groups.items():
-                if len(linears) > 1:
-                    _fuse(graph, program.mesh, x, linears)
+        for name, graph in program.graphs.items():
+            for x, linears in _readers(graph).items():
+                joined: dict[Group, list[torch.fx.Node]] = {}
+                for node in linears:
+                    joined.setdefault(() if self.groups is None else self.groups[name, _tensor(node)], []).append(node)
+                for several in joined.values():
+                    if len(several) > 1:
+                        _fuse(graph, program.mesh, x, several)
             graph.lint()
         return program
+
+
+def common_groups(programs: Sequence[Program]) -> Mapping[tuple[str, str], Group]:
+    """The weights that one value is multiplied by in each of the programs, which then store the same joined ones."""
+    found: dict[tuple[str, str], list[int]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
+    number = 0
+    for program in programs:
+        for name, graph in program.graphs.items():
+            for linears in _readers(graph).values():
+                number += 1
+                for node in linears:
+                    found.setdefault((name, _tensor(node)), []).append(number)
+                    seen[name, _tensor(node)] += 1
+    # A weight that is not free to be joined in one of them is alone in all.
+    return {key: tuple(numbers) if seen[key] == len(programs) else (-i,) for i, (key, numbers) in enumerate(found.items(), 1)}
+
+
+def _readers(graph: torch.fx.Graph) -> dict[torch.fx.Node, list[torch.fx.Node]]:
+    """By value, the matmuls that read it and may be joined."""
+    readers: dict[torch.fx.Node, list[torch.fx.Node]] = {}
+    for node in graph.nodes:
+        is_linear = node.op == "call_function" and op_of(node) == "linear" and len(operands(node)) == 2
+        if is_linear and _is_private(operands(node)[1]) and not _is_result(node):
+            readers.setdefault(operands(node)[0], []).append(node)
+    return readers
+
+
+def _tensor(linear: torch.fx.Node) -> str:
+    kind: Input = operands(linear)[1].meta["input"]
+    return kind.tensor("")
 
 
 def _is_result(node: torch.fx.Node) -> bool:

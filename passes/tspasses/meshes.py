@@ -34,9 +34,9 @@ def sized_axes(file: ast.ModelFile) -> Sequence[str]:
 
 
 def arrangements(file: ast.ModelFile, config: Mapping[str, Any], ranks: int, options: Options) -> Sequence[Arrangement]:
-    """All of them, the fastest by predicted time first, then those that cannot be."""
+    """All of them, the fastest by the predicted time of a step first, then those that cannot be."""
     found = [_arranged(file, config, sizes, options) for sizes in _shares(sized_axes(file), ranks)]
-    return sorted(found, key=lambda a: (a.plan is None, a.plan.seconds if a.plan else 0.0))
+    return sorted(found, key=lambda a: (a.plan is None, a.plan.step_seconds if a.plan else 0.0))
 
 
 def _arranged(file: ast.ModelFile, config: Mapping[str, Any], sizes: Mapping[str, int], options: Options) -> Arrangement:

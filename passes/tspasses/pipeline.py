@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tsc.graph import Program
 from tskernels.target import Target
-from tspasses.fuse_linears import FuseLinears
+from tspasses.fuse_linears import FuseLinears, Group, common_groups
 from tspasses.lower import lower
 from tspasses.placed import PlacedModel
 from tspasses.plan_memory import PlanMemory
@@ -25,18 +25,23 @@ class Pass(Protocol):
     def run(self, program: Program) -> Program: ...
 
 
-def passes(target: Target) -> Sequence[Pass]:
-    """All passes after lowering."""
-    return (Simplify(), FuseLinears(), SelectKernels(target), PlanMemory())
+def passes(target: Target, groups: Mapping[tuple[str, str], Group] | None = None) -> Sequence[Pass]:
+    """All passes after lowering; groups: of weights to join."""
+    return (Simplify(), FuseLinears(groups), SelectKernels(target), PlanMemory())
 
 
-def compile_graphs(placed: PlacedModel, target: Target, progress: Callable[[str], None] = lambda _: None) -> Program:
-    """Lower a placed model and run every pass, verified after each."""
-    progress("lower")
-    program = lower(placed)
-    verify(program, "lower")
-    for step in passes(target):
+def compile_graphs(plans: Sequence[PlacedModel], target: Target, progress: Callable[[str], None] = lambda _: None) -> Sequence[Program]:
+    """Lower a model as it was placed for each range of step sizes, and run every pass, verified after each. What they store is the same."""
+    programs = []
+    for placed in plans:
+        progress("lower")
+        program = lower(placed)
+        verify(program, "lower")
+        programs.append(program)
+    groups = common_groups([Simplify().run(lower(placed)) for placed in plans]) if len(plans) > 1 else None
+    for step in passes(target, groups):
         progress(step.name)
-        program = step.run(program)
-        verify(program, step.name)
-    return program
+        for index, program in enumerate(programs):
+            programs[index] = step.run(program)
+            verify(programs[index], step.name)
+    return programs

@@ -39,13 +39,15 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class PlacedInstance:
-    """placements: of every value as it is computed. needs: of each operation's operands as it reads them."""
+    """placements: of every value as it is computed. needs: of each operation's operands as it reads them. seconds: predicted, of its ops
+    and transitions, without what it calls."""
 
     instance: Instance
     placements: tuple[Placement, ...]
     needs: tuple[tuple[Placement, ...], ...]
     transitions: tuple[Transition, ...]
     result: Placement
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Plan:
     cache_copies: int
     weight_bytes: int  # that each rank stores
     weight_bytes_repeated: int  # of those, what other ranks store too, less one copy's share of it
+    step_seconds: float  # predicted, of a step: collectives and ops, but for what attention reads of caches
 
     @property
     def seconds(self) -> float:
@@ -81,6 +82,7 @@ def plan_of(placed: PlacedModel) -> Plan:
         cache_bytes,
         copies,
         *_weights(placed, times),
+        sum(instance.seconds * times[name] for name, instance in placed.instances.items()),
     )
 
 

@@ -2,7 +2,8 @@
 
 State of the search: which placements of each live value exist so far. Each op extends every state by every rule it has, at the
 price of the transitions its operands need (`routes.py` finds the cheapest); states that agree on the live values keep the cheapest.
-This is exact for any dataflow, since nothing but the live values' placements bears on what follows.
+This is exact for any dataflow, since nothing but the live values' placements bears on what follows. A first sweep with a few states gives
+a plan; the second drops what cannot end cheaper than that.
 
 Does not: change a declared boundary, move a weight or a cache, or look into a callee: calls are ops with one rule, their contract.
 """
@@ -12,15 +13,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tsc.program import CallTarget, Instance, Operation, TypedModel, stored_values
 from tsc.signatures import rules
 from tsc.spans import Span
 from tsc.types import DYNAMIC, PAGES, SPLITTABLE, Placement, Shape
-from tspasses.cost import payload, seconds
+from tspasses.cost import Machine, copy_seconds, op_seconds, payload, seconds
 from tspasses.placed import Options, PlacedInstance, Transition
 from tspasses.routes import NOTHING, Cost, plus, route
-from tspasses.transitions import COLLECTIVES, Move, divides
+from tspasses.transitions import COLLECTIVES, Move, divides, moved
+
+BEAM = 8
+"""States that the first sweep follows."""
 
 
 class Stuck(Exception):
@@ -71,6 +76,11 @@ class Search:
         self.replicated: Placement = (None,) * len(self.mesh.active)
         self.token_axes = self._token_axes()
         self.stored = stored_values(instance)
+        self.rows = {"T": options.tokens, "S": options.sequences, "": 1}
+        links = options.topology
+        self.machine = Machine(links.memory_bytes_per_second, links.flops, options.dtype)
+        self._op_costs: dict[tuple[int, tuple[Placement, ...], Placement], Cost] = {}
+        self._prices: dict[tuple[int, tuple[Placement, ...], Placement], Cost | None] = {}
         self._routes: dict[tuple[int, Placement, Placement], tuple[tuple[Move, ...], Cost] | None] = {}
         self.last_use: dict[int, int] = {instance.result: len(instance.operations)}
         for index, operation in enumerate(instance.operations):
@@ -79,18 +89,39 @@ class Search:
 
     def run(self) -> PlacedInstance:
         """The cheapest placement. Raises Stuck where none is left."""
+        try:
+            bound = self._sweep(BEAM, None).cost
+        except Stuck:  # of the few that were followed: the whole search may still get through, or tells why not
+            bound = None
+        return self._collect(self._sweep(None, bound))
+
+    def _sweep(self, width: int | None, bound: Cost | None) -> State:
+        """Go through the operations once, with every state or the `width` cheapest; without those that cannot end within `bound`."""
         declared = {i: (v.placement,) for i, v in enumerate(self.instance.values) if v.placement is not None and v.kind != "result"}
         states = [State(NOTHING, declared, None)]
         for index, operation in enumerate(self.instance.operations):
             options = self.rules(operation)
-            following = self._merge(s for state in states for s in self.extend(state, index, operation, options))
+            extended = (s for state in states for s in self.extend(state, index, operation, options))
+            if bound is not None:
+                left = self._least[index + 1]
+                extended = (s for s in extended if plus(s.cost, left) <= bound)
+            following = self._merge(extended)
             if not following:
                 raise Stuck(self, min(states, key=lambda s: s.cost), index)
-            states = following
+            states = following[:width]
         finished = self._merge(s for state in states for s in self._finish(state))
         if not finished:
             raise Stuck(self, min(states, key=lambda s: s.cost), len(self.instance.operations))
-        return self._collect(min(finished, key=lambda s: s.cost))
+        return min(finished, key=lambda s: s.cost)
+
+    @cached_property
+    def _least(self) -> list[Cost]:
+        """What the operations from each on cost at least, whatever the placements."""
+        least = [NOTHING]
+        for operation in reversed(self.instance.operations):
+            own = min((self.op_cost(operation, needs, result) for needs, result in self.rules(operation)), default=NOTHING)
+            least.append(plus(own, least[-1]))
+        return least[::-1]
 
     # --- the search ---------------------------------------------------------------------------------------------
 
@@ -99,7 +130,8 @@ class Search:
     ) -> Iterable[State]:
         reason = self._reason(operation)
         for needs, result in options:
-            ways: list[tuple[Cost, Mapping[int, tuple[Placement, ...]], tuple[Transition, ...]]] = [(state.cost, state.exists, ())]
+            before = plus(state.cost, self.op_cost(operation, needs, result))
+            ways: list[tuple[Cost, Mapping[int, tuple[Placement, ...]], tuple[Transition, ...]]] = [(before, state.exists, ())]
             for operand, need in zip(operation.operands, needs, strict=True):
                 ways = [
                     (self._add(cost, steps), _with(exists, operand, steps), (*made, *steps))
@@ -174,7 +206,7 @@ class Search:
         if move.kind in self.options.deny or (value, move.kind) in self.forbidden:
             return False
         if value in self.stored and value not in self.movable:
-            return move.kind not in COLLECTIVES
+            return False
         factors = self.instance.values[value].shape.factors
         return not factors or factors[0].name != PAGES  # a cache stays where it is
 
@@ -198,10 +230,11 @@ class Search:
         return found
 
     def _may_be(self, shape: Shape, placement: Placement) -> bool:
-        """Tokens are split only on axes where some boundary of the module has them so: elsewhere that saves no bytes and costs a launch."""
+        """Tokens are split on axes where some boundary of the module has them so, and elsewhere where each rank has one at least: to share
+        out fewer saves nothing, and costs a launch."""
         if shape.factors and shape.factors[0].name == DYNAMIC[0]:
             for axis, place in enumerate(placement):
-                if place == 0 and axis not in self.token_axes:
+                if place == 0 and axis not in self.token_axes and self.options.tokens < self.mesh.active[axis].known_size:
                     return False
         return divides(shape, self.mesh, placement)
 
@@ -242,13 +275,21 @@ class Search:
         for value, placements in other.exists.items():
             for need in placements:
                 if need not in state.exists[value]:
-                    step = self._reach(state.exists, value, need, 0, self.instance.values[value].span, "")
-                    if step is None:
+                    more = self._price_of(value, state.exists[value], need)
+                    if more is None:
                         return False
-                    cost = self._add(cost, (step,))
+                    cost = plus(cost, more)
                     if cost > other.cost:
                         return False
         return True
+
+    def _price_of(self, value: int, exist: tuple[Placement, ...], need: Placement) -> Cost | None:
+        """The least cost of having `value` as `need` when it exists as these."""
+        key = (value, exist, need)
+        if key not in self._prices:
+            found = [r[1] for source in exist if (r := self._route(value, source, need)) is not None]
+            self._prices[key] = min(found, default=None)
+        return self._prices[key]
 
     def _add(self, cost: Cost, steps: Sequence[Transition]) -> Cost:
         for step in steps:
@@ -257,14 +298,33 @@ class Search:
             cost = plus(cost, found[1])
         return cost
 
+    def op_cost(self, operation: Operation, needs: tuple[Placement, ...], result: Placement) -> Cost:
+        """What the operation itself takes on a rank."""
+        key = (operation.result, needs, result)
+        if key not in self._op_costs:
+            shapes = [self.instance.values[v].shape for v in (*operation.operands, operation.result)]
+            taken = op_seconds(operation, shapes, (*needs, result), self.mesh, self.rows, self.machine, self._experts_read(operation))
+            self._op_costs[key] = (round(taken * 1e12), 0, 0, 0)
+        return self._op_costs[key]
+
+    def _experts_read(self, operation: Operation) -> float:
+        """The share of experts that some token of the step is sent to, as if each were as likely as any other."""
+        route = next((o for o in self.instance.operations if o.op == "route" and o.result in operation.operands), None)
+        if operation.op != "experts" or route is None:
+            return 1.0
+        experts, top_k = self.instance.values[route.result].shape.factors[-1].size, route.attributes["top_k"]
+        return 1.0 if experts is None or not isinstance(top_k, int) else float(1 - (1 - min(1.0, top_k / experts)) ** self.options.tokens)
+
     def _price(self, value: int, placement: Placement, move: Move) -> Cost | None:
         """One move of a value that is so placed; None where it may not be made."""
         if not self._may_move(value, move):
             return None
-        size = payload(self.instance.values[value].shape, self.mesh, placement, move, self.options.dtype)
+        shape = self.instance.values[value].shape
         if move.kind not in COLLECTIVES:
-            return 0, 0, 0, 1
-        rows = {"T": self.options.tokens, "S": self.options.sequences, "": 1}[size.row]
+            taken = copy_seconds(shape, moved(self.mesh, placement, move), self.mesh, self.rows, self.machine)
+            return round(taken * 1e12), 0, 0, 1
+        size = payload(shape, self.mesh, placement, move, self.options.dtype)
+        rows = self.rows[size.row]
         taken = seconds(move, self.mesh.size_of(move.axes), size.per_row * rows, self.options.topology)
         return round(taken * 1e12), size.per_row * rows, int(size.row == "T"), 1
 
@@ -284,6 +344,7 @@ class Search:
             tuple(c.operands for c in chain[:-1]),
             tuple(t for c in chain for t in c.transitions),
             chain[-1].result,
+            state.cost[0] / 1e12,
         )
 
     def _reason(self, operation: Operation) -> str:

@@ -42,8 +42,8 @@ def suggestions(placed: PlacedModel) -> Sequence[Suggestion]:
             then = plan_of(place(changed, placed.options))
         except CompileError:
             continue
-        if then.seconds < now.seconds * (1 - 1e-9):
-            found.append(make(now.seconds - then.seconds, now.bytes_per_token - then.bytes_per_token))
+        if then.step_seconds < now.step_seconds * (1 - 1e-9):
+            found.append(make(now.step_seconds - then.step_seconds, now.bytes_per_token - then.bytes_per_token))
     return sorted(found, key=lambda s: (-s.seconds, s.span.line))
 
 

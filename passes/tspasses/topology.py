@@ -1,8 +1,10 @@
-"""The links between ranks, from TOML: those that come with the compiler (`topologies/`), and a user's own file.
+"""The ranks and the links between them, from TOML: those that come with the compiler (`topologies/`), and a user's own file.
 
     launch_us = 4.0                  # to start one collective
     hop_us    = 1.0                  # each step of a ring
     gb_per_s  = 360.0                # of a rank, in one direction
+    memory_gb_per_s = 3000.0         # of a rank's own memory; left out, ops are taken to cost nothing
+    tflops    = 600.0                # of a rank's matmuls; likewise
 
     [[measured]]                     # any number of these, each with payloads in rising order
     kind  = "all_reduce"
@@ -30,17 +32,21 @@ from tspasses.transitions import COLLECTIVES
 FOLDER = Path(__file__).parent / "topologies"
 DEFAULT = "h100-nvlink"
 _NUMBERS = ("launch_us", "hop_us", "gb_per_s")
+_MACHINE = ("memory_gb_per_s", "tflops")
 
 
 @dataclass(frozen=True)
 class Topology:
-    """seconds to start a collective, seconds a hop, bytes per second of a rank; tables: by kind and ranks, payload bytes and seconds."""
+    """seconds to start a collective, seconds a hop, bytes per second of a rank's links; tables: by kind and ranks, payload bytes and
+    seconds. memory_bytes_per_second and flops: of a rank, in the model's element type."""
 
     name: str
     launch_seconds: float
     hop_seconds: float
     bytes_per_second: float
     tables: Mapping[tuple[str, int], tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    memory_bytes_per_second: float = math.inf
+    flops: float = math.inf
 
     def measured(self, kind: str, ranks: int, payload_bytes: float) -> float | None:
         """Seconds, from the measurements on both sides of this payload; None where there are none."""
@@ -77,9 +83,9 @@ def topology(name: str) -> Topology:
 
 
 def _read(name: str, given: Mapping[str, Any]) -> Topology:
-    unknown = set(given) - {*_NUMBERS, "measured"}
+    unknown = set(given) - {*_NUMBERS, *_MACHINE, "measured"}
     if unknown:
-        raise ValueError(f"`{min(unknown)}` is none of {', '.join((*_NUMBERS, 'measured'))}")
+        raise ValueError(f"`{min(unknown)}` is none of {', '.join((*_NUMBERS, *_MACHINE, 'measured'))}")
     launch, hop, speed = (_positive(given, key) for key in _NUMBERS)
     tables = {}
     rows = given.get("measured", [])
@@ -90,7 +96,8 @@ def _read(name: str, given: Mapping[str, Any]) -> Topology:
         if kind not in COLLECTIVES or not isinstance(ranks, int) or isinstance(ranks, bool) or ranks < 2:
             raise ValueError(f"a measurement is of one of {', '.join(COLLECTIVES)} on 2 or more ranks, not of {kind!r} on {ranks!r}")
         tables[kind, ranks] = _points(row, f"{kind} on {ranks} ranks")
-    return Topology(name, launch * 1e-6, hop * 1e-6, speed * 1e9, tables)
+    memory, flops = (_positive(given, key) if key in given else math.inf for key in _MACHINE)
+    return Topology(name, launch * 1e-6, hop * 1e-6, speed * 1e9, tables, memory * 1e9, flops * 1e12)
 
 
 def _positive(given: Mapping[str, Any], key: str) -> float:

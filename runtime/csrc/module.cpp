@@ -80,12 +80,15 @@ PYBIND11_MODULE(_core, module) {
   py::class_<Scheduler, std::shared_ptr<Scheduler>>(module, "Scheduler")
       .def(py::init([](std::int32_t num_pages, std::int32_t page_size, std::int32_t max_sequences,
                        std::int32_t max_step_tokens, std::int32_t max_context, std::int32_t num_groups,
-                       std::int32_t token_multiple) {
-             return std::make_shared<Scheduler>(tsrun::Limits{num_pages, page_size, max_sequences, max_step_tokens,
-                                                              max_context, num_groups, token_multiple});
+                       const std::vector<std::pair<std::int32_t, std::int32_t>>& paddings) {
+             std::vector<tsrun::Padding> given;
+             for (const auto& [tokens, multiple] : paddings) given.push_back({tokens, multiple});
+             return std::make_shared<Scheduler>(
+                 tsrun::Limits{num_pages, page_size, max_sequences, max_step_tokens, max_context, num_groups},
+                 std::move(given));
            }),
            py::kw_only(), "num_pages"_a, "page_size"_a, "max_sequences"_a, "max_step_tokens"_a, "max_context"_a,
-           "num_groups"_a = 1, "token_multiple"_a = 1)
+           "num_groups"_a = 1, "paddings"_a = py::list())
       .def(
           "submit",
           [](Scheduler& self, std::int64_t request, const Tokens& prompt, std::int32_t max_new_tokens) {

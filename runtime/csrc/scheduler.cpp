@@ -44,20 +44,11 @@ std::int32_t max_pages_of_sequence(const Limits& limits) {
 
 Limits checked(const Limits& limits) {
   const std::pair<const char*, std::int32_t> named[] = {
-      {"num_pages", limits.num_pages},          {"page_size", limits.page_size},
-      {"max_sequences", limits.max_sequences},  {"max_step_tokens", limits.max_step_tokens},
-      {"max_context", limits.max_context},      {"num_groups", limits.num_groups},
-      {"token_multiple", limits.token_multiple}};
+      {"num_pages", limits.num_pages},         {"page_size", limits.page_size},
+      {"max_sequences", limits.max_sequences}, {"max_step_tokens", limits.max_step_tokens},
+      {"max_context", limits.max_context},     {"num_groups", limits.num_groups}};
   for (const auto& [name, value] : named) {
     if (value < 1) throw std::invalid_argument(text(name, " must be at least 1, got ", value));
-  }
-  if (limits.token_multiple % limits.num_groups != 0) {
-    throw std::invalid_argument(
-        text("token_multiple is ", limits.token_multiple, ", which ", limits.num_groups, " groups do not divide"));
-  }
-  if (limits.max_step_tokens % limits.token_multiple != 0) {
-    throw std::invalid_argument(
-        text("max_step_tokens is ", limits.max_step_tokens, ", no multiple of ", limits.token_multiple));
   }
   const std::int64_t num_slots = (std::int64_t{limits.num_pages} + 1) * limits.page_size;
   if (num_slots > std::numeric_limits<std::int32_t>::max()) {
@@ -66,10 +57,27 @@ Limits checked(const Limits& limits) {
   return limits;
 }
 
+std::vector<Padding> checked(std::vector<Padding> paddings, const Limits& limits) {
+  if (paddings.empty()) paddings.push_back({1, limits.num_groups});
+  std::int32_t before = 0;
+  for (const auto& [tokens, multiple] : paddings) {
+    if (before == 0 ? tokens != 1 : tokens <= before) {
+      throw std::invalid_argument(text("paddings are for 1 token and on, in rising order; got ", tokens));
+    }
+    if (multiple < 1 || multiple % limits.num_groups != 0 || limits.max_step_tokens % multiple != 0) {
+      throw std::invalid_argument(text("steps are padded to a multiple of ", multiple, ", which ", limits.num_groups,
+                                       " groups and max_step_tokens of ", limits.max_step_tokens, " do not allow"));
+    }
+    before = tokens;
+  }
+  return paddings;
+}
+
 }  // namespace
 
-Scheduler::Scheduler(const Limits& limits)
+Scheduler::Scheduler(const Limits& limits, std::vector<Padding> paddings)
     : limits_(checked(limits)),
+      paddings_(checked(std::move(paddings), limits)),
       budgets_(static_cast<std::size_t>(limits.num_groups)),
       plan_(limits.max_step_tokens, std::min(limits.max_sequences, limits.max_step_tokens),
             max_pages_of_sequence(limits)) {
@@ -204,6 +212,15 @@ std::size_t Scheduler::preempt_youngest(GroupId group) {
   return index;
 }
 
+// The rows of each group's block when the fullest needs `rows`: padded as steps of that size are.
+std::int32_t Scheduler::block_for(std::int32_t rows) const {
+  for (auto padding = paddings_.rbegin();; ++padding) {  // ends at the first: it is for 1 token and on
+    const std::int32_t unit = padding->multiple / limits_.num_groups;
+    const std::int32_t block = (rows + unit - 1) / unit * unit;
+    if (block * limits_.num_groups >= padding->tokens) return block;
+  }
+}
+
 // Block after block, one a group, as long as the fullest needs: a group's ranks take its block of the rows.
 void Scheduler::lay_out() {
   const auto group_of = [this](const Chunk& chunk) { return pages_of(running_[chunk.running]).group(); };
@@ -211,8 +228,7 @@ void Scheduler::lay_out() {
   for (const Chunk& chunk : chunks_) table_width = std::max(table_width, pages_of(running_[chunk.running]).size());
   const std::int32_t most = limits_.max_step_tokens / limits_.num_groups;
   const std::int32_t fullest = most - *std::ranges::min_element(budgets_);
-  const std::int32_t unit = limits_.token_multiple / limits_.num_groups;
-  const std::int32_t block = (fullest + unit - 1) / unit * unit;
+  const std::int32_t block = block_for(fullest);
   plan_.clear(StepId{num_steps_++}, table_width);
   for (std::int32_t group = 0; group < limits_.num_groups; ++group) {
     for (Chunk& chunk : chunks_) {

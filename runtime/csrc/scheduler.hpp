@@ -25,14 +25,20 @@ struct Limits {
   std::int32_t max_step_tokens;
   std::int32_t max_context;
   std::int32_t num_groups = 1;
-  std::int32_t token_multiple = 1;  // a step's tokens are padded to one; divides max_step_tokens
+};
+
+// Steps of `tokens` tokens or more are padded to a multiple, which num_groups divides and max_step_tokens is one of.
+struct Padding {
+  std::int32_t tokens;
+  std::int32_t multiple;
 };
 
 // First come, first served. Throws std::invalid_argument for what can never run, std::logic_error for calls out of
 // order. For one thread at a time.
 class Scheduler {
  public:
-  explicit Scheduler(const Limits& limits);
+  // paddings: in rising order of tokens, the first from 1 on.
+  explicit Scheduler(const Limits& limits, std::vector<Padding> paddings = {});
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
@@ -70,10 +76,12 @@ class Scheduler {
   std::size_t preempt_youngest(GroupId group);
   PagePool& pool(GroupId group) { return pools_[static_cast<std::size_t>(group)]; }
   std::int32_t& budget(GroupId group) { return budgets_[static_cast<std::size_t>(group)]; }
+  std::int32_t block_for(std::int32_t rows) const;
   void lay_out();
   std::optional<Running> advance(Running&& running, const Chunk& chunk, Token token);
 
   const Limits limits_;
+  const std::vector<Padding> paddings_;
   std::deque<PagePool> pools_;  // before every holder of a lease, so that they are destroyed after them
   std::deque<Waiting> waiting_;
   std::vector<Running> running_;  // in order of admission

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +37,7 @@ class Scheduler:
         max_step_tokens: int,
         max_context: int,
         num_groups: int = 1,
-        token_multiple: int = 1,
+        paddings: Sequence[tuple[int, int]] = (),
     ) -> None: ...
     def submit(self, request: int, prompt: NDArray[np.int32], max_new_tokens: int) -> None: ...
     def abort(self, request: int) -> None: ...

@@ -18,7 +18,7 @@ from torch import Tensor
 from tskernels.dtypes import torch_dtype
 from tskernels.registry import Kernel, lookup
 from tsrun.errors import ArtifactError
-from tsrun.program import CallNode, Frame, Graph, Input, Node, Program, Region
+from tsrun.program import CallNode, Frame, Graph, Input, Node, Plan, Program, Region
 from tsrun.weights import Weights
 
 Value = Tensor | int
@@ -71,8 +71,9 @@ class Binder:
     arenas: Mapping[Region, Tensor]
 
     def bind(self, step_inputs: Mapping[str, Tensor], T: int, S: int, P: int) -> BoundProgram:
-        binding = _Binding(self, {"T": T, "S": S, "S.pages": P})
-        entry = self.program.graphs[self.program.entry]
+        plan = self.program.plan_for(T)
+        binding = _Binding(self, plan, {"T": T, "S": S, "S.pages": P})
+        entry = self.program.graphs[plan.entry]
         values: dict[str, Value] = {}
         for given in entry.inputs:
             if given.kind == "step":
@@ -93,8 +94,9 @@ class Binder:
 class _Binding:
     """One walk over the program with its calls inlined."""
 
-    def __init__(self, binder: Binder, sizes: Mapping[str, int]) -> None:
+    def __init__(self, binder: Binder, plan: Plan, sizes: Mapping[str, int]) -> None:
         self._binder = binder
+        self._plan = plan
         self._sizes = sizes
         self.calls: list[Callable[[], Any]] = []
 
@@ -153,7 +155,7 @@ class _Binding:
         sizes = [self._extent(n) if isinstance(n, str) else n for n in shape]
         begin = (frame.of(node.region) + node.offset) * self._sizes[node.region]
         end = begin + prod(sizes) * dtype.itemsize
-        if end > self._binder.program.frame.of(node.region) * self._sizes[node.region]:
+        if end > self._plan.frame.of(node.region) * self._sizes[node.region]:
             raise self._refuse(f"{node.name!r} ends outside of the frame")
         return self._binder.arenas[node.region][begin:end].view(dtype).view(sizes)
 

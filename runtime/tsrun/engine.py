@@ -48,7 +48,9 @@ class Engine:
             self.artifact: Artifact = self._ranks.artifact
             self.limits: Limits = self._ranks.limits
             self.tokenizer = Tokenizer.of(self.artifact) if self.artifact.has_tokenizer else None
-            self._scheduler = Scheduler(**asdict(self.limits))
+            self._scheduler = Scheduler(
+                **asdict(self.limits), num_groups=self._ranks.program.sequence_groups, paddings=self._ranks.program.paddings
+            )
         except BaseException:
             self._ranks.close()
             raise

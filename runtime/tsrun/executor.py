@@ -37,14 +37,14 @@ class Executor:
         self._coordinates = _coordinates(artifact, program, rank)
         # Zeros and not whatever was there: a kernel may multiply rows that it masks, and NaN times zero is NaN.
         # One page more than there are: the tokens that pad a step are written there, and never read.
-        pages = limits.num_pages + (program.token_multiple > 1)
+        pages = limits.num_pages + any(plan.token_multiple > 1 for plan in program.plans)
         self._caches = [_zeros((pages, limits.page_size, *cache.page), torch_dtype(cache.dtype)) for cache in program.caches]
         self._capacity: dict[Region, int] = {"T": 0, "S": 0}
         self._most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_sequences}
         self._arenas: dict[Region, Tensor] = {"T": new_arena(0), "S": new_arena(0)}
         self._bound: OrderedDict[tuple[int, int, int], BoundProgram] = OrderedDict()
         with torch.inference_mode():  # a first binding, so that what does not fit is told at load
-            self._bind(program.token_multiple, 1, table_columns(1))
+            self._bind(program.plans[0].token_multiple, 1, table_columns(1))
 
     def run(self, step: Step) -> Tensor:
         """Run one step; the result is the program's output, [S, V]."""
@@ -76,7 +76,7 @@ class Executor:
             if size > self._capacity[region]:
                 self._bound.clear()
                 self._capacity[region] = max(size, min(2 * self._capacity[region], self._most[region]))
-                self._arenas[region] = new_arena(self._program.frame.of(region) * self._capacity[region])
+                self._arenas[region] = new_arena(self._program.largest_frame(region) * self._capacity[region])
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -33,27 +33,23 @@ class LimitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Every size settled; the same on every rank. num_groups: of ranks that keep sequences of their own, in `num_pages` pages each;
-    token_multiple: a step's tokens are padded to one."""
+    """Every size settled; the same on every rank. num_pages: of each group of ranks that keeps sequences of its own."""
 
     page_size: int
     num_pages: int
     max_sequences: int
     max_step_tokens: int
     max_context: int
-    num_groups: int = 1
-    token_multiple: int = 1
 
     def pages_of(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
 
-def settle(
-    options: LimitOptions, *, context: int | None, page_row_bytes: int, ranks: int, num_groups: int = 1, token_multiple: int = 1
-) -> Limits:
+def settle(options: LimitOptions, *, context: int | None, page_row_bytes: int, ranks: int, token_multiple: int = 1) -> Limits:
     """Sizes for a model whose caches take `page_row_bytes` a token on one rank, in all layers.
 
-    Without wishes: pages for every sequence at its longest, as far as a quarter of the machine's memory goes.
+    The largest step is a multiple of `token_multiple`, to which steps may be padded. Without wishes: pages for every
+    sequence at its longest, as far as a quarter of the machine's memory goes.
     """
     longest = min(n for n in (options.max_context, context, 2**31 - 1) if n is not None)
     page_bytes = max(1, page_row_bytes * options.page_size)
@@ -73,8 +69,6 @@ def settle(
         max_sequences=options.max_sequences,
         max_step_tokens=-(-options.max_step_tokens // token_multiple) * token_multiple,
         max_context=min(longest, num_pages * options.page_size),
-        num_groups=num_groups,
-        token_multiple=token_multiple,
     )
 
 

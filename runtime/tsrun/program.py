@@ -78,13 +78,20 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: str
 
 
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What runs steps of `tokens` tokens and more, up to the next plan's; they are padded to a multiple of token_multiple."""
+
+    tokens: int
+    entry: str
+    frame: Frame
+    token_multiple: int = 1
+
+
 class _Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
-    entry: str
+    plans: list[Plan]
     caches: list[Cache]
-    frame: Frame
     graphs: dict[str, _Graph]
-    token_multiple: int = 1
     sequence_groups: int = 1
 
 
@@ -101,14 +108,24 @@ class Graph(msgspec.Struct, frozen=True):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """token_multiple: a step's tokens are padded to a multiple of it; sequence_groups: of ranks that keep sequences of their own."""
+    """plans: in rising order of tokens, the first from 1 on; sequence_groups: of ranks that keep sequences of their own."""
 
-    entry: str
+    plans: list[Plan]
     caches: list[Cache]
-    frame: Frame
     graphs: dict[str, Graph]
-    token_multiple: int = 1
     sequence_groups: int = 1
+
+    def plan_for(self, tokens: int) -> Plan:
+        """Of a step that was padded to so many tokens."""
+        return next(p for p in reversed(self.plans) if p.tokens <= tokens and tokens % p.token_multiple == 0)
+
+    @property
+    def paddings(self) -> list[tuple[int, int]]:
+        """From how many tokens on a step is padded to which multiple."""
+        return [(p.tokens, p.token_multiple) for p in self.plans]
+
+    def largest_frame(self, region: Region) -> int:
+        return max(plan.frame.of(region) for plan in self.plans)
 
 
 def read_program(file: Path) -> Program:
@@ -120,13 +137,18 @@ def read_program(file: Path) -> Program:
         graphs = {name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()}
     except msgspec.DecodeError as error:
         raise _refuse(file, f"is not a program that this tsrun knows ({error})") from None
-    if raw.token_multiple < 1 or raw.sequence_groups < 1 or raw.token_multiple % raw.sequence_groups:
-        raise _refuse(file, f"pads steps to a multiple of {raw.token_multiple} for {raw.sequence_groups} groups of ranks")
-    program = Program(raw.entry, raw.caches, raw.frame, graphs, raw.token_multiple, raw.sequence_groups)
-    if program.entry not in graphs:
-        raise _refuse(file, f"its entry {program.entry!r} is not among its graphs")
+    program = Program(raw.plans, raw.caches, graphs, raw.sequence_groups)
+    tokens = [plan.tokens for plan in program.plans]
+    if tokens[:1] != [1] or tokens != sorted(set(tokens)):
+        raise _refuse(file, f"has plans for steps of {tokens} tokens, which is not from 1 on in rising order")
+    for plan in program.plans:
+        if plan.token_multiple < 1 or program.sequence_groups < 1 or plan.token_multiple % program.sequence_groups:
+            raise _refuse(file, f"pads steps to a multiple of {plan.token_multiple} for {program.sequence_groups} groups of ranks")
+        if plan.entry not in graphs:
+            raise _refuse(file, f"its entry {plan.entry!r} is not among its graphs")
+    entries = {plan.entry for plan in program.plans}
     for name, graph in graphs.items():
-        problem = _problem(program, graph, is_entry=name == program.entry)
+        problem = _problem(program, graph, is_entry=name in entries)
         if problem:
             raise _refuse(file, f"graph {name!r}: {problem}")
     _check_depth(file, program)
@@ -175,8 +197,8 @@ def _storage_problem(program: Program, node: Node) -> str | None:
         return None
     if not node.shape or _rows(node.shape[0]) != node.region:
         return f"lies in region {node.region} but has the shape {node.shape}"
-    if node.offset < 0 or node.offset >= program.frame.of(node.region):
-        return f"lies at {node.offset}, outside of the frame of {program.frame.of(node.region)} bytes"
+    if node.offset < 0 or node.offset >= program.largest_frame(node.region):
+        return f"lies at {node.offset}, outside of the frame of {program.largest_frame(node.region)} bytes"
     return None
 
 
@@ -210,4 +232,5 @@ def _check_depth(file: Path, program: Program) -> None:
         for callee in {node.call for node in program.graphs[name].nodes if isinstance(node, CallNode)}:
             visit(callee, (*path, name))
 
-    visit(program.entry, ())
+    for plan in program.plans:
+        visit(plan.entry, ())

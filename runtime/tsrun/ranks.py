@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,14 @@ class Ranks:
                 self._start_workers(path, manifest.ranks, share)
             self.artifact = open_artifact(path, rank=0, progress=progress)
             self.artifact.require_weights()
-            program = read_program(self.artifact.file(PROGRAM))
+            self.program = program = read_program(self.artifact.file(PROGRAM))
             row_bytes = page_row_bytes([(cache.dtype, cache.page) for cache in program.caches])
             self.limits = settle(
                 options,
                 context=manifest.context,
                 page_row_bytes=row_bytes,
                 ranks=manifest.ranks,
-                num_groups=program.sequence_groups,
-                token_multiple=program.token_multiple,
+                token_multiple=lcm(*(plan.token_multiple for plan in program.plans)),
             )
             if manifest.ranks > 1:
                 self._expect("verified")

@@ -21,9 +21,17 @@ from tsrun.limits import LimitOptions
 
 
 def compiled(
-    checkpoint: Path, path: Path, *, tp: int = 1, dtype: str = "f32", model: Path | None = None, mesh: dict[str, int] | None = None
+    checkpoint: Path,
+    path: Path,
+    *,
+    tp: int = 1,
+    dtype: str = "f32",
+    model: Path | None = None,
+    mesh: dict[str, int] | None = None,
+    topology: Path | None = None,
 ) -> Path:
-    compile_artifact(Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, "cpu"), path, lambda stage, done, total: None)
+    links = None if topology is None else str(topology)
+    compile_artifact(Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, "cpu", links), path, lambda stage, done, total: None)
     return path
 
 

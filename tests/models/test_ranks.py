@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from tests.models.running import Trace, compiled, reference_logits, run, run_for_tokens
 from tests.models.tiny import BY_NAME, TinyModels, prompt
+from torch import Tensor
 
+from tsrun.binding import Binder, BoundProgram
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
 from tsrun.generation import GenerationRequest
@@ -104,8 +107,37 @@ def test_ranks_that_share_out_the_tokens_make_the_tokens_of_one(tp: int, tiny: T
     model = Path(__file__).parents[2] / "examples/token_sharded/token_sharded.ts"
     path = compiled(tiny.checkpoint(BY_NAME["llama"]), tmp_path / "shared.tsa", tp=tp, model=model)
     options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=23)
-    assert read_program(path / "program.json").token_multiple == tp
+    assert read_program(path / "program.json").paddings[0] == (1, tp)
     assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == [trace.tokens for trace in traces("llama", 1, "f32")]
+
+
+LINKS = "launch_us = 0.01\nhop_us = 0.01\ngb_per_s = 100.0\nmemory_gb_per_s = 1.0\ntflops = 1.0\n"
+"""Links that cost nearly nothing beside the ranks' own memory: sharing out the rows of a norm pays from a few tokens on."""
+
+
+@pytest.mark.parametrize(("name", "mesh"), [("llama", {"tp": 2}), ("gemma3", {"tp": 4}), ("deepseek_v3", {"dp": 2, "tp": 2})], ids=str)
+def test_steps_of_each_size_run_the_plan_for_it(
+    name: str, mesh: dict[str, int], tiny: TinyModels, tmp_path: Path, traces: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One artifact has plans for small steps and large ones, which read the same weights and caches."""
+    links = tmp_path / "links.toml"
+    links.write_text(LINKS)
+    path = compiled(tiny.checkpoint(BY_NAME[name]), tmp_path / "plans.tsa", mesh=mesh, topology=links)
+    program = read_program(path / "program.json")
+    assert len(program.plans) > 1
+    assert len({plan.token_multiple for plan in program.plans}) > 1
+    shown = json.loads((path / "plan.json").read_text())["plans"]
+    assert [plan["first"] for plan in shown] == [plan.tokens for plan in program.plans]
+    options, used = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24), set()
+    bind = Binder.bind
+
+    def spying(self: Binder, inputs: Mapping[str, Tensor], T: int, S: int, P: int) -> BoundProgram:
+        used.add(self.program.plan_for(T).entry)
+        return bind(self, inputs, T, S, P)
+
+    monkeypatch.setattr(Binder, "bind", spying)
+    assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == [trace.tokens for trace in traces(name, 1, "f32")]
+    assert len(used) > 1
 
 
 @pytest.mark.parametrize("mesh", [{"dp": 2}, {"dp": 2, "tp": 2}, {"dp": 4}], ids=str)

@@ -46,7 +46,7 @@ class Run:
         self.program = program
         self.buffers: list[Buffer] = []
         self.events = 0
-        result = self.graph(program["entry"], {}, {"T": 0, "S": 0}, None, "")
+        result = self.graph(program["plans"][0]["entry"], {}, {"T": 0, "S": 0}, None, "")
         assert result is not None
         result.read.append(self.events)
 
@@ -87,7 +87,7 @@ class Run:
         assert node["offset"] % 64 == 0, f"{name} is not aligned"
         begin = frame[region] + node["offset"]
         made = Buffer(name, region, begin, begin + -(-math.prod(row) * size_bytes(result["dtype"]) // int(ranks or 1)))
-        assert made.end <= self.program["frame"][region], f"{name} ends outside of the frame"
+        assert made.end <= self.program["plans"][0]["frame"][region], f"{name} ends outside of the frame"
         self.buffers.append(made)
         return made
 
@@ -97,7 +97,7 @@ class Run:
 
 def planned(model: str, ranks: int) -> dict[str, Any]:
     *_, (_, program) = stages(model, {"tp": ranks})
-    return emit(program)
+    return emit([(1, program)])
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -111,13 +111,13 @@ def test_no_two_values_that_are_alive_at_once_overlap(model: str, ranks: int) ->
 @pytest.mark.parametrize("case", sorted((CASES / "plan-memory").glob("*.out")), ids=lambda p: p.stem)
 def test_no_values_of_a_case_overlap(case: Any) -> None:
     # view_as_result: what a callee's view was of had no place, and so the first one, whoever else was there
-    assert Run(emit(parse_program(case.read_text(encoding="utf-8")))).clashes() == []
+    assert Run(emit([(1, parse_program(case.read_text(encoding="utf-8")))])).clashes() == []
 
 
 def test_memory_is_used_again() -> None:
     program = planned("llama", 1)
     run = Run(program)
-    assert program["frame"]["T"] * 3 < sum(b.end - b.begin for b in run.buffers if b.region == "T")
+    assert program["plans"][0]["frame"]["T"] * 3 < sum(b.end - b.begin for b in run.buffers if b.region == "T")
 
 
 def test_a_plan_with_everything_in_one_place_is_found_out() -> None:
@@ -130,7 +130,7 @@ def test_a_plan_with_everything_in_one_place_is_found_out() -> None:
 
 def test_a_callee_in_its_callers_frame_is_found_out() -> None:
     program = planned("llama", 2)
-    for node in program["graphs"][program["entry"]]["nodes"]:
+    for node in program["graphs"][program["plans"][0]["entry"]]["nodes"]:
         if "call" in node:
             node["frame"] = {"T": 0, "S": 0}
     assert Run(program).clashes()

@@ -95,7 +95,7 @@ def plans(
     operation = instance.operations[index]
     rules = search.rules(operation)
     for needs, result in shuffle.sample(rules, len(rules)) if shuffle else rules:
-        ways: list[tuple[Exists, Cost]] = [(exists, cost)]
+        ways: list[tuple[Exists, Cost]] = [(exists, plus(cost, search.op_cost(operation, needs, result)))]
         for operand, need in zip(operation.operands, needs, strict=True):
             ways = [(e, plus(c, more)) for known, c in ways for e, more in reached(search, known, operand, need)]
         for known, c in ways:
@@ -106,7 +106,7 @@ def reached(search: Search, exists: Exists, value: int, need: Placement) -> Iter
     if need in exists[value]:
         yield exists, (0, 0, 0, 0)
         return
-    if search.instance.values[value].kind in ("weight", "cache"):
+    if search.instance.values[value].kind == "cache":
         return
     whole = (None,) * len(need)
     for source in exists[value]:
@@ -120,7 +120,10 @@ def reached(search: Search, exists: Exists, value: int, need: Placement) -> Iter
 
 def total(search: Search) -> Cost:
     cost: Cost = (0, 0, 0, 0)
-    for t in search.run().transitions:
+    placed = search.run()
+    for operation, needs in zip(search.instance.operations, placed.needs, strict=True):
+        cost = plus(cost, search.op_cost(operation, needs, placed.placements[operation.result]))
+    for t in placed.transitions:
         found = search._route(t.value, t.source, t.target)
         assert found is not None
         cost = plus(cost, found[1])

@@ -146,7 +146,7 @@ def _nodes(program: dict[str, Any], graph: str = "Layer") -> list[dict[str, Any]
 
 PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "format": (lambda p: p.update(format=2), "has format 2, this tsrun reads 1"),
-    "entry": (lambda p: p.update(entry="prefill"), "its entry 'prefill' is not among its graphs"),
+    "entry": (lambda p: p["plans"][0].update(entry="prefill"), "its entry 'prefill' is not among its graphs"),
     "field": (lambda p: p.update(extra=1), "contains unknown field `extra`"),
     "node field": (lambda p: _nodes(p)[0].update(extra=1), "contains unknown field `extra`"),
     "call field": (lambda p: _nodes(p, "decode")[1].update(extra=1), "contains unknown field `extra`"),

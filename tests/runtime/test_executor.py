@@ -68,7 +68,7 @@ def test_tables_are_bound_with_few_widths() -> None:
 
 def test_a_kernel_that_a_program_places_beyond_its_frame_is_refused(toy: Toy, tmp_path: Path) -> None:
     program = program_of(toy, 1)
-    program["frame"]["T"] -= 64
+    program["plans"][0]["frame"]["T"] -= 64
     path = write_artifact(toy, tmp_path / "bad.tsa", program=program)
     with pytest.raises(ArtifactError, match="outside of the frame"):
         executor(path)

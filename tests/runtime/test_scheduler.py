@@ -23,7 +23,7 @@ def scheduler(
     max_step_tokens: int = 8,
     max_context: int = 32,
     num_groups: int = 1,
-    token_multiple: int = 1,
+    paddings: list[tuple[int, int]] | None = None,
 ) -> Scheduler:
     return Scheduler(
         num_pages=num_pages,
@@ -32,7 +32,7 @@ def scheduler(
         max_step_tokens=max_step_tokens,
         max_context=max_context,
         num_groups=num_groups,
-        token_multiple=token_multiple,
+        paddings=paddings or [(1, num_groups)],
     )
 
 
@@ -230,11 +230,22 @@ class Traffic(RuleBasedStateMachine):
         max_context=st.integers(2, 24),
         num_groups=st.sampled_from([1, 1, 2, 3]),
         unit=st.sampled_from([1, 1, 2]),
+        padded_from=st.integers(2, 12),
     )
-    def start(self, num_pages: int, page_size: int, max_sequences: int, units: int, max_context: int, num_groups: int, unit: int) -> None:
+    def start(
+        self,
+        num_pages: int,
+        page_size: int,
+        max_sequences: int,
+        units: int,
+        max_context: int,
+        num_groups: int,
+        unit: int,
+        padded_from: int,
+    ) -> None:
         self.num_pages, self.page_size, self.max_context, self.max_sequences = num_pages, page_size, max_context, max_sequences
-        self.num_groups, self.token_multiple = num_groups, num_groups * unit
-        self.max_step_tokens = max_step_tokens = units * self.token_multiple
+        self.num_groups, self.paddings = num_groups, [(1, num_groups), (padded_from, num_groups * unit)]
+        self.max_step_tokens = max_step_tokens = units * num_groups * unit
         self.core = scheduler(
             num_pages=num_pages,
             page_size=page_size,
@@ -242,7 +253,7 @@ class Traffic(RuleBasedStateMachine):
             max_step_tokens=max_step_tokens,
             max_context=max_context,
             num_groups=num_groups,
-            token_multiple=self.token_multiple,
+            paddings=self.paddings,
         )
         self.live: dict[int, Sequence] = {}  # in the order of submission
         self.aborted_in_step: set[int] = set()
@@ -291,7 +302,6 @@ class Traffic(RuleBasedStateMachine):
             assert requests[0] == min(self.live), "the oldest always advances"
         assert len(set(requests)) == len(requests)
         assert len(plan.positions) == len(plan.slots) == len(plan.ids)
-        assert len(plan.ids) % self.token_multiple == 0
         self.check_padding(plan)
         self.step = Step(plan.step)
         owners: dict[tuple[int, int], int] = {}
@@ -309,7 +319,9 @@ class Traffic(RuleBasedStateMachine):
         assert set(plan.slots[padding].tolist()) <= {self.num_pages * self.page_size}
         block = len(plan.ids) // self.num_groups
         fullest = max(sum(row // block == group for row in rows) for group in range(self.num_groups))
-        assert 0 <= block - fullest < self.token_multiple // self.num_groups
+        rounded = [-(-fullest // (m // self.num_groups)) * m for _, m in self.paddings]
+        allowed = [tokens for tokens, (first, _) in zip(rounded, self.paddings, strict=True) if tokens >= first]
+        assert len(plan.ids) == allowed[-1]
 
     def check_sequence(self, plan: StepPlan, index: int, request: int, owners: dict[tuple[int, int], int]) -> None:
         """Feed the model's cache with one sequence of the step, and read all of the sequence back."""

@@ -157,7 +157,8 @@ def program_of(toy: Toy, ranks: int) -> dict[str, Any]:
         output = entry.op("all_logits", "all_gather", ["logits"], ["S", toy.V], axis="tp", dim=1)
     caches = [{"dtype": "f32", "page": [2, K, toy.E], "window": 0}] * toy.layers
     graphs = {"decode": entry.record(output), "Layer": layer.record("y")}
-    return {"format": 1, "entry": "decode", "caches": caches, "frame": dict(entry.used), "graphs": graphs}
+    plans = [{"tokens": 1, "entry": "decode", "frame": dict(entry.used)}]
+    return {"format": 1, "plans": plans, "caches": caches, "graphs": graphs}
 
 
 def _layer(toy: Toy, K: int, F: int, ranks: int) -> GraphWriter:

@@ -131,7 +131,9 @@ def plan(
     elif by_tokens:
         from tspasses.plan_set import LARGEST, plan_set
 
-        click.echo(bucket_table(plan_set(placed.typed, placed.options), LARGEST))
+        with _progress("plan", lines=False) as step:
+            buckets = plan_set(placed.typed, placed.options, progress=lambda tokens: step(f"place, {tokens} tokens", 0, 1))
+        click.echo(bucket_table(buckets, LARGEST))
     elif other is not None:
         click.echo(compare(found.to_json(), other, str(diff)))
     elif html is not None:
@@ -183,10 +185,19 @@ def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
 @MESH
 @DTYPE
 @click.option("--target", default="cpu", show_default=True, help="where it will run")
+@click.option("--topology", help="links that plans are chosen for: a name, or a .toml file; by default the target's")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
 @click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")
 def compile_(
-    model: Path | None, weights: Path | None, config: Path | None, mesh: str | None, dtype: str, target: str, output: Path | None, key: bool
+    model: Path | None,
+    weights: Path | None,
+    config: Path | None,
+    mesh: str | None,
+    dtype: str,
+    target: str,
+    topology: str | None,
+    output: Path | None,
+    key: bool,
 ) -> None:
     """Compile a model, with a checkpoint's weights, into an artifact.
 
@@ -199,7 +210,7 @@ def compile_(
         model, weights = None, model
     if model is None and weights is None and config is None:
         raise click.UsageError("give a model file, --weights, or both")
-    request = Request(model, weights, config, parse_mesh(mesh), dtype, target)
+    request = Request(model, weights, config, parse_mesh(mesh), dtype, target, topology)
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
         return
@@ -315,7 +326,10 @@ def _place(
 
 
 class _progress:  # noqa: N801  (reads as a function where it is used)
-    """Compile progress: a live line on a terminal, plain lines elsewhere; on stderr."""
+    """A live line on a terminal, plain lines elsewhere where they are wanted; on stderr."""
+
+    def __init__(self, what: str = "compile", *, lines: bool = True) -> None:
+        self.what, self.lines = what, lines
 
     def __enter__(self) -> Callable[[str, int, int], None]:
         from rich.console import Console
@@ -327,13 +341,13 @@ class _progress:  # noqa: N801  (reads as a function where it is used)
             seen: set[str] = set()
 
             def plain(stage: str, done: int, total: int) -> None:
-                if stage not in seen:
+                if stage not in seen and self.lines:
                     seen.add(stage)
-                    click.echo(f"compile: {stage}", err=True)
+                    click.echo(f"{self.what}: {stage}", err=True)
 
             return plain
         self.bar = Progress(
-            TextColumn("compile: {task.description:<24}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
+            TextColumn(f"{self.what}: " + "{task.description:<24}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
         )
         self.bar.start()
         task = self.bar.add_task("", total=1)

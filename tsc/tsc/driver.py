@@ -19,9 +19,15 @@ from tspasses.emit import emit
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
+from tspasses.plan_set import coarse_plan_set
+from tspasses.topology import topology
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total)"""
+
+
+LINKS = {"cpu": "local"}
+"""The links that ranks of a target have, where none are said."""
 
 
 def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
@@ -37,19 +43,23 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
     config, digest = _config(request, checkpoint)
     model = find_model(request, config)
     progress("place", 0, 1)
-    placed = place_model(model, config, request.mesh or {}, Options(request.dtype))
+    options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))
+    placed = place_model(model, config, request.mesh or {}, options)
     if checkpoint is not None:
         match_checkpoint(placed.typed, checkpoint)
-    program = compile_graphs(placed, target, lambda name: progress(name, 0, 1))
-    weights = stored_weights(program)
+    buckets = coarse_plan_set(placed.typed, options, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
+    programs = compile_graphs([b.placed for b in buckets], target, lambda name: progress(name, 0, 1))
+    mesh, weights = placed.mesh, stored_weights(programs[0])
+    for program in programs[1:]:
+        assert {w.name for w in stored_weights(program)} == {w.name for w in weights}, "plans of one artifact store the same"
     with ArtifactWriter(path) as writer:
-        writer.write_json("program.json", emit(program))
-        writer.write_json("plan.json", plan_of(placed).to_json())
+        writer.write_json("program.json", emit([(b.first, p) for b, p in zip(buckets, programs, strict=True)]))
+        writer.write_json("plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in buckets]})
         if checkpoint is not None:
             for name, data in checkpoint.tokenizer_files().items():
                 writer.write_bytes(f"tokenizer/{name}", data)
-            streams = writer.weights(program.mesh.ranks, [layout(program.mesh, weights)] * program.mesh.ranks)
-            write_weights(program.mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)))
+            streams = writer.weights(mesh.ranks, [layout(mesh, weights)] * mesh.ranks)
+            write_weights(mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)))
         progress("finish", 0, 1)
         writer.finish(_manifest(request, model, placed, config, digest, checkpoint))
 

@@ -58,14 +58,19 @@ def plan_table(plan: Plan, placed: PlacedModel) -> str:
 
 def bucket_table(buckets: Sequence[Bucket], largest: int) -> str:
     """A line for each range of step sizes that has a plan of its own: how often a step runs what, and its bytes."""
-    rows = [("tokens a step", "collectives a step", "bytes a token", "predicted at the first")]
+    rows: list[tuple[str, ...]] = [("tokens a step", "collectives a step", "bytes a token", "they take at the first", "a step")]
     for bucket in buckets:
         plan = plan_of(bucket.placed)
         items = plan.items
         counts = [(k, sum(i.times for i in items if i.kind == k)) for k in COLLECTIVES]
         span = f"{bucket.first} and more" if bucket.last == largest else f"{bucket.first} to {bucket.last}"
         rows.append(
-            (span, ", ".join(f"{n} {k}" for k, n in counts if n) or "none", f"{plan.bytes_per_token:,}", f"{plan.seconds * 1e6:,.0f} us")
+            (
+                span,
+                ", ".join(f"{n} {k}" for k, n in counts if n) or "none",
+                f"{plan.bytes_per_token:,}",
+                *(f"{t * 1e6:,.0f} us" for t in (plan.seconds, plan.step_seconds)),
+            )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -73,20 +78,21 @@ def bucket_table(buckets: Sequence[Bucket], largest: int) -> str:
 
 def arrangement_table(found: Sequence[Arrangement], placed: PlacedModel) -> str:
     """A line for each way to arrange the ranks: what a rank stores, and what a step's collectives cost."""
-    rows = [("mesh", "cache a token", "copies", "weights a rank", "bytes a token", "predicted")]
+    rows: list[tuple[str, ...]] = [("mesh", "cache a token", "copies", "weights a rank", "bytes a token", "collectives", "a step")]
     for other in found:
         mesh = ",".join(f"{name}={size}" for name, size in other.sizes.items())
         if other.plan is None:
-            rows.append((mesh, f"cannot be: {other.reason}", "", "", "", ""))
+            rows.append((mesh, f"cannot be: {other.reason}", "", "", "", "", ""))
             continue
         plan = other.plan
         cache, weights = f"{plan.cache_bytes_per_token:,} B a rank", _gigabytes(plan.weight_bytes)
-        rows.append((mesh, cache, str(plan.cache_copies), weights, f"{plan.bytes_per_token:,}", f"{plan.seconds * 1e6:,.0f} us a step"))
+        times = [f"{s * 1e6:,.0f} us" for s in (plan.seconds, plan.step_seconds)]
+        rows.append((mesh, cache, str(plan.cache_copies), weights, f"{plan.bytes_per_token:,}", *times))
     widths = [max(len(row[i]) for row in rows if "cannot be" not in row[1]) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     options = placed.options
     note = (
-        f"collectives only, at {options.tokens} tokens a step, links {options.topology.name} (modelled); a rank's share of a token's cache"
+        f"predicted at {options.tokens} tokens a step, {options.topology.name} (modelled); what attention reads of the cache is not counted"
     )
     return "\n".join([*lines, note])
 
@@ -129,7 +135,10 @@ def _totals(plan: Plan, placed: PlacedModel) -> list[str]:
         what = "outside the layers" if module == placed.typed.entry else f"in each of {items[0].times} x {module}"
         lines.append(f"{what}: {counts}; {size:,} bytes of payload a token")
     count = sum(i.times for i in plan.items)
-    lines.append(f"a step: {plan.bytes_per_token:,} bytes a token in {count} collectives, {plan.seconds * 1e6:,.0f} us predicted")
+    lines.append(
+        f"a step: {plan.bytes_per_token:,} bytes a token in {count} collectives, {plan.seconds * 1e6:,.0f} us predicted; "
+        f"with its ops {plan.step_seconds * 1e6:,.0f} us"
+    )
     return lines
 
 

@@ -16,7 +16,7 @@ from tsc.front import ModelSource, model_for, read_model
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to compile. model None: found by architecture; weights None: a weightless artifact."""
+    """What to compile. model None: found by architecture; weights None: a weightless artifact; topology None: the target's usual links."""
 
     model: Path | None
     weights: Path | None
@@ -24,6 +24,7 @@ class Request:
     mesh: Mapping[str, int] | None
     dtype: str
     target: str
+    topology: str | None = None
 
 
 def compile_key(request: Request) -> dict[str, str]:

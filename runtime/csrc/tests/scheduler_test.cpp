@@ -51,13 +51,9 @@ TEST("decodes come before prefill, and share its step") {
 }
 
 TEST("groups have pages and a block of the rows of their own") {
-  Scheduler scheduler({.num_pages = 4,
-                       .page_size = 4,
-                       .max_sequences = 4,
-                       .max_step_tokens = 8,
-                       .max_context = 16,
-                       .num_groups = 2,
-                       .token_multiple = 4});
+  Scheduler scheduler(
+      {.num_pages = 4, .page_size = 4, .max_sequences = 4, .max_step_tokens = 8, .max_context = 16, .num_groups = 2},
+      {{1, 4}});
   submit(scheduler, 1, 3, 4);
   submit(scheduler, 2, 2, 4);
   submit(scheduler, 3, 1, 4);
@@ -74,13 +70,9 @@ TEST("groups have pages and a block of the rows of their own") {
 }
 
 TEST("a full group preempts its own youngest, and the other goes on") {
-  Scheduler scheduler({.num_pages = 2,
-                       .page_size = 2,
-                       .max_sequences = 4,
-                       .max_step_tokens = 8,
-                       .max_context = 4,
-                       .num_groups = 2,
-                       .token_multiple = 2});
+  Scheduler scheduler(
+      {.num_pages = 2, .page_size = 2, .max_sequences = 4, .max_step_tokens = 8, .max_context = 4, .num_groups = 2},
+      {{1, 2}});
   for (const std::int64_t id : {1, 2, 3, 4}) submit(scheduler, id, 2, 2);
   const StepPlan* plan = scheduler.plan();
   CHECK((plan->requests == std::vector<std::int64_t>{1, 3, 2, 4} && scheduler.num_free_pages() == 0));
@@ -93,13 +85,9 @@ TEST("a full group preempts its own youngest, and the other goes on") {
 }
 
 TEST("a group without rows left waits for the next step") {
-  Scheduler scheduler({.num_pages = 8,
-                       .page_size = 4,
-                       .max_sequences = 4,
-                       .max_step_tokens = 4,
-                       .max_context = 16,
-                       .num_groups = 2,
-                       .token_multiple = 2});
+  Scheduler scheduler(
+      {.num_pages = 8, .page_size = 4, .max_sequences = 4, .max_step_tokens = 4, .max_context = 16, .num_groups = 2},
+      {{1, 2}});
   for (const std::int64_t id : {1, 2, 3}) submit(scheduler, id, 3, 2);
   const StepPlan* plan = scheduler.plan();
   CHECK((plan->requests == std::vector<std::int64_t>{1, 2} && plan->samples == std::vector<std::uint8_t>{0, 0}));
@@ -110,6 +98,20 @@ TEST("a group without rows left waits for the next step") {
   commit(scheduler, *plan);
   plan = scheduler.plan();
   CHECK((plan->requests == std::vector<std::int64_t>{3, 2} && plan->lengths == Ints{3, 4}));
+}
+
+TEST("steps are padded by their size") {
+  Scheduler scheduler(roomy, {{1, 1}, {5, 4}});
+  submit(scheduler, 1, 4, 2);
+  const StepPlan* plan = scheduler.plan();
+  CHECK((plan->ids.size() == 4));  // 4 is a multiple of 4, and less than 5
+  commit(scheduler, *plan);
+  submit(scheduler, 2, 4, 2);
+  plan = scheduler.plan();  // one decodes, four are prefilled
+  CHECK((plan->ids.size() == 8 && plan->spans == Ints{0, 1, 1, 5}));
+  CHECK((plan->slots == Ints{4, 8, 9, 10, 11, 64, 64, 64}));
+  commit(scheduler, *plan);
+  CHECK((scheduler.plan()->ids.size() == 1));
 }
 
 TEST("short tables end in zeros") {

@@ -17,9 +17,8 @@ TEST("random traffic ends with every page returned") {
   for (int round = 0; round < 200; ++round) {
     const std::int32_t groups = 1 + below(3);
     const std::int32_t multiple = groups * (1 + below(2));
-    const Limits limits{1 + below(8),  1 + below(4), 1 + below(5), multiple * (1 + below(9)),
-                        1 + below(24), groups,       multiple};
-    Scheduler scheduler(limits);
+    const Limits limits{1 + below(8), 1 + below(4), 1 + below(5), multiple * (1 + below(9)), 1 + below(24), groups};
+    Scheduler scheduler(limits, {{1, groups}, {1 + groups + below(6), multiple}});
     std::int64_t num_submitted = 0;
     for (int step = 0; step < 100; ++step) {
       try {
@@ -33,7 +32,7 @@ TEST("random traffic ends with every page returned") {
       if (plan == nullptr) continue;
       const std::vector<std::int64_t> requests = plan->requests;
       CHECK(groups > 1 || std::ranges::is_sorted(requests));
-      CHECK(plan->ids.size() % static_cast<std::size_t>(multiple) == 0);
+      CHECK(plan->ids.size() % static_cast<std::size_t>(groups) == 0);
       const bool makes_token = plan->samples[0] != 0;
       scheduler.commit(plan->step, Ints(requests.size(), 2));
       if (makes_token && below(8) == 0) scheduler.finish(RequestId{requests[0]});
