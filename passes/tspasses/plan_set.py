@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from tsc.program import TypedModel
 from tspasses.place import place
-from tspasses.placed import Options, PlacedInstance, PlacedModel, Transition
-from tspasses.transitions import COLLECTIVES
+from tspasses.placed import Options, PlacedInstance, PlacedModel
+from tspasses.transitions import COLLECTIVES, Move
 
 LARGEST = 65536
 """Tokens of the largest step that is looked at."""
@@ -83,5 +83,5 @@ def _same(a: PlacedModel, b: PlacedModel) -> bool:
     return all(_collectives(a.instances[name]) == _collectives(b.instances[name]) for name in a.instances)
 
 
-def _collectives(placed: PlacedInstance) -> list[Transition]:
-    return [t for t in placed.transitions if any(m.kind in COLLECTIVES for m in t.moves)]
+def _collectives(placed: PlacedInstance) -> list[tuple[int, int, Move]]:
+    return [(t.operation, t.value, m) for t in placed.transitions for m in t.moves if m.kind in COLLECTIVES]
