@@ -151,7 +151,9 @@ class _Lowering:
         below = prefix + (f"{target.prefix}." if target.prefix else "")
         if not self.is_entry:
             callee = self.placed.instances[target.instance]
-            return self._inline(callee, dict(zip(callee.instance.parameters, operands, strict=True)), below)
+            returned = self._inline(callee, dict(zip(callee.instance.parameters, operands, strict=True)), below)
+            returned.meta.setdefault("returned", []).append(value.name)
+            return returned
         inputs = [n for n in self.program.graphs[target.instance].nodes if n.op == "placeholder"]
         parameters = self.placed.instances[target.instance].instance.parameters
         passed = list(operands)

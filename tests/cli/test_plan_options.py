@@ -64,6 +64,8 @@ def test_plans_by_step_size(workspace: Path, tsc: Tsc) -> None:
 def test_a_plan_beside_another(workspace: Path, tsc: Tsc) -> None:
     Path("llama.json").write_text(plan(tsc, LLAMA, "--json"))
     assert plan(tsc, LLAMA, "--diff", "llama.json") == "the same collectives as llama.json: 532,480 bytes a token, 256,512 a sequence\n"
+    assert tsc("plan", str(LLAMA), "--config", str(CONFIG), "--mesh", "tp=4", "--diff", "llama.json", "--exit-code")[0] == 0
+    assert tsc("plan", str(PARALLEL), "--config", str(CONFIG), "--mesh", "tp=4", "--diff", "llama.json", "--exit-code")[0] == 1
     removed, total = plan(tsc, PARALLEL, "--diff", "llama.json").splitlines()
     assert removed == "- 32 x Layer: all_reduce tp bf16[T, D | sum tp] -> bf16[T, D], 8,192 B/token"
     assert total == "bytes a token 532,480 -> 270,336; a sequence 256,512 -> 256,512; 66 -> 34 collectives a step"

@@ -48,3 +48,9 @@ def test_a_sum_can_be_indexed() -> None:
 def test_a_power_that_would_never_end_is_refused() -> None:
     with pytest.raises(CompileError, match=r"TS0210.*too large"):
         elaborated("[S, V]", "return linear(embedding(ids, embed)[last], embed)", "D = hidden_size  V = vocab_size  huge = 9 ** 9 ** 9")
+
+
+@pytest.mark.parametrize("rows", ["ids", "positions"])
+def test_only_last_names_rows_of_a_step(rows: str) -> None:
+    with pytest.raises(CompileError, match=r"TS0204.*by `last`, i32\[S\], got i32\[T\]"):
+        elaborated("[S, V]", f"return linear((embedding(ids, embed)[{rows}])[last], embed)")

@@ -93,6 +93,7 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 @click.option("--explain", metavar="ID", help="one collective of the plan, with its places")
 @click.option("--by-tokens", is_flag=True, help="from which step size on another plan is cheaper, up to 65,536 tokens")
 @click.option("--diff", metavar="PLAN.json", type=click.Path(path_type=Path), help="beside another plan, which --json wrote")
+@click.option("--exit-code", is_flag=True, help="with --diff: exit with 1 where the plans differ")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="a page to walk through source, graphs and collectives")
 @click.option("--meshes", is_flag=True, help="every way to share out these ranks among the model's axes, and what each costs")
 @click.option("--suggest", is_flag=True, help="boundaries of modules that would make a step cheaper; none is changed")
@@ -108,6 +109,7 @@ def plan(
     explain: str | None,
     by_tokens: bool,
     diff: Path | None,
+    exit_code: bool,
     html: Path | None,
     meshes: bool,
     suggest: bool,
@@ -120,6 +122,8 @@ def plan(
 
     if sum((as_json, explain is not None, by_tokens, diff is not None, html is not None, meshes, suggest)) > 1:
         raise click.UsageError("give one of --json, --explain, --by-tokens, --diff, --html, --meshes and --suggest")
+    if exit_code and diff is None:
+        raise click.UsageError("--exit-code says whether plans differ, with --diff PLAN.json")
     other = None if diff is None else read_plan(diff)
 
     placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology)
@@ -135,7 +139,10 @@ def plan(
             buckets = plan_set(placed.typed, placed.options, progress=lambda tokens: step(f"place, {tokens} tokens", 0, 1))
         click.echo(bucket_table(buckets, LARGEST))
     elif other is not None:
-        click.echo(compare(found.to_json(), other, str(diff)))
+        text, same = compare(found.to_json(), other, str(diff))
+        click.echo(text)
+        if exit_code and not same:
+            raise click.exceptions.Exit(1)
     elif html is not None:
         from tsc.plan_page import plan_page, write_page
 
@@ -163,7 +170,7 @@ def plan(
 @click.option("--mesh", required=True, help="ranks on each axis, as in tp=4")
 @click.option("--seed", type=int, default=0, show_default=True, help="of the random weights and tokens")
 def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
-    """Run a model on simulated ranks beside one device, and compare what each layer gives.
+    """Run a model on simulated ranks beside one device, and compare what each module returns.
 
     In f64 with random weights of the config's sizes; exit 1 where they differ.
     """

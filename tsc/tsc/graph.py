@@ -1,6 +1,7 @@
 """The graph IR: torch.fx graphs of `ts::` ops, one a distinct layer, whose nodes carry a type, a span and what passes add.
 
-A node's meta: `type` (NodeType or JoinedType), `span`; on placeholders `input` (Input); on calls `call` (CallBinding);
+A node's meta: `type` (NodeType or JoinedType), `span`;
+`returned`, what the callers of inlined modules call their results; on placeholders `input` (Input); on calls `call` (CallBinding);
 after kernel selection `kernel`; after memory planning `storage`.
 """
 

@@ -27,15 +27,16 @@ def read_plan(path: Path) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
-def diff(plan: Mapping[str, Any], other: Mapping[str, Any], name: str) -> str:
-    """Lines that start with `-` are collectives of the other plan, with `+` those of this one; then both totals."""
+def diff(plan: Mapping[str, Any], other: Mapping[str, Any], name: str) -> tuple[str, bool]:
+    """Lines that start with `-` are collectives of the other plan, with `+` those of this one, then both totals; and whether they are the
+    same."""
     ours, theirs = (Counter(_line(i) for i in p["items"]) for p in (plan, other))
     lines = [f"- {line}" for line in (theirs - ours).elements()] + [f"+ {line}" for line in (ours - theirs).elements()]
     totals = [_total(plan["items"]), _total(other["items"])]
     if not lines:
-        return f"the same collectives as {name}: {totals[0][0]:,} bytes a token, {totals[0][1]:,} a sequence"
+        return f"the same collectives as {name}: {totals[0][0]:,} bytes a token, {totals[0][1]:,} a sequence", True
     size = " ".join(f"{what} {was:,} -> {now:,};" for what, now, was in zip(("bytes a token", "a sequence"), *totals, strict=False))
-    return "\n".join([*lines, f"{size} {totals[1][2]} -> {totals[0][2]} collectives a step"])
+    return "\n".join([*lines, f"{size} {totals[1][2]} -> {totals[0][2]} collectives a step"]), False
 
 
 def _line(item: Mapping[str, Any]) -> str:

@@ -86,6 +86,8 @@ def _take_rows(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     x, rows = shapes
     if rows.dtype != "i32" or len(rows.factors) != 1:
         raise Mismatch(1, f"rows are taken by an i32 vector, got {rows.text()}")
+    if rows.factors[0].name != "S":  # ids and positions count other things than a step's rows
+        raise Mismatch(1, f"rows are taken for each sequence, by `last`, i32[S], got {rows.text()}")
     tail = tuple(f"x{i}" for i in range(1, len(x.factors)))
     shape = Shape.of(x.dtype, [rows.factors[:1], *((f,) for f in x.factors[1:])])
     if len(tail) == 1:  # of tokens that ranks share out each has some of the rows, and zeros for the others'

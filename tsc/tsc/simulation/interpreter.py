@@ -12,7 +12,7 @@ from typing import Any
 import torch.fx
 from torch import Tensor
 
-from tsc.graph import CallBinding, Input, Program, node_type, operands, output_node
+from tsc.graph import CallBinding, Input, NodeType, Program, node_type, operands, output_node
 from tsc.simulation.inputs import PAGE_SIZE, PAGES
 from tskernels.communicator import MeshCommunicator
 
@@ -21,7 +21,7 @@ from tskernels.communicator import MeshCommunicator
 class Interpreter:
     """One rank. Caches live as long as it does: `pages` pages of `page_size` tokens for each call of a graph that has one.
 
-    observe: called with the node and the value of every call that the entry makes, and of its result."""
+    observe: called with name, type and value of what each module returns, inlined ones too, and of the entry's result."""
 
     program: Program
     mesh: MeshCommunicator
@@ -29,7 +29,7 @@ class Interpreter:
     pages: int = PAGES
     page_size: int = PAGE_SIZE
     caches: dict[str, Tensor] = field(default_factory=dict)
-    observe: Callable[[torch.fx.Node, Tensor], None] = lambda node, value: None
+    observe: Callable[[str, NodeType, Tensor], None] = lambda name, kind, value: None
 
     def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self._run(self.program.entry, "", dict(inputs), "")
@@ -46,16 +46,18 @@ class Interpreter:
                     args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
                     values[node] = node.target(*args, **kwargs)
                     self._check(node, values[node])
+                    for name in node.meta.get("returned", ()):
+                        self.observe(f"{path}/{name}", node_type(node), values[node])
                 case "call_module":
                     call: CallBinding = node.meta["call"]
                     names = [n.name for n in self.program.graphs[call.graph].nodes if _is_passed(n)]
                     passed = dict(zip(names, (values[n] for n in operands(node)), strict=True))
                     values[node] = self._run(call.graph, call.prefix, passed, f"{path}/{node.name}")
-                    self.observe(node, values[node])
+                    self.observe(f"{path}/{node.name}", node_type(node), values[node])
         last = output_node(graph)
         result: Tensor = values[last]
         if not path:
-            self.observe(last, result)
+            self.observe(self.program.entry, node_type(last), result)
         return result
 
     def _input(self, node: torch.fx.Node, prefix: str, bound: Mapping[str, Any], path: str) -> Any:

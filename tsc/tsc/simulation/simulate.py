@@ -1,7 +1,6 @@
-"""A model's per-rank programs on n simulated ranks, beside the one-device program: every call's value is compared.
+"""A model's per-rank programs on n simulated ranks, beside the one-device program: what every module returns is compared.
 
-In f64 with random weights, so that what differs is a wrong placement and not rounding. The calls are those of the entry: its layers,
-with what they call inlined, and its own result.
+In f64 with random weights, so that what differs is a wrong placement and not rounding.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor
 
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.front import ModelSource, place_model
-from tsc.graph import NodeType, Program, node_type, op_of, sequence_groups
+from tsc.graph import NodeType, Program, op_of, sequence_groups
 from tsc.mesh import Mesh
 from tsc.simulation.inputs import random_weights, rank_weights, step
 from tsc.simulation.interpreter import Interpreter
@@ -36,8 +34,8 @@ MOST_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A call of the entry, or its result. difference: the largest, relative to the largest value; same_bits: None where ranks hold
-    parts of it."""
+    """What a call of a module returned, or the entry. difference: the largest, relative to the largest value; same_bits: None where
+    ranks hold parts of it."""
 
     name: str
     type: str
@@ -58,7 +56,7 @@ class Simulation:
     comparisons: tuple[Comparison, ...]
 
 
-Seen = list[list[tuple[torch.fx.Node, Tensor]]]
+Seen = list[list[tuple[str, NodeType, Tensor]]]
 """Of each step, the observed values in order."""
 
 
@@ -78,11 +76,12 @@ def simulate(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, i
     found = _run(several, weights, steps)
     comparisons: dict[str, Comparison] = {}
     for at, per_step in enumerate(expected):
-        for number, (node, wanted) in enumerate(per_step):
+        for number, (name, _, wanted) in enumerate(per_step):
             held = [rank[at][number] for rank in found]
-            made = _compare(several.mesh, node.name, node_type(held[0][0]), [value for _, value in held], wanted)
-            if node.name not in comparisons or made.difference > comparisons[node.name].difference or made.same_bits is False:
-                comparisons[node.name] = made
+            assert {n for n, _, _ in held} == {name}
+            made = _compare(several.mesh, name.removeprefix("/"), held[0][1], [value for _, _, value in held], wanted)
+            if name not in comparisons or made.difference > comparisons[name].difference or made.same_bits is False:
+                comparisons[name] = made
     return Simulation(several.mesh.ranks, _collectives(several), tuple(comparisons.values()))
 
 
@@ -112,7 +111,7 @@ def _run(program: Program, weights: Mapping[str, Tensor], steps: Sequence[Mappin
         seen: Seen = []
         for inputs in steps:
             seen.append([])
-            interpreter.observe = lambda node, value: seen[-1].append((node, value))
+            interpreter.observe = lambda name, kind, value: seen[-1].append((name, kind, value))
             interpreter.step(inputs)
         return seen
 
