@@ -16,7 +16,7 @@ from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, out
 from tsc.spans import Span
 from tspasses.plan_memory import is_alias, row_bytes
 
-FORMAT = 1
+FORMAT = 2
 
 
 def emit(plans: Sequence[tuple[int, Program]]) -> dict[str, Any]:

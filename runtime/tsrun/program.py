@@ -11,6 +11,7 @@ from tsrun.errors import ArtifactError
 
 Region = Literal["T", "S"]
 Attribute = None | bool | int | float | str | list[int | float | str]
+FORMAT = 2
 STEP_INPUTS = ("ids", "positions", "slots", "spans", "lengths", "last", "tables")
 
 
@@ -95,6 +96,12 @@ class _Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequence_groups: int = 1
 
 
+class _FormatMark(msgspec.Struct):
+    """Of any format, so that another one is told before what it has."""
+
+    format: int
+
+
 class _CallMark(msgspec.Struct):
     """Tells a call from an op: both are records, and only a call has this field."""
 
@@ -131,9 +138,11 @@ class Program(msgspec.Struct, frozen=True):
 def read_program(file: Path) -> Program:
     """Read and check program.json. Raises ArtifactError with one line that names the file."""
     try:
-        raw = msgspec.json.decode(file.read_bytes(), type=_Program)
-        if raw.format != 1:
-            raise _refuse(file, f"has format {raw.format}, this tsrun reads 1")
+        text = file.read_bytes()
+        found = msgspec.json.decode(text, type=_FormatMark).format
+        if found != FORMAT:
+            raise _refuse(file, f"has format {found}, this tsrun reads {FORMAT}")
+        raw = msgspec.json.decode(text, type=_Program)
         graphs = {name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()}
     except msgspec.DecodeError as error:
         raise _refuse(file, f"is not a program that this tsrun knows ({error})") from None

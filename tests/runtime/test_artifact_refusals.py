@@ -145,7 +145,12 @@ def _nodes(program: dict[str, Any], graph: str = "Layer") -> list[dict[str, Any]
 
 
 PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "format": (lambda p: p.update(format=2), "has format 2, this tsrun reads 1"),
+    "format": (lambda p: p.update(format=1, entry="decode"), "has format 1, this tsrun reads 2"),
+    "no plan": (lambda p: p.update(plans=[]), "has plans for steps of [] tokens, which is not from 1 on in rising order"),
+    "plans": (lambda p: p["plans"].append(p["plans"][0]), "has plans for steps of [1, 1] tokens"),
+    "small steps": (lambda p: p["plans"][0].update(tokens=2), "has plans for steps of [2] tokens"),
+    "multiple": (lambda p: p["plans"][0].update(token_multiple=0), "pads steps to a multiple of 0 for 1 groups of ranks"),
+    "groups": (lambda p: p.update(sequence_groups=2), "pads steps to a multiple of 1 for 2 groups of ranks"),
     "entry": (lambda p: p["plans"][0].update(entry="prefill"), "its entry 'prefill' is not among its graphs"),
     "field": (lambda p: p.update(extra=1), "contains unknown field `extra`"),
     "node field": (lambda p: _nodes(p)[0].update(extra=1), "contains unknown field `extra`"),

@@ -158,7 +158,7 @@ def program_of(toy: Toy, ranks: int) -> dict[str, Any]:
     caches = [{"dtype": "f32", "page": [2, K, toy.E], "window": 0}] * toy.layers
     graphs = {"decode": entry.record(output), "Layer": layer.record("y")}
     plans = [{"tokens": 1, "entry": "decode", "frame": dict(entry.used)}]
-    return {"format": 1, "plans": plans, "caches": caches, "graphs": graphs}
+    return {"format": 2, "plans": plans, "caches": caches, "graphs": graphs}
 
 
 def _layer(toy: Toy, K: int, F: int, ranks: int) -> GraphWriter:
