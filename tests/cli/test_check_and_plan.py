@@ -357,3 +357,29 @@ def test_debug_shows_a_traceback_and_nothing_else_does(workspace: Path) -> None:
     assert debug.returncode == 1
     assert "Traceback (most recent call last):" in debug.stderr
     assert "CompileError: error[TS0115]" in debug.stderr
+
+
+UNCALLED = """config { D = hidden_size  V = vocab_size  F = intermediate_size }
+mesh { tp }
+
+module Spare(x: [T, D], wide) -> [T, D | sum tp] {
+  weight up:   [F@tp, D] = "up"
+  weight down: [D, F@tp] = "down"
+  if wide { let y = linear(x, up) } else { let y = linear(x, up) * 2.0 }
+  return %s
+}
+
+entry decode(ids: i32[T], last: i32[S]) -> [S, V] {
+  weight embed: [V, D] = "embed"
+  return linear(embedding(ids, embed)[last], embed)
+}
+"""
+
+
+def test_modules_that_nothing_calls_are_checked_too(workspace: Path, tsc: Tsc) -> None:
+    Path("right.ts").write_text(UNCALLED % "linear(y, down)")
+    assert tsc("check", "right.ts") == (0, "right.ts: 2 modules check (any config; any mesh)\n")
+    Path("wrong.ts").write_text(UNCALLED % "linear(silu(linear(y, down)), up)")
+    code, output = tsc("check", "wrong.ts")
+    assert code == 1
+    assert "`Spare` returns [T, F], and declares [T, D]" in output

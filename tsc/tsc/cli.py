@@ -74,7 +74,7 @@ def main(debug: bool) -> None:
 @DENY
 def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, ...]) -> None:
     """Check names, shapes and placements of a model file."""
-    placed = _place(model, config, mesh, "bf16", deny=deny)
+    placed = _place(model, config, mesh, "bf16", deny=deny, every=True)
     modules = len({i.module for i in placed.typed.instances.values()})
     click.echo(
         f"{model}: {modules} modules check ({f'config {config}' if config else 'any config'}; {f'mesh {mesh}' if mesh else 'any mesh'})"
@@ -313,7 +313,15 @@ def _replace_text(path: Path, text: str) -> None:
 
 
 def _place(
-    model: Path, config: Path | None, mesh: str | None, dtype: str, *, deny: tuple[str, ...], tokens: int = 1, topology: str = "h100-nvlink"
+    model: Path,
+    config: Path | None,
+    mesh: str | None,
+    dtype: str,
+    *,
+    deny: tuple[str, ...],
+    tokens: int = 1,
+    topology: str = "h100-nvlink",
+    every: bool = False,
 ) -> PlacedModel:
     from tsc.front import parse_mesh, place_model, read_model
     from tspasses.placed import Options
@@ -329,7 +337,8 @@ def _place(
 
         values = load_config(config)[0]
     options = Options(dtype, tokens, 1, links(topology), frozenset(deny))
-    return place_model(read_model(model), values, parse_mesh(mesh) if mesh else (None if mesh is None else {}), options)
+    sizes = parse_mesh(mesh) if mesh else (None if mesh is None else {})
+    return place_model(read_model(model), values, sizes, options, every=every)
 
 
 class _progress:  # noqa: N801  (reads as a function where it is used)

@@ -21,14 +21,19 @@ STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "
 """What a runtime feeds to an entry, by parameter name: element type and dimension."""
 
 
-def elaborate(file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh: Mapping[str, int] | None = None) -> TypedModel:
-    """Bind config and mesh (`None`: unknown sizes), check every instance that the entry reaches. Raises CompileError."""
+def elaborate(
+    file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh: Mapping[str, int] | None = None, *, every: bool = False
+) -> TypedModel:
+    """Bind config and mesh (`None`: unknown sizes), check every instance that the entry reaches. `every`: and the modules that it does not
+    reach, their static parameters unknown. Raises CompileError."""
     declarations = Declarations.of(file, config, mesh)
     entries = [m for m in file.modules if m.is_entry]
     if not entries:
         raise CompileError(Diagnostic("TS0213", "the file has no `entry`", file.span, fixes=("add `entry decode(ids: i32[T], ...)`",)))
     model = _Model(file, declarations)
     key = model.instantiate(entries[0], {}, entries[0].span)
+    if every:
+        model.instantiate_rest()
     _check_pages(declarations.mesh, model.instances.values())
     return TypedModel(
         file.architectures,
@@ -75,6 +80,12 @@ class _Model:
             self.instances[instance.name] = instance
             self._keys[key] = instance.name
         return self._keys[key]
+
+    def instantiate_rest(self) -> None:
+        """Every module that nothing has called; a later one may call an earlier one."""
+        for module in self.modules.values():
+            if module.name not in {i.module for i in self.instances.values()}:
+                self.instantiate(module, {p.name: UNKNOWN for p in module.parameters if p.type is None}, module.span)
 
 
 class _Body(Expressions):

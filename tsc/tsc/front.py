@@ -61,11 +61,13 @@ def model_for(architectures: Iterable[str]) -> ModelSource:
     )
 
 
-def place_model(model: ModelSource, config: Mapping[str, Any] | None, mesh: Mapping[str, int] | None, options: Options) -> PlacedModel:
-    """Elaborate and place. Raises CompileError with every finding."""
+def place_model(
+    model: ModelSource, config: Mapping[str, Any] | None, mesh: Mapping[str, int] | None, options: Options, *, every: bool = False
+) -> PlacedModel:
+    """Elaborate and place; `every`: modules that the entry does not reach, too. Raises CompileError with every finding."""
 
     def attempt(file: ast.ModelFile, sizes: Mapping[str, int] | None) -> PlacedModel:
-        return place(elaborate(file, config, sizes), options)
+        return place(elaborate(file, config, sizes, every=every), options)
 
     try:
         return attempt(model.file, mesh)
