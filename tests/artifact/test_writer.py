@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,36 @@ def test_json_is_readable_and_means_the_same() -> None:
     assert max(len(line) for line in text.splitlines()) <= 142
     with pytest.raises(ValueError, match="not JSON compliant"):
         dumps({"x": float("nan")})
+
+
+WRITER = """
+import sys, time
+from tsc.artifact import ArtifactWriter
+ArtifactWriter(sys.argv[1]).__enter__()
+print("in", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_left_is_taken_away_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    def begun(folder: str) -> subprocess.Popen[bytes]:
+        """A writer in the middle of its work, in an old folder of that name."""
+        before = set(tmp_path.iterdir())
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "a.tsa")], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in\n"
+        (made,) = set(tmp_path.iterdir()) - before
+        os.utime(made.rename(tmp_path / folder), (0, 0))
+        return process
+
+    with begun(".a.tsa.00000000.partial") as killed:
+        killed.kill()
+    (tmp_path / ".b.tsa.22222222.partial").mkdir()
+    os.utime(tmp_path / ".b.tsa.22222222.partial", (0, 0))
+    # The next writer clears up as it begins, and the one after it finds that one at work.
+    with begun(".a.tsa.11111111.partial") as writing:
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".a.tsa.11111111.partial", ".b.tsa.22222222.partial"]
+        with ArtifactWriter(tmp_path / "a.tsa") as writer:
+            writer.finish({})
+        writing.kill()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.tsa.11111111.partial", ".b.tsa.22222222.partial", "a.tsa"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -21,6 +24,8 @@ from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 
 FORMAT = "tsa/1"
 _MANIFEST = "manifest.json"
+_JUST_MADE = 60.0
+"""Seconds in which a folder may be there and not yet be claimed."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,13 +41,16 @@ class ArtifactWriter:
         self._files: dict[str, HashedFile] = {}
         self._streams: list[SafetensorsStream] = []
         self._finished = False
+        self._claim: int | None = None
 
     def __enter__(self) -> Self:
         self._refuse_to_replace_others()
         try:
             self._temporary.mkdir()
+            self._claim = _claimed(self._temporary)
         except OSError as error:
             raise MissingCapability(f"{self.path}: cannot be written: {error.strerror} ({self.path.parent})") from None
+        self._remove_abandoned()
         return self
 
     def write_json(self, name: str, value: Any) -> None:
@@ -94,8 +102,22 @@ class ArtifactWriter:
             for file in self._files.values():
                 file.abandon()
             shutil.rmtree(self._temporary, ignore_errors=True)
+            if self._claim is not None:
+                os.close(self._claim)
         if isinstance(error, OSError) and (error.errno in _FULL or kind is None):
             raise MissingCapability(self._excuse(error)) from None
+
+    def _remove_abandoned(self) -> None:
+        """Take away what writers of this artifact left that were killed: nobody holds it any more."""
+        for other in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
+            try:
+                if other != self._temporary and time.time() - other.stat().st_mtime > _JUST_MADE:
+                    claim = _claimed(other)
+                    if claim is not None:
+                        shutil.rmtree(other, ignore_errors=True)
+                        os.close(claim)
+            except OSError:  # it went meanwhile, or is not ours to look at
+                continue
 
     def _place(self, name: str) -> Path:
         relative = PurePosixPath(name)
@@ -113,6 +135,17 @@ class ArtifactWriter:
         if os.path.lexists(self.path) and not _is_artifact(self.path):
             what = f"{self.path}: is there already and is no artifact; it is not replaced"
             raise CompileError(Diagnostic("TS0720", what, fixes=("choose another name, or remove it",)))
+
+
+def _claimed(folder: Path) -> int | None:
+    """A descriptor that holds the folder until it is closed, by the end of the process at the latest; None where another one holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system that has no locks
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _is_artifact(path: Path) -> bool:
