@@ -46,8 +46,12 @@ Own = tuple[int, int, int, int]
 
 def own_sequences(spans: Tensor, lengths: Tensor, rows: int, shard: int) -> list[Own]:
     """The sequences with rows among this rank's, which are the step's from `shard * rows` on."""
-    here = (spans - shard * rows).clamp_(0, rows)
-    return [(s, *span, n) for s, (span, n) in enumerate(zip(here.tolist(), lengths.tolist(), strict=True)) if span[0] < span[1]]
+    begin, end = shard * rows, (shard + 1) * rows
+    found = []
+    for sequence, ((first, last), length) in enumerate(zip(spans.tolist(), lengths.tolist(), strict=True)):
+        if (own := max(first, begin)) < (past := min(last, end)):
+            found.append((sequence, own - begin, past - begin, length))
+    return found
 
 
 def clear_unclaimed(out: Tensor, sequences: Sequence[Own]) -> None:

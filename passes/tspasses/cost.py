@@ -11,7 +11,7 @@ from tsc.mesh import Mesh
 from tsc.program import Operation
 from tsc.types import PAGES, Placement, Shape
 from tspasses.topology import Topology
-from tspasses.transitions import COLLECTIVES, Move
+from tspasses.transitions import Move
 
 DTYPE_BYTES: Mapping[str, int] = {"bf16": 2, "f16": 2, "f32": 4, "f64": 8, "i32": 4, "i64": 8}
 NOMINAL = 4096
@@ -52,8 +52,6 @@ def payload(shape: Shape, mesh: Mesh, placement: Placement, move: Move, dtype: s
 def seconds(move: Move, ranks: int, payload_bytes: float, topology: Topology) -> float:
     """A measurement of the topology where it has one, else ring or one-shot all-reduce, whichever is faster, and rings for the others.
     Not of local moves: see `copy_seconds`."""
-    if move.kind not in COLLECTIVES:
-        return 0.0
     measured = topology.measured(move.kind, ranks, payload_bytes)
     if measured is not None:
         return measured

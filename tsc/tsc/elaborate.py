@@ -10,7 +10,7 @@ from tsc.declarations import Declarations, formatted
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.expressions import Expressions, Tensor, error_at
 from tsc.mesh import Mesh
-from tsc.program import CacheDeclaration, Instance, Operation, TypedModel, Value, WeightDeclaration
+from tsc.program import CacheDeclaration, Instance, Operation, TypedModel, Value, ValueKind, WeightDeclaration
 from tsc.signatures import Signature
 from tsc.spans import Span
 from tsc.static import UNKNOWN, Static
@@ -133,8 +133,8 @@ class _Body(Expressions):
             )
         if self.module.is_entry and any(place is not None for place in placement):
             raise error_at("TS0215", f"a step brings the same `{parameter.name}` to every rank", parameter.span)
-        kind = "step" if self.module.is_entry else "parameter"
-        value = self.add_value(Value(parameter.name, kind, shape, parameter.span, placement))  # type: ignore[arg-type]
+        kind: ValueKind = "step" if self.module.is_entry else "parameter"
+        value = self.add_value(Value(parameter.name, kind, shape, parameter.span, placement))
         self.instance.parameters.append(value)
         self.scope[parameter.name] = Tensor(value)
 

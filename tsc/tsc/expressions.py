@@ -144,7 +144,7 @@ class Expressions:
         if expr.operator == "/" and number == 0:
             raise error_at("TS0210", "this divides by 0", expr.span)
         try:
-            factor: Static = number if number is UNKNOWN else float(number) ** (1 if expr.operator == "*" else -1)  # type: ignore[arg-type]
+            factor: Static = float(number) ** (1 if expr.operator == "*" else -1) if isinstance(number, int | float) else number
         except OverflowError:
             raise error_at("TS0210", "this number is too large", expr.span) from None
         assert isinstance(tensor, Tensor)

@@ -16,7 +16,7 @@ KEYS = ("module", "kind", "axis", "before", "after", "bytes_per_row", "row", "ti
 def read_plan(path: Path) -> dict[str, Any]:
     """A plan that `tsc plan --json` wrote. Raises CompileError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for item in found["items"]:
             for key in KEYS:
                 item[key]
@@ -24,7 +24,7 @@ def read_plan(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__} {error}"
         fix = "give a file that `tsc plan ... --json` wrote"
         raise CompileError(Diagnostic("TS0508", f"--diff: `{path}` is no plan: {reason}", fixes=(fix,))) from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def diff(plan: Mapping[str, Any], other: Mapping[str, Any], name: str) -> tuple[str, bool]:
