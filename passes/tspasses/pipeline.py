@@ -38,10 +38,17 @@ def compile_graphs(plans: Sequence[PlacedModel], target: Target, progress: Calla
         program = lower(placed)
         verify(program, "lower")
         programs.append(program)
-    groups = common_groups([Simplify().run(lower(placed)) for placed in plans]) if len(plans) > 1 else None
-    for step in passes(target, groups):
+
+    def run(step: Pass) -> None:
         progress(step.name)
         for index, program in enumerate(programs):
             programs[index] = step.run(program)
             verify(programs[index], step.name)
+
+    first, *rest = passes(target)
+    run(first)
+    if len(programs) > 1:
+        _, *rest = passes(target, common_groups(programs))
+    for step in rest:
+        run(step)
     return programs

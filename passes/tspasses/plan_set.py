@@ -47,12 +47,12 @@ def plan_set(typed: TypedModel, options: Options, largest: int = LARGEST, progre
     return _buckets(exact, largest)
 
 
-def coarse_plan_set(
-    typed: TypedModel, options: Options, largest: int = LARGEST // 4, progress: Progress = lambda tokens: None
-) -> Sequence[Bucket]:
-    """The buckets of plans that differ at powers of four: few placings, and near enough where two plans cost about the same."""
+def coarse_plan_set(placed: PlacedModel, largest: int = LARGEST // 4, progress: Progress = lambda tokens: None) -> Sequence[Bucket]:
+    """The buckets of plans that differ at powers of four: few placings, and near enough where two plans cost about the same. `placed`: the
+    model at one token."""
     points = [4**i for i in range(16) if 4**i <= largest]
-    return _buckets(_changes(typed, _placing(typed, options, progress), points), largest)
+    at = _placing(placed.typed, placed.options, progress)
+    return _buckets(_changes(placed.typed, lambda tokens: placed if tokens == placed.options.tokens else at(tokens), points), largest)
 
 
 def _placing(typed: TypedModel, options: Options, progress: Progress) -> Callable[[int], PlacedModel]:

@@ -47,7 +47,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
     placed = place_model(model, config, request.mesh or {}, options)
     if checkpoint is not None:
         match_checkpoint(placed.typed, checkpoint)
-    buckets = coarse_plan_set(placed.typed, options, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
+    buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
     programs = compile_graphs([b.placed for b in buckets], target, lambda name: progress(name, 0, 1))
     mesh, weights = placed.mesh, stored_weights(programs[0])
     for program in programs[1:]:
