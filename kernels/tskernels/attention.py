@@ -26,12 +26,13 @@ def attention(
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     dtype = compute_dtype(q.dtype)
     for sequence, first, last, length in own_sequences(spans, lengths, len(q), shard):
-        pages = tables[sequence, : -(-length // cache.shape[1])]
-        keys, values = cache[pages].flatten(0, 1)[:length].to(dtype).unbind(1)
+        begin = oldest_key(last - first, length, window) // cache.shape[1] * cache.shape[1]
+        pages = tables[sequence, begin // cache.shape[1] : -(-length // cache.shape[1])]
+        keys, values = cache[pages].flatten(0, 1)[: length - begin].to(dtype).unbind(1)
         scores = torch.einsum("ikge,jke->kgij", q[first:last].to(dtype), keys) * scale
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
-        distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(length)
+        distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(begin, length)
         seen = distance >= 0
         if window:
             seen &= distance < window
@@ -52,6 +53,11 @@ def own_sequences(spans: Tensor, lengths: Tensor, rows: int, shard: int) -> list
         if (own := max(first, begin)) < (past := min(last, end)):
             found.append((sequence, own - begin, past - begin, length))
     return found
+
+
+def oldest_key(num_new: int, length: int, window: int) -> int:
+    """The position that the first of a sequence's new tokens sees back to. Pages wholly before it are another sequence's by now."""
+    return max(0, length - num_new - window + 1) if window else 0
 
 
 def clear_unclaimed(out: Tensor, sequences: Sequence[Own]) -> None:
@@ -84,8 +90,7 @@ def attention_torch(
     clear_unclaimed(out, sequences)
     for sequence, first, last, length in sequences:
         num_new = last - first
-        # The oldest key that the first query sees; pages wholly before it are not read.
-        oldest = max(0, length - num_new - window + 1) if window else 0
+        oldest = oldest_key(num_new, length, window)
         page = oldest // page_size
         gathered = cache.index_select(0, tables[sequence, page : -(-length // page_size)])
         keys, values = gathered.flatten(0, 1)[oldest - page * page_size : length - page * page_size].unbind(1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from tskernels.attention import Own, clear_unclaimed, own_sequences
+from tskernels.attention import Own, clear_unclaimed, oldest_key, own_sequences
 from tskernels.cost import append_bound, latent_attention_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import inplace_op, kernel, op
@@ -52,11 +52,13 @@ def latent_attention(
 
 
 def _rows(sequences: Sequence[Own], cache: Tensor, tables: Tensor, window: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Of each sequence: the bounds of its new tokens, all its rows [J, W], and which of them each new token sees, bool[N, J]."""
+    """Of each sequence: the bounds of its new tokens, its rows [J, W] from the first page on that the window reaches, and which of them
+    each new token sees, bool[N, J]."""
     for sequence, first, last, length in sequences:
-        pages = tables[sequence, : -(-length // cache.shape[1])]
-        rows = cache.index_select(0, pages).flatten(0, 1)[:length]
-        distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(length)
+        begin = oldest_key(last - first, length, window) // cache.shape[1] * cache.shape[1]
+        pages = tables[sequence, begin // cache.shape[1] : -(-length // cache.shape[1])]
+        rows = cache.index_select(0, pages).flatten(0, 1)[: length - begin]
+        distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(begin, length)
         seen = distance >= 0
         if window:
             seen &= distance < window

@@ -16,7 +16,7 @@ from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, out
 from tsc.spans import Span
 from tspasses.plan_memory import is_alias, row_bytes
 
-FORMAT = 2
+FORMAT = 3
 
 
 def emit(plans: Sequence[tuple[int, Program]]) -> dict[str, Any]:
@@ -61,14 +61,18 @@ def _graph(program: Program, name: str, graph: torch.fx.Graph, names: Mapping[st
 def _input(program: Program, node: torch.fx.Node, *, is_entry: bool) -> dict[str, Any]:
     kind: Input = node.meta["input"]
     type_ = type_of(node)
-    found = {
+    found: dict[str, Any] = {
         "name": node.name,
         "kind": kind.kind,
         "dtype": type_.dtype,
         "shape": list(type_.local(program.mesh)),
         "type": type_.text(program.mesh),
     }
-    if kind.kind == "coordinate":
+    if kind.kind == "step":
+        found["step"] = kind.name
+    if kind.kind in ("step", "cache"):
+        found["window"] = kind.window
+    elif kind.kind == "coordinate":
         found["axis"] = "*".join(kind.axes)
     elif kind.kind == "weight" and is_entry:
         found["tensor"] = kind.tensor("")

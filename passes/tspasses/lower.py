@@ -7,13 +7,14 @@ Does not: choose anything. Every decision was the placement search's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch.fx
 
 from tsc.elaborate import STEP_INPUTS
-from tsc.graph import CallBinding, Input, NodeType, Program, WeightPart, target_of
+from tsc.graph import CallBinding, Input, NodeType, Program, WeightPart, step_name, target_of, window_of
 from tsc.program import CallTarget, Operation, Value
 from tsc.spans import Span
 from tsc.types import Factor, Placement, Shape
@@ -42,8 +43,8 @@ Key = tuple[int, Placement]
 
 
 def _free(name: str) -> str:
-    """A node name that no step input has: those are known to the runtime by name."""
-    return f"{name}_value" if name in STEP_SHAPES or name in STEP_INPUTS else name
+    """A node name that no step input has: those have names that follow from what they are."""
+    return f"{name}_value" if re.sub(r"_w\d+$", "", name) in (*STEP_SHAPES, *STEP_INPUTS) else name
 
 
 class _Lowering:
@@ -54,7 +55,7 @@ class _Lowering:
         self.is_entry = name == placed.typed.entry
         self.root = placed.instances[name]
         self.graph = torch.fx.Graph()
-        self.steps: dict[str, torch.fx.Node] = {}
+        self.steps: dict[tuple[str, int], torch.fx.Node] = {}
         self.coordinates: dict[tuple[str, ...], torch.fx.Node] = {}
         self.none: Placement = (None,) * len(self.mesh.active)
 
@@ -66,7 +67,7 @@ class _Lowering:
             kind = Input("step", name=value.name) if is_step else Input("value")
             node = self._placeholder(value.name, kind, self._type(value.shape, self.root.placements[index]), value.span)
             if kind.kind == "step":
-                self.steps[value.name] = node
+                self.steps[value.name, 0] = node
             arguments[index] = node
         result = self._inline(self.root, arguments, "")
         if result.op == "placeholder":  # a graph's result has storage of its own
@@ -128,7 +129,7 @@ class _Lowering:
                 attributes = {name: operation.attributes[name] for name in ("start", "length", "dim")}
                 return self._node("narrow", (x,), attributes, result, operation.span, value.name)
             case "cache_append" | "latent_append":
-                slots = self._step("slots", operation.span)
+                slots = self._step("slots", window_of(operands[0]), operation.span)
                 if axes := self._axes_of(operands[0], 0):
                     split = tuple(0 if a.name in axes else None for a in self.mesh.active)
                     own = NodeType(slots.meta["type"].shape, split)
@@ -136,7 +137,8 @@ class _Lowering:
                 return self._node(operation.op, (*operands, slots), {}, result, operation.span, value.name)
             case "attention" | "latent_attention":
                 axes = self._axes_of(operands[0], 0)
-                steps = [self._step(n, operation.span) for n in ("spans", "lengths", "tables")]
+                steps = [self._step(n, 0, operation.span) for n in ("spans", "lengths")]
+                steps.append(self._step("tables", operation.attributes["window"], operation.span))
                 which = {} if axes else {"shard": 0}
                 if axes:
                     steps.append(self._coordinate(axes, operation.span))
@@ -160,7 +162,7 @@ class _Lowering:
         for node in inputs[len(parameters) :]:
             kind: Input = node.meta["input"]
             if kind.kind == "step":
-                passed.append(self._step(kind.name, operation.span))
+                passed.append(self._step(kind.name, kind.window, operation.span))
             elif kind.kind == "coordinate":
                 passed.append(self._coordinate(kind.axes, operation.span))
         node = self.graph.create_node("call_module", target.instance, tuple(passed), {}, name=_free(value.name))
@@ -230,10 +232,12 @@ class _Lowering:
         kind = self._type(value.shape, placed.placements[index])
         return self._placeholder(value.name, Input("weight", parts=(WeightPart(tensor, kind),)), kind, value.span)
 
-    def _step(self, name: str, span: Span) -> torch.fx.Node:
-        if name not in self.steps:
-            self.steps[name] = self._placeholder(name, Input("step", name=name), NodeType(STEP_SHAPES[name], self.none), span)
-        return self.steps[name]
+    def _step(self, name: str, window: int, span: Span) -> torch.fx.Node:
+        """window: of the caches that slots and tables are about."""
+        if (name, window) not in self.steps:
+            kind = Input("step", name=name, window=window)
+            self.steps[name, window] = self._placeholder(step_name(name, window), kind, NodeType(STEP_SHAPES[name], self.none), span)
+        return self.steps[name, window]
 
     def _coordinate(self, axes: tuple[str, ...], span: Span) -> torch.fx.Node:
         if axes not in self.coordinates:

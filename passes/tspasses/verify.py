@@ -12,7 +12,20 @@ from typing import Any
 
 import torch.fx
 
-from tsc.graph import GraphType, Input, JoinedType, NodeType, Program, node_type, op_of, operands, output_node, type_of
+from tsc.graph import (
+    CACHE_WRITES,
+    GraphType,
+    Input,
+    JoinedType,
+    NodeType,
+    Program,
+    node_type,
+    op_of,
+    operands,
+    output_node,
+    type_of,
+    window_of,
+)
 from tsc.mesh import Mesh
 from tsc.signatures import rules
 from tsc.stdlib import BUILTINS, Mismatch
@@ -78,6 +91,8 @@ def _check_call(program: Program, node: torch.fx.Node) -> None:
         raise VerificationError(f"{len(passed)} operands for {len(bound)} inputs")
     for parameter, operand in zip(bound, passed, strict=True):
         _same(program.mesh, type_of(operand), type_of(parameter), f"input {parameter.name}")
+        if parameter.meta["input"].window:
+            _check_step_input(operand, parameter.meta["input"].name, parameter.meta["input"].window)
     _same(program.mesh, type_of(node), type_of(output_node(callee)), "the result")
 
 
@@ -93,8 +108,31 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
     elif isinstance(result, JoinedType):
         _check_joined_linear(mesh, node, result)
     else:
+        if op in CACHE_WRITES:
+            _check_step_input(operands(node)[-1], "slots", window_of(node))
+        elif BUILTINS[op].windowed:
+            _check_window(node, op)
         types = [node_type(n) for n in operands(node)]
         _check_rule(mesh, op, types[: len(BUILTINS[op].tensors)], node_type(node), node.kwargs)
+
+
+def _check_window(node: torch.fx.Node, op: str) -> None:
+    """What reads a cache sees the cache's window, through the block tables of that window's pages."""
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = {name: a for name, a in zip(names, node.args, strict=False) if isinstance(a, torch.fx.Node)}
+    window = window_of(given["cache"])
+    if node.kwargs["window"] != window:
+        raise VerificationError(f"{op} sees a window of {node.kwargs['window']}, and its cache has {window}")
+    _check_step_input(given["tables"], "tables", window)
+
+
+def _check_step_input(node: torch.fx.Node, name: str, window: int) -> None:
+    """The node is a step input, or a rank's part of one."""
+    while node.op != "placeholder":
+        node = operands(node)[0]
+    kind: Input = node.meta["input"]
+    if (kind.kind, kind.name, kind.window) != ("step", name, window):
+        raise VerificationError(f"%{node.name} is given for the step's {name} of window {window}")
 
 
 def _check_rule(mesh: Mesh, op: str, types: list[NodeType], result: NodeType, attributes: Mapping[str, Any]) -> None:

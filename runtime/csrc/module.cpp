@@ -1,4 +1,4 @@
-// Binds the scheduler as tsrun._core.
+// Binds the scheduler as tsrun._core. What the calls mean is in tsrun/_core.pyi.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -16,12 +16,14 @@
 
 namespace py = pybind11;
 using namespace py::literals;
-using tsrun::RequestId, tsrun::Scheduler, tsrun::StepId, tsrun::StepPlan, tsrun::Token;
+using tsrun::RequestId, tsrun::Scheduler, tsrun::StepId, tsrun::StepPlan, tsrun::Token, tsrun::TransferId,
+    tsrun::UserId;
 
 namespace {
 
 // Not forcecast: ids of another width or floats are an error, not a conversion.
-using Tokens = py::array_t<Token, py::array::c_style>;
+using Ints = py::array_t<std::int32_t, py::array::c_style>;
+using Pairs = std::vector<std::pair<std::int32_t, std::int32_t>>;
 
 // The Python StepPlan: it keeps the scheduler alive, and refuses to show arrays that a later step has overwritten.
 struct PlanView {
@@ -31,9 +33,9 @@ struct PlanView {
   const StepPlan& plan() const { return scheduler->outstanding(step); }
 };
 
-std::span<const Token> flat(const Tokens& tokens, const char* name) {
-  if (tokens.ndim() != 1) throw std::invalid_argument(std::string(name) + " must have one dimension");
-  return {tokens.data(), static_cast<std::size_t>(tokens.size())};
+std::span<const std::int32_t> flat(const Ints& values, const char* name) {
+  if (values.ndim() != 1) throw std::invalid_argument(std::string(name) + " must have one dimension");
+  return {values.data(), static_cast<std::size_t>(values.size())};
 }
 
 // An array over the scheduler's memory; `owner`, its base, keeps that memory. Writeable, since torch warns of arrays
@@ -50,14 +52,103 @@ py::array vector_of(const py::object& self) {
   return show<Shown>(values, self, {static_cast<py::ssize_t>(values.size())});
 }
 
-py::array spans_of(const py::object& self) {
-  const StepPlan& plan = self.cast<const PlanView&>().plan();
-  return show<std::int32_t>(plan.spans, self, {static_cast<py::ssize_t>(plan.requests.size()), 2});
+// [values / width, width]
+template <auto Member, py::ssize_t width>
+py::array rows_of(const py::object& self) {
+  const auto& values = self.cast<const PlanView&>().plan().*Member;
+  return show<std::int32_t>(values, self, {static_cast<py::ssize_t>(values.size()) / width, width});
 }
 
-py::array tables_of(const py::object& self) {
+py::array slots_of(const py::object& self) {
   const StepPlan& plan = self.cast<const PlanView&>().plan();
-  return show<std::int32_t>(plan.tables, self, {static_cast<py::ssize_t>(plan.requests.size()), plan.table_width});
+  const auto num_tokens = static_cast<py::ssize_t>(plan.ids.size());
+  return show<std::int32_t>(plan.slots, self, {static_cast<py::ssize_t>(plan.slots.size()) / num_tokens, num_tokens});
+}
+
+py::array copied(const std::vector<std::int32_t>& values, std::vector<py::ssize_t> shape) {
+  return py::array(py::dtype::of<std::int32_t>(), std::move(shape), values.data());
+}
+
+std::shared_ptr<Scheduler> make(std::int32_t num_pages, std::int32_t page_size, std::int32_t max_sequences,
+                                std::int32_t max_step_tokens, std::int32_t max_context, const Pairs& windows,
+                                const Pairs& states, std::int32_t num_rank_groups, const Pairs& paddings,
+                                std::int32_t num_host_pages, std::int32_t depth, bool prefix_cache,
+                                std::uint64_t name_space, bool events, double aging_seconds, double floor) {
+  tsrun::CacheLayout caches{page_size, {{tsrun::CacheKind::full, num_pages}}};
+  for (const auto& [extent, pages] : windows) caches.groups.push_back({tsrun::CacheKind::window, pages, extent});
+  for (const auto& [extent, pages] : states) caches.groups.push_back({tsrun::CacheKind::state, pages, extent});
+  std::vector<tsrun::Padding> given;
+  for (const auto& [tokens, multiple] : paddings) given.push_back({tokens, multiple});
+  const tsrun::Limits limits{std::move(caches), max_sequences, max_step_tokens, max_context, num_rank_groups,
+                             num_host_pages,    depth};
+  return std::make_shared<Scheduler>(limits, tsrun::Policy{prefix_cache, name_space, events, aging_seconds, floor},
+                                     std::move(given));
+}
+
+void submit(Scheduler& self, std::int64_t request, const Ints& prompt, std::int32_t max_new_tokens, std::int64_t user,
+            std::int32_t priority, double deadline, std::uint64_t salt, std::int32_t device_drafts, bool needs_token,
+            double now) {
+  const std::span<const Token> tokens = flat(prompt, "prompt");
+  const py::gil_scoped_release release;
+  self.submit(RequestId{request}, tokens, max_new_tokens,
+              {UserId{user}, priority, deadline, salt, device_drafts, needs_token}, now);
+}
+
+std::optional<PlanView> plan(const std::shared_ptr<Scheduler>& self, double now) {
+  const py::gil_scoped_release release;
+  const StepPlan* planned = self->plan(now);
+  if (planned == nullptr) return std::nullopt;
+  return PlanView{self, planned->step};
+}
+
+void commit(Scheduler& self, std::int64_t step, const Ints& tokens, const std::optional<Ints>& counts, double now) {
+  const std::span<const Token> made = flat(tokens, "tokens");
+  std::optional<std::span<const std::int32_t>> each;
+  if (counts) each = flat(*counts, "counts");
+  const py::gil_scoped_release release;
+  self.commit(StepId{step}, made, each, now);
+}
+
+py::list transfers(Scheduler& self) {
+  py::list started;
+  for (const tsrun::Transfer* transfer : self.take_transfers()) {
+    std::vector<std::int32_t> pairs;
+    for (const auto& [device, host] : transfer->pairs) pairs.insert(pairs.end(), {number(device), number(host)});
+    const char* kind = transfer->kind == tsrun::Transfer::Kind::store ? "store" : "load";
+    started.append(py::make_tuple(number(transfer->id), kind, number(transfer->ranks),
+                                  copied(pairs, {static_cast<py::ssize_t>(pairs.size()) / 2, 2})));
+  }
+  return started;
+}
+
+py::list page_events(Scheduler& self) {
+  py::list events;
+  for (const tsrun::PageEvent& event : self.take_events()) {
+    events.append(py::make_tuple(event.stored ? "stored" : "removed", number(event.ranks), event.hash, event.parent,
+                                 copied(event.tokens, {static_cast<py::ssize_t>(event.tokens.size())})));
+  }
+  return events;
+}
+
+py::list ended(Scheduler& self) {
+  py::list all;
+  for (const auto& [request, why] : self.take_ended()) all.append(py::make_tuple(number(request), why));
+  return all;
+}
+
+py::list transitions() {
+  py::list all;
+  for (std::size_t state = 0; state + 1 < tsrun::num_states; ++state) {
+    for (std::size_t event = 0; event < tsrun::num_events; ++event) {
+      const auto from = static_cast<tsrun::State>(state);
+      const auto seen = static_cast<tsrun::Event>(event);
+      const std::optional<tsrun::Edge> edge = tsrun::find_edge(from, seen);
+      const char* next = edge ? tsrun::state_names[static_cast<std::size_t>(edge->to)] : "";
+      const std::string_view why = edge ? edge->meaning : tsrun::reason_against(from, seen);
+      all.append(py::make_tuple(tsrun::state_names[state], tsrun::event_names[event], next, std::string(why)));
+    }
+  }
+  return all;
 }
 
 }  // namespace
@@ -66,53 +157,67 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The scheduler: which tokens of which requests run in the next step.";
 
   py::class_<PlanView>(module, "StepPlan")
-      .def_property_readonly("step", [](const PlanView& view) { return static_cast<std::int64_t>(view.step); })
+      .def_property_readonly("step", [](const PlanView& view) { return number(view.step); })
       .def_property_readonly("requests", &vector_of<&StepPlan::requests, std::int64_t>)
       .def_property_readonly("ids", &vector_of<&StepPlan::ids, std::int32_t>)
       .def_property_readonly("positions", &vector_of<&StepPlan::positions, std::int32_t>)
-      .def_property_readonly("slots", &vector_of<&StepPlan::slots, std::int32_t>)
-      .def_property_readonly("spans", &spans_of)
+      .def_property_readonly("slots", &slots_of)
+      .def_property_readonly("spans", &rows_of<&StepPlan::spans, 2>)
       .def_property_readonly("lengths", &vector_of<&StepPlan::lengths, std::int32_t>)
       .def_property_readonly("last", &vector_of<&StepPlan::last, std::int32_t>)
-      .def_property_readonly("tables", &tables_of)
-      .def_property_readonly("samples", &vector_of<&StepPlan::samples, bool>);
+      .def_property_readonly("samples", &vector_of<&StepPlan::samples, bool>)
+      .def_property_readonly("follows", &vector_of<&StepPlan::follows, std::int32_t>)
+      .def_property_readonly("table_rows", &vector_of<&StepPlan::table_rows, std::int32_t>)
+      .def_property_readonly("table_updates", &rows_of<&StepPlan::table_updates, 4>)
+      .def_property_readonly("copies", &rows_of<&StepPlan::copies, 3>);
 
   py::class_<Scheduler, std::shared_ptr<Scheduler>>(module, "Scheduler")
-      .def(py::init([](std::int32_t num_pages, std::int32_t page_size, std::int32_t max_sequences,
-                       std::int32_t max_step_tokens, std::int32_t max_context, std::int32_t num_groups,
-                       const std::vector<std::pair<std::int32_t, std::int32_t>>& paddings) {
-             std::vector<tsrun::Padding> given;
-             for (const auto& [tokens, multiple] : paddings) given.push_back({tokens, multiple});
-             return std::make_shared<Scheduler>(
-                 tsrun::Limits{num_pages, page_size, max_sequences, max_step_tokens, max_context, num_groups},
-                 std::move(given));
-           }),
-           py::kw_only(), "num_pages"_a, "page_size"_a, "max_sequences"_a, "max_step_tokens"_a, "max_context"_a,
-           "num_groups"_a = 1, "paddings"_a = py::list())
+      .def(py::init(&make), py::kw_only(), "num_pages"_a, "page_size"_a, "max_sequences"_a, "max_step_tokens"_a,
+           "max_context"_a, "windows"_a = py::tuple(), "states"_a = py::tuple(), "num_rank_groups"_a = 1,
+           "paddings"_a = py::tuple(), "num_host_pages"_a = 0, "depth"_a = 1, "prefix_cache"_a = true,
+           "namespace"_a = 0, "events"_a = false, "aging_seconds"_a = 30.0, "floor"_a = 0.0)
       .def(
-          "submit",
-          [](Scheduler& self, std::int64_t request, const Tokens& prompt, std::int32_t max_new_tokens) {
-            self.submit(RequestId{request}, flat(prompt, "prompt"), max_new_tokens);
+          "refusal",
+          [](const Scheduler& self, std::int64_t prompt_tokens,
+             std::int64_t max_new_tokens) -> std::optional<std::string> {
+            std::string why = self.refusal(prompt_tokens, max_new_tokens);
+            if (why.empty()) return std::nullopt;
+            return why;
           },
-          "request"_a, "prompt"_a, "max_new_tokens"_a)
+          "prompt_tokens"_a, "max_new_tokens"_a)
+      .def("submit", &submit, "request"_a, "prompt"_a, "max_new_tokens"_a, py::kw_only(), "user"_a = 0,
+           "priority"_a = 0, "deadline"_a = tsrun::never, "salt"_a = 0, "device_drafts"_a = 0, "needs_token"_a = false,
+           "now"_a = 0.0)
+      .def(
+          "draft",
+          [](Scheduler& self, std::int64_t request, const Ints& tokens) {
+            self.draft(RequestId{request}, flat(tokens, "tokens"));
+          },
+          "request"_a, "tokens"_a)
       .def(
           "abort", [](Scheduler& self, std::int64_t request) { self.abort(RequestId{request}); }, "request"_a)
       .def(
           "finish", [](Scheduler& self, std::int64_t request) { self.finish(RequestId{request}); }, "request"_a)
-      .def("plan",
-           [](const std::shared_ptr<Scheduler>& self) -> std::optional<PlanView> {
-             const StepPlan* plan = self->plan();
-             if (plan == nullptr) return std::nullopt;
-             return PlanView{self, plan->step};
-           })
+      .def("drain", &Scheduler::drain)
+      .def("plan", &plan, "now"_a = 0.0)
+      .def("commit", &commit, "step"_a, "tokens"_a, "counts"_a = py::none(), py::kw_only(), "now"_a = 0.0)
       .def(
-          "commit",
-          [](Scheduler& self, std::int64_t step, const Tokens& tokens) {
-            self.commit(StepId{step}, flat(tokens, "tokens"));
-          },
-          "step"_a, "tokens"_a)
+          "fail", [](Scheduler& self, std::int64_t step) { self.fail(StepId{step}); }, "step"_a)
+      .def("ended", &ended)
+      .def(
+          "cached_tokens",
+          [](const Scheduler& self, std::int64_t request) { return self.cached_tokens(RequestId{request}); },
+          "request"_a)
+      .def("transfers", &transfers)
+      .def(
+          "transferred",
+          [](Scheduler& self, std::int64_t transfer, bool ok) { self.transferred(TransferId{transfer}, ok); },
+          "transfer"_a, "ok"_a)
+      .def("page_events", &page_events)
+      .def_static("transitions", &transitions)
       .def_property_readonly("num_waiting", &Scheduler::num_waiting)
       .def_property_readonly("num_running", &Scheduler::num_running)
       .def_property_readonly("num_free_pages", &Scheduler::num_free_pages)
+      .def_property_readonly("num_cached_pages", &Scheduler::num_cached_pages)
       .def_property_readonly("preemptions", &Scheduler::preemptions);
 }

@@ -4,55 +4,77 @@ namespace tsrun {
 
 namespace {
 
-// Moves the state out of its storage: what the caller left behind owns nothing, the local's pages return here.
-template <typename State>
-RequestId end(State&& state) {
-  const State last = std::move(state);
-  return last.request.id();
+template <typename S>
+RequestOwner give_back(S&& state, Landed landed) {
+  const SeatOwner seat = std::move(state.seat);  // its slot goes back here
+  seat->pages.give_back(landed);
+  return std::move(state.request);
 }
 
-template <typename State>
-Waiting take_back(State&& state) {
-  State last = std::move(state);
-  return Waiting{std::move(last.request)};
+template <typename S>
+Ended end(S&& state) {
+  const RequestOwner request = std::move(state.request);
+  return Ended{request->id()};
+}
+
+template <typename S>
+Ended end(S&& state, Landed landed) {
+  return Ended{give_back(std::forward<S>(state), landed)->id()};
 }
 
 }  // namespace
 
-Prefilling admit(Waiting&& state, PageTable&& pages) {
-  return Prefilling{std::move(state.request), std::move(pages), 0};
+Prefilling admit(Waiting&& state, SeatOwner seat) { return {std::move(state.request), std::move(seat)}; }
+Prefilling admit(Preempted&& state, SeatOwner seat) { return {std::move(state.request), std::move(seat)}; }
+Loading load(Waiting&& state, SeatOwner seat) { return {std::move(state.request), std::move(seat)}; }
+Loading load(Preempted&& state, SeatOwner seat) { return {std::move(state.request), std::move(seat)}; }
+
+Prefilling loaded(Loading&& state, std::int32_t num_cached) {
+  state.seat->num_cached = num_cached;
+  return {std::move(state.request), std::move(state.seat)};
 }
+Prefilling load_failed(Loading&& state) { return {std::move(state.request), std::move(state.seat)}; }
 
 Prefilling fill(Prefilling&& state, std::int32_t num_cached) {
-  state.num_cached = num_cached;
+  state.seat->num_cached = num_cached;
   return std::move(state);
 }
 
 Decoding start_decoding(Prefilling&& state, Token token) {
-  state.request.append(token);
-  return Decoding{std::move(state.request), std::move(state.pages)};
+  state.seat->num_cached = state.request->length();
+  state.request->append({&token, 1});
+  return {std::move(state.request), std::move(state.seat)};
 }
 
-Decoding decode(Decoding&& state, Token token) {
-  state.request.append(token);
+Decoding decode(Decoding&& state, std::span<const Token> tokens) {
+  state.request->append(tokens);
+  state.seat->num_cached = state.request->length() - 1;
   return std::move(state);
 }
 
-Waiting preempt(Prefilling&& state) { return take_back(std::move(state)); }
-Waiting preempt(Decoding&& state) { return take_back(std::move(state)); }
-
-RequestId finish(Decoding&& state) { return end(std::move(state)); }
-
-RequestId drop(Waiting&& state) { return end(std::move(state)); }
-RequestId drop(Prefilling&& state) { return end(std::move(state)); }
-RequestId drop(Decoding&& state) { return end(std::move(state)); }
-
-Draining drain(Prefilling&& state) { return Draining{state.request.id(), std::move(state.pages)}; }
-Draining drain(Decoding&& state) { return Draining{state.request.id(), std::move(state.pages)}; }
-
-RequestId release(Draining&& state) {
-  const Draining last = std::move(state);
-  return last.id;
+Prefilling rewind(Prefilling&& state) {
+  state.seat->flights.crash();
+  return std::move(state);
 }
+Decoding rewind(Decoding&& state) {
+  state.seat->flights.crash();
+  return std::move(state);
+}
+
+Preempted preempt(Prefilling&& state, Landed landed) { return {give_back(std::move(state), landed)}; }
+Preempted preempt(Decoding&& state, Landed landed) { return {give_back(std::move(state), landed)}; }
+
+Ended finish(Decoding&& state, Landed landed) { return end(std::move(state), landed); }
+Ended finish(Preempted&& state) { return end(std::move(state)); }
+Ended abort(Waiting&& state) { return end(std::move(state)); }
+Ended abort(Preempted&& state) { return end(std::move(state)); }
+Ended abort(Prefilling&& state, Landed landed) { return end(std::move(state), landed); }
+Ended abort(Decoding&& state, Landed landed) { return end(std::move(state), landed); }
+
+Finishing leave(Loading&& state) { return {std::move(state.request), std::move(state.seat)}; }
+Finishing leave(Prefilling&& state) { return {std::move(state.request), std::move(state.seat)}; }
+Finishing leave(Decoding&& state) { return {std::move(state.request), std::move(state.seat)}; }
+
+Ended release(Finishing&& state, Landed landed) { return end(std::move(state), landed); }
 
 }  // namespace tsrun

@@ -1,105 +1,233 @@
 // The states of a request. A state owns what it may use; an edge consumes one state and returns the next.
+// The table of the whole machine is in transitions.hpp; transition_check.cpp holds these functions to it.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "block_hash.hpp"
+#include "flights.hpp"
 #include "ids.hpp"
 #include "page_table.hpp"
+#include "slots.hpp"
+#include "token_buffers.hpp"
+#include "transitions.hpp"
 
 namespace tsrun {
 
-// What every state carries: the prompt, the tokens made so far, and how many may be made. Move-only, so it is in one
-// state.
+// What every state carries: the prompt, the tokens made so far, how many may be made, and the hashes of full pages.
 class Request {
  public:
-  Request(RequestId id, std::vector<Token> prompt, std::int32_t max_new_tokens)
-      : id_(id), tokens_(std::move(prompt)), max_length_(length() + max_new_tokens) {}
-  Request(Request&&) = default;
-  Request& operator=(Request&&) = default;
+  Request(RequestId id, std::span<const Token> prompt, std::int32_t max_new_tokens, std::uint64_t salt,
+          std::uint64_t root, TokenBuffers* buffers)
+      : id_(id),
+        salt_(salt),
+        root_(root),
+        prompt_length_(static_cast<std::int32_t>(prompt.size())),
+        max_length_(prompt_length_ + max_new_tokens),
+        buffers_(buffers),
+        tokens_(buffers->take(static_cast<std::size_t>(max_length_))) {  // all of them, so that no step allocates
+    tokens_.assign(prompt.begin(), prompt.end());
+  }
+  Request(const Request&) = delete;
+  Request& operator=(const Request&) = delete;
+  ~Request() { buffers_->give(std::move(tokens_)); }
 
   RequestId id() const { return id_; }
+  std::uint64_t salt() const { return salt_; }
   std::int32_t length() const { return static_cast<std::int32_t>(tokens_.size()); }
-  Token token(std::int32_t position) const { return tokens_[static_cast<std::size_t>(position)]; }
-  bool is_complete() const { return length() == max_length_; }
+  std::int32_t prompt_length() const { return prompt_length_; }
+  std::int32_t max_length() const { return max_length_; }
+  bool is_complete() const { return length() >= max_length_; }
+  std::span<const Token> tokens() const { return tokens_; }
+  std::span<const Token> page(std::int32_t index, std::int32_t page_size) const {
+    return tokens().subspan(static_cast<std::size_t>(index) * static_cast<std::size_t>(page_size),
+                            static_cast<std::size_t>(page_size));
+  }
+  void append(std::span<const Token> tokens) { tokens_.insert(tokens_.end(), tokens.begin(), tokens.end()); }
 
-  void append(Token token) { tokens_.push_back(token); }
+  // Of the page and all before it. Each is computed once, when it is first asked for.
+  std::uint64_t hash(std::int32_t index, std::int32_t page_size) {
+    const auto wanted = static_cast<std::size_t>(index);
+    if (hashes_.capacity() == 0) hashes_.reserve(static_cast<std::size_t>(max_length_ / page_size));
+    while (hashes_.size() <= wanted) {
+      const auto next = static_cast<std::int32_t>(hashes_.size());
+      hashes_.push_back(hash_block(next == 0 ? root_ : hashes_.back(), page(next, page_size)));
+    }
+    return hashes_[wanted];
+  }
+  // Of the first `num_pages` pages.
+  std::span<const std::uint64_t> hashes(std::int32_t num_pages, std::int32_t page_size) {
+    if (num_pages > 0) hash(num_pages - 1, page_size);
+    return {hashes_.data(), static_cast<std::size_t>(num_pages)};
+  }
 
  private:
   RequestId id_;
-  std::vector<Token> tokens_;
+  std::uint64_t salt_;
+  std::uint64_t root_;  // what the hash of its first page is chained to
+  std::int32_t prompt_length_;
   std::int32_t max_length_;
+  TokenBuffers* buffers_;
+  std::vector<Token> tokens_;
+  std::vector<std::uint64_t> hashes_;
 };
 
-struct Waiting {
-  Request request;
-};
-
-struct Prefilling {
-  Request request;
+// What a running request holds.
+struct Seat {
+  SlotLease slot;
   PageTable pages;
-  std::int32_t num_cached;  // tokens whose keys and values are in the pages
+  Flights flights{};
+  std::int32_t num_cached = 0;  // tokens whose keys and values are in the pages, of committed steps
 };
 
-struct Decoding {  // every token but the last is in the pages
-  Request request;
-  PageTable pages;
+// One owner each, so that a request is in one state; pointers, so that a transition moves two words.
+using RequestOwner = std::unique_ptr<Request>;
+using SeatOwner = std::unique_ptr<Seat>;
+
+#define TSRUN_STATE [[nodiscard("a request that nobody owns is lost with its pages")]]
+struct TSRUN_STATE Waiting {
+  RequestOwner request;
+};
+struct TSRUN_STATE Loading {
+  RequestOwner request;
+  SeatOwner seat;
+};
+struct TSRUN_STATE Prefilling {
+  RequestOwner request;
+  SeatOwner seat;
+};
+struct TSRUN_STATE Decoding {  // every token but the last is in the pages
+  RequestOwner request;
+  SeatOwner seat;
+};
+struct TSRUN_STATE Preempted {
+  RequestOwner request;
+};
+struct TSRUN_STATE Finishing {
+  RequestOwner request;
+  SeatOwner seat;
+};
+struct Ended {
+  RequestId request;
+};
+#undef TSRUN_STATE
+
+template <typename S>
+inline constexpr State state_of = State::ended;
+template <>
+inline constexpr State state_of<Waiting> = State::waiting;
+template <>
+inline constexpr State state_of<Loading> = State::loading;
+template <>
+inline constexpr State state_of<Prefilling> = State::prefilling;
+template <>
+inline constexpr State state_of<Decoding> = State::decoding;
+template <>
+inline constexpr State state_of<Preempted> = State::preempted;
+template <>
+inline constexpr State state_of<Finishing> = State::finishing;
+
+template <typename S>
+concept StoredState = state_of<std::remove_cvref_t<S>> != State::ended;
+
+// The edges. `Landed` proves that no step under way uses the pages that go back.
+Prefilling admit(Waiting&& state, SeatOwner seat);
+Prefilling admit(Preempted&& state, SeatOwner seat);
+Loading load(Waiting&& state, SeatOwner seat);
+Loading load(Preempted&& state, SeatOwner seat);
+Prefilling loaded(Loading&& state, std::int32_t num_cached);
+Prefilling load_failed(Loading&& state);
+Prefilling fill(Prefilling&& state, std::int32_t num_cached);
+Decoding start_decoding(Prefilling&& state, Token token);
+Decoding decode(Decoding&& state, std::span<const Token> tokens);
+Prefilling rewind(Prefilling&& state);
+Decoding rewind(Decoding&& state);
+Preempted preempt(Prefilling&& state, Landed landed);
+Preempted preempt(Decoding&& state, Landed landed);
+Ended finish(Decoding&& state, Landed landed);
+Ended finish(Preempted&& state);
+Ended abort(Waiting&& state);
+Ended abort(Preempted&& state);
+Ended abort(Prefilling&& state, Landed landed);
+Ended abort(Decoding&& state, Landed landed);
+Finishing leave(Loading&& state);
+Finishing leave(Prefilling&& state);
+Finishing leave(Decoding&& state);
+Ended release(Finishing&& state, Landed landed);
+
+// Every other use of an event is a compile error that quotes the table's reason.
+template <std::size_t size>
+struct Text {
+  char characters[size + 1] = {};
 };
 
-// Aborted while a step was under way: that step still writes to the pages, so they return at its commit.
-struct Draining {
-  RequestId id;
-  PageTable pages;
+template <State from, Event event>
+constexpr auto reason_text() {
+  constexpr std::string_view reason = reason_against(from, event);
+  Text<reason.size()> text;
+  std::ranges::copy(reason, text.characters);
+  return text;
+}
+
+// Never constant, so that the compiler quotes the call.
+constexpr bool because(const char* reason) { return reason == nullptr ? true : throw reason; }
+
+template <State from, Event event, Text reason>
+struct IllegalTransition {
+#if defined(__clang__)  // which shows template arguments as numbers, but a call's as text
+  static_assert(because(reason_against(from, event).data()), "this state has no such transition");
+#else
+  static_assert(sizeof(reason) == 0, "this state has no such transition: the reason is the template argument");
+#endif
 };
 
-// The whole machine. An edge that is not in this list does not compile.
-Prefilling admit(Waiting&& state, PageTable&& pages);
-Prefilling fill(Prefilling&& state, std::int32_t num_cached);  // a chunk that does not end the prompt
-Decoding start_decoding(Prefilling&& state, Token token);      // the chunk that ends it
-Decoding decode(Decoding&& state, Token token);
-Waiting preempt(Prefilling&& state);  // the pages return, the tokens stay
-Waiting preempt(Decoding&& state);
-RequestId finish(Decoding&& state);  // the edges below end the request; its pages return
-RequestId drop(Waiting&& state);
-RequestId drop(Prefilling&& state);
-RequestId drop(Decoding&& state);
-Draining drain(Prefilling&& state);  // the pages stay until the step is committed
-Draining drain(Decoding&& state);
-RequestId release(Draining&& state);
+template <typename S>
+struct NotConsumed {
+  static_assert(sizeof(S) == 0, "a transition consumes its state: give it with std::move");
+};
 
-template <typename State>
-concept CanAdmit = requires(State state, PageTable pages) { admit(std::forward<State>(state), std::move(pages)); };
-template <typename State>
-concept CanFill = requires(State state) { fill(std::forward<State>(state), 1); };
-template <typename State>
-concept CanStartDecoding = requires(State state) { start_decoding(std::forward<State>(state), Token{}); };
-template <typename State>
-concept CanDecode = requires(State state) { decode(std::forward<State>(state), Token{}); };
-template <typename State>
-concept CanPreempt = requires(State state) { preempt(std::forward<State>(state)); };
-template <typename State>
-concept CanFinish = requires(State state) { finish(std::forward<State>(state)); };
-template <typename State>
-concept CanDrain = requires(State state) { drain(std::forward<State>(state)); };
-template <typename State>
-concept CanRelease = requires(State state) { release(std::forward<State>(state)); };
+template <Event event, typename S>
+constexpr auto refuse() {
+  if constexpr (!is_legal(state_of<std::remove_cvref_t<S>>, event)) {
+    constexpr State from = state_of<std::remove_cvref_t<S>>;
+    return IllegalTransition<from, event, reason_text<from, event>()>{};
+  } else {
+    return NotConsumed<S>{};
+  }
+}
 
-static_assert(CanAdmit<Waiting> && !CanAdmit<Prefilling> && !CanAdmit<Decoding>, "a request is admitted once");
-static_assert(CanFill<Prefilling> && !CanFill<Decoding> && !CanFill<Waiting>, "a waiting request owns no pages");
-static_assert(CanStartDecoding<Prefilling> && !CanStartDecoding<Waiting>, "no decode before the prompt is cached");
-static_assert(CanDecode<Decoding> && !CanDecode<Prefilling> && !CanDecode<Waiting>, "no decode within a prompt");
-static_assert(CanPreempt<Prefilling> && CanPreempt<Decoding> && !CanPreempt<Waiting>, "only pages can be taken back");
-static_assert(CanFinish<Decoding> && !CanFinish<Prefilling> && !CanFinish<Waiting>, "who finishes has made a token");
-static_assert(CanDrain<Prefilling> && CanDrain<Decoding> && !CanDrain<Waiting>, "a waiting request is in no step");
-static_assert(CanRelease<Draining> && !CanAdmit<Draining> && !CanPreempt<Draining>, "an aborted request stays so");
-static_assert(!CanAdmit<Waiting&> && !CanPreempt<Decoding&>, "an edge consumes its state");
-static_assert(!std::copyable<Waiting> && !std::copyable<Prefilling> && !std::copyable<Decoding> &&
-                  !std::copyable<Draining> && !std::copyable<PageLease>,
-              "a request is in one state, a page has one owner");
-static_assert(std::is_nothrow_move_constructible_v<Prefilling> && std::is_nothrow_move_constructible_v<Decoding>,
-              "a move that throws would lose a request");
+template <typename S, Event event>
+concept Refused =
+    StoredState<S> && (!is_legal(state_of<std::remove_cvref_t<S>>, event) || std::is_lvalue_reference_v<S>);
+
+#define TSRUN_REFUSE(event)                               \
+  template <typename S, typename... Arguments>            \
+    requires Refused<S, Event::event>                     \
+  void event(S&&, Arguments&&...) {                       \
+    static_cast<void>(sizeof(refuse<Event::event, S>())); \
+  }
+
+TSRUN_REFUSE(admit)
+TSRUN_REFUSE(load)
+TSRUN_REFUSE(loaded)
+TSRUN_REFUSE(load_failed)
+TSRUN_REFUSE(fill)
+TSRUN_REFUSE(start_decoding)
+TSRUN_REFUSE(decode)
+TSRUN_REFUSE(rewind)
+TSRUN_REFUSE(preempt)
+TSRUN_REFUSE(finish)
+TSRUN_REFUSE(abort)
+TSRUN_REFUSE(leave)
+TSRUN_REFUSE(release)
+#undef TSRUN_REFUSE
 
 }  // namespace tsrun

@@ -1,33 +1,61 @@
+"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out.
+
+Dimensions: T tokens and S sequences in a step, G groups of caches (0 full, then windows, then states), U changed table entries,
+C copied states.
+"""
+
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 class StepPlan:
-    """What one step runs: T tokens of S sequences with at most P pages each. Its arrays are valid until the step's commit."""
+    """What one step runs. Its arrays are the scheduler's memory, valid until the step's commit."""
 
     @property
     def step(self) -> int: ...
     @property
-    def requests(self) -> NDArray[np.int64]: ...
+    def requests(self) -> NDArray[np.int64]:
+        """[S]"""
     @property
-    def ids(self) -> NDArray[np.int32]: ...
+    def ids(self) -> NDArray[np.int32]:
+        """[T]. Negative: not known here. -2**31 in row j of a span is the j-th token that the device drafted for the sequence's table row;
+        any other `id` is the token that sequence `~id` of the step before samples last."""
     @property
-    def positions(self) -> NDArray[np.int32]: ...
+    def positions(self) -> NDArray[np.int32]:
+        """[T]; where the sequence follows one with drafts under way, as if all drafts were accepted (see `follows`)"""
     @property
-    def slots(self) -> NDArray[np.int32]: ...
+    def slots(self) -> NDArray[np.int32]:
+        """[G, T]: page * page_size + row, where a token's keys and values go; of a state group the page of its sequence's state"""
     @property
-    def spans(self) -> NDArray[np.int32]: ...
+    def spans(self) -> NDArray[np.int32]:
+        """[S, 2]: a sequence's first row and the one after its last"""
     @property
-    def lengths(self) -> NDArray[np.int32]: ...
+    def lengths(self) -> NDArray[np.int32]:
+        """[S]: tokens of the sequence at the end of the step, as if all drafts were accepted"""
     @property
-    def last(self) -> NDArray[np.int32]: ...
+    def last(self) -> NDArray[np.int32]:
+        """[S]: the row of the sequence's last token in the step"""
     @property
-    def tables(self) -> NDArray[np.int32]: ...
+    def samples(self) -> NDArray[np.bool_]:
+        """[S]: false for a chunk that does not end its prompt"""
     @property
-    def samples(self) -> NDArray[np.bool_]: ...
+    def follows(self) -> NDArray[np.int32]:
+        """[S]: the sequence of the step before whose outcome this one builds on, -1 where that is known. Where it had drafts and not
+        all are accepted, positions, slots and lengths move back by as many."""
+    @property
+    def table_rows(self) -> NDArray[np.int32]:
+        """[S]: the row of the block tables that is the sequence's"""
+    @property
+    def table_updates(self) -> NDArray[np.int32]:
+        """[U, 4]: group, row, index, page; applied in order before the step. Entries that are never updated are never read."""
+    @property
+    def copies(self) -> NDArray[np.int32]:
+        """[C, 3]: state group, source page, target page; in order, before the step"""
 
 class Scheduler:
+    """Decides what the next step runs. ValueError for what can never run, RuntimeError for calls out of order. One thread at a time."""
+
     def __init__(
         self,
         *,
@@ -36,19 +64,69 @@ class Scheduler:
         max_sequences: int,
         max_step_tokens: int,
         max_context: int,
-        num_groups: int = 1,
+        windows: Sequence[tuple[int, int]] = (),  # (window in tokens, pages)
+        states: Sequence[tuple[int, int]] = (),  # at most one: (tokens between snapshots, pages)
+        num_rank_groups: int = 1,
         paddings: Sequence[tuple[int, int]] = (),
+        num_host_pages: int = 0,
+        depth: int = 1,  # steps under way at once: 1 or 2
+        prefix_cache: bool = True,
+        namespace: int = 0,  # of the cache: the model's digest
+        events: bool = False,  # keep page events for `page_events`
+        aging_seconds: float = 30.0,  # a waiting request rises by one priority class after so long
+        floor: float = 0.0,  # tokens per second that every decoding request keeps
     ) -> None: ...
-    def submit(self, request: int, prompt: NDArray[np.int32], max_new_tokens: int) -> None: ...
+    def refusal(self, prompt_tokens: int, max_new_tokens: int) -> str | None:
+        """Why a request of this size can never run, or None; asked before `submit`."""
+    def submit(
+        self,
+        request: int,
+        prompt: NDArray[np.int32],
+        max_new_tokens: int,
+        *,
+        user: int = 0,
+        priority: int = 0,  # 0 first, to 7
+        deadline: float = ...,  # in the seconds of `now`
+        salt: int = 0,  # of the cache: requests of another salt or adapter share no pages
+        device_drafts: int = 0,  # tokens that the device drafts for each step
+        needs_token: bool = False,  # the next step needs the last token on the host: a grammar, drafts by `draft`
+        now: float = 0.0,
+    ) -> None: ...
+    def draft(self, request: int, tokens: NDArray[np.int32]) -> None:
+        """Tokens to verify with the request's next decode; the last call before `plan` counts."""
     def abort(self, request: int) -> None: ...
-    def finish(self, request: int) -> None: ...
-    def plan(self) -> StepPlan | None: ...
-    def commit(self, step: int, tokens: NDArray[np.int32]) -> None: ...
+    def finish(self, request: int) -> None:
+        """It met a stop condition; for a request that has made a token. One that ended is no error."""
+    def drain(self) -> None:
+        """Take no more requests; those that are here go on."""
+    def plan(self, now: float = 0.0) -> StepPlan | None:
+        """None: nothing can run before the next submit, commit or transfer."""
+    def commit(self, step: int, tokens: NDArray[np.int32], counts: NDArray[np.int32] | None = None, *, now: float = 0.0) -> None:
+        """Steps are committed in order. tokens: one a sequence, ignored where the plan does not sample; with `counts` [S] as many as it
+        says for each sequence, one after the other: accepted drafts and the token after them; 0 where the plan does not sample."""
+    def fail(self, step: int) -> None:
+        """The step was lost, and with it every later one: what they would have written is computed again."""
+    def ended(self) -> list[tuple[int, str]]:
+        """Requests that the scheduler itself ended since the last call: `length` or `deadline`."""
+    def cached_tokens(self, request: int) -> int:
+        """Tokens of its prompt that an open request found in the prefix cache when it was first admitted."""
+    def transfers(self) -> list[tuple[int, str, int, NDArray[np.int32]]]:
+        """New transfers to start: number, `store` (device to host) or `load`, group of ranks, and [N, 2] device page, host page."""
+    def transferred(self, transfer: int, ok: bool) -> None: ...
+    def page_events(self) -> list[tuple[str, int, int, int, NDArray[np.int32]]]:
+        """Since the last call, in order: `stored` or `removed`, rank group, block hash, parent's hash (0: none), its tokens."""
     @property
     def num_waiting(self) -> int: ...
     @property
     def num_running(self) -> int: ...
     @property
-    def num_free_pages(self) -> int: ...
+    def num_free_pages(self) -> int:
+        """Of the full groups: those that a request could have now, cached ones that nobody reads included."""
+    @property
+    def num_cached_pages(self) -> int:
+        """Of the full groups: those that the prefix cache can give again."""
     @property
     def preemptions(self) -> int: ...
+    @staticmethod
+    def transitions() -> list[tuple[str, str, str, str]]:
+        """The table of a request's states: state, event, next state or empty, and the reason or meaning."""

@@ -66,6 +66,14 @@ class Artifact:
     path: Path
     manifest: Manifest
 
+    @property
+    def namespace(self) -> int:
+        """64 bits that two artifacts share when their caches hold the same for the same tokens: of model, config and weights."""
+        model = self.manifest.model
+        weights = [self.manifest.files[name].sha256 for name in sorted(self.manifest.files) if name.startswith("weights/")]
+        digests = "\n".join([model.source_sha256, model.config_sha256, self.manifest.dtype, *weights])
+        return int.from_bytes(hashlib.blake2b(digests.encode(), digest_size=8).digest(), "little")
+
     def file(self, name: str) -> Path:
         return self.path / name
 

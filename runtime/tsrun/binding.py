@@ -19,6 +19,7 @@ from tskernels.dtypes import torch_dtype
 from tskernels.registry import Kernel, lookup
 from tsrun.errors import ArtifactError
 from tsrun.program import CallNode, Frame, Graph, Input, Node, Plan, Program, Region
+from tsrun.step_inputs import StepInput
 from tsrun.weights import Weights
 
 Value = Tensor | int
@@ -70,14 +71,14 @@ class Binder:
     coordinates: Mapping[str, int]
     arenas: Mapping[Region, Tensor]
 
-    def bind(self, step_inputs: Mapping[str, Tensor], T: int, S: int, P: int) -> BoundProgram:
+    def bind(self, step_inputs: Mapping[StepInput, Tensor], T: int, S: int, P: int) -> BoundProgram:
         plan = self.program.plan_for(T)
         binding = _Binding(self, plan, {"T": T, "S": S, "S.pages": P})
         entry = self.program.graphs[plan.entry]
         values: dict[str, Value] = {}
         for given in entry.inputs:
-            if given.kind == "step":
-                values[given.name] = step_inputs[given.name]
+            if given.kind == "step" and given.step is not None:
+                values[given.name] = step_inputs[given.step, given.window]
             elif given.kind == "coordinate" and given.axis is not None:
                 values[given.name] = self.coordinates[given.axis]
             elif given.kind == "weight" and given.tensor is not None:

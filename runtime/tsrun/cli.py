@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +64,8 @@ def cli() -> None:
 @click.option("--max-sequences", type=int, default=32, show_default=True, help="Sequences in a step at most.")
 @click.option("--max-step-tokens", type=int, default=512, show_default=True, help="Tokens in a step at most.")
 @click.option("--max-context", type=int, help="Longest sequence [default: the model's].")
+@click.option("--depth", type=int, default=2, show_default=True, help="Steps under way at once: 1 or 2.")
+@click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a rank [default: the cores divided among the ranks].")
 @debug_option
 def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, chat: bool, system: str | None, **rest: Any) -> None:
@@ -86,7 +88,7 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 
     try:
         sampling = Sampling(**take("temperature", "top_k", "top_p", "min_p", "seed"))
-        limits = LimitOptions(**take("page_size", "num_pages", "cache_bytes", "max_sequences", "max_step_tokens", "max_context"))
+        limits = LimitOptions(**take(*(option.name for option in fields(LimitOptions))))
     except RequestError as error:
         raise UsageError(f"--{error.where}", error.what, error.mend) from None
     generate(GenerateOptions(model, texts, chat, system, sampling=sampling, limits=limits, **rest))
@@ -151,6 +153,21 @@ def cache_prune_command(older_than: float | None, everything: bool) -> None:
 
     for line in CompileCache().prune(older_than_days=older_than, everything=everything):
         click.echo(f"removed {line}")
+
+
+@cli.group("explain")
+@debug_option
+def explain_group() -> None:
+    """What `tsrun` does, from its own tables."""
+
+
+@explain_group.command("scheduler")
+@debug_option
+def explain_scheduler_command() -> None:
+    """The states of a request and every way from one to the next, as Markdown."""
+    from tsrun.scheduler_page import states
+
+    click.echo(states(), nl=False)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

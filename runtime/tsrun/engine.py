@@ -1,10 +1,15 @@
-"""The engine: requests in, events out; plan, run, sample and commit, one step at a time.
+"""The engine: requests in, events out; plan, run, sample and commit, step after step.
 
-Dimensions: S sequences in the step, V vocabulary. For one thread at a time.
+With a depth of 2 the next step is planned while one runs, before the tokens of that one are known; as soon as they are, they go into the
+next, which starts, and what they mean for their requests is found out while it runs. Dimensions: T tokens and S sequences in the step,
+V vocabulary. For one thread at a time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +18,16 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tsrun._core import Scheduler, StepPlan
 from tsrun.artifact import Artifact
-from tsrun.errors import RequestError
+from tsrun.errors import MachineError, RequestError
 from tsrun.generation import Event, GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions, Limits
 from tsrun.ranks import Ranks
 from tsrun.sampler import choose
+from tsrun.step import Ints, Step
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
 
@@ -43,14 +50,13 @@ class Engine:
         observer: Observer | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._ranks = Ranks(path, options or LimitOptions(), threads=threads, progress=progress)
+        options = options or LimitOptions()
+        self._ranks = Ranks(path, options, threads=threads, progress=progress)
         try:
             self.artifact: Artifact = self._ranks.artifact
             self.limits: Limits = self._ranks.limits
             self.tokenizer = Tokenizer.of(self.artifact) if self.artifact.has_tokenizer else None
-            self._scheduler = Scheduler(
-                **asdict(self.limits), num_groups=self._ranks.program.sequence_groups, paddings=self._ranks.program.paddings
-            )
+            self._scheduler = self._new_scheduler(options)
         except BaseException:
             self._ranks.close()
             raise
@@ -59,9 +65,25 @@ class Engine:
             self._ranks.close()
             raise RequestError(str(path), "the model gives tokens, and there are no logits to observe")
         self._observer = observer
+        self._depth = options.depth
+        self._running: StepPlan | None = None
+        self._has_failed = False
         self._streams: dict[int, Stream] = {}
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
+
+    def _new_scheduler(self, options: LimitOptions) -> Scheduler:
+        limits = asdict(self.limits)
+        # A window that no sequence outgrows is as good as one of the longest sequence.
+        limits["windows"] = [(min(window, self.limits.max_context), pages) for window, pages in self.limits.windows]
+        return Scheduler(
+            **limits,
+            num_rank_groups=self._ranks.program.sequence_groups,
+            paddings=self._ranks.program.paddings,
+            depth=options.depth,
+            prefix_cache=options.prefix_cache,
+            namespace=self.artifact.namespace,
+        )
 
     def submit(self, request: GenerationRequest) -> int:
         """Queue a request; return its number. RequestError when it can never run."""
@@ -82,12 +104,24 @@ class Engine:
         if self._gives_tokens and not request.sampling.greedy:
             what = "the model picks its tokens greedily, and gives no probabilities to sample from"
             raise RequestError("temperature", what, "leave it at 0, or use a model whose entry returns logits")
+        if request.deadline_seconds is not None and not request.deadline_seconds > 0:
+            raise RequestError("deadline-seconds", f"got {request.deadline_seconds}", "give a positive number")
         if request.stop and self.tokenizer is None:
             raise RequestError("stop", "the artifact has no tokenizer, so there is no text to stop at", "leave it out")
         max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
         stream = Stream(request, decoder=self.tokenizer, eos_ids=self.artifact.manifest.eos_token_ids, max_tokens=max_tokens)
+        now = time.monotonic()
         try:
-            self._scheduler.submit(self._next_request, prompt.astype(np.int32), max_tokens)
+            self._scheduler.submit(
+                self._next_request,
+                prompt.astype(np.int32),
+                max_tokens,
+                user=request.user,
+                priority=request.priority,
+                deadline=math.inf if request.deadline_seconds is None else now + request.deadline_seconds,
+                salt=0 if request.cache_salt is None else _digest(request.cache_salt),
+                now=now,
+            )
         except ValueError as error:
             raise RequestError("", str(error)) from None
         self._streams[self._next_request] = stream
@@ -97,6 +131,10 @@ class Engine:
     def seed_of(self, request: int) -> int:
         """The seed of an open request, also when the engine drew it."""
         return self._streams[request].seed
+
+    def cached_tokens(self, request: int) -> int:
+        """Tokens of the prompt that an open request found in the prefix cache."""
+        return self._scheduler.cached_tokens(request)
 
     def abort(self, request: int) -> None:
         """End a request; its last event comes with the next step. One that has ended already is no error."""
@@ -119,24 +157,14 @@ class Engine:
         return self._ranks.worker_pids()
 
     def step(self) -> list[Event]:
-        """Run one step; return what it brought. Nothing to do brings nothing."""
-        events, self._events = self._events, []
-        plan = self._scheduler.plan()
-        if plan is None:
-            assert not self._streams, "the scheduler has nothing to do for the requests that are open"
-            return events
-        result = self._ranks.run(plan)
-        if self._gives_tokens:
-            tokens_S = self._checked(plan, result.numpy())
-        else:
-            if self._observer is not None:
-                self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result))
-            tokens_S = self._sample(plan, result.float().numpy())
-        sampled = [(int(plan.requests[s]), int(tokens_S[s])) for s in np.flatnonzero(plan.samples)]
-        self._scheduler.commit(plan.step, tokens_S)
-        for request, token in sampled:
-            events.append(self._advance(request, token))
-        return events
+        """Bring a step to its end; return what it brought. Nothing to do brings nothing. An error leaves nothing to go on from."""
+        if self._has_failed:
+            raise MachineError("engine", "a step has failed before", "open another one")
+        try:
+            return self._step()
+        except BaseException:
+            self._has_failed = True
+            raise
 
     def events(self) -> Iterator[Event]:
         """Run steps until no request is open, giving out events as they come; requests may be added meanwhile."""
@@ -152,25 +180,80 @@ class Engine:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _checked(self, plan: StepPlan, tokens_S: NDArray[np.int32]) -> NDArray[np.int32]:
-        """A copy of the tokens that the model picked: -1 stands for a largest logit that is not finite."""
-        for s in np.flatnonzero(plan.samples):
-            if tokens_S[s] < 0:
-                raise RequestError(
-                    f"position {int(plan.lengths[s])}", "the model's largest logit is not finite", "check the weights and the dtype"
-                )
-        return np.maximum(tokens_S, 0)
+    def _step(self) -> list[Event]:
+        events, self._events = self._events, []
+        if self._running is None:
+            self._running = self._plan(events)
+            if self._running is None:
+                assert not self._streams, "the scheduler has nothing to do for the requests that are open"
+                return events
+            self._ranks.start(Step.of(self._running))
+        plan = self._running
+        following = self._plan(events) if self._depth > 1 else None
+        tokens_S = self._tokens(plan, self._ranks.result())
+        self._running = following
+        if following is not None:
+            step = Step.of(following)
+            _fill(step.ids, tokens_S)
+            self._ranks.start(step)
+        sampled = [(request, int(tokens_S[s])) for s, request in self._sampling(plan)]
+        cached = {request: self._scheduler.cached_tokens(request) for request, _ in sampled}  # a commit may end them
+        self._scheduler.commit(plan.step, tokens_S, now=time.monotonic())
+        events.extend(self._advance(request, token, cached[request]) for request, token in sampled)
+        self._end_expired(events)
+        return events
 
-    def _sample(self, plan: StepPlan, logits_SV: NDArray[np.float32]) -> NDArray[np.int32]:
-        tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
+    def _plan(self, events: list[Event]) -> StepPlan | None:
+        plan = self._scheduler.plan(time.monotonic())
+        self._end_expired(events)
+        return plan
+
+    def _end_expired(self, events: list[Event]) -> None:
+        """Of the requests that the scheduler ended, those whose streams did not end by themselves."""
+        for request, _ in self._scheduler.ended():
+            stream = self._streams.pop(request, None)
+            if stream is not None:
+                events.append(Event(request, (), stream.flush(), "deadline"))
+
+    def _sampling(self, plan: StepPlan) -> Iterator[tuple[int, int]]:
+        """Of the open requests that get a token from a step: their places in it and their numbers."""
         for s in np.flatnonzero(plan.samples):
-            stream = self._streams[int(plan.requests[s])]
+            request = int(plan.requests[s])
+            if request in self._streams:
+                yield int(s), request
+
+    def _tokens(self, plan: StepPlan, result: Tensor) -> NDArray[np.int32]:
+        """The next token of each sequence of the step, 0 where it gets none."""
+        tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
+        if self._gives_tokens:
+            picked_S = result.numpy()
+            for s, _ in self._sampling(plan):
+                tokens_S[s] = picked_S[s]
+                if tokens_S[s] < 0:
+                    what = "the model's largest logit is not finite"
+                    raise RequestError(f"position {int(plan.lengths[s])}", what, "check the weights and the dtype")
+            return tokens_S
+        if self._observer is not None:
+            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result))
+        logits_SV = result.float().numpy()
+        for s, request in self._sampling(plan):
+            stream = self._streams[request]
             tokens_S[s] = choose(logits_SV[s], stream.sampling, stream.seed, int(plan.lengths[s]))
         return tokens_S
 
-    def _advance(self, request: int, token: int) -> Event:
+    def _advance(self, request: int, token: int, cached_tokens: int) -> Event:
         text, reason = self._streams[request].take(token)
         if reason is not None:
             del self._streams[request]
             self._scheduler.finish(request)
-        return Event(request, (token,), text, reason)
+        return Event(request, (token,), text, reason, cached_tokens)
+
+
+def _fill(ids_T: Ints, tokens_S: NDArray[np.int32]) -> None:
+    """Put the tokens of the step before where a step has only the places of their sequences in it."""
+    unknown = np.flatnonzero(ids_T < 0)
+    ids_T[unknown] = tokens_S[~ids_T[unknown]]
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -16,7 +16,7 @@ from tsrun.binding import Binder, BoundProgram, Kernels, new_arena
 from tsrun.errors import ArtifactError
 from tsrun.limits import Limits
 from tsrun.program import Program, Region
-from tsrun.step import Step, step_shape
+from tsrun.step import Step
 from tsrun.step_inputs import StepInputs, table_columns
 from tsrun.weights import Weights
 
@@ -35,10 +35,12 @@ class Executor:
         self._weights = Weights(artifact.weights_file(rank))
         self._kernels = Kernels(program, artifact.file(PROGRAM))
         self._coordinates = _coordinates(artifact, program, rank)
+        self._limits = limits
         # Zeros and not whatever was there: a kernel may multiply rows that it masks, and NaN times zero is NaN.
         # One page more than there are: the tokens that pad a step are written there, and never read.
-        pages = limits.num_pages + any(plan.token_multiple > 1 for plan in program.plans)
-        self._caches = [_zeros((pages, limits.page_size, *cache.page), torch_dtype(cache.dtype)) for cache in program.caches]
+        self._caches = [
+            _zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), torch_dtype(cache.dtype)) for cache in program.caches
+        ]
         self._capacity: dict[Region, int] = {"T": 0, "S": 0}
         self._most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_sequences}
         self._arenas: dict[Region, Tensor] = {"T": new_arena(0), "S": new_arena(0)}
@@ -48,8 +50,8 @@ class Executor:
 
     def run(self, step: Step) -> Tensor:
         """Run one step; the result is the program's output, [S, V]."""
-        T, S, P = step_shape(step)
-        columns = table_columns(P)
+        T, S = len(step.ids), len(step.last)
+        columns = table_columns(self._limits.pages_of(int(step.lengths.max())))
         with torch.inference_mode():
             bound = self._bound.get((T, S, columns))
             if bound is None:

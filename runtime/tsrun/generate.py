@@ -52,12 +52,14 @@ class Result:
     token_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
 
     def record(self, load_seconds: float) -> dict[str, object]:
         rates = Rates.of([self.timing])
         return {
             "prompt": self.prompt,
             "prompt_tokens": self.timing.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "token_ids": self.token_ids,
             "text": "".join(self.pieces),
             "finish_reason": self.finish_reason,
@@ -151,6 +153,7 @@ def run_batch(engine: Engine, options: GenerateOptions, stream: TextIO | None) -
         result.token_ids.extend(event.token_ids)
         result.pieces.append(event.text)
         result.finish_reason = event.finish_reason
+        result.cached_tokens = max(result.cached_tokens, event.cached_tokens)
         result.timing.note(len(event.token_ids))
         if printer is not None:
             printer.feed(index[event.request], event.text, finished=event.finish_reason is not None)

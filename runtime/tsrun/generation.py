@@ -12,28 +12,40 @@ from torch import Tensor
 
 from tsrun.sampler import Sampling
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "deadline"]
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt and how to continue it. `max_tokens` None is as far as the context goes."""
+    """A prompt and how to continue it. `max_tokens` None is as far as the context goes.
+
+    user: whose requests share one turn in the queue; priority: 0 goes first, to 7; deadline_seconds: from its submission on, when it ends
+    with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache.
+    """
 
     prompt: Sequence[int]
     max_tokens: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    user: int = 0
+    priority: int = 0
+    deadline_seconds: float | None = None
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a step brought a request. A token may bring no text yet; the last event carries the reason."""
+    """What a step brought a request. A token may bring no text yet; the last event carries the reason.
+
+    cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted.
+    """
 
     request: int
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +53,7 @@ class StepLogits:
     """The logits of one step, for an observer. `logits` is the executor's own memory: copy what outlives the call.
 
     Row s belongs to `requests[s]` and follows the token at `positions[s]`. Where `samples[s]` is false the row is that
-    of a prefill chunk which does not end its prompt.
+    of a prefill chunk which does not end its prompt. A request that ended while the step was planned may still have a row.
     """
 
     requests: NDArray[np.int64]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 
@@ -10,11 +12,15 @@ from tsrun.errors import MachineError, RequestError
 
 _ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8, "i32": 4, "i64": 8}
 _CACHE_SHARE_OF_MEMORY = 4  # a quarter; pages that are never written are never made resident
+_MOST_DEPTH = 2
 
 
 @dataclass(frozen=True, slots=True)
 class LimitOptions:
-    """What a user may set. None: follows from the artifact and the machine."""
+    """What a user may set. None: follows from the artifact and the machine.
+
+    depth: steps under way at once, 1 or 2; with 2 a step is planned, and the tokens of the one before are looked at, while one runs.
+    """
 
     page_size: int = 16
     num_pages: int | None = None
@@ -22,59 +28,92 @@ class LimitOptions:
     max_sequences: int = 32
     max_step_tokens: int = 512
     max_context: int | None = None
+    depth: int = 2
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value is not None and value < 1:
+            if name != "prefix_cache" and value is not None and value < 1:
                 raise RequestError(name.replace("_", "-"), f"got {value}", "give a positive count")
+        if self.depth > _MOST_DEPTH:
+            raise RequestError("depth", f"got {self.depth}", f"give 1 or {_MOST_DEPTH}")
         if self.num_pages is not None and self.cache_bytes is not None:
             raise RequestError("num-pages", "given together with cache-bytes", "give one of them")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Every size settled; the same on every rank. num_pages: of each group of ranks that keeps sequences of its own."""
+    """Every size settled; the same on every rank.
+
+    num_pages: of the caches without a window; windows: each with the pages of its caches. Both are of each group of ranks that keeps
+    sequences of its own. The caches of one window, or without one, are a group: they share pages and block tables.
+    """
 
     page_size: int
     num_pages: int
     max_sequences: int
     max_step_tokens: int
     max_context: int
+    windows: tuple[tuple[int, int], ...] = ()
 
     def pages_of(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
+    @property
+    def pages(self) -> dict[int, int]:
+        """Pages of each group of caches, by window and in the groups' order; 0 is no window."""
+        return {0: self.num_pages, **dict(self.windows)}
 
-def settle(options: LimitOptions, *, context: int | None, page_row_bytes: int, ranks: int, token_multiple: int = 1) -> Limits:
-    """Sizes for a model whose caches take `page_row_bytes` a token on one rank, in all layers.
+
+def settle(options: LimitOptions, *, context: int | None, row_bytes: Mapping[int, int], ranks: int, token_multiple: int = 1) -> Limits:
+    """Sizes for a model whose caches take `row_bytes` a token on one rank, by window.
 
     The largest step is a multiple of `token_multiple`, to which steps may be padded. Without wishes: pages for every
     sequence at its longest, as far as a quarter of the machine's memory goes.
     """
+    size = options.page_size
     longest = min(n for n in (options.max_context, context, 2**31 - 1) if n is not None)
-    page_bytes = max(1, page_row_bytes * options.page_size)
+    max_step_tokens = -(-options.max_step_tokens // token_multiple) * token_multiple
+    windows = sorted(row_bytes.keys() - {0})
+
+    def window_pages(window: int, num_pages: int) -> int:
+        # What a sequence has between two steps: its window begins within a page, and ends within one.
+        least = -(-min(window, num_pages * size) // size) + 2
+        # Steps under way add to them, and a prompt that was here before finds pages that no sequence has any more.
+        running = options.max_sequences * least + options.depth * -(-max_step_tokens // size)
+        return max(least, min(2 * running, num_pages))
+
+    def total_bytes(num_pages: int) -> int:
+        rows = row_bytes.get(0, 0) * num_pages + sum(row_bytes[window] * window_pages(window, num_pages) for window in windows)
+        return rows * size
+
+    # Slots are int32, so that the last one must be countable; rows that pad a step have a page past the others.
+    most = (2**31 - 1) // size - 3
     if options.num_pages is not None:
-        num_pages = options.num_pages
+        num_pages = min(options.num_pages, most)
     else:
         budget = options.cache_bytes if options.cache_bytes is not None else memory_bytes() // _CACHE_SHARE_OF_MEMORY // ranks
-        num_pages = min(budget // page_bytes, options.max_sequences * -(-longest // options.page_size))
-    # Slots are int32, so that the last one must be countable; rows that pad a step have a page past the others.
-    num_pages = min(num_pages, (2**31 - 1) // options.page_size - 1)
+        most = min(most, options.max_sequences * -(-longest // size))
+        num_pages = bisect_right(range(1, most + 1), budget, key=total_bytes)
     if num_pages < 1:
-        what = f"the cache memory holds no page of {options.page_size} tokens, which takes {page_bytes} bytes"
+        what = f"the cache memory holds no page of {size} tokens, which takes {total_bytes(1)} bytes"
         raise MachineError("cache", what, "give more with --cache-bytes or a smaller --page-size")
     return Limits(
-        page_size=options.page_size,
+        page_size=size,
         num_pages=num_pages,
         max_sequences=options.max_sequences,
-        max_step_tokens=-(-options.max_step_tokens // token_multiple) * token_multiple,
-        max_context=min(longest, num_pages * options.page_size),
+        max_step_tokens=max_step_tokens,
+        max_context=min(longest, num_pages * size),
+        windows=tuple((window, window_pages(window, num_pages)) for window in windows),
     )
 
 
-def page_row_bytes(caches: list[tuple[str, tuple[int, ...]]]) -> int:
-    """Bytes that one token takes in all caches, given as (dtype, page)."""
-    return sum(_ELEMENT_BYTES.get(dtype, 8) * prod(page) for dtype, page in caches)
+def row_bytes(caches: Iterable[tuple[str, tuple[int, ...], int]]) -> dict[int, int]:
+    """Bytes that one token takes in the caches of each window, which are given as (dtype, page, window)."""
+    total: dict[int, int] = {}
+    for dtype, page, window in caches:
+        total[window] = total.get(window, 0) + _ELEMENT_BYTES.get(dtype, 8) * prod(page)
+    return total
 
 
 def memory_bytes() -> int:

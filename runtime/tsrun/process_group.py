@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
 
+import msgspec
 import torch
 import torch.distributed as dist
 
@@ -17,7 +17,7 @@ from tskernels import gloo
 from tskernels.communicator import MeshCommunicator
 from tsrun.errors import MachineError, UsageError
 from tsrun.limits import Limits
-from tsrun.step import Step, UnpackedStep, pack, packed_ints, unpack
+from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
 
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _IDLE_TIMEOUT = timedelta(days=365)  # a rank waits for its next step as long as nobody asks for anything
@@ -49,20 +49,19 @@ def join(axes: Iterable[tuple[str, int]], rank: int, store_file: Path | None) ->
 
 def share_limits(limits: Limits | None) -> Limits:
     """Rank 0 tells everyone the limits: they follow from its machine and its options. Blocks until rank 0 has them."""
-    fields = [f.name for f in dataclasses.fields(Limits)]
-    message = torch.zeros(len(fields), dtype=torch.int64)
-    if limits is not None:
-        message.copy_(torch.tensor([getattr(limits, name) for name in fields]))
+    text = b"" if limits is None else msgspec.json.encode(limits)
+    size = torch.tensor([len(text)])
+    dist.broadcast(size, src=0)
+    message = torch.zeros(int(size), dtype=torch.uint8) if limits is None else torch.frombuffer(bytearray(text), dtype=torch.uint8)
     dist.broadcast(message, src=0)
-    return Limits(**dict(zip(fields, message.tolist(), strict=True)))
+    return msgspec.json.decode(message.numpy().tobytes(), type=Limits)
 
 
 class Control:
-    """Step plans on their way from rank 0 to the others, as flat int32 in one preallocated buffer."""
+    """Step plans on their way from rank 0 to the others, as flat int32 in a buffer that is kept, and grows with the longest."""
 
-    def __init__(self, limits: Limits) -> None:
-        size = packed_ints(limits.max_step_tokens, limits.max_sequences, limits.pages_of(limits.max_context) + 1)
-        self._message = torch.zeros(max(size, _FIRST_INTS), dtype=torch.int32)
+    def __init__(self) -> None:
+        self._message = torch.zeros(_FIRST_INTS, dtype=torch.int32)
         self._array = self._message.numpy()
         self._group = dist.new_group(backend="gloo", timeout=_IDLE_TIMEOUT)
         if self._group is None:
@@ -70,24 +69,35 @@ class Control:
 
     def send(self, opcode: Opcode, step: Step | None = None) -> None:
         """From rank 0: tell every rank what to do."""
-        size = _FIRST_INTS
+        size = 0
         if step is None:
             self._array[0] = opcode
         else:
-            size = pack(step, opcode, self._array)
+            size = packed_ints(step)
+            self._make_room(size)
+            pack(step, opcode, self._array)
         self._broadcast(0, _FIRST_INTS)
         if size > _FIRST_INTS:
             self._broadcast(_FIRST_INTS, size)
 
-    def receive(self) -> UnpackedStep | None:
+    def receive(self) -> Step | None:
         """On the other ranks: the step to run, or None to stop. The step's arrays are valid until the next receive."""
         self._broadcast(0, _FIRST_INTS)
         if self._array[0] == Opcode.STOP:
             return None
-        size = packed_ints(*(int(n) for n in self._array[1:4]))
+        size = announced_ints(self._array)
         if size > _FIRST_INTS:
+            self._make_room(size)
             self._broadcast(_FIRST_INTS, size)
         return unpack(self._array)
+
+    def _make_room(self, size: int) -> None:
+        """A step says every changed entry of the block tables: few as a rule, and all of them when long prompts are found in the cache."""
+        if size > len(self._message):
+            grown = torch.zeros(max(size, 2 * len(self._message)), dtype=torch.int32)
+            grown[: len(self._message)] = self._message
+            self._message = grown
+            self._array = grown.numpy()
 
     def _broadcast(self, begin: int, end: int) -> None:
         dist.broadcast(self._message[begin:end], src=0, group=self._group)

@@ -11,8 +11,9 @@ from tsrun.errors import ArtifactError
 
 Region = Literal["T", "S"]
 Attribute = None | bool | int | float | str | list[int | float | str]
-FORMAT = 2
-STEP_INPUTS = ("ids", "positions", "slots", "spans", "lengths", "last", "tables")
+FORMAT = 3
+PAGED_INPUTS = ("slots", "tables")
+STEP_INPUTS = ("ids", "positions", "spans", "lengths", "last", *PAGED_INPUTS)
 
 
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +36,8 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """step: which of a step's inputs it is; window: of a cache, and of the caches that slots and tables are about."""
+
     name: str
     kind: Literal["value", "step", "coordinate", "weight", "cache"]
     dtype: str | None = None
@@ -42,6 +45,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: str | None = None
     axis: str | None = None
     tensor: str | None = None
+    step: str | None = None
+    window: int = 0
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,6 +136,11 @@ class Program(msgspec.Struct, frozen=True):
         """From how many tokens on a step is padded to which multiple."""
         return [(p.tokens, p.token_multiple) for p in self.plans]
 
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Of its caches, in rising order: the caches of each share pages and block tables, as those without a window do."""
+        return tuple(sorted({cache.window for cache in self.caches} - {0}))
+
     def largest_frame(self, region: Region) -> int:
         return max(plan.frame.of(region) for plan in self.plans)
 
@@ -177,8 +187,12 @@ def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
     """The first thing in a graph that could not run, in words."""
     known: set[str] = set()
     for given in graph.inputs:
-        if given.kind == "step" and given.name not in STEP_INPUTS and is_entry:
-            return f"step input {given.name!r} is not one of {', '.join(STEP_INPUTS)}"
+        if given.kind == "step" and given.step not in STEP_INPUTS:
+            return f"step input {given.name!r} is {given.step!r}, which is not one of {', '.join(STEP_INPUTS)}"
+        if given.window and given.window not in program.windows:
+            return f"{given.name!r} is of window {given.window}, which no cache has"
+        if given.window and given.kind == "step" and given.step not in PAGED_INPUTS:
+            return f"step input {given.name!r} is of window {given.window}, and {given.step} are the same for all caches"
         if is_entry and given.kind in ("value", "cache"):
             return f"the entry has the {given.kind} input {given.name!r}, which nothing binds"
         if is_entry and given.kind == "weight" and given.tensor is None:
@@ -192,7 +206,7 @@ def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
             return f"{node.name!r} reads {unknown[0]!r}, which comes from nowhere"
         if node.region is not None and node.offset is None:
             return f"{node.name!r} has a region and no offset in it"
-        problem = _call_problem(program, node) if isinstance(node, CallNode) else _storage_problem(program, node)
+        problem = _call_problem(program, graph, node) if isinstance(node, CallNode) else _storage_problem(program, node)
         if problem:
             return f"{node.name!r} {problem}"
         known.add(node.name)
@@ -216,7 +230,7 @@ def _rows(extent: int | str) -> str:
     return str(extent).partition("/")[0]
 
 
-def _call_problem(program: Program, node: CallNode) -> str | None:
+def _call_problem(program: Program, graph: Graph, node: CallNode) -> str | None:
     callee = program.graphs.get(node.call)
     if callee is None:
         return f"calls {node.call!r}, which is not among the graphs"
@@ -229,6 +243,13 @@ def _call_problem(program: Program, node: CallNode) -> str | None:
         return f"does not bind exactly the weights and caches of {node.call!r}"
     if any(not 0 <= index < len(program.caches) for index in node.caches.values()):
         return "binds a cache that does not exist"
+    windows = {given.name: given.window for given in callee.inputs if given.kind == "cache"}
+    if any(program.caches[index].window != windows[name] for name, index in node.caches.items()):
+        return f"binds a cache of another window than {node.call!r} takes"
+    own = {given.name: (given.step, given.window) for given in graph.inputs if given.kind == "step"}
+    for given, name in zip(bound, node.args, strict=True):
+        if given.step in PAGED_INPUTS and own.get(name) != (given.step, given.window):
+            return f"gives {name!r} to {node.call!r}, which takes the {given.step} of window {given.window}"
     return None
 
 

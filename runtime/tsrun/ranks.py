@@ -9,17 +9,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from math import lcm
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tskernels.communicator import MeshCommunicator, use
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
 from tsrun.errors import RankError, TsrunError, UsageError
 from tsrun.executor import Executor
-from tsrun.limits import LimitOptions, page_row_bytes, settle
+from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.process_group import Control, Opcode, join, launched, leave, share_limits
 from tsrun.program import read_program
 from tsrun.step import Step
@@ -76,7 +78,11 @@ class Worker:
 
 
 class Ranks:
-    """All ranks of an artifact, this process being rank 0. With one rank there is no other process and no group."""
+    """All ranks of an artifact, this process being rank 0. With one rank there is no other process and no group.
+
+    A step is started, then its result is taken, in turns. With a depth of 1 it runs within `start`; else in a thread, while the caller
+    does something else.
+    """
 
     def __init__(self, path: Path, options: LimitOptions, *, threads: int | None, progress: Callable[[int, int], None] | None) -> None:
         manifest = read_manifest(path)
@@ -84,6 +90,8 @@ class Ranks:
         self._control: Control | None = None
         self._mesh: MeshCommunicator | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._step: Future[Tensor] = Future()
         started = check_launch(manifest.ranks)
         try:
             share = set_threads(threads, manifest.ranks)
@@ -92,11 +100,10 @@ class Ranks:
             self.artifact = open_artifact(path, rank=0, progress=progress)
             self.artifact.require_weights()
             self.program = program = read_program(self.artifact.file(PROGRAM))
-            row_bytes = page_row_bytes([(cache.dtype, cache.page) for cache in program.caches])
             self.limits = settle(
                 options,
                 context=manifest.context,
-                page_row_bytes=row_bytes,
+                row_bytes=row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches),
                 ranks=manifest.ranks,
                 token_multiple=lcm(*(plan.token_multiple for plan in program.plans)),
             )
@@ -104,8 +111,10 @@ class Ranks:
                 self._expect("verified")
                 self._mesh = join(manifest.axes, 0, self._store_file)
                 share_limits(self.limits)
-                self._control = Control(self.limits)
+                self._control = Control()
             self._executor = Executor(self.artifact, program, 0, self.limits)
+            if options.depth > 1:  # torch counts threads by the thread that asks for them
+                self._thread = ThreadPoolExecutor(1, "tsrun-step", torch.set_num_threads, (share,))
             self._expect("bound")
         except BaseException as error:
             self._abandon()
@@ -113,8 +122,29 @@ class Ranks:
                 raise
             raise self._explained(error) from error
 
-    def run(self, step: Step) -> Tensor:
-        """Run a step on every rank; the logits [S, V] are valid until the next run."""
+    def start(self, step: Step) -> None:
+        """Begin a step on every rank. The result of the one before is no longer valid."""
+        if self._thread is not None:
+            self._step = self._thread.submit(self._run, step)
+            return
+        self._step = Future()
+        try:
+            self._step.set_result(self._run(step))
+        except BaseException as error:
+            self._step.set_exception(error)
+
+    def result(self) -> Tensor:
+        """The logits [S, V] of the step that was started, or what went wrong with it."""
+        try:
+            return self._step.result()
+        except BaseException:
+            if not self._step.done():  # interrupted: without the others the step can not go on, so that it need not be waited for long
+                self._kill()
+                wait([self._step])
+                self._abandon()
+            raise
+
+    def _run(self, step: Step) -> Tensor:
         if self._control is None or self._mesh is None:
             return self._executor.run(step)
         try:
@@ -131,6 +161,8 @@ class Ranks:
 
     def close(self) -> None:
         """Tell the other ranks to stop, and wait for their processes. May be called again."""
+        if self._thread is not None:
+            self._thread.shutdown()  # when the step that runs is over
         control, self._control = self._control, None
         if control is not None:
             try:
@@ -170,6 +202,7 @@ class Ranks:
         return RankError("ranks", f"a collective failed ({error})", "start again") if self._mesh is not None else error
 
     def _abandon(self) -> None:
+        """Leave the group without a word to the other ranks, which may not listen."""
         self._kill()
         self._control = None
         leave()

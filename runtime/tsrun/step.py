@@ -1,42 +1,26 @@
 """The input of one step: flat int32 arrays, from the scheduler on rank 0 and from the wire on the others.
 
-Dimensions: T tokens and S sequences in the step, P pages of the longest block table.
+Dimensions: T tokens and S sequences in the step, G groups of caches, U changed entries of the block tables.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from tsrun._core import StepPlan
+
 Ints = NDArray[np.int32]
-HEADER_INTS = 4
-
-
-class Step(Protocol):
-    """What every rank needs of a step plan."""
-
-    @property
-    def ids(self) -> Ints: ...
-    @property
-    def positions(self) -> Ints: ...
-    @property
-    def slots(self) -> Ints: ...
-    @property
-    def spans(self) -> Ints: ...
-    @property
-    def lengths(self) -> Ints: ...
-    @property
-    def last(self) -> Ints: ...
-    @property
-    def tables(self) -> Ints: ...
+HEADER_INTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class UnpackedStep:
-    """A step read from a message; its arrays are views of the message."""
+class Step:
+    """What every rank needs of a step plan. The arrays are views, of the plan or of a message."""
 
     ids: Ints
     positions: Ints
@@ -44,38 +28,59 @@ class UnpackedStep:
     spans: Ints
     lengths: Ints
     last: Ints
-    tables: Ints
+    table_rows: Ints
+    table_updates: Ints
+
+    @classmethod
+    def of(cls, plan: StepPlan) -> Self:
+        return cls(
+            ids=plan.ids,
+            positions=plan.positions,
+            slots=plan.slots,
+            spans=plan.spans,
+            lengths=plan.lengths,
+            last=plan.last,
+            table_rows=plan.table_rows,
+            table_updates=plan.table_updates,
+        )
+
+    @property
+    def arrays(self) -> tuple[Ints, ...]:
+        """In the order of a message."""
+        return (self.ids, self.positions, self.slots, self.spans, self.lengths, self.last, self.table_rows, self.table_updates)
 
 
-def step_shape(step: Step) -> tuple[int, int, int]:
-    """T, S and P."""
-    return len(step.ids), len(step.last), step.tables.shape[1]
+def packed_ints(step: Step) -> int:
+    """How many int32 a step takes, header included."""
+    return HEADER_INTS + sum(array.size for array in step.arrays)
 
 
-def packed_ints(T: int, S: int, P: int) -> int:
-    """How many int32 a step of this shape takes, header included."""
-    return HEADER_INTS + 3 * T + 4 * S + S * P
-
-
-def pack(step: Step, opcode: int, message: Ints) -> int:
-    """Write header and arrays into `message`; return the count of int32 written."""
-    T, S, P = step_shape(step)
-    message[:HEADER_INTS] = (opcode, T, S, P)
+def pack(step: Step, opcode: int, message: Ints) -> None:
+    """Write header and arrays into `message`, which has room for them."""
+    message[:HEADER_INTS] = (opcode, len(step.ids), len(step.last), len(step.slots), len(step.table_updates))
     at = HEADER_INTS
-    for array in (step.ids, step.positions, step.slots, step.spans, step.lengths, step.last, step.tables):
+    for array in step.arrays:
         message[at : at + array.size] = array.reshape(-1)
         at += array.size
-    return at
 
 
-def unpack(message: Ints) -> UnpackedStep:
+def announced_ints(header: Ints) -> int:
+    """The size of the message that begins so."""
+    return HEADER_INTS + sum(rows * columns for rows, columns in _shapes(header))
+
+
+def unpack(message: Ints) -> Step:
     """The step in a message, without a copy."""
-    T, S, P = (int(n) for n in message[1:HEADER_INTS])
-    sizes = (T, T, T, 2 * S, S, S, S * P)
     arrays = []
     at = HEADER_INTS
-    for size in sizes:
-        arrays.append(message[at : at + size])
-        at += size
-    ids, positions, slots, spans, lengths, last, tables = arrays
-    return UnpackedStep(ids, positions, slots, spans.reshape(S, 2), lengths, last, tables.reshape(S, P))
+    for rows, columns in _shapes(message):
+        arrays.append(message[at : at + rows * columns].reshape(rows, columns))
+        at += rows * columns
+    ids, positions, slots, spans, lengths, last, table_rows, table_updates = arrays
+    return Step(ids[0], positions[0], slots, spans, lengths[0], last[0], table_rows[0], table_updates)
+
+
+def _shapes(header: Ints) -> tuple[tuple[int, int], ...]:
+    """Of the arrays, in the order of a message; what has one dimension is one row."""
+    T, S, G, U = (int(n) for n in header[1:HEADER_INTS])
+    return (1, T), (1, T), (G, T), (S, 2), (1, S), (1, S), (1, S), (U, 4)

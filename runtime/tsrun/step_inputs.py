@@ -5,14 +5,20 @@ Dimensions: T tokens and S sequences in the step, P columns of the block tables.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from tsrun.block_tables import BlockTables
 from tsrun.limits import Limits
-from tsrun.step import Ints, Step, step_shape
+from tsrun.step import Ints, Step
 
 _FEWEST_COLUMNS = 8
+
+StepInput = tuple[str, int]
+"""What it is called in a program, and the window of the caches that it is about: slots and tables are there once for each."""
 
 
 def table_columns(P: int) -> int:
@@ -26,23 +32,27 @@ class StepInputs:
     def __init__(self, limits: Limits) -> None:
         T, S = limits.max_step_tokens, limits.max_sequences
         columns = table_columns(limits.pages_of(limits.max_context))
-        sizes = {"ids": T, "positions": T, "slots": T, "spans": 2 * S, "lengths": S, "last": S, "tables": S * columns}
-        self._tensors = {name: torch.zeros(size, dtype=torch.int32) for name, size in sizes.items()}
-        self._arrays: dict[str, Ints] = {name: tensor.numpy() for name, tensor in self._tensors.items()}
+        self._windows = tuple(limits.pages)
+        self._tables = BlockTables(len(self._windows), S, columns)
+        sizes = {("ids", 0): T, ("positions", 0): T, ("spans", 0): 2 * S, ("lengths", 0): S, ("last", 0): S}
+        for window in self._windows:
+            sizes |= {("slots", window): T, ("tables", window): S * columns}
+        self._tensors = {given: torch.zeros(size, dtype=torch.int32) for given, size in sizes.items()}
+        self._arrays: dict[StepInput, Ints] = {given: tensor.numpy() for given, tensor in self._tensors.items()}
 
-    def views(self, T: int, S: int, columns: int) -> dict[str, Tensor]:
-        lengths = {"ids": T, "positions": T, "slots": T, "lengths": S, "last": S}
-        views = {name: self._tensors[name][:length] for name, length in lengths.items()}
-        views["spans"] = self._tensors["spans"][: 2 * S].view(S, 2)
-        views["tables"] = self._tensors["tables"][: S * columns].view(S, columns)
-        return views
+    def views(self, T: int, S: int, columns: int) -> Mapping[StepInput, Tensor]:
+        shapes = {"ids": (T,), "positions": (T,), "slots": (T,), "spans": (S, 2), "lengths": (S,), "last": (S,), "tables": (S, columns)}
+        return {(name, window): tensor[: int(np.prod(shapes[name]))].view(shapes[name]) for (name, window), tensor in self._tensors.items()}
 
     def fill(self, step: Step, columns: int) -> None:
-        """Copy a step in. Table columns past the step's own point at page 0, which no kernel reads through them."""
-        _, S, P = step_shape(step)
-        for name in ("ids", "positions", "slots", "spans", "lengths", "last"):
-            source: Ints = getattr(step, name)
-            np.copyto(self._arrays[name][: source.size], source.reshape(-1))
-        tables = self._arrays["tables"][: S * columns].reshape(S, columns)
-        tables[:, :P] = step.tables
-        tables[:, P:] = 0
+        """Copy a step in, with the rows of the block tables as its updates leave them."""
+        for name in ("ids", "positions", "spans", "lengths", "last"):
+            self._put((name, 0), getattr(step, name))
+        self._tables.apply(step.table_updates)
+        S = len(step.table_rows)
+        for group, window in enumerate(self._windows):
+            self._put(("slots", window), step.slots[group])
+            self._tables.copy_rows(group, step.table_rows, self._arrays["tables", window][: S * columns].reshape(S, columns))
+
+    def _put(self, given: StepInput, source: Ints) -> None:
+        np.copyto(self._arrays[given][: source.size], source.reshape(-1))

@@ -33,7 +33,7 @@ def serve(path: Path, rank: int, store_file: Path | None, reached: Callable[[str
     reached("verified")
     mesh = join(artifact.manifest.axes, rank, store_file)
     limits = share_limits(None)
-    control = Control(limits)
+    control = Control()
     executor = Executor(artifact, program, rank, limits)
     reached("bound")
     with use(mesh):

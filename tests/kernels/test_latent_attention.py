@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.test_attention import TOLERANCE, Step, decodes, make_step, only, sequences
+from tests.kernels.test_attention import TOLERANCE, Step, decodes, lose_old_pages, make_step, only, sequences
 from torch import Tensor
 
 from tskernels.attention import attention
@@ -38,6 +40,19 @@ def run(step: Step, window: int = 0) -> Tensor:
     return out
 
 
+def reference(step: Step, window: int = 0) -> Tensor:
+    return latent_attention(*latent_operands(step), scale=0.3, window=window)
+
+
+@pytest.mark.parametrize("subject", [run, reference], ids=["kernel", "reference"])
+def test_window_reads_only_its_pages(subject: Callable[[Step, int], Tensor]) -> None:
+    step = make_step([(20, 1), (21, 2)], page_size=4, K=1, G=3, E=C + R)
+    expected = subject(step, 6)
+    lose_old_pages(step)
+    assert torch.equal(subject(step, 6), expected)
+    assert not expected.isnan().any()
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     sequences=sequences,
@@ -51,7 +66,7 @@ def test_kernel_agrees_with_reference(
     sequences: list[tuple[int, int]], page_size: int, heads: int, dtype: str, window: int, seed: int
 ) -> None:
     step = make_step(sequences, page_size=page_size, K=1, G=heads, E=C + R, dtype=dtype, seed=seed)
-    expected = latent_attention(*latent_operands(step), scale=0.3, window=window)
+    expected = reference(step, window)
     # bf16: the scores are rounded too, before the softmax
     tolerance = TOLERANCE[dtype] * (4 if dtype == "bf16" else 1)
     torch.testing.assert_close(run(step, window), expected, rtol=tolerance, atol=tolerance)

@@ -20,6 +20,7 @@ from tsrun.generation import GenerationRequest
 from tsrun.limits import LimitOptions
 from tsrun.program import read_program
 from tsrun.sampler import Sampling
+from tsrun.step_inputs import StepInput
 
 DENSE = ["llama", "qwen3", "gemma3"]
 MIXTURES = ["qwen3_moe", "deepseek_v3"]
@@ -131,7 +132,7 @@ def test_steps_of_each_size_run_the_plan_for_it(
     options, used = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24), set()
     bind = Binder.bind
 
-    def spying(self: Binder, inputs: Mapping[str, Tensor], T: int, S: int, P: int) -> BoundProgram:
+    def spying(self: Binder, inputs: Mapping[StepInput, Tensor], T: int, S: int, P: int) -> BoundProgram:
         used.add(self.program.plan_for(T).entry)
         return bind(self, inputs, T, S, P)
 

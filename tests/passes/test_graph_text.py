@@ -92,6 +92,7 @@ def test_constants_keep_their_kind() -> None:
         ("(%x, %gate)", "(%x, %gate, %x, %x)", "TS0603", 9, "4 are given"),
         ("(%x, %gate) :", "(%x, %gate) {R 0} :", "TS0603", 9, "T or S"),
         ('= "gate"', '= "gate" + "up"', "TS0603", 8, "2 tensors for 1 types"),
+        ("value %x: f32[T, D]", "step %slots: i32[T] window 4", "TS0603", 7, "is called `%slots_w4`"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(old: str, new: str, code: str, line: int, message: str) -> None:

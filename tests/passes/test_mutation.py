@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch.fx
@@ -11,6 +12,7 @@ from tests.passes.test_semantics import MESHES, expected, run
 from tests.passes.tiny_models import CONFIGS, lowered
 
 from tsc.graph import Program, node_type, op_of, operands, target_of
+from tsc.graph_parser import parse_program
 from tspasses.transitions import COLLECTIVES
 from tspasses.verify import VerificationError, verify
 
@@ -97,6 +99,28 @@ def test_every_mutation_of_a_collective_is_caught(model: str, mesh: dict[str, in
     print(f"{model} on {mesh}: {tried - len(missed)} of {tried} mutants caught")
     assert missed == []
     assert tried >= 9 * len(inserted(program))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("(%layer, %slots_w4, ", "(%layer, %slots, ", "%slots is given for the step's slots of window 4"),
+        (
+            "%spans, %lengths, %tables_w4) : f32[T, D]",
+            "%spans, %lengths, %tables_w9) : f32[T, D]",
+            "%tables_w9 is given for the step's tables",
+        ),
+        ("%kv: f32[pages, 2, K, E] window 4", "%kv: f32[pages, 2, K, E]", "%slots_w4 is given for the step's slots of window 0"),
+        ("softcap = 0.0, window = 4", "softcap = 0.0, window = 9", "attention sees a window of 9, and its cache has 4"),
+        ("%slots_w4_split, %slots_w4) :", "%slots_w4_split, %tables_w4) :", "%tables_w4 is given for the step's slots"),
+        ("%lengths, %tables_w4, shard = 0", "%lengths, %slots_w4, shard = 0", "%slots_w4 is given for the step's tables"),
+    ],
+)
+def test_pages_of_other_caches_are_caught(old: str, new: str, message: str) -> None:
+    text = (Path(__file__).parent / "cases/lower/windows.out").read_text()
+    assert text.count(old) == 1
+    with pytest.raises(VerificationError, match=message):
+        verify(parse_program(text.replace(old, new)), "mutation")
 
 
 def test_the_program_as_it_is_passes() -> None:

@@ -9,7 +9,7 @@ import torch
 from tests.passes.tiny_models import CONFIGS, lowered, stages
 from torch import Tensor
 
-from tsc.graph import Program, sequence_groups
+from tsc.graph import Program, sequence_groups, windows
 from tsc.simulation.inputs import random_weights, rank_weights, step
 from tsc.simulation.interpreter import Interpreter
 from tskernels.communicator import MeshCommunicator
@@ -25,7 +25,7 @@ MESHES += [(mesh, model) for mesh in ({"dp": 2}, {"dp": 4}, {"dp": 2, "tp": 2}) 
 def run(program: Program, seed: int = 0) -> list[list[Tensor]]:
     """Each rank's logits of every step."""
     weights = random_weights(program, seed)
-    steps = [step(*given, groups=sequence_groups(program)) for given in STEPS]
+    steps = [step(*given, groups=sequence_groups(program), windows=windows(program)) for given in STEPS]
 
     def rank(mesh: MeshCommunicator) -> list[Tensor]:
         coordinate = {name: mesh.coordinate(name) for name in mesh.sizes}

@@ -144,8 +144,12 @@ def _nodes(program: dict[str, Any], graph: str = "Layer") -> list[dict[str, Any]
     return nodes
 
 
+def _inputs(program: dict[str, Any], graph: str = "decode") -> dict[str, dict[str, Any]]:
+    return {given["name"]: given for given in program["graphs"][graph]["inputs"]}
+
+
 PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "format": (lambda p: p.update(format=1, entry="decode"), "has format 1, this tsrun reads 2"),
+    "format": (lambda p: p.update(format=2, entry="decode"), "has format 2, this tsrun reads 3"),
     "no plan": (lambda p: p.update(plans=[]), "has plans for steps of [] tokens, which is not from 1 on in rising order"),
     "plans": (lambda p: p["plans"].append(p["plans"][0]), "has plans for steps of [1, 1] tokens"),
     "small steps": (lambda p: p["plans"][0].update(tokens=2), "has plans for steps of [2] tokens"),
@@ -166,7 +170,14 @@ PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "output": (lambda p: p["graphs"]["Layer"].update(output="z"), "its output 'z' is not one of its nodes"),
     "kernel": (lambda p: _nodes(p)[0].update(kernel="avx9000"), "kernel 'avx9000' of 'ts::rms_norm' can not be had here"),
     "op": (lambda p: _nodes(p)[0].update(op="ts::norm"), "of 'ts::norm' can not be had here"),
-    "step input": (lambda p: p["graphs"]["decode"]["inputs"][0].update(name="tokens"), "step input 'tokens' is not one of"),
+    "step input": (lambda p: _inputs(p)["ids"].update(step="tokens"), "step input 'ids' is 'tokens', which is not one of"),
+    "window": (lambda p: _inputs(p)["slots_w12"].update(window=13), "'slots_w12' is of window 13, which no cache has"),
+    "window of ids": (lambda p: _inputs(p)["ids"].update(window=12), "'ids' is of window 12, and ids are the same for all caches"),
+    "cache of a window": (lambda p: _inputs(p, "Layer")["kv"].update(window=12), "binds a cache of another window than 'Layer' takes"),
+    "tables of a window": (
+        lambda p: _nodes(p, "decode")[1].update(args=["x", "positions", "spans", "lengths", "slots", "tables_w12"]),
+        "gives 'tables_w12' to 'Layer', which takes the tables of window 0",
+    ),
 }
 
 

@@ -75,17 +75,19 @@ def test_greedy_tokens_are_those_of_plain_torch(toy: Toy, alone: dict[str, list[
         LimitOptions(max_step_tokens=3),
         LimitOptions(max_step_tokens=7, page_size=1),
         LimitOptions(page_size=64),
+        LimitOptions(depth=1, max_step_tokens=7),
     ],
-    ids=["batched", "two-at-a-time", "chunked", "pages-of-one", "large-pages"],
+    ids=["batched", "two-at-a-time", "chunked", "pages-of-one", "large-pages", "one-step-at-a-time"],
 )
 def test_tokens_do_not_depend_on_the_batch(toy_artifact: Path, alone: dict[str, list[list[int]]], kind: str, options: LimitOptions) -> None:
     tokens, _ = run(toy_artifact, requests_of(GREEDY if kind == "greedy" else SAMPLED), options)
     assert tokens == alone[kind]
 
 
+@pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("kind", ["greedy", "sampled"])
-def test_preempted_requests_keep_their_tokens(toy_artifact: Path, alone: dict[str, list[list[int]]], kind: str) -> None:
-    options = LimitOptions(page_size=4, num_pages=16, max_step_tokens=16)
+def test_preempted_requests_keep_their_tokens(toy_artifact: Path, alone: dict[str, list[list[int]]], kind: str, depth: int) -> None:
+    options = LimitOptions(page_size=4, num_pages=16, max_step_tokens=16, depth=depth)
     tokens, preemptions = run(toy_artifact, requests_of(GREEDY if kind == "greedy" else SAMPLED), options)
     assert preemptions > 0
     assert tokens == alone[kind]
@@ -110,8 +112,9 @@ def test_seeds_make_different_requests(toy_artifact: Path) -> None:
     assert len({tuple(t) for t in tokens}) == 4
 
 
-def test_an_aborted_request_ends_with_that_reason_and_frees_its_pages(toy_artifact: Path) -> None:
-    with Engine(toy_artifact) as engine:
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_aborted_request_ends_with_that_reason_and_frees_its_pages(toy_artifact: Path, depth: int) -> None:
+    with Engine(toy_artifact, LimitOptions(depth=depth)) as engine:
         first, second = engine.submit(GenerationRequest([9], ignore_eos=True)), engine.submit(GenerationRequest([9, 9], max_tokens=3))
         engine.step()
         engine.abort(first)
@@ -125,6 +128,16 @@ def test_an_aborted_request_ends_with_that_reason_and_frees_its_pages(toy_artifa
 def test_a_request_ends_at_the_context(toy: Toy, toy_artifact: Path) -> None:
     tokens, _ = run(toy_artifact, [GenerationRequest(PROMPTS[0], max_tokens=10_000, ignore_eos=True)])
     assert len(tokens[0]) == toy.context - len(PROMPTS[0])
+
+
+def test_a_sequence_outgrows_the_pages_of_its_window(toy: Toy, toy_artifact: Path) -> None:
+    options = LimitOptions(page_size=1, num_pages=96, max_sequences=1, max_step_tokens=4)
+    with Engine(toy_artifact, options) as engine:
+        assert engine.limits.windows == ((12, 44),)
+        engine.submit(GenerationRequest(PROMPTS[2], ignore_eos=True))
+        tokens = [token for event in engine.events() for token in event.token_ids]
+    assert len(tokens) == toy.context - len(PROMPTS[2])
+    assert tokens == toy.greedy(PROMPTS[2], len(tokens))
 
 
 def test_text_comes_in_pieces_that_join_to_the_decoded_tokens(toy_artifact: Path) -> None:

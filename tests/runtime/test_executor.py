@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,35 +13,43 @@ from tests.runtime.toy import Toy, program_of, write_artifact
 from tsrun.artifact import open_artifact
 from tsrun.errors import ArtifactError, MachineError, RequestError
 from tsrun.executor import Executor
-from tsrun.limits import LimitOptions, Limits, memory_bytes, page_row_bytes, settle
+from tsrun.limits import LimitOptions, Limits, memory_bytes, row_bytes, settle
 from tsrun.program import read_program
-from tsrun.step import UnpackedStep
+from tsrun.step import Step
 from tsrun.step_inputs import table_columns
 
-LIMITS = Limits(page_size=4, num_pages=64, max_sequences=4, max_step_tokens=40, max_context=96)
+LIMITS = Limits(page_size=4, num_pages=64, max_sequences=4, max_step_tokens=40, max_context=96, windows=((12, 48),))
 
 
 def executor(path: Path, rank: int = 0) -> Executor:
     return Executor(open_artifact(path), read_program(path / "program.json"), rank, LIMITS)
 
 
-def prefill(prompts: list[list[int]], pages_of: list[list[int]]) -> UnpackedStep:
-    """A step of whole prompts, each in pages of its own."""
+def prefill(prompts: list[list[int]], pages_of: list[list[int]]) -> Step:
+    """A step of whole prompts, each in pages of its own, which in the caches with a window are others. Sequence s has row 3 - s."""
     lengths = [len(prompt) for prompt in prompts]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     positions = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)
-    slots = [pages[i // 4] * 4 + i % 4 for n, pages in zip(lengths, pages_of, strict=True) for i in range(n)]
-    tables = np.zeros((len(prompts), max(map(len, pages_of))), dtype=np.int32)
-    for row, pages in zip(tables, pages_of, strict=True):
-        row[: len(pages)] = pages
-    return UnpackedStep(
+    rows = [3 - s for s in range(len(prompts))]
+    slots = [
+        [(pages[i // 4] + shift) % modulus * 4 + i % 4 for n, pages in zip(lengths, pages_of, strict=True) for i in range(n)]
+        for shift, modulus in ((0, 64), (17, 48))
+    ]
+    updates = [
+        (group, row, index, (page + shift) % modulus)
+        for group, (shift, modulus) in enumerate(((0, 64), (17, 48)))
+        for row, pages in zip(rows, pages_of, strict=True)
+        for index, page in enumerate(pages)
+    ]
+    return Step(
         ids=np.array([token for prompt in prompts for token in prompt], dtype=np.int32),
         positions=positions,
         slots=np.array(slots, dtype=np.int32),
         spans=np.stack((starts[:-1], starts[1:]), axis=1),
         lengths=np.array(lengths, dtype=np.int32),
         last=(starts[1:] - 1).astype(np.int32),
-        tables=tables,
+        table_rows=np.array(rows, dtype=np.int32),
+        table_updates=np.array(updates, dtype=np.int32),
     )
 
 
@@ -85,25 +94,55 @@ def test_an_axis_that_the_mesh_lacks_is_refused(toy: Toy, tmp_path: Path) -> Non
 
 
 def test_a_quarter_of_memory_or_every_sequence_at_its_longest_bounds_the_cache() -> None:
-    small = settle(LimitOptions(max_sequences=3), context=100, page_row_bytes=8, ranks=1)
+    small = settle(LimitOptions(max_sequences=3), context=100, row_bytes={0: 8}, ranks=1)
     assert (small.num_pages, small.max_context) == (3 * 7, 100)
-    large = settle(LimitOptions(), context=None, page_row_bytes=1 << 20, ranks=2)
+    large = settle(LimitOptions(), context=None, row_bytes={0: 1 << 20}, ranks=2)
     assert large.num_pages == memory_bytes() // 8 // (16 << 20)
     assert large.max_context == large.num_pages * 16
 
 
 def test_limits_that_are_asked_for_are_kept() -> None:
-    limits = settle(LimitOptions(page_size=8, num_pages=5, max_context=30), context=1000, page_row_bytes=8, ranks=1)
+    limits = settle(LimitOptions(page_size=8, num_pages=5, max_context=30), context=1000, row_bytes={0: 8}, ranks=1)
     assert (limits.page_size, limits.num_pages, limits.max_context) == (8, 5, 30)
-    assert settle(LimitOptions(cache_bytes=1024), context=10_000, page_row_bytes=8, ranks=1).num_pages == 8
+    assert settle(LimitOptions(cache_bytes=1024), context=10_000, row_bytes={0: 8}, ranks=1).num_pages == 8
 
 
 def test_a_cache_that_holds_no_page_is_refused() -> None:
     with pytest.raises(MachineError, match="holds no page of 16 tokens, which takes 128 bytes"):
-        settle(LimitOptions(cache_bytes=127), context=100, page_row_bytes=8, ranks=1)
+        settle(LimitOptions(cache_bytes=127), context=100, row_bytes={0: 8}, ranks=1)
     with pytest.raises(RequestError, match="max-sequences: got 0"):
         LimitOptions(max_sequences=0)
 
 
+def test_a_window_has_the_pages_that_it_can_ever_need_and_no_more() -> None:
+    """Of 8 sequences each has 512 tokens and two steps of 64 between them, in pages of 16; as much again is for prompts to be found."""
+    wishes = LimitOptions(max_sequences=8, max_step_tokens=64, num_pages=10_000)
+    limits = settle(wishes, context=100_000, row_bytes={0: 8, 512: 8}, ranks=1)
+    assert limits.pages == {0: 10_000, 512: 2 * (8 * (512 // 16 + 2) + 2 * 4)}
+    one_at_a_time = settle(replace(wishes, depth=1), context=100_000, row_bytes={0: 8, 512: 8}, ranks=1)
+    assert one_at_a_time.pages[512] == 2 * (8 * 34 + 4)
+    # No more than there are pages without a window; and what the scheduler wants for one sequence, even so.
+    assert settle(replace(wishes, num_pages=100), context=100_000, row_bytes={0: 8, 512: 8}, ranks=1).pages == {0: 100, 512: 100}
+    assert settle(replace(wishes, num_pages=10), context=100_000, row_bytes={0: 8, 512: 8}, ranks=1).pages == {0: 10, 512: 12}
+
+
+def test_the_bytes_of_windows_count() -> None:
+    """Where four of five layers have a window, the cache holds far longer contexts in the same memory."""
+    wishes = LimitOptions(max_sequences=2, max_step_tokens=16, cache_bytes=1_000_000)
+    without = settle(wishes, context=1 << 20, row_bytes={0: 80}, ranks=1)
+    limits = settle(wishes, context=1 << 20, row_bytes={0: 16, 64: 32, 32: 32}, ranks=1)
+    assert list(limits.pages) == [0, 32, 64]
+    rows = 16 * limits.pages[0] + 32 * limits.pages[32] + 32 * limits.pages[64]
+    assert 1_000_000 - 16 * 16 < rows * 16 <= 1_000_000
+    assert limits.max_context > 4 * without.max_context
+
+
+def test_a_model_whose_caches_all_have_windows_reaches_its_context() -> None:
+    limits = settle(LimitOptions(max_sequences=2, max_step_tokens=16, cache_bytes=100_000), context=1 << 16, row_bytes={64: 32}, ranks=1)
+    assert limits.max_context == 1 << 16
+    assert limits.pages == {0: 2 * (1 << 16) // 16, 64: 2 * (2 * 6 + 2)}
+
+
 def test_a_cache_row_counts_its_element_type() -> None:
-    assert page_row_bytes([("f32", (2, 3, 64)), ("bf16", (2, 3, 64))]) == 2 * 3 * 64 * 6
+    caches = [("f32", (2, 3, 64), 0), ("bf16", (2, 3, 64), 0), ("f32", (2, 1, 8), 512), ("f32", (2, 1, 8), 512)]
+    assert row_bytes(caches) == {0: 2 * 3 * 64 * 6, 512: 2 * 2 * 8 * 4}

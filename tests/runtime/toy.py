@@ -1,4 +1,5 @@
-"""A toy decoder: its weights, an independent implementation in plain torch, and its artifact written by hand.
+"""A toy decoder: its weights, an independent implementation in plain torch, and its artifact written by hand. Every second layer has a
+sliding window.
 
 Dimensions: T tokens, D model, K key heads with G query heads each, E elements a head, F feed-forward, V vocabulary.
 """
@@ -37,6 +38,7 @@ class Toy:
     F: int = 48
     V: int = 260
     layers: int = 2
+    window: int = 12
     context: int = 96
     eps: float = 1e-5
     theta: float = 10000.0
@@ -66,6 +68,14 @@ class Toy:
             self.weights[f"{layer}.n1"] = 1 + 0.1 * random(self.D)
             self.weights[f"{layer}.n2"] = 1 + 0.1 * random(self.D)
 
+    def window_of(self, layer: int) -> int:
+        return self.window if layer % 2 else 0
+
+    @property
+    def windows(self) -> list[int]:
+        """Of its layers, each once."""
+        return sorted({self.window_of(layer) for layer in range(self.layers)})
+
     def logits(self, ids: list[int]) -> Tensor:
         """[T, V] of a whole sequence at once: no cache, no pages, no steps."""
         w, T = self.weights, len(ids)
@@ -76,7 +86,8 @@ class Toy:
             k = self._rope((h @ w[f"{layer}.k"].T).view(T, self.K, self.E)).repeat_interleave(self.G, 1)
             v = (h @ w[f"{layer}.v"].T).view(T, self.K, self.E).repeat_interleave(self.G, 1)
             scores = torch.einsum("ihe,jhe->hij", q, k) / math.sqrt(self.E)
-            scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
+            distance = torch.arange(T)[:, None] - torch.arange(T)
+            scores = scores.masked_fill((distance < 0) | (distance >= (self.window_of(layer) or T)), -torch.inf)
             x = x + torch.einsum("hij,jhe->ihe", scores.softmax(-1), v).reshape(T, -1) @ w[f"{layer}.o"].T
             h = self._norm(x, w[f"{layer}.n2"])
             x = x + (torch.nn.functional.silu(h @ w[f"{layer}.gate"].T) * (h @ w[f"{layer}.up"].T)) @ w[f"{layer}.down"].T
@@ -119,8 +130,8 @@ class GraphWriter:
         self.nodes.append(node | (self.place(shape) if stored else {"region": None, "offset": None}))
         return name
 
-    def append(self, cache: str, k: str, v: str, shape: list[Any]) -> str:
-        node = {"name": "filled", "op": "ts::cache_append", "kernel": _kernel("ts::cache_append"), "args": [cache, k, v, "slots"]}
+    def append(self, cache: str, k: str, v: str, slots: str, shape: list[Any]) -> str:
+        node = {"name": "filled", "op": "ts::cache_append", "kernel": _kernel("ts::cache_append"), "args": [cache, k, v, slots]}
         self.nodes.append(node | {"attrs": {}, "dtype": "f32", "shape": shape, "region": None, "offset": None})
         return "filled"
 
@@ -131,8 +142,10 @@ class GraphWriter:
 def program_of(toy: Toy, ranks: int) -> dict[str, Any]:
     """program.json of the toy. With ranks, heads, feed-forward and vocabulary lie on the axis `tp`."""
     K, F, V = toy.K // ranks, toy.F // ranks, toy.V // ranks
-    layer = _layer(toy, K, F, ranks)
-    step = [{"name": n, "kind": "step", "dtype": "i32", "shape": s} for n, s in _STEP_SHAPES.items()]
+    layers = {window: _layer(toy, K, F, ranks, window) for window in toy.windows}
+    step = _steps("ids", "last", *_LAYER_STEPS[:3])
+    for window in toy.windows:
+        step += _steps("slots", "tables", window=window)
     weights = [_weight("embed", V, toy.D), _weight("norm", toy.D), _weight("head", V, toy.D)]
     shard = [{"name": "shard", "kind": "coordinate", "axis": "tp"}] if ranks > 1 else []
     entry = GraphWriter(step + shard + [w | {"tensor": w["name"]} for w in weights])
@@ -143,31 +156,33 @@ def program_of(toy: Toy, ranks: int) -> dict[str, Any]:
         x = entry.op("x", "embedding", ["ids", "embed"], ["T", toy.D], shard=0)
     places = [entry.place(["T", toy.D]) for _ in range(toy.layers)]
     frame = {"T": entry.used["T"], "S": 0}
-    names = [given["name"] for given in layer.inputs if given["kind"] == "weight"]
+    names = [given["name"] for given in layers[0].inputs if given["kind"] == "weight"]
     for index, place in enumerate(places):
         bound = {name: f"{index}.{name}" for name in names}
-        call = {"name": f"x_{index}", "call": "Layer", "args": [x, *_LAYER_STEPS], "weights": bound, "caches": {"kv": index}}
+        window = toy.window_of(index)
+        steps = [*_LAYER_STEPS[:3], _named("slots", window), _named("tables", window)]
+        call = {"name": f"x_{index}", "call": _named("Layer", window), "args": [x, *steps], "weights": bound, "caches": {"kv": index}}
         entry.nodes.append(call | place | {"frame": frame})
         x = f"x_{index}"
-    entry.used["T"] += layer.used["T"]
+    entry.used["T"] += layers[0].used["T"]
     entry.op("normed", "rms_norm", [x, "norm"], ["T", toy.D], eps=toy.eps, offset=0.0)
     entry.op("ends", "take_rows", ["normed", "last"], ["S", toy.D])
     output = entry.op("logits", "linear", ["ends", "head"], ["S", V])
     if ranks > 1:
         output = entry.op("all_logits", "all_gather", ["logits"], ["S", toy.V], axis="tp", dim=1)
-    caches = [{"dtype": "f32", "page": [2, K, toy.E], "window": 0}] * toy.layers
-    graphs = {"decode": entry.record(output), "Layer": layer.record("y")}
+    caches = [{"dtype": "f32", "page": [2, K, toy.E], "window": toy.window_of(layer)} for layer in range(toy.layers)]
+    graphs = {"decode": entry.record(output)} | {_named("Layer", window): layer.record("y") for window, layer in layers.items()}
     plans = [{"tokens": 1, "entry": "decode", "frame": dict(entry.used)}]
-    return {"format": 2, "plans": plans, "caches": caches, "graphs": graphs}
+    return {"format": 3, "plans": plans, "caches": caches, "graphs": graphs}
 
 
-def _layer(toy: Toy, K: int, F: int, ranks: int) -> GraphWriter:
+def _layer(toy: Toy, K: int, F: int, ranks: int, window: int) -> GraphWriter:
     D, G, E = toy.D, toy.G, toy.E
     given: list[dict[str, Any]] = [{"name": "x", "kind": "value", "dtype": "f32", "shape": ["T", D], "type": "f32[T, D]"}]
-    given += [{"name": n, "kind": "step", "dtype": "i32", "shape": _STEP_SHAPES[n]} for n in _LAYER_STEPS]
+    given += _steps(*_LAYER_STEPS[:3]) + _steps(*_LAYER_STEPS[3:], window=window)
     given += [_weight("n1", D), _weight("n2", D), _weight("qkv", (G + 2) * K * E, D), _weight("o", D, K * G * E)]
     given += [_weight("gate", F, D), _weight("up", F, D), _weight("down", D, F)]
-    w = GraphWriter([*given, {"name": "kv", "kind": "cache", "dtype": "f32", "shape": [2, K, E]}])
+    w = GraphWriter([*given, {"name": "kv", "kind": "cache", "dtype": "f32", "shape": [2, K, E], "window": window}])
     w.op("h", "rms_norm", ["x", "n1"], ["T", D], eps=toy.eps, offset=0.0)
     w.op("qkv_", "linear", ["h", "qkv"], ["T", (G + 2) * K * E])
     w.op("q_", "narrow", ["qkv_"], ["T", G * K * E], start=0, length=G * K * E)
@@ -179,9 +194,9 @@ def _layer(toy: Toy, K: int, F: int, ranks: int) -> GraphWriter:
     rope = {"theta": toy.theta, "kind": "default", "parameters": [], "interleaved": False}
     w.op("q", "rope", ["qs", "positions"], ["T", K, G, E], **rope)
     w.op("k", "rope", ["ks", "positions"], ["T", K, E], **rope)
-    cache = w.append("kv", "k", "v", [2, K, E])
-    sight = {"shard": 0, "scale": 1 / math.sqrt(E), "window": 0, "softcap": 0.0}
-    w.op("a", "attention", ["q", cache, "spans", "lengths", "tables"], ["T", K, G, E], **sight)
+    cache = w.append("kv", "k", "v", _named("slots", window), [2, K, E])
+    sight = {"shard": 0, "scale": 1 / math.sqrt(E), "window": window, "softcap": 0.0}
+    w.op("a", "attention", ["q", cache, "spans", "lengths", _named("tables", window)], ["T", K, G, E], **sight)
     w.op("am", "merge", ["a"], ["T", K * G * E], count=3)
     o = w.op("o_", "linear", ["am", "o"], ["T", D])
     if ranks > 1:
@@ -199,7 +214,7 @@ def _layer(toy: Toy, K: int, F: int, ranks: int) -> GraphWriter:
     return w
 
 
-_LAYER_STEPS = ["positions", "slots", "spans", "lengths", "tables"]
+_LAYER_STEPS = ["positions", "spans", "lengths", "slots", "tables"]
 _STEP_SHAPES: dict[str, list[str | int]] = {
     "ids": ["T"],
     "positions": ["T"],
@@ -209,6 +224,16 @@ _STEP_SHAPES: dict[str, list[str | int]] = {
     "lengths": ["S"],
     "tables": ["S", "S.pages"],
 }
+
+
+def _named(name: str, window: int) -> str:
+    return f"{name}_w{window}" if window else name
+
+
+def _steps(*names: str, window: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"name": _named(n, window), "kind": "step", "step": n, "window": window, "dtype": "i32", "shape": _STEP_SHAPES[n]} for n in names
+    ]
 
 
 def _weight(name: str, *shape: int) -> dict[str, Any]:

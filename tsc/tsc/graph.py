@@ -7,7 +7,7 @@ after kernel selection `kernel`; after memory planning `storage`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ class WeightPart:
 @dataclass(frozen=True, slots=True)
 class Input:
     """What a placeholder stands for. name: of a step input; parts: of a weight, joined along dimension 0; axes: of a coordinate;
-    window: of a cache."""
+    window: of a cache, and of the caches that a step input is about."""
 
     kind: InputKind
     name: str = ""
@@ -118,13 +118,34 @@ class Program:
 
 def sequence_groups(program: Program) -> int:
     """How many groups of ranks keep sequences of their own: those over which the pages of caches are split."""
-    caches = (n for g in program.graphs.values() for n in g.nodes if n.op == "placeholder" and n.meta["input"].kind == "cache")
-    placement = next((node_type(c).placement for c in caches), ())
+    placement = next((node_type(c).placement for c in _caches(program)), ())
     return program.mesh.size_of([a.name for a, p in zip(program.mesh.active, placement, strict=False) if p == 0])
+
+
+def windows(program: Program) -> tuple[int, ...]:
+    """The windows of its caches, in rising order: caches of one window share pages and block tables."""
+    return tuple(sorted({c.meta["input"].window for c in _caches(program)} - {0}))
+
+
+def _caches(program: Program) -> Iterator[torch.fx.Node]:
+    return (n for g in program.graphs.values() for n in g.nodes if n.op == "placeholder" and n.meta["input"].kind == "cache")
 
 
 CACHE_WRITES = ("cache_append", "latent_append")
 """The ops that change a cache and return it."""
+
+
+def window_of(node: torch.fx.Node) -> int:
+    """The window of a cache, or of what an op has made of it."""
+    while node.op != "placeholder":
+        node = operands(node)[0]
+    window: int = node.meta["input"].window
+    return window
+
+
+def step_name(name: str, window: int) -> str:
+    """What a graph calls a step input: slots and tables are there once for the caches without a window and once for each window."""
+    return f"{name}_w{window}" if window else name
 
 
 def op_of(node: torch.fx.Node) -> OpName:

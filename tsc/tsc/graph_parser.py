@@ -15,7 +15,7 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from tsc.diagnostics import CompileError, Diagnostic, near
-from tsc.graph import CallBinding, GraphType, Input, JoinedType, NodeType, Program, Storage, WeightPart, target_of
+from tsc.graph import CallBinding, GraphType, Input, JoinedType, NodeType, Program, Storage, WeightPart, step_name, target_of
 from tsc.graph_text import joining_dimension
 from tsc.mesh import Axis, Mesh
 from tsc.spans import Source, Span
@@ -104,8 +104,12 @@ class _Reader:
     def _value(self, span: Any, name: Any, type_: Any, tree: Any) -> None:
         self._placeholder(name, Input("value"), self._type(type_), span)
 
-    def _step(self, span: Any, name: Any, type_: Any, tree: Any) -> None:
-        self._placeholder(name, Input("step", name=str(name)[1:]), self._type(type_), span)
+    def _step(self, span: Any, name: Any, type_: Any, *rest: Any) -> None:
+        window = _window(rest)
+        short = str(name)[1:].removesuffix(step_name("", window))
+        if str(name)[1:] != step_name(short, window):
+            self._fail("TS0603", f"a step input of window {window} is called `{step_name(str(name), window)}`", name)
+        self._placeholder(name, Input("step", name=short, window=window), self._type(type_), span)
 
     def _weight(self, span: Any, name: Any, type_: Any, tensors: Any, tree: Any) -> None:
         parts = tuple(self._type(t) for t in type_.children)
@@ -115,8 +119,7 @@ class _Reader:
         self._placeholder(name, Input("weight", parts=bound), _join(parts, is_weight=True), span)
 
     def _cache(self, span: Any, name: Any, type_: Any, *rest: Any) -> None:
-        window = int(rest[0].children[0]) if len(rest) > 1 else 0
-        self._placeholder(name, Input("cache", window=window), self._type(type_), span)
+        self._placeholder(name, Input("cache", window=_window(rest)), self._type(type_), span)
 
     def _coordinate(self, span: Any, name: Any, type_: Any, axes: Any, tree: Any) -> None:
         self._placeholder(name, Input("coordinate", axes=self._leaves(axes)), self._type(type_), span)
@@ -281,6 +284,11 @@ def _split(tree: Any) -> tuple[Any, ...]:
     *rest, last = tree.children
     is_span = isinstance(last, Token) and last.type == "SPAN"
     return (last, *rest) if is_span else (None, *rest, last)
+
+
+def _window(rest: tuple[Any, ...]) -> int:
+    """Of an input: what follows its type is a window or nothing, then the line itself."""
+    return int(rest[0].children[0]) if len(rest) > 1 else 0
 
 
 def _join(parts: tuple[NodeType, ...], *, is_weight: bool) -> GraphType:

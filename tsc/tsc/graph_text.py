@@ -25,7 +25,20 @@ from typing import Any
 
 import torch.fx
 
-from tsc.graph import CallBinding, GraphType, Input, JoinedType, NodeType, Program, Storage, op_of, operands, output_node, type_of
+from tsc.graph import (
+    CallBinding,
+    GraphType,
+    Input,
+    JoinedType,
+    NodeType,
+    Program,
+    Storage,
+    op_of,
+    operands,
+    output_node,
+    step_name,
+    type_of,
+)
 from tsc.mesh import Mesh
 from tsc.spans import Span
 
@@ -82,14 +95,12 @@ def _input(mesh: Mesh, name: str, kind: Input, type_: GraphType) -> str:
     text = f"{kind.kind} %{name}: {type_.text(mesh)}"
     match kind.kind:
         case "step":
-            assert kind.name == name, f"%{name} is the step input {kind.name}"
+            assert step_name(kind.name, kind.window) == name, f"%{name} is the step input {kind.name}"
         case "weight":
             text += " = " + " + ".join(json.dumps(p.tensor) for p in kind.parts)
-        case "cache":
-            text += f" window {kind.window}" if kind.window else ""
         case "coordinate":
             text += f" of {mesh.name_of(kind.axes)}"
-    return text
+    return text + (f" window {kind.window}" if kind.window else "")
 
 
 def constants(node: torch.fx.Node) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.front import ModelSource, place_model
-from tsc.graph import NodeType, Program, op_of, sequence_groups
+from tsc.graph import NodeType, Program, op_of, sequence_groups, windows
 from tsc.mesh import Mesh
 from tsc.simulation.inputs import random_weights, rank_weights, step
 from tsc.simulation.interpreter import Interpreter
@@ -99,7 +99,8 @@ def _steps(weights: Mapping[str, Tensor], program: Program, seed: int, multiple:
         return torch.randint(0, rows, (count,), generator=generator).tolist()
 
     prompts, chunk, tokens = [ids(7), ids(3)], [ids(1), ids(2)], [ids(1), ids(1)]
-    return [step(new, lengths, multiple=multiple, groups=groups) for new, lengths in ((prompts, [7, 3]), (chunk, [8, 5]), (tokens, [9, 6]))]
+    layout: dict[str, Any] = {"multiple": multiple, "groups": groups, "windows": windows(program)}
+    return [step(new, lengths, **layout) for new, lengths in ((prompts, [7, 3]), (chunk, [8, 5]), (tokens, [9, 6]))]
 
 
 def _run(program: Program, weights: Mapping[str, Tensor], steps: Sequence[Mapping[str, Tensor]]) -> list[Seen]:

@@ -1,5 +1,5 @@
 // mesh: tp=1
-// What is called like a step input is renamed, since the runtime knows those by name: here a weight, a value, and a parameter `slots`
+// What is called like a step input is renamed, since those have names that follow from what they are: here a weight, a value, and a parameter `slots`
 // that is given positions and must not be taken for where the cache appends.
 config { D = 32  K = 2  E = 16  V = 64 }
 mesh { tp }

@@ -1,0 +1,11 @@
+// A preempted request has given its pages back.
+// expect: a request in the queue owns no pages to decode with
+#include "request.hpp"
+
+using namespace tsrun;
+
+Decoding legal(Decoding state, std::span<const Token> tokens) { return decode(std::move(state), tokens); }
+
+#ifdef ILLEGAL
+void illegal(Preempted state, std::span<const Token> tokens) { decode(std::move(state), tokens); }
+#endif
