@@ -72,6 +72,9 @@ bool Scheduler::yields_seat(const Entry& front) {
     const std::int32_t share = entry->user->num_running;
     const bool has_more = share > front.user->num_running + 1;
     if (!has_more || entry->priority < front.priority || entry->is<Loading>()) continue;
+    // Who gives up a seat must come after the front in the queue: else it would take the seat back, in this very plan.
+    const std::int64_t ahead = entry->user->served - front.user->served;
+    if (entry->priority == front.priority && (ahead < 0 || (ahead == 0 && entry->number < front.number))) continue;
     if (victim == nullptr || share >= victim->user->num_running) victim = entry;
   }
   if (victim == nullptr) return false;

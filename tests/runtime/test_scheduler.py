@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
