@@ -2,7 +2,16 @@
 
 namespace tsrun {
 
+struct Edges {
+  static EdgeKey key() { return EdgeKey(); }
+};
+
 namespace {
+
+template <typename Next, typename S>
+Next with_seat(S&& state) {
+  return Next(Edges::key(), std::move(state.request), std::move(state.seat));
+}
 
 template <typename S>
 RequestOwner give_back(S&& state, Landed landed) {
@@ -24,16 +33,16 @@ Ended end(S&& state, Landed landed) {
 
 }  // namespace
 
-Prefilling admit(Waiting&& state, SeatOwner seat) { return {std::move(state.request), std::move(seat)}; }
-Prefilling admit(Preempted&& state, SeatOwner seat) { return {std::move(state.request), std::move(seat)}; }
-Loading load(Waiting&& state, SeatOwner seat) { return {std::move(state.request), std::move(seat)}; }
-Loading load(Preempted&& state, SeatOwner seat) { return {std::move(state.request), std::move(seat)}; }
+Prefilling admit(Waiting&& state, SeatOwner seat) { return {Edges::key(), std::move(state.request), std::move(seat)}; }
+Prefilling admit(Preempted&& state, SeatOwner seat) { return {Edges::key(), std::move(state.request), std::move(seat)}; }
+Loading load(Waiting&& state, SeatOwner seat) { return {Edges::key(), std::move(state.request), std::move(seat)}; }
+Loading load(Preempted&& state, SeatOwner seat) { return {Edges::key(), std::move(state.request), std::move(seat)}; }
 
 Prefilling loaded(Loading&& state, std::int32_t num_cached) {
   state.seat->num_cached = num_cached;
-  return {std::move(state.request), std::move(state.seat)};
+  return with_seat<Prefilling>(std::move(state));
 }
-Prefilling load_failed(Loading&& state) { return {std::move(state.request), std::move(state.seat)}; }
+Prefilling load_failed(Loading&& state) { return with_seat<Prefilling>(std::move(state)); }
 
 Prefilling fill(Prefilling&& state, std::int32_t num_cached) {
   state.seat->num_cached = num_cached;
@@ -43,7 +52,7 @@ Prefilling fill(Prefilling&& state, std::int32_t num_cached) {
 Decoding start_decoding(Prefilling&& state, Token token) {
   state.seat->num_cached = state.request->length();
   state.request->append({&token, 1});
-  return {std::move(state.request), std::move(state.seat)};
+  return with_seat<Decoding>(std::move(state));
 }
 
 Decoding decode(Decoding&& state, std::span<const Token> tokens) {
@@ -61,8 +70,12 @@ Decoding rewind(Decoding&& state) {
   return std::move(state);
 }
 
-Preempted preempt(Prefilling&& state, Landed landed) { return {give_back(std::move(state), landed)}; }
-Preempted preempt(Decoding&& state, Landed landed) { return {give_back(std::move(state), landed)}; }
+Preempted preempt(Prefilling&& state, Landed landed) {
+  return {Edges::key(), give_back(std::move(state), landed)};
+}
+Preempted preempt(Decoding&& state, Landed landed) {
+  return {Edges::key(), give_back(std::move(state), landed)};
+}
 
 Ended finish(Decoding&& state, Landed landed) { return end(std::move(state), landed); }
 Ended finish(Preempted&& state) { return end(std::move(state)); }
@@ -71,9 +84,9 @@ Ended abort(Preempted&& state) { return end(std::move(state)); }
 Ended abort(Prefilling&& state, Landed landed) { return end(std::move(state), landed); }
 Ended abort(Decoding&& state, Landed landed) { return end(std::move(state), landed); }
 
-Finishing leave(Loading&& state) { return {std::move(state.request), std::move(state.seat)}; }
-Finishing leave(Prefilling&& state) { return {std::move(state.request), std::move(state.seat)}; }
-Finishing leave(Decoding&& state) { return {std::move(state.request), std::move(state.seat)}; }
+Finishing leave(Loading&& state) { return with_seat<Finishing>(std::move(state)); }
+Finishing leave(Prefilling&& state) { return with_seat<Finishing>(std::move(state)); }
+Finishing leave(Decoding&& state) { return with_seat<Finishing>(std::move(state)); }
 
 Ended release(Finishing&& state, Landed landed) { return end(std::move(state), landed); }
 

@@ -92,26 +92,37 @@ struct Seat {
 using RequestOwner = std::unique_ptr<Request>;
 using SeatOwner = std::unique_ptr<Seat>;
 
+// Who may begin a state other than the first: the edges below. Known to request.cpp alone.
+class EdgeKey {
+  friend struct Edges;
+  EdgeKey() = default;
+};
+
 #define TSRUN_STATE [[nodiscard("a request that nobody owns is lost with its pages")]]
 struct TSRUN_STATE Waiting {
   RequestOwner request;
 };
 struct TSRUN_STATE Loading {
+  Loading(EdgeKey, RequestOwner request, SeatOwner seat) : request(std::move(request)), seat(std::move(seat)) {}
   RequestOwner request;
   SeatOwner seat;
 };
 struct TSRUN_STATE Prefilling {
+  Prefilling(EdgeKey, RequestOwner request, SeatOwner seat) : request(std::move(request)), seat(std::move(seat)) {}
   RequestOwner request;
   SeatOwner seat;
 };
 struct TSRUN_STATE Decoding {  // every token but the last is in the pages
+  Decoding(EdgeKey, RequestOwner request, SeatOwner seat) : request(std::move(request)), seat(std::move(seat)) {}
   RequestOwner request;
   SeatOwner seat;
 };
 struct TSRUN_STATE Preempted {
+  Preempted(EdgeKey, RequestOwner request) : request(std::move(request)) {}
   RequestOwner request;
 };
 struct TSRUN_STATE Finishing {
+  Finishing(EdgeKey, RequestOwner request, SeatOwner seat) : request(std::move(request)), seat(std::move(seat)) {}
   RequestOwner request;
   SeatOwner seat;
 };

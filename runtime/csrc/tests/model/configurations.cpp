@@ -89,12 +89,12 @@ std::vector<Configuration> configurations(bool everyday) {
     add({.name = "two groups of ranks", .limits = limits, .requests = three(), .aborts = 1, .finishes = 1, .failures = 1});
   }
   {
-    std::vector<RequestSpec> requests = three();
+    std::vector<RequestSpec> requests{{short_prefix, 6}, {other, 4}, {shared_a, 2}};
     for (RequestSpec& request : requests) request.options.device_drafts = 1;
     add({.name = "device drafts", .limits = small(5, 2), .requests = std::move(requests), .aborts = 1, .failures = 1});
   }
   {
-    std::vector<RequestSpec> requests{{short_prefix, 5}, {other, 4}};
+    std::vector<RequestSpec> requests{{short_prefix, 6}, {other, 5}};
     requests[0].options.device_drafts = 2;
     requests[1].options.device_drafts = 1;
     Limits limits = small(5, 2);
