@@ -74,7 +74,8 @@ bool Scheduler::yields_seat(const Entry& front) {
     if (!has_more || entry->priority < front.priority || entry->is<Loading>()) continue;
     // Who gives up a seat must come after the front in the queue: else it would take the seat back, in this very plan.
     const std::int64_t ahead = entry->user->served - front.user->served;
-    if (entry->priority == front.priority && (ahead < 0 || (ahead == 0 && entry->number < front.number))) continue;
+    const bool wins_tie = front.user->num_running > 0 && entry->number < front.number;
+    if (entry->priority == front.priority && (ahead < 0 || (ahead == 0 && wins_tie))) continue;
     if (victim == nullptr || share >= victim->user->num_running) victim = entry;
   }
   if (victim == nullptr) return false;
@@ -104,6 +105,7 @@ Entry* Scheduler::choose(Entry& front, RankGroupId& ranks) {
   std::int32_t best_pages = -1;
   std::int32_t best_available = 0;
   for (Entry* entry : candidates_) {
+    if (still_waits(*entry)) continue;
     const std::int32_t num_pages = policy_.prefix_cache ? (entry->request().length() - 1) / limits_.page_size() : 0;
     for (std::int32_t at = 0; at < limits_.num_rank_groups; ++at) {
       const RankGroupId here{at};
@@ -131,18 +133,34 @@ Entry* Scheduler::choose(Entry& front, RankGroupId& ranks) {
   return best;
 }
 
-// A running request is about to compute the next page of this prompt: who waits for it shares it.
+// A running request is about to compute this page of the prompt: who waits for it shares it.
+bool Scheduler::computes(const Entry& other, std::int32_t page) const {
+  if (!other.is<Prefilling>() || other.must_land) return false;
+  const std::int32_t size = limits_.page_size();
+  return page < other.request().length() / size && other.seat().num_cached / size <= page;
+}
+
+// Whether the page after the match is about to be computed. Who it is and which page is kept, so that a long prompt is
+// not looked up again in each step of the other.
 bool Scheduler::is_computed_soon(Entry& entry, RankGroupId ranks, const Match& match) {
   if (!policy_.prefix_cache) return false;
   const std::int32_t size = limits_.page_size();
   const std::int32_t next = match.device + match.host;
   if (next >= (entry.request().length() - 1) / size) return false;
   for (Entry* other : running_) {
-    if (!other->is<Prefilling>() || &other->seat().pages.cache() != &cache(ranks)) continue;
-    if (other->options.salt != entry.options.salt || next >= other->request().length() / size) continue;
-    if (other->must_land || other->seat().num_cached / size > next) continue;
-    if (other->request().hash(next, size) == entry.request().hash(next, size)) return true;
+    if (&other->seat().pages.cache() != &cache(ranks) || other->options.salt != entry.options.salt) continue;
+    if (!computes(*other, next) || other->request().hash(next, size) != entry.request().hash(next, size)) continue;
+    if (limits_.num_rank_groups == 1) entry.awaited = Awaited{other->id, next};
+    return true;
   }
+  return false;
+}
+
+bool Scheduler::still_waits(Entry& entry) const {
+  if (!entry.awaited) return false;
+  const Entry* other = find(entry.awaited->request);
+  if (other != nullptr && computes(*other, entry.awaited->page)) return true;
+  entry.awaited.reset();
   return false;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -45,6 +46,12 @@ struct OnState : Cases... {
 template <typename... Cases>
 OnState(Cases...) -> OnState<Cases...>;
 
+// A page that another request is about to compute.
+struct Awaited {
+  RequestId request;
+  std::int32_t page;
+};
+
 struct Entry {
   using Stored = std::variant<Waiting, Loading, Prefilling, Decoding, Preempted, Finishing>;
 
@@ -60,6 +67,7 @@ struct Entry {
   Seconds promotion = never;        // when it rises next
   std::int32_t times_passed = 0;    // by others whose prefix was cached
   std::int32_t cached_tokens = -1;  // found in the prefix cache at its first admission
+  std::optional<Awaited> awaited;   // it starts when that page is there
   std::vector<Token> drafts;        // to verify in its next step
   bool must_land = false;           // not planned again before it is preempted
 

@@ -34,7 +34,9 @@ Ended end(S&& state, Landed landed) {
 }  // namespace
 
 Prefilling admit(Waiting&& state, SeatOwner seat) { return {Edges::key(), std::move(state.request), std::move(seat)}; }
-Prefilling admit(Preempted&& state, SeatOwner seat) { return {Edges::key(), std::move(state.request), std::move(seat)}; }
+Prefilling admit(Preempted&& state, SeatOwner seat) {
+  return {Edges::key(), std::move(state.request), std::move(seat)};
+}
 Loading load(Waiting&& state, SeatOwner seat) { return {Edges::key(), std::move(state.request), std::move(seat)}; }
 Loading load(Preempted&& state, SeatOwner seat) { return {Edges::key(), std::move(state.request), std::move(seat)}; }
 
@@ -70,12 +72,8 @@ Decoding rewind(Decoding&& state) {
   return std::move(state);
 }
 
-Preempted preempt(Prefilling&& state, Landed landed) {
-  return {Edges::key(), give_back(std::move(state), landed)};
-}
-Preempted preempt(Decoding&& state, Landed landed) {
-  return {Edges::key(), give_back(std::move(state), landed)};
-}
+Preempted preempt(Prefilling&& state, Landed landed) { return {Edges::key(), give_back(std::move(state), landed)}; }
+Preempted preempt(Decoding&& state, Landed landed) { return {Edges::key(), give_back(std::move(state), landed)}; }
 
 Ended finish(Decoding&& state, Landed landed) { return end(std::move(state), landed); }
 Ended finish(Preempted&& state) { return end(std::move(state)); }

@@ -138,6 +138,8 @@ class Scheduler {
   bool yields_seat(const Entry& front);
   bool holds_floor() const;
   Entry* choose(Entry& front, RankGroupId& ranks);
+  bool computes(const Entry& other, std::int32_t page) const;
+  bool still_waits(Entry& entry) const;
   bool is_computed_soon(Entry& entry, RankGroupId ranks, const Match& match);
   bool fits(const Entry& entry, RankGroupId ranks, const Match& match, Blocked& blocked) const;
   void seat(Entry& entry, RankGroupId ranks);

@@ -58,7 +58,7 @@ Entry* WaitingQueue::front() {
     while (!each.order.empty()) {
       const Place first = *each.order.begin();
       auto& [line, where] = each.lines.at(first.user);
-      if (first.served == first.user->served) return *line.begin();
+      if (first.served == first.user->served && first.runs == (first.user->num_running > 0)) return *line.begin();
       each.order.erase(each.order.begin());
       where = place_of(line);
       each.order.insert(where);

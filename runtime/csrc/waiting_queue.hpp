@@ -48,8 +48,8 @@ class WaitingQueue {
   };
   using Line = std::set<Entry*, ByArrival>;
 
-  // A line's place in the order of its class. `served` may be older than the user's, which only grows; so may `runs`,
-  // which only decides between equals: who has nothing running goes first.
+  // A line's place in the order of its class, looked at again when it comes first. Of equals who has nothing running
+  // goes first.
   struct Place {
     std::int64_t served;
     bool runs;

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "reference.hpp"
+#include "model/reference.hpp"
 #include "scheduler.hpp"
 
 namespace tsrun {

@@ -164,7 +164,6 @@ void World::plan(std::int32_t choice) {
   }
   if (planned == nullptr) {
     planned_nothing_ = true;
-    if (scheduler_.plan(now_) != nullptr) broken("nothing could run, and then something did");
     const bool is_open = std::ranges::any_of(requests_, [](const Requested& request) { return request.status == Status::open; });
     if (is_open && device_.is_idle() && !Audit::has_transfers(scheduler_)) {
       broken("requests are open, nothing is under way, and nothing is planned");
@@ -293,6 +292,7 @@ void World::replace(std::int32_t request, const RequestSpec& spec) {
   const RequestId next{number(old.id) + num_requests()};
   old = {spec, Reference(spec), next, static_cast<std::int32_t>(spec.prompt.size())};
   most_drafts_ = std::max(most_drafts_, spec.options.device_drafts);
+  has_one_user_ = has_one_user_ && spec.options.user == requests_[0].spec.options.user;
 }
 
 std::uint64_t World::fingerprint() const {
