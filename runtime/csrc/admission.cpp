@@ -213,6 +213,7 @@ void Scheduler::seat(Entry& entry, RankGroupId ranks) {
   const SlotId row = slot.slot();
   auto taken =
       std::make_unique<Seat>(Seat{.slot = std::move(slot), .pages = PageTable(&own, row, policy_.prefix_cache)});
+  taken->pages.reserve(static_cast<std::int32_t>(pages_for(entry.request().max_length(), limits_.page_size())));
   taken->pages.begin(match, updates_);
   taken->num_cached = match.device * limits_.page_size();
   taken->pages.take_state(updates_);

@@ -21,6 +21,11 @@ std::int32_t PageTable::num_owned(CacheGroupId group) const {
   return own.sealed.end() - own.sealed.first() + static_cast<std::int32_t>(own.tail.size());
 }
 
+void PageTable::reserve(std::int32_t num_pages) {
+  for (Pages& own : pages_) own.sealed.reserve(num_pages);
+  if (cache_->layout().has_states()) blocks_.reserve(static_cast<std::size_t>(num_pages));
+}
+
 void PageTable::begin(const Match& match, TableUpdates& updates) {
   const CacheLayout& layout = cache_->layout();
   if (match.device == 0) return;

@@ -41,6 +41,8 @@ class PageTable {
   std::int32_t num_owned(CacheGroupId group) const;
   BlockId chain() const { return chain_; }  // the block of the last sealed page
 
+  // So that no step allocates.
+  void reserve(std::int32_t num_pages);
   // Starts with what the cache has of the prompt.
   void begin(const Match& match, TableUpdates& updates);
   // One more page in every paged group, or in none.

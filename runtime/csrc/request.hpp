@@ -56,7 +56,7 @@ class Request {
   // Of the page and all before it. Each is computed once, when it is first asked for.
   std::uint64_t hash(std::int32_t index, std::int32_t page_size) {
     const auto wanted = static_cast<std::size_t>(index);
-    if (hashes_.capacity() == 0) hashes_.reserve(static_cast<std::size_t>(max_length_ / page_size));
+    if (hashes_.empty()) hashes_.reserve(static_cast<std::size_t>(max_length_ / page_size));
     while (hashes_.size() <= wanted) {
       const auto next = static_cast<std::int32_t>(hashes_.size());
       hashes_.push_back(hash_block(next == 0 ? root_ : hashes_.back(), page(next, page_size)));

@@ -45,10 +45,25 @@ def test_json_is_one_object_a_prompt(toy_artifact: Path, capsys: Captured, tmp_p
         assert len(record["token_ids"]) == 6
         assert record["finish_reason"] == "length"
         assert record["prompt_tokens"] == len(record["prompt"]) + 1
+        assert record["cached_tokens"] == 0
         assert record["timings"]["first_token_seconds"] > 0
     again = [*options, "--seed", str(records[0]["seed"])]
     assert run(["generate", str(toy_artifact), "-p", "hello", *again]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0])["token_ids"] == records[0]["token_ids"]
+
+
+@pytest.mark.parametrize(("options", "found"), [([], 16), (["--depth", "1"], 16), (["--no-prefix-cache"], 0)], ids=str)
+def test_json_says_how_much_of_a_prompt_was_cached(toy_artifact: Path, capsys: Captured, options: list[str], found: int) -> None:
+    """Two prompts of 23 tokens that begin alike, one after the other."""
+    prompts = ["-p", "begin with this page 1", "-p", "begin with this page 2"]
+    assert run(["generate", str(toy_artifact), *prompts, "--max-tokens", "2", "--json", "--max-sequences", "1", *options]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["cached_tokens"] for record in records] == [0, found]
+
+
+def test_a_depth_of_three_is_a_mistake_of_usage(toy_artifact: Path, capsys: Captured) -> None:
+    assert run(["generate", str(toy_artifact), "-p", "hello", "--depth", "3"]) == 2
+    assert capsys.readouterr().err == "tsrun: --depth: got 3; give 1 or 2\n"
 
 
 def test_a_chat_prompt_goes_through_the_template(toy_artifact: Path, capsys: Captured) -> None:

@@ -11,6 +11,7 @@ import torch
 from tests.runtime.toy import Toy, program_of, write_artifact
 
 from tsrun.artifact import open_artifact
+from tsrun.block_tables import BlockTables
 from tsrun.errors import ArtifactError, MachineError, RequestError
 from tsrun.executor import Executor
 from tsrun.limits import LimitOptions, Limits, memory_bytes, row_bytes, settle
@@ -73,6 +74,15 @@ def test_a_bound_shape_is_replayed_and_not_bound_again(toy_artifact: Path, monke
 
 def test_tables_are_bound_with_few_widths() -> None:
     assert [table_columns(P) for P in (1, 8, 9, 16, 17, 1000)] == [8, 8, 16, 16, 32, 1024]
+
+
+def test_of_several_changes_of_a_table_entry_the_last_stays() -> None:
+    tables = BlockTables(num_groups=2, num_rows=3, num_columns=4)
+    tables.apply(np.array([(1, 2, 0, 7), (1, 2, 1, 8), (0, 2, 0, 5), (1, 2, 0, 9)], dtype=np.int32))
+    tables.apply(np.zeros((0, 4), dtype=np.int32))
+    out = np.full((2, 3), -1, dtype=np.int32)
+    tables.copy_rows(1, np.array([2, 0], dtype=np.int32), out)
+    assert out.tolist() == [[9, 8, 0], [0, 0, 0]]
 
 
 def test_a_kernel_that_a_program_places_beyond_its_frame_is_refused(toy: Toy, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ using model::Traffic;
 
 TEST("whatever happens, every step reads what it must and every request ends") {
   std::mt19937 random(11);
-  for (std::uint32_t round = 0; round < 600; ++round) {
+  for (std::uint32_t round = 0; round < 3000; ++round) {
     const Configuration configuration = model::random_configuration(random);
     auto traffic = std::make_unique<Traffic>(configuration, round);
     traffic->world().audit_every(1 + static_cast<std::int32_t>(round % 4));

@@ -292,7 +292,7 @@ void World::replace(std::int32_t request, const RequestSpec& spec) {
   const RequestId next{number(old.id) + num_requests()};
   old = {spec, Reference(spec), next, static_cast<std::int32_t>(spec.prompt.size())};
   most_drafts_ = std::max(most_drafts_, spec.options.device_drafts);
-  has_one_user_ = has_one_user_ && spec.options.user == requests_[0].spec.options.user;
+  has_one_user_ = has_one_user_ && spec.options.user == configuration_.requests[0].options.user;
 }
 
 std::uint64_t World::fingerprint() const {
