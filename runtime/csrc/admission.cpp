@@ -10,27 +10,30 @@ namespace tsrun {
 
 namespace {
 
-constexpr std::size_t max_candidates = 4;     // that are looked at for a cached prefix
+constexpr std::int32_t max_candidates = 4;    // that are looked up in the prefix cache
+constexpr std::size_t max_looked_at = 16;     // of a user's line, with those that wait for what is being computed
 constexpr std::int32_t max_times_passed = 8;  // then a request goes first, whatever others have cached
 
 }  // namespace
 
-// Admits a request of the front's user, and plans its first chunk; false when nobody can start in this step.
-bool Scheduler::admit_next(Entry& front) {
-  if (is_still_blocked(front)) return false;
+// Admits a request of the front's user, and plans its first chunk.
+Scheduler::Admission Scheduler::admit_next(Entry& front) {
+  if (is_still_blocked(front)) return Admission::none;
   blocked_ = {};
   if (slots_.num_free() == 0) {
-    if (yields_seat(front)) return true;  // look again
+    if (yields_seat(front)) return Admission::look_again;
     blocked_ = {&front, num_left_, true, {}, 0};
-    return false;
+    return Admission::none;
   }
-  if (!holds_floor()) return false;
+  if (!holds_floor()) return Admission::none;
   RankGroupId ranks{};
-  Entry* chosen = choose(front, ranks);
-  if (chosen == nullptr) return blocked_.entry != nullptr && yields_seat(front);
-  if (chosen != &front) ++front.times_passed;
+  bool lacks_pages = false;
+  Entry* chosen = choose(front, ranks, lacks_pages);
+  if (chosen == nullptr && !lacks_pages) return Admission::pass;
+  if (chosen == nullptr) return yields_seat(front) ? Admission::look_again : Admission::none;
+  if (chosen != &front && !front.awaited) ++front.times_passed;
   seat(*chosen, ranks);
-  return true;
+  return Admission::look_again;
 }
 
 // Nobody has left since, and the pages that were too few then have not become more: nothing is looked up.
@@ -98,14 +101,16 @@ bool Scheduler::holds_floor() const {
 
 // Of the front and those behind it of the same user the one with the longest cached prefix that fits, where it fits
 // best.
-Entry* Scheduler::choose(Entry& front, RankGroupId& ranks) {
+Entry* Scheduler::choose(Entry& front, RankGroupId& ranks, bool& lacks_pages) {
   const bool looks_behind = policy_.prefix_cache && front.is<Waiting>() && front.times_passed < max_times_passed;
-  queue_.candidates(front, looks_behind ? max_candidates : 1, candidates_);
+  queue_.candidates(front, looks_behind ? max_looked_at : 1, candidates_);
   Entry* best = nullptr;
   std::int32_t best_pages = -1;
   std::int32_t best_available = 0;
+  std::int32_t num_looked_up = 0;
   for (Entry* entry : candidates_) {
     if (still_waits(*entry)) continue;
+    if (num_looked_up++ == max_candidates) break;
     const std::int32_t num_pages = policy_.prefix_cache ? (entry->request().length() - 1) / limits_.page_size() : 0;
     for (std::int32_t at = 0; at < limits_.num_rank_groups; ++at) {
       const RankGroupId here{at};
@@ -116,7 +121,9 @@ Entry* Scheduler::choose(Entry& front, RankGroupId& ranks) {
       if (is_computed_soon(*entry, here, match)) continue;
       Blocked blocked;
       if (!fits(*entry, here, match, blocked)) {
-        if (entry == &front) blocked_ = blocked;
+        lacks_pages = true;
+        // With several groups of ranks one of them may be free for another reason: it is tried again.
+        if (entry == &front && limits_.num_rank_groups == 1) blocked_ = blocked;
         continue;
       }
       const std::int32_t pages = match.device + match.host;

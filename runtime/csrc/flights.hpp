@@ -32,6 +32,7 @@ class Flights {
   bool empty() const { return count_ == 0 && !transfer_; }
   std::int32_t num_steps() const { return count_; }
   const Flight& youngest() const { return flights_[static_cast<std::size_t>(count_ - 1)]; }
+  bool is_in(StepId step) const { return count_ > 0 && youngest().step == step; }  // the youngest of all
   const Flight& oldest() const { return flights_[0]; }
 
   void take_off(const Flight& flight) {

@@ -1,5 +1,7 @@
 #include "limits.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <utility>
@@ -84,9 +86,25 @@ std::vector<Padding> checked(std::vector<Padding> paddings, const Limits& limits
   return paddings;
 }
 
+Policy checked(Policy policy) {
+  if (!(policy.aging > 0)) invalid("aging_seconds must be more than 0, got ", policy.aging);
+  if (!(policy.floor >= 0) || !std::isfinite(policy.floor)) {
+    invalid("floor must be tokens per second, 0 or more, got ", policy.floor);
+  }
+  return policy;
+}
+
+void check_finite(Seconds now) {
+  if (!std::isfinite(now)) invalid("now must be a time in seconds, got ", now);
+}
+
 std::string refusal(const Limits& limits, std::int64_t prompt_tokens, std::int64_t max_new_tokens) {
   if (prompt_tokens < 1) return "the prompt is empty";
   if (max_new_tokens < 1) return text("max_new_tokens must be at least 1, got ", max_new_tokens);
+  // Each by itself first, so that the sum is one.
+  if (std::max(prompt_tokens, max_new_tokens) > limits.max_context) {
+    return text("prompt and new tokens make more than max_context, ", limits.max_context);
+  }
   const std::int64_t length = prompt_tokens + max_new_tokens;
   if (length > limits.max_context) {
     return text("prompt and new tokens make ", length, ", max_context is ", limits.max_context);

@@ -39,9 +39,11 @@ struct Padding {
   std::int32_t multiple;
 };
 
-// Both throw std::invalid_argument with what is wrong.
+// All throw std::invalid_argument with what is wrong.
 Limits checked(Limits limits);
 std::vector<Padding> checked(std::vector<Padding> paddings, const Limits& limits);
+Policy checked(Policy policy);
+void check_finite(Seconds now);
 
 // Why a request of this size can never run under these limits; empty when it can.
 std::string refusal(const Limits& limits, std::int64_t prompt_tokens, std::int64_t max_new_tokens);

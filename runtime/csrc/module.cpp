@@ -52,6 +52,17 @@ py::array vector_of(const py::object& self) {
   return show<Shown>(values, self, {static_cast<py::ssize_t>(values.size())});
 }
 
+py::array copied(const std::vector<std::int32_t>& values, std::vector<py::ssize_t> shape) {
+  return py::array(py::dtype::of<std::int32_t>(), std::move(shape), values.data());
+}
+
+// Of arrays without a bound, which may move with a later step: a copy.
+template <auto Member, py::ssize_t width>
+py::array copied_rows_of(const py::object& self) {
+  const auto& values = self.cast<const PlanView&>().plan().*Member;
+  return copied(values, {static_cast<py::ssize_t>(values.size()) / width, width});
+}
+
 // [values / width, width]
 template <auto Member, py::ssize_t width>
 py::array rows_of(const py::object& self) {
@@ -63,10 +74,6 @@ py::array slots_of(const py::object& self) {
   const StepPlan& plan = self.cast<const PlanView&>().plan();
   const auto num_tokens = static_cast<py::ssize_t>(plan.ids.size());
   return show<std::int32_t>(plan.slots, self, {static_cast<py::ssize_t>(plan.slots.size()) / num_tokens, num_tokens});
-}
-
-py::array copied(const std::vector<std::int32_t>& values, std::vector<py::ssize_t> shape) {
-  return py::array(py::dtype::of<std::int32_t>(), std::move(shape), values.data());
 }
 
 std::shared_ptr<Scheduler> make(std::int32_t num_pages, std::int32_t page_size, std::int32_t max_sequences,
@@ -168,8 +175,8 @@ PYBIND11_MODULE(_core, module) {
       .def_property_readonly("samples", &vector_of<&StepPlan::samples, bool>)
       .def_property_readonly("follows", &vector_of<&StepPlan::follows, std::int32_t>)
       .def_property_readonly("table_rows", &vector_of<&StepPlan::table_rows, std::int32_t>)
-      .def_property_readonly("table_updates", &rows_of<&StepPlan::table_updates, 4>)
-      .def_property_readonly("copies", &rows_of<&StepPlan::copies, 3>);
+      .def_property_readonly("table_updates", &copied_rows_of<&StepPlan::table_updates, 4>)
+      .def_property_readonly("copies", &copied_rows_of<&StepPlan::copies, 3>);
 
   py::class_<Scheduler, std::shared_ptr<Scheduler>>(module, "Scheduler")
       .def(py::init(&make), py::kw_only(), "num_pages"_a, "page_size"_a, "max_sequences"_a, "max_step_tokens"_a,

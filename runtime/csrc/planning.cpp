@@ -8,7 +8,14 @@
 
 namespace tsrun {
 
+namespace {
+
+constexpr std::size_t max_passed = 8;  // lines that are passed over in a step, since what they need is being computed
+
+}  // namespace
+
 const StepPlan* Scheduler::plan(Seconds now) {
+  check_finite(now);
   if (num_outstanding() == limits_.depth) {
     out_of_order("plan while step ", number(clock_.retired) + 1, " is not committed");
   }
@@ -22,6 +29,7 @@ const StepPlan* Scheduler::plan(Seconds now) {
   yield_seats();
   std::ranges::fill(budgets_, limits_.max_step_tokens / limits_.num_rank_groups);
   order_.assign(running_.begin(), running_.end());  // planning may preempt
+  count_due();
   for (Entry* entry : order_) plan_decode(*entry);
   plan_fills();
   if (step.chunks.empty()) return nullptr;
@@ -37,8 +45,22 @@ bool Scheduler::is_filling(const Entry& entry) const {
   return entry.is<Prefilling>() && entry.planned_cached() < entry.request().length();
 }
 
+bool Scheduler::is_decoding(const Entry& entry) const {
+  return (entry.is<Decoding>() || entry.is<Prefilling>()) && !entry.must_land && !is_filling(entry);
+}
+
+void Scheduler::count_due() {
+  std::ranges::fill(due_rows_, 0);
+  has_prompts_ = queue_.size() > 0;
+  for (const Entry* entry : running_) {
+    if (is_decoding(*entry)) ++due_rows_[place(cache_index(entry->seat().pages.cache()))];
+    has_prompts_ = has_prompts_ || entry->is<Prefilling>();
+  }
+}
+
 void Scheduler::plan_decode(Entry& entry) {
-  if (!(entry.is<Decoding>() || entry.is<Prefilling>()) || entry.must_land || is_filling(entry)) return;
+  if (!is_decoding(entry)) return;
+  const std::int32_t others_due = --due_rows_[place(cache_index(entry.seat().pages.cache()))];
   const Flights& flights = entry.seat().flights;
   const bool follows = flights.num_steps() > 0;
   if (follows && entry.options.needs_token) return;
@@ -47,9 +69,12 @@ void Scheduler::plan_decode(Entry& entry) {
   const std::int32_t left = budget(entry.seat().pages.cache());
   if (room < 1 || left < 1) return;
   const auto host_drafts = static_cast<std::int32_t>(entry.drafts.size());
-  const std::int32_t drafts = std::max(entry.options.device_drafts, host_drafts);
+  // Every decode has its row before any has drafts, and drafts leave a quarter of the step to prompts.
+  const std::int32_t kept = has_prompts_ ? limits_.max_step_tokens / limits_.num_rank_groups / 4 : 0;
+  const std::int32_t spare = std::max(0, left - 1 - others_due - kept);
+  const std::int32_t drafts = std::min(spare, std::max(entry.options.device_drafts, host_drafts));
   const std::int32_t begin = entry.planned_cached();
-  const std::int32_t end = reserve(entry, begin, begin + std::min({1 + drafts, room, left}));
+  const std::int32_t end = reserve(entry, begin, begin + std::min(1 + drafts, room));
   if (end == begin) return;
   add_chunk(entry, begin, end - begin, end - begin, follows ? flights.youngest().sequence : -1);
 }
@@ -58,6 +83,7 @@ void Scheduler::plan_decode(Entry& entry) {
 // user does not keep another's short one waiting.
 void Scheduler::plan_fills() {
   fills_.clear();
+  passed_.clear();
   for (Entry* entry : running_) {
     if (!entry->must_land && !entry->is<Loading>() && is_filling(*entry)) fills_.push_back(entry);
   }
@@ -83,12 +109,15 @@ void Scheduler::plan_fills() {
   const auto has_rows = [&] { return fill_rows_ > 0 && *std::ranges::max_element(budgets_) > 0; };
   bool admits = true;
   for (auto fill = fills_.begin(); has_rows();) {
-    Entry* front = admits ? queue_.front() : nullptr;
+    Entry* front = admits && passed_.size() < max_passed ? queue_.front(passed_) : nullptr;
     if (front != nullptr && (fill == fills_.end() || goes_first(front, *fill))) {
-      admits = admit_next(*front);
+      const Admission admission = admit_next(*front);
+      if (admission == Admission::pass) passed_.push_back(front);
+      admits = admission != Admission::none;
     } else if (fill != fills_.end()) {
       Entry& next = **fill++;
-      if (next.is<Prefilling>() && !next.must_land) plan_fill(next);  // not preempted since
+      // Not preempted since, nor after that admitted again with its rows of this step.
+      if (next.is<Prefilling>() && !next.must_land && !next.seat().flights.is_in(planned_)) plan_fill(next);
     } else {
       return;
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -12,11 +13,17 @@
 
 namespace tsrun {
 
+namespace {
+
+bool is_negative(Token token) { return token < 0; }
+
+}  // namespace
+
 Scheduler::Scheduler(const Limits& limits, const Policy& policy, std::vector<Padding> paddings)
     : limits_(checked(limits)),
-      policy_(policy),
+      policy_(checked(policy)),
       paddings_(checked(std::move(paddings), limits)),
-      slots_(limits.max_sequences),
+      slots_(std::min(limits.max_sequences, limits.max_step_tokens)),  // each has a row in every step
       queue_(policy.aging),
       budgets_(static_cast<std::size_t>(limits.num_rank_groups)),
       matches_(static_cast<std::size_t>(limits.num_rank_groups)),
@@ -25,6 +32,7 @@ Scheduler::Scheduler(const Limits& limits, const Policy& policy, std::vector<Pad
     caches_.emplace_back(limits.caches, RankGroupId{ranks}, limits.num_host_pages, &clock_);
     if (policy.keep_events) caches_.back().keep_events();
   }
+  due_rows_.resize(static_cast<std::size_t>(limits.num_rank_groups));
   const std::int32_t most = std::min(limits.max_sequences, limits.max_step_tokens);
   for (std::int32_t step = 0; step < max_depth; ++step) {
     steps_.push_back({StepPlan(limits.max_step_tokens, most, limits.caches.num_groups()), {}, {}, 0});
@@ -73,6 +81,11 @@ void Scheduler::submit(RequestId id, std::span<const Token> prompt, std::int32_t
   if (live_.contains(id)) reject(id, "already submitted and not yet ended");
   const std::string why = refusal(static_cast<std::int64_t>(prompt.size()), max_new_tokens);
   if (!why.empty()) reject(id, why);
+  check_finite(now);
+  if (std::isnan(options.deadline)) reject(id, "the deadline is not a number");
+  if (const auto token = std::ranges::find_if(prompt, is_negative); token != prompt.end()) {
+    reject(id, "a token is at least 0, got ", *token);
+  }
   if (options.priority < 0 || options.priority >= num_priorities) {
     reject(id, "priority must be from 0 to ", num_priorities - 1, ", got ", options.priority);
   }
@@ -98,6 +111,7 @@ void Scheduler::draft(RequestId id, std::span<const Token> tokens) {
   if (entry == nullptr) return;
   if (!entry->options.needs_token) out_of_order("draft for request ", number(id), ", submitted without needs_token");
   if (limits_.caches.has_states()) out_of_order("draft where a recurrent state can not be taken back");
+  if (std::ranges::any_of(tokens, is_negative)) out_of_order("draft for request ", number(id), " of a token below 0");
   entry->drafts.assign(tokens.begin(), tokens.end());
 }
 
@@ -208,6 +222,8 @@ void Scheduler::commit(StepId step, std::span<const Token> tokens, std::optional
   if (number(step) != number(clock_.retired) + 1) {
     out_of_order("commit of step ", number(step), " before step ", number(clock_.retired) + 1);
   }
+  check_finite(now);
+  if (std::ranges::any_of(tokens, is_negative)) out_of_order("commit of step ", number(step), " with a token below 0");
   Step& own = step_of(step);
   const std::size_t num_sequences = own.chunks.size();
   if (!counts && tokens.size() != num_sequences) {
@@ -258,6 +274,7 @@ void Scheduler::land(const Chunk& chunk, std::span<const Token> tokens) {
                 if (flight.new_tokens == 0) {
                   entry.state = fill(std::move(state), flight.end());
                 } else {
+                  ++num_left_;  // no more pages are promised to it
                   entry.state = start_decoding(std::move(state), tokens[0]);
                 }
                 return true;
@@ -423,6 +440,7 @@ std::uint64_t Scheduler::fingerprint() const {
     visit_seconds(entry->options.deadline);
     visit(entry->must_land);
     visit(entry->times_passed);
+    visit(entry->awaited ? number(entry->awaited->request) * 1000000 + entry->awaited->page : -1);
     visit(entry->request().length());
     for (const Token token : entry->request().tokens()) visit(token);
     for (const Token token : entry->drafts) visit(~std::int64_t{token});

@@ -118,6 +118,8 @@ class Scheduler {
 
   // planning.cpp
   bool is_filling(const Entry& entry) const;
+  bool is_decoding(const Entry& entry) const;
+  void count_due();
   void plan_decode(Entry& entry);
   void plan_fills();
   void plan_fill(Entry& entry);
@@ -132,12 +134,17 @@ class Scheduler {
   void copy_states(const Chunk& chunk, StepPlan& plan);
 
   // admission.cpp
-  bool admit_next(Entry& front);
+  enum class Admission : std::uint8_t {
+    look_again,  // somebody has started, or given something up
+    pass,        // what this one needs is about to be computed: another may start
+    none,        // nobody starts in this step
+  };
+  Admission admit_next(Entry& front);
   bool is_still_blocked(const Entry& front) const;
   void yield_seats();
   bool yields_seat(const Entry& front);
   bool holds_floor() const;
-  Entry* choose(Entry& front, RankGroupId& ranks);
+  Entry* choose(Entry& front, RankGroupId& ranks, bool& lacks_pages);
   bool computes(const Entry& other, std::int32_t page) const;
   bool still_waits(Entry& entry) const;
   bool is_computed_soon(Entry& entry, RankGroupId ranks, const Match& match);
@@ -172,7 +179,10 @@ class Scheduler {
   std::vector<Entry*> order_;
   std::vector<Entry*> fills_;
   std::vector<Entry*> candidates_;
-  std::vector<Match> matches_;  // of the chosen candidate, for each group of ranks
+  std::vector<const Entry*> passed_;    // fronts of lines that wait for what is being computed
+  std::vector<std::int32_t> due_rows_;  // of decodes still to be planned, of each group of ranks
+  bool has_prompts_ = false;            // to compute, or waiting
+  std::vector<Match> matches_;          // of the chosen candidate, for each group of ranks
   std::vector<Match> tried_;
 
   TableUpdates updates_;
@@ -181,7 +191,7 @@ class Scheduler {
   bool is_draining_ = false;
   std::int64_t num_submitted_ = 0;
   std::int64_t num_transfers_ = 0;
-  std::int64_t num_left_ = 0;      // requests that stopped running
+  std::int64_t num_left_ = 0;      // requests that stopped running, or that no more pages are promised to
   std::int64_t least_served_ = 0;  // where who comes anew starts
   std::int64_t preemptions_ = 0;
 };

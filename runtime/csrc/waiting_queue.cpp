@@ -1,5 +1,7 @@
 #include "waiting_queue.hpp"
 
+#include <algorithm>
+
 namespace tsrun {
 
 void WaitingQueue::push(Entry& entry, Seconds now) {
@@ -53,15 +55,21 @@ void WaitingQueue::promote(Seconds now) {
   }
 }
 
-Entry* WaitingQueue::front() {
+Entry* WaitingQueue::front(std::span<const Entry* const> passed) {
   for (Class& each : classes_) {
-    while (!each.order.empty()) {
-      const Place first = *each.order.begin();
-      auto& [line, where] = each.lines.at(first.user);
-      if (first.served == first.user->served && first.runs == (first.user->num_running > 0)) return *line.begin();
-      each.order.erase(each.order.begin());
-      where = place_of(line);
-      each.order.insert(where);
+    for (auto at = each.order.begin(); at != each.order.end();) {
+      auto& [line, where] = each.lines.at(at->user);
+      const Place now = place_of(line);
+      if (now.served != at->served || now.runs != at->runs) {
+        each.order.erase(at);
+        where = now;
+        each.order.insert(where);
+        at = each.order.begin();
+      } else if (std::ranges::find(passed, *line.begin()) != passed.end()) {
+        ++at;
+      } else {
+        return *line.begin();
+      }
     }
   }
   return nullptr;

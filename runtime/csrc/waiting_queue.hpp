@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <set>
+#include <span>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -24,8 +25,9 @@ class WaitingQueue {
   // Those who have waited long enough rise by a class.
   void promote(Seconds now);
 
-  // Who is next, null when nobody waits; then the others of the same user and priority, in order.
-  Entry* front();
+  // Who is next of those that are not passed over, null when nobody is; then the others of the same user and priority,
+  // in order.
+  Entry* front(std::span<const Entry* const> passed = {});
   // Whether more than `count` users wait who have fewer than `running` requests running.
   bool has_users_below(std::int32_t running, std::int32_t count) const;
   void candidates(const Entry& front, std::size_t most, std::vector<Entry*>& found) const;

@@ -67,7 +67,7 @@ class Engine:
         self._observer = observer
         self._depth = options.depth
         self._running: StepPlan | None = None
-        self._has_failed = False
+        self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
@@ -87,6 +87,7 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> int:
         """Queue a request; return its number. RequestError when it can never run."""
+        self._check_open()
         where = f"request {self._next_request}"
         if not request.prompt:
             raise RequestError(where, "the prompt is empty", "give at least one token")
@@ -158,12 +159,11 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Bring a step to its end; return what it brought. Nothing to do brings nothing. An error leaves nothing to go on from."""
-        if self._has_failed:
-            raise MachineError("engine", "a step has failed before", "open another one")
+        self._check_open()
         try:
             return self._step()
         except BaseException:
-            self._has_failed = True
+            self._over = "a step has failed before"
             raise
 
     def events(self) -> Iterator[Event]:
@@ -172,7 +172,12 @@ class Engine:
             yield from self.step()
 
     def close(self) -> None:
+        self._over = self._over or "it was closed"
         self._ranks.close()
+
+    def _check_open(self) -> None:
+        if self._over is not None:
+            raise MachineError("engine", self._over, "open another one")
 
     def __enter__(self) -> Self:
         return self

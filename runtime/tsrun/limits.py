@@ -13,6 +13,7 @@ from tsrun.errors import MachineError, RequestError
 _ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8, "i32": 4, "i64": 8}
 _CACHE_SHARE_OF_MEMORY = 4  # a quarter; pages that are never written are never made resident
 _MOST_DEPTH = 2
+_MOST_STEP = 2**20  # tokens and sequences of a step, whose arrays are allocated for the largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,9 @@ class LimitOptions:
         for name, value in asdict(self).items():
             if name != "prefix_cache" and value is not None and value < 1:
                 raise RequestError(name.replace("_", "-"), f"got {value}", "give a positive count")
+        for name, value in (("max-sequences", self.max_sequences), ("max-step-tokens", self.max_step_tokens)):
+            if value > _MOST_STEP:
+                raise RequestError(name, f"got {value}", f"give at most {_MOST_STEP:,}")
         if self.depth > _MOST_DEPTH:
             raise RequestError("depth", f"got {self.depth}", f"give 1 or {_MOST_DEPTH}")
         if self.num_pages is not None and self.cache_bytes is not None:

@@ -161,3 +161,22 @@ def test_an_interrupt_comes_out_of_the_step(toy_artifact: Path, depth: int, monk
         with pytest.raises(KeyboardInterrupt):
             list(engine.events())
     assert no_step_runs()
+
+
+@both_depths
+def test_a_closed_engine_says_so(toy_artifact: Path, depth: int) -> None:
+    engine = Engine(toy_artifact, LimitOptions(depth=depth))
+    engine.submit(GenerationRequest([1, 2], 5))
+    engine.step()
+    engine.close()
+    with pytest.raises(MachineError, match="it was closed"):
+        engine.step()
+    with pytest.raises(MachineError, match="it was closed"):
+        engine.submit(GenerationRequest([1, 2], 5))
+
+
+def test_a_step_too_large_to_allocate_is_refused() -> None:
+    with pytest.raises(RequestError, match="max-sequences: .*give at most 1,048,576"):
+        LimitOptions(max_sequences=2**31)
+    with pytest.raises(RequestError, match="max-step-tokens: .*give at most 1,048,576"):
+        LimitOptions(max_step_tokens=2**31)

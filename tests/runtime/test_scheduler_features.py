@@ -480,3 +480,100 @@ def test_an_abort_while_pages_load_waits_for_the_transfer() -> None:
 def test_limits_that_can_not_work_are_refused(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=f"^{why}"):
         scheduler(**options)
+
+
+# Found by attacks.
+
+
+def steps_until(core: Scheduler, request: int, most: int = 100) -> int:
+    for number in range(most):
+        if request in step(core):
+            return number
+    return most
+
+
+def test_who_waits_for_a_prefix_lets_others_pass() -> None:
+    core = scheduler(num_pages=400, max_context=400)
+    core.submit(1, prompt(300), 5, user=1)
+    step(core)
+    core.submit(2, prompt(300), 5, user=2)
+    core.submit(3, prompt(3, first=5000), 5, user=3)
+    assert steps_until(core, 3) == 0, "another user's line"
+    core.submit(4, prompt(300), 5, user=2)
+    core.submit(5, prompt(3, first=6000), 5, user=2)
+    assert steps_until(core, 5) == 0, "behind in the same line"
+
+
+def test_drafts_take_no_row_that_another_needs() -> None:
+    core = scheduler(num_pages=64, max_step_tokens=16, max_context=200)
+    core.submit(1, tokens(1), 150, needs_token=True)
+    core.submit(2, tokens(2), 150)
+    step(core)
+    core.submit(3, tokens(3), 50, user=3)
+    for _ in range(3):
+        core.draft(1, tokens(*range(40)))
+        plan = planned(core)
+        assert set(plan.requests.tolist()) == {1, 2, 3}
+        counts = np.array([1, 1, 1], dtype=np.int32)
+        core.commit(plan.step, tokens(7, 7, 7), counts)
+
+
+def test_a_start_in_another_group_of_ranks_is_not_overlooked() -> None:
+    core = scheduler(num_pages=100, max_sequences=8, max_step_tokens=32, max_context=400, num_rank_groups=2)
+    core.submit(1, prompt(200, first=9000), 150)
+    core.submit(2, prompt(240), 100)
+    for _ in range(3):
+        step(core)
+    core.submit(3, np.concatenate([prompt(236), prompt(40, first=5000)]), 5)
+    assert steps_until(core, 3) < 20, "when the prefix that it shares is there"
+
+
+def test_a_promise_that_was_kept_blocks_nobody() -> None:
+    core = scheduler(num_pages=4000, max_sequences=8, max_step_tokens=32, max_context=8000, windows=[(8, 16)])
+    core.submit(1, prompt(100), 2000)
+    step(core)
+    core.submit(2, prompt(100, first=1000), 10)
+    assert steps_until(core, 2) < 10
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"aging_seconds": float("nan")}, "aging_seconds must be more than 0, got nan"),
+        ({"aging_seconds": 0.0}, "aging_seconds must be more than 0, got 0"),
+        ({"floor": float("inf")}, "floor must be tokens per second, 0 or more, got inf"),
+    ],
+)
+def test_a_policy_that_means_nothing_is_refused(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=f"^{why}$"):
+        scheduler(**options)
+
+
+def test_times_and_tokens_that_mean_nothing_are_refused() -> None:
+    core = scheduler()
+    with pytest.raises(ValueError, match=r"^now must be a time in seconds, got nan$"):
+        core.plan(float("nan"))
+    with pytest.raises(ValueError, match=r"^request 1: the deadline is not a number$"):
+        core.submit(1, tokens(1), 1, deadline=float("nan"))
+    with pytest.raises(ValueError, match=r"^request 1: a token is at least 0, got -5$"):
+        core.submit(1, tokens(1, -5), 1)
+    assert core.refusal(2**62, 2**62) == "prompt and new tokens make more than max_context, 64"
+    core.submit(1, tokens(1), 3)
+    plan = planned(core)
+    with pytest.raises(RuntimeError, match=r"^commit of step 0 with a token below 0$"):
+        core.commit(plan.step, tokens(-1))
+    with pytest.raises(ValueError, match="now must be a time"):
+        core.commit(plan.step, tokens(1), now=float("inf"))
+    core.commit(plan.step, tokens(1))
+
+
+def test_updates_that_are_kept_stay_as_they_were() -> None:
+    core = scheduler(num_pages=2000, page_size=1, max_sequences=2, max_step_tokens=1000, max_context=1000, prefix_cache=False)
+    core.submit(1, prompt(900), 3)
+    updates = planned(core).table_updates
+    before = updates.tolist()
+    core.commit(0, tokens(7))
+    core.submit(2, prompt(990), 3)
+    for _ in range(3):
+        step(core)
+    assert updates.tolist() == before

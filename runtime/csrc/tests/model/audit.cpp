@@ -55,6 +55,7 @@ void Audit::check(const Scheduler& scheduler) {
       check_pool(scheduler, RankGroupId{ranks}, CacheGroupId{group});
     }
     check_blocks(own);
+    check_pins(scheduler, RankGroupId{ranks});
     std::size_t num_host = own.host_pool_.free_.size();
     for (const auto& block : own.blocks_) num_host += block.host.has_value();
     for (const auto& pending : scheduler.transfers_) {
@@ -179,6 +180,18 @@ void Audit::check_blocks(const PrefixCache& cache) {
   if (num_used + cache.free_.size() != num_blocks) broken("of ", num_blocks, " blocks ", num_used, " are in use");
 }
 
+void Audit::check_pins(const Scheduler& scheduler, RankGroupId ranks) {
+  const PrefixCache& own = cache(scheduler, ranks);
+  std::vector<std::int32_t> pins(own.blocks_.size());
+  for (const auto& pending : scheduler.transfers_) {
+    if (pending.transfer.ranks != ranks || pending.transfer.kind != Transfer::Kind::load) continue;
+    for (const BlockId block : pending.transfer.blocks) ++pins[place(block)];
+  }
+  for (std::size_t at = 0; at < pins.size(); ++at) {
+    if (own.blocks_[at].host_pins != pins[at]) broken("block ", at, " is pinned for ", pins[at], " loads, counted as ", own.blocks_[at].host_pins);
+  }
+}
+
 void Audit::check_requests(const Scheduler& scheduler) {
   std::vector<std::int32_t> slots(scheduler.slots_.free_.size());
   std::ranges::transform(scheduler.slots_.free_, slots.begin(), [](SlotId slot) { return number(slot); });
@@ -195,6 +208,7 @@ void Audit::check_requests(const Scheduler& scheduler) {
     slots.push_back(number(seat.slot.slot()));
     if (entry->is<Finishing>() && seat.flights.empty()) broken("request ", number(id), " finishes, and waits for nothing");
     if (entry->is<Loading>() && seat.flights.empty()) broken("request ", number(id), " loads nothing");
+    if (seat.flights.num_steps() == 0 && !seat.pages.snapshots_.empty()) broken("request ", number(id), " keeps a copy");
     if (entry->is_running() && seat.num_cached > entry->request().length()) broken("more is cached than there is");
   }
   if (num_queued != scheduler.num_waiting()) broken(num_queued, " requests wait, counted as ", scheduler.num_waiting());
@@ -204,7 +218,8 @@ void Audit::check_requests(const Scheduler& scheduler) {
   const bool is_sorted = std::ranges::is_sorted(scheduler.running_, [](const Entry* a, const Entry* b) { return a->precedes(*b); });
   if (!is_sorted) broken("the running requests are not in order");
   std::ranges::sort(slots);
-  std::vector<std::int32_t> all(static_cast<std::size_t>(scheduler.limits_.max_sequences));
+  const std::int32_t num_slots = std::min(scheduler.limits_.max_sequences, scheduler.limits_.max_step_tokens);
+  std::vector<std::int32_t> all(static_cast<std::size_t>(num_slots));
   std::iota(all.begin(), all.end(), 0);
   if (slots != all) broken("a slot is lost or has two owners");
 }

@@ -37,6 +37,7 @@ struct Audit {
  private:
   static void check_pool(const Scheduler& scheduler, RankGroupId ranks, CacheGroupId group);
   static void check_blocks(const PrefixCache& cache);
+  static void check_pins(const Scheduler& scheduler, RankGroupId ranks);
   static void check_requests(const Scheduler& scheduler);
 };
 

@@ -177,6 +177,7 @@ void World::plan(std::int32_t choice) {
   for (const std::int64_t id : planned->requests) {
     const Requested& request = requested(RequestId{id});
     if (number(request.id) != id || request.status != Status::open) broken("request ", id, " is in a step, and is not open");
+    if (request.spec.options.needs_token && planned->follows[jobs.size()] >= 0) broken("request ", id, " does not wait for its token");
     jobs.push_back({&request.reference, request.known});
     const std::int32_t base = most_drafts_ + 1;
     const bool is_drafting = request.spec.options.device_drafts > 0;
@@ -206,7 +207,7 @@ void World::commit() {
     tokens.clear();
     for (const Device::Sequence& sequence : device_.oldest_sequences()) {
       const auto last = static_cast<std::size_t>(sequence.begin + sequence.rows);
-      tokens.push_back(sequence.new_tokens > 0 ? sequence.reference->tokens[last] : -1);
+      tokens.push_back(sequence.new_tokens > 0 ? sequence.reference->tokens[last] : 0);
     }
   }
   for (const Device::Sequence& sequence : device_.oldest_sequences()) {
