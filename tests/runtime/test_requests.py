@@ -176,7 +176,7 @@ def test_a_closed_engine_says_so(toy_artifact: Path, depth: int) -> None:
 
 
 def test_a_step_too_large_to_allocate_is_refused() -> None:
-    with pytest.raises(RequestError, match="max-sequences: .*give at most 1,048,576"):
+    with pytest.raises(RequestError, match=r"max-sequences: .*give at most 1,048,576"):
         LimitOptions(max_sequences=2**31)
-    with pytest.raises(RequestError, match="max-step-tokens: .*give at most 1,048,576"):
+    with pytest.raises(RequestError, match=r"max-step-tokens: .*give at most 1,048,576"):
         LimitOptions(max_step_tokens=2**31)

@@ -62,8 +62,8 @@ class Handover {
 // Reads all of a plan, as an executor does.
 std::int64_t sum(const StepPlan& plan) {
   std::int64_t total = 0;
-  for (const auto* array : {&plan.ids, &plan.positions, &plan.slots, &plan.spans, &plan.lengths, &plan.last, &plan.follows,
-                            &plan.table_rows, &plan.table_updates, &plan.copies}) {
+  for (const auto* array : {&plan.ids, &plan.positions, &plan.slots, &plan.spans, &plan.lengths, &plan.last,
+                            &plan.follows, &plan.table_rows, &plan.table_updates, &plan.copies}) {
     for (const std::int32_t value : *array) total += value;
   }
   return total;
@@ -87,7 +87,8 @@ TEST("a plan is read on one thread while the next is made on another") {
   const StepPlan* running = nullptr;
   for (int step = 0; step < 20000; ++step) {
     while (scheduler.num_waiting() < 4) {
-      const std::vector<Token> prompt(static_cast<std::size_t>(1 + num_submitted % 30), static_cast<Token>(num_submitted % 5));
+      const std::vector<Token> prompt(static_cast<std::size_t>(1 + num_submitted % 30),
+                                      static_cast<Token>(num_submitted % 5));
       scheduler.submit(RequestId{num_submitted}, prompt, 1 + static_cast<std::int32_t>(num_submitted % 11));
       ++num_submitted;
     }

@@ -8,5 +8,7 @@ using namespace tsrun;
 Prefilling legal(Waiting&& state, SeatOwner seat) { return admit(std::move(state), std::move(seat)); }
 
 #ifdef ILLEGAL
-Decoding illegal(Waiting&& state, SeatOwner seat) { return Decoding(EdgeKey{}, std::move(state.request), std::move(seat)); }
+Decoding illegal(Waiting&& state, SeatOwner seat) {
+  return Decoding(EdgeKey{}, std::move(state.request), std::move(seat));
+}
 #endif

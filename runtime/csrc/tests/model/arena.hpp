@@ -1,8 +1,8 @@
-// Memory that can be put back as it was: a scheduler can not be copied, but all that it is made of lies in one block, and
-// a copy of the block put back at the same place is the scheduler as it was.
+// Memory that can be put back as it was: a scheduler can not be copied, but all that it is made of lies in one block,
+// and a copy of the block put back at the same place is the scheduler as it was.
 //
-// While an arena is in use every `new` of the program takes from it. Whatever the searcher itself keeps is allocated while
-// it is not.
+// While an arena is in use every `new` of the program takes from it. Whatever the searcher itself keeps is allocated
+// while it is not.
 #pragma once
 
 #include <cstddef>

@@ -62,7 +62,8 @@ void Audit::check(const Scheduler& scheduler) {
       if (pending.transfer.ranks == RankGroupId{ranks}) num_host += pending.transfer.targets.size();
     }
     if (num_host != static_cast<std::size_t>(scheduler.limits_.num_host_pages)) {
-      broken("of ", scheduler.limits_.num_host_pages, " host pages ", num_host, " are free, of a block or of a transfer");
+      broken("of ", scheduler.limits_.num_host_pages, " host pages ", num_host,
+             " are free, of a block or of a transfer");
     }
   }
   check_requests(scheduler);
@@ -73,7 +74,9 @@ void Audit::check_pool(const Scheduler& scheduler, RankGroupId ranks, CacheGroup
   const PrefixCache& own = cache(scheduler, ranks);
   const PagePool& pool = own.pool(group);
   const std::size_t num_pages = pool.pages_.size();
-  const auto where = [&](std::size_t page) { return model::Violation("page " + std::to_string(page) + " of cache group " + std::to_string(number(group)) + ": "); };
+  const auto where = [&](std::size_t page) {
+    return model::Violation("page " + std::to_string(page) + " of cache group " + std::to_string(number(group)) + ": ");
+  };
 
   Leases leases{std::vector<std::int32_t>(num_pages), std::vector<std::int32_t>(num_pages)};
   for (const auto& [id, entry] : scheduler.live_) {
@@ -132,15 +135,18 @@ void Audit::check_pool(const Scheduler& scheduler, RankGroupId ranks, CacheGroup
     if (leases.writers[page] != (info.use == Use::writable ? 1 : 0)) broken(at(), leases.writers[page], " writers");
     if (leases.readers[page] != info.readers) broken(at(), leases.readers[page], " readers, counted as ", info.readers);
     if ((info.use == Use::read) != (info.readers > 0)) broken(at(), info.readers, " readers, and is not read");
-    if ((info.use == Use::free || info.use == Use::idle) != is_listed[page]) broken(at(), "lost: in no list, of no owner");
+    if ((info.use == Use::free || info.use == Use::idle) != is_listed[page])
+      broken(at(), "lost: in no list, of no owner");
     if (number(info.block) != blocks[page]) broken(at(), "of block ", number(info.block), ", which has another page");
-    if ((info.use == Use::free || info.use == Use::writable) && blocks[page] >= 0) broken(at(), "of a block, and not sealed");
+    if ((info.use == Use::free || info.use == Use::writable) && blocks[page] >= 0)
+      broken(at(), "of a block, and not sealed");
     if (info.use == Use::idle && blocks[page] < 0) broken(at(), "idle, and of no block");
     if (info.use != Use::held) continue;
     ++num_held;
     if (info.until <= scheduler.clock_.retired) broken(at(), "held by a step that is over");
-    const bool is_queued = std::any_of(pool.held_.begin() + static_cast<std::ptrdiff_t>(pool.held_first_), pool.held_.end(),
-                                       [&](const auto& held) { return place(held.page) == page && held.step >= info.until; });
+    const bool is_queued =
+        std::any_of(pool.held_.begin() + static_cast<std::ptrdiff_t>(pool.held_first_), pool.held_.end(),
+                    [&](const auto& held) { return place(held.page) == page && held.step >= info.until; });
     if (!is_queued) broken(at(), "held, and nothing lets it go");
   }
   if (num_idle != pool.num_idle_) broken(num_idle, " idle pages, counted as ", pool.num_idle_);
@@ -160,13 +166,16 @@ void Audit::check_blocks(const PrefixCache& cache) {
     const bool on_device = cache.page_of(full_group, id) != none<PageId>;
     if (!on_device && !block.host && !block.is_storing) broken("block ", at, " is nowhere");
     for (std::int32_t group = 1; group < cache.layout().num_groups(); ++group) {
-      if (!on_device && cache.page_of(CacheGroupId{group}, id) != none<PageId>) broken("block ", at, " has no full page");
+      if (!on_device && cache.page_of(CacheGroupId{group}, id) != none<PageId>)
+        broken("block ", at, " has no full page");
     }
-    if (cache.find(block.parent, block.salt, block.hash, cache.tokens_of(id)) != id) broken("block ", at, " is not found");
+    if (cache.find(block.parent, block.salt, block.hash, cache.tokens_of(id)) != id)
+      broken("block ", at, " is not found");
     if (block.parent == root_block) continue;
     const auto& parent = cache.block(block.parent);
     if (parent.parent == no_block) broken("block ", at, " has a parent that is not in use");
-    if (on_device && cache.page_of(full_group, block.parent) == none<PageId>) broken("block ", at, " is on the device alone");
+    if (on_device && cache.page_of(full_group, block.parent) == none<PageId>)
+      broken("block ", at, " is on the device alone");
     if (block.host && !parent.host) broken("block ", at, " is on the host alone");
     device_children[place(block.parent)] += on_device;
     host_children[place(block.parent)] += block.host || block.is_storing;
@@ -174,7 +183,8 @@ void Audit::check_blocks(const PrefixCache& cache) {
   for (std::size_t at = 0; at < num_blocks; ++at) {
     const auto& block = cache.blocks_[at];
     if (block.parent == no_block) continue;
-    if (block.device_children != device_children[at]) broken("block ", at, " has another number of children on the device");
+    if (block.device_children != device_children[at])
+      broken("block ", at, " has another number of children on the device");
     if (block.host_children != host_children[at]) broken("block ", at, " has another number of children on the host");
   }
   if (num_used + cache.free_.size() != num_blocks) broken("of ", num_blocks, " blocks ", num_used, " are in use");
@@ -188,7 +198,8 @@ void Audit::check_pins(const Scheduler& scheduler, RankGroupId ranks) {
     for (const BlockId block : pending.transfer.blocks) ++pins[place(block)];
   }
   for (std::size_t at = 0; at < pins.size(); ++at) {
-    if (own.blocks_[at].host_pins != pins[at]) broken("block ", at, " is pinned for ", pins[at], " loads, counted as ", own.blocks_[at].host_pins);
+    if (own.blocks_[at].host_pins != pins[at])
+      broken("block ", at, " is pinned for ", pins[at], " loads, counted as ", own.blocks_[at].host_pins);
   }
 }
 
@@ -206,16 +217,20 @@ void Audit::check_requests(const Scheduler& scheduler) {
     if (entry->is_queued()) continue;
     const Seat& seat = entry->seat();
     slots.push_back(number(seat.slot.slot()));
-    if (entry->is<Finishing>() && seat.flights.empty()) broken("request ", number(id), " finishes, and waits for nothing");
+    if (entry->is<Finishing>() && seat.flights.empty())
+      broken("request ", number(id), " finishes, and waits for nothing");
     if (entry->is<Loading>() && seat.flights.empty()) broken("request ", number(id), " loads nothing");
-    if (seat.flights.num_steps() == 0 && !seat.pages.snapshots_.empty()) broken("request ", number(id), " keeps a copy");
+    if (seat.flights.num_steps() == 0 && !seat.pages.snapshots_.empty())
+      broken("request ", number(id), " keeps a copy");
     if (entry->is_running() && seat.num_cached > entry->request().length()) broken("more is cached than there is");
   }
   if (num_queued != scheduler.num_waiting()) broken(num_queued, " requests wait, counted as ", scheduler.num_waiting());
   for (const auto& [id, user] : scheduler.users_) {
-    if (users[user.get()] != std::pair(user->num_open, user->num_running)) broken("user ", number(id), " is miscounted");
+    if (users[user.get()] != std::pair(user->num_open, user->num_running))
+      broken("user ", number(id), " is miscounted");
   }
-  const bool is_sorted = std::ranges::is_sorted(scheduler.running_, [](const Entry* a, const Entry* b) { return a->precedes(*b); });
+  const bool is_sorted =
+      std::ranges::is_sorted(scheduler.running_, [](const Entry* a, const Entry* b) { return a->precedes(*b); });
   if (!is_sorted) broken("the running requests are not in order");
   std::ranges::sort(slots);
   const std::int32_t num_slots = std::min(scheduler.limits_.max_sequences, scheduler.limits_.max_step_tokens);

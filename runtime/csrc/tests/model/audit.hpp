@@ -13,7 +13,9 @@ struct Audit {
   static void check(const Scheduler& scheduler);
 
   static const Limits& limits(const Scheduler& scheduler) { return scheduler.limits_; }
-  static const PrefixCache& cache(const Scheduler& scheduler, RankGroupId ranks) { return scheduler.caches_[place(ranks)]; }
+  static const PrefixCache& cache(const Scheduler& scheduler, RankGroupId ranks) {
+    return scheduler.caches_[place(ranks)];
+  }
   static std::int32_t num_outstanding(const Scheduler& scheduler) { return scheduler.num_outstanding(); }
   static bool has_transfers(const Scheduler& scheduler) { return !scheduler.transfers_.empty(); }
   static const Entry* entry(const Scheduler& scheduler, RequestId id) { return scheduler.find(id); }
@@ -53,7 +55,8 @@ void Audit::each_block(const PrefixCache& cache, Visit&& visit, VisitHost&& visi
     model::Content content = model::content_root(cache.block(block).salt);
     for (std::size_t each = chain.size(); each-- > 0;) {
       contents.clear();
-      for (const Token token : cache.tokens_of(chain[each])) contents.push_back(content = model::content_after(content, token));
+      for (const Token token : cache.tokens_of(chain[each]))
+        contents.push_back(content = model::content_after(content, token));
     }
     for (std::int32_t group = 0; group < cache.layout().num_groups(); ++group) {
       const PageId page = cache.page_of(CacheGroupId{group}, block);

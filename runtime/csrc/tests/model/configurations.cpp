@@ -31,7 +31,12 @@ std::vector<Configuration> configurations(bool everyday) {
     }
     all.push_back(std::move(configuration));
   };
-  add({.name = "full attention", .limits = small(5, 2), .requests = three(), .aborts = 2, .finishes = 1, .failures = 2});
+  add({.name = "full attention",
+       .limits = small(5, 2),
+       .requests = three(),
+       .aborts = 2,
+       .finishes = 1,
+       .failures = 2});
   add({.name = "no prefix cache",
        .limits = small(5, 2),
        .policy = {.prefix_cache = false},
@@ -42,7 +47,11 @@ std::vector<Configuration> configurations(bool everyday) {
   {
     Limits limits = small(6, 1);
     limits.max_step_tokens = 3;
-    add({.name = "pages of a token", .limits = limits, .requests = {{{1, 1, 2}, 3}, {{1, 1, 1}, 3}, {{1}, 4}}, .aborts = 1, .failures = 2});
+    add({.name = "pages of a token",
+         .limits = limits,
+         .requests = {{{1, 1, 2}, 3}, {{1, 1, 1}, 3}, {{1}, 4}},
+         .aborts = 1,
+         .failures = 2});
   }
   {
     Limits limits = small(5, 2);
@@ -64,13 +73,24 @@ std::vector<Configuration> configurations(bool everyday) {
   {
     Limits limits = small(4, 2);
     limits.num_host_pages = 3;
-    add({.name = "host tier", .limits = limits, .requests = three(), .aborts = 1, .finishes = 1, .failures = 1, .lost_transfers = 1});
+    add({.name = "host tier",
+         .limits = limits,
+         .requests = three(),
+         .aborts = 1,
+         .finishes = 1,
+         .failures = 1,
+         .lost_transfers = 1});
   }
   {
     Limits limits = small(4, 2);
     limits.num_host_pages = 2;
     limits.depth = 1;
-    add({.name = "host tier, depth 1", .limits = limits, .requests = three(), .aborts = 1, .failures = 1, .lost_transfers = 1});
+    add({.name = "host tier, depth 1",
+         .limits = limits,
+         .requests = three(),
+         .aborts = 1,
+         .failures = 1,
+         .lost_transfers = 1});
   }
   {  // the second drives the first's pages out of the device, and the last finds them on the host beside the third
     Limits limits = small(5, 1);
@@ -86,7 +106,12 @@ std::vector<Configuration> configurations(bool everyday) {
     Limits limits = small(4, 2);
     limits.num_rank_groups = 2;
     limits.max_step_tokens = 6;
-    add({.name = "two groups of ranks", .limits = limits, .requests = three(), .aborts = 1, .finishes = 1, .failures = 1});
+    add({.name = "two groups of ranks",
+         .limits = limits,
+         .requests = three(),
+         .aborts = 1,
+         .finishes = 1,
+         .failures = 1});
   }
   {
     std::vector<RequestSpec> requests{{short_prefix, 6}, {other, 4}, {shared_a, 2}};
@@ -99,7 +124,11 @@ std::vector<Configuration> configurations(bool everyday) {
     requests[1].options.device_drafts = 1;
     Limits limits = small(5, 2);
     limits.caches.groups.push_back({CacheKind::window, 4, 3});
-    add({.name = "two device drafts and a window", .limits = limits, .requests = std::move(requests), .aborts = 1, .failures = 1});
+    add({.name = "two device drafts and a window",
+         .limits = limits,
+         .requests = std::move(requests),
+         .aborts = 1,
+         .failures = 1});
   }
   {
     std::vector<RequestSpec> requests{{short_prefix, 4}, {shared_a, 3}, {other, 3}};
@@ -115,7 +144,12 @@ std::vector<Configuration> configurations(bool everyday) {
     requests[0].options.deadline = 30;
     Limits limits = small(4, 2);
     limits.max_sequences = 2;
-    add({.name = "priorities and a deadline", .limits = limits, .requests = std::move(requests), .aborts = 1, .failures = 1, .ticks = 2});
+    add({.name = "priorities and a deadline",
+         .limits = limits,
+         .requests = std::move(requests),
+         .aborts = 1,
+         .failures = 1,
+         .ticks = 2});
   }
   {
     std::vector<RequestSpec> requests{{short_prefix, 4}, {shared_a, 2}, {other, 2}, {{3}, 2}};

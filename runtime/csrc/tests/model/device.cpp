@@ -31,7 +31,8 @@ Device::Cell Device::host_cell(RankGroupId ranks, HostPageId page, std::int32_t 
 }
 
 std::int32_t& Device::table(CacheGroupId group, std::int32_t row, std::int32_t index) {
-  if (row < 0 || row >= max_sequences_ || index < 0 || index >= columns_) broken("no entry ", index, " in table row ", row);
+  if (row < 0 || row >= max_sequences_ || index < 0 || index >= columns_)
+    broken("no entry ", index, " in table row ", row);
   return tables_[static_cast<std::size_t>((number(group) * max_sequences_ + row) * columns_ + index)];
 }
 
@@ -85,10 +86,12 @@ void Device::check_rows(const StepPlan& plan, const Scheduler& scheduler) const 
     }
     for (std::size_t other = 0; other < at; ++other) {
       if (plan.requests[other] == plan.requests[at]) broken("request ", plan.requests[at], " is twice in a step");
-      if (plan.table_rows[other] == plan.table_rows[at]) broken("table row ", plan.table_rows[at], " is twice in a step");
+      if (plan.table_rows[other] == plan.table_rows[at])
+        broken("table row ", plan.table_rows[at], " is twice in a step");
     }
     const tsrun::Entry* entry = Audit::entry(scheduler, RequestId{plan.requests[at]});
-    if (entry == nullptr || !entry->is_running()) broken("request ", plan.requests[at], " is in a step, and does not run");
+    if (entry == nullptr || !entry->is_running())
+      broken("request ", plan.requests[at], " is in a step, and does not run");
     const PrefixCache& own = Audit::cache(scheduler, ranks_of(plan, at));
     if (&entry->seat().pages.cache() != &own) broken("request ", plan.requests[at], " is in the rows of other ranks");
   }
@@ -96,16 +99,22 @@ void Device::check_rows(const StepPlan& plan, const Scheduler& scheduler) const 
     if (is_used[row]) continue;
     for (std::int32_t group = 0; group < layout_.num_groups(); ++group) {
       const std::int32_t nobodys = layout_[CacheGroupId{group}].num_pages * rows_of(CacheGroupId{group});
-      if (plan.slots[static_cast<std::size_t>(group) * plan.ids.size() + row] != nobodys) broken("padding writes to a page");
+      if (plan.slots[static_cast<std::size_t>(group) * plan.ids.size() + row] != nobodys)
+        broken("padding writes to a page");
     }
   }
 }
 
 // Where the rows of a sequence are, now that the outcome of the step before is known.
-Device::Sequence Device::begin_sequence(const StepPlan& plan, std::size_t at, const Job& job, std::int32_t* shift) const {
+Device::Sequence Device::begin_sequence(const StepPlan& plan, std::size_t at, const Job& job,
+                                        std::int32_t* shift) const {
   const std::int32_t first = plan.spans[2 * at];
-  Sequence sequence{RequestId{plan.requests[at]}, plan.positions[static_cast<std::size_t>(first)], plan.spans[2 * at + 1] - first,
-                    0, 0, job.reference};
+  Sequence sequence{RequestId{plan.requests[at]},
+                    plan.positions[static_cast<std::size_t>(first)],
+                    plan.spans[2 * at + 1] - first,
+                    0,
+                    0,
+                    job.reference};
   *shift = 0;
   std::int32_t num_known = job.known;
   if (plan.follows[at] >= 0) {
@@ -130,19 +139,22 @@ Device::Sequence Device::begin_sequence(const StepPlan& plan, std::size_t at, co
 }
 
 // Checks the tokens that are known, and finds out how many of the drafted ones are right.
-void Device::read_ids(const StepPlan& plan, std::size_t at, const Job& job, std::int32_t drafts, Sequence& sequence) const {
+void Device::read_ids(const StepPlan& plan, std::size_t at, const Job& job, std::int32_t drafts,
+                      Sequence& sequence) const {
   const std::int32_t first = plan.spans[2 * at];
   const std::int32_t num_given = sequence.new_tokens > 0 ? sequence.rows - (sequence.new_tokens - 1) : sequence.rows;
   std::int32_t num_right = 0;
   for (std::int32_t row = 0; row < sequence.rows; ++row) {
-    if (plan.positions[static_cast<std::size_t>(first + row)] - plan.positions[static_cast<std::size_t>(first)] != row) {
+    if (plan.positions[static_cast<std::size_t>(first + row)] - plan.positions[static_cast<std::size_t>(first)] !=
+        row) {
       broken("positions of request ", plan.requests[at], " are not in order");
     }
     const Token id = plan.ids[static_cast<std::size_t>(first + row)];
     const Token right = job.reference->tokens[static_cast<std::size_t>(sequence.begin + row)];
     if (row < num_given) {
       const bool is_right = plan.follows[at] >= 0 ? id == ~plan.follows[at] : id == right;
-      if (!is_right) broken("request ", plan.requests[at], " has token ", id, " at ", sequence.begin + row, ", not ", right);
+      if (!is_right)
+        broken("request ", plan.requests[at], " has token ", id, " at ", sequence.begin + row, ", not ", right);
     } else {
       const bool is_right = id == drafted ? row - num_given < drafts : id == right;
       if (is_right && num_right == row - num_given) ++num_right;
@@ -151,8 +163,8 @@ void Device::read_ids(const StepPlan& plan, std::size_t at, const Job& job, std:
   if (sequence.new_tokens > 0) sequence.made = 1 + num_right;
 }
 
-void Device::run_paged(CacheGroupId group, const StepPlan& plan, std::size_t at, std::int32_t shift, const Scheduler& scheduler,
-                       Ran& ran) {
+void Device::run_paged(CacheGroupId group, const StepPlan& plan, std::size_t at, std::int32_t shift,
+                       const Scheduler& scheduler, Ran& ran) {
   const Sequence& sequence = ran.sequences[at];
   const RankGroupId ranks = ranks_of(plan, at);
   const PagePool& pool = Audit::cache(scheduler, ranks).pool(group);
@@ -160,7 +172,8 @@ void Device::run_paged(CacheGroupId group, const StepPlan& plan, std::size_t at,
   const auto page_of = [&](std::int32_t position) {
     const std::int32_t page = table(group, plan.table_rows[at], position / size);
     if (page == unknown) {
-      broken("request ", plan.requests[at], ": entry ", position / size, " of its table of cache group ", number(group), " is not set");
+      broken("request ", plan.requests[at], ": entry ", position / size, " of its table of cache group ", number(group),
+             " is not set");
     }
     return page;
   };
@@ -170,8 +183,8 @@ void Device::run_paged(CacheGroupId group, const StepPlan& plan, std::size_t at,
     const Cell read = cell(ranks, group, page_of(position), position % size);
     const Content content = sequence.reference->contents[static_cast<std::size_t>(position)];
     if (memory_[read] != content) {
-      broken("request ", plan.requests[at], " reads page ", page_of(position), " of cache group ", number(group), " for position ",
-             position, ", and finds ", memory_[read] == garbage ? "garbage" : "what is not its own");
+      broken("request ", plan.requests[at], " reads page ", page_of(position), " of cache group ", number(group),
+             " for position ", position, ", and finds ", memory_[read] == garbage ? "garbage" : "what is not its own");
     }
     ran.kept.emplace_back(read, content);
   }
@@ -180,8 +193,10 @@ void Device::run_paged(CacheGroupId group, const StepPlan& plan, std::size_t at,
     const std::int32_t page = page_of(position);
     const auto planned = static_cast<std::size_t>(plan.spans[2 * at] + row);
     const std::int32_t slot = plan.slots[place(group) * plan.ids.size() + planned];
-    if (shift == 0 && slot != page * size + position % size) broken("slot ", slot, " for position ", position, " in page ", page);
-    if (!Audit::is_writable(pool, PageId{page})) broken("request ", plan.requests[at], " writes to page ", page, ", which is not its own");
+    if (shift == 0 && slot != page * size + position % size)
+      broken("slot ", slot, " for position ", position, " in page ", page);
+    if (!Audit::is_writable(pool, PageId{page}))
+      broken("request ", plan.requests[at], " writes to page ", page, ", which is not its own");
     const Cell written = cell(ranks, group, page, position % size);
     const bool is_right = row < sequence.kept();
     const Content content = is_right ? sequence.reference->contents[static_cast<std::size_t>(position)] : garbage;
@@ -201,7 +216,8 @@ void Device::run_state(const StepPlan& plan, std::size_t at, const Scheduler& sc
     const std::int32_t slot = plan.slots[place(group) * plan.ids.size() + static_cast<std::size_t>(row)];
     if (slot != page) broken("slot ", slot, " for the state in page ", page);
   }
-  if (!Audit::is_writable(Audit::cache(scheduler, ranks).pool(group), PageId{page})) broken("state page ", page, " is not its own");
+  if (!Audit::is_writable(Audit::cache(scheduler, ranks).pool(group), PageId{page}))
+    broken("state page ", page, " is not its own");
   Content& state = memory_[cell(ranks, group, page, 0)];
   const std::vector<Content>& contents = sequence.reference->contents;
   if (sequence.begin > 0 && state != contents[static_cast<std::size_t>(sequence.begin - 1)]) {
@@ -212,7 +228,8 @@ void Device::run_state(const StepPlan& plan, std::size_t at, const Scheduler& sc
   ran.written.push_back(cell(ranks, group, page, 0));
 }
 
-void Device::run(const StepPlan& plan, const Scheduler& scheduler, std::span<const Job> jobs, std::span<const std::int32_t> drafts) {
+void Device::run(const StepPlan& plan, const Scheduler& scheduler, std::span<const Job> jobs,
+                 std::span<const std::int32_t> drafts) {
   Ran ran{plan.step, static_cast<std::int32_t>(plan.ids.size()) / num_rank_groups_, {}, {}, {}, {}};
   check_rows(plan, scheduler);
   apply_updates(plan, ran);
@@ -256,7 +273,8 @@ void Device::begin(const Transfer& transfer) {
   for (const auto& [device, host] : transfer.pairs) {
     for (std::int32_t row = 0; row < layout_.page_size; ++row) {
       if (transfer.kind == Transfer::Kind::store) host_[host_cell(transfer.ranks, host, row)] = garbage;
-      if (transfer.kind == Transfer::Kind::load) memory_[cell(transfer.ranks, full_group, number(device), row)] = garbage;
+      if (transfer.kind == Transfer::Kind::load)
+        memory_[cell(transfer.ranks, full_group, number(device), row)] = garbage;
     }
   }
   moves_.push_back({transfer.id, transfer.kind, transfer.ranks, transfer.pairs});

@@ -1,8 +1,8 @@
 // A device that does what step plans and transfers say, knows nothing else, and checks all that a step reads.
 //
-// A step runs as soon as it is planned, which is the earliest that it could read; what it read and wrote must then stay as
-// it is until its commit, which is the latest. A lost step leaves garbage in all that it may have written, block tables
-// included, and a transfer in all that it writes until it has ended well.
+// A step runs as soon as it is planned, which is the earliest that it could read; what it read and wrote must then stay
+// as it is until its commit, which is the latest. A lost step leaves garbage in all that it may have written, block
+// tables included, and a transfer in all that it writes until it has ended well.
 #pragma once
 
 #include <array>
@@ -53,7 +53,8 @@ class Device {
   };
 
   // jobs: of the plan's sequences. drafts: how many of what the device drafted for each sequence turn out right.
-  void run(const StepPlan& plan, const Scheduler& scheduler, std::span<const Job> jobs, std::span<const std::int32_t> drafts);
+  void run(const StepPlan& plan, const Scheduler& scheduler, std::span<const Job> jobs,
+           std::span<const std::int32_t> drafts);
   bool is_idle() const { return ran_.empty(); }
   std::int32_t num_running() const { return static_cast<std::int32_t>(ran_.size()); }
   StepId oldest() const { return ran_.front().step; }
@@ -104,7 +105,8 @@ class Device {
   Sequence begin_sequence(const StepPlan& plan, std::size_t at, const Job& job, std::int32_t* shift) const;
   void read_ids(const StepPlan& plan, std::size_t at, const Job& job, std::int32_t drafts, Sequence& sequence) const;
   void check_rows(const StepPlan& plan, const Scheduler& scheduler) const;
-  void run_paged(CacheGroupId group, const StepPlan& plan, std::size_t at, std::int32_t shift, const Scheduler& scheduler, Ran& ran);
+  void run_paged(CacheGroupId group, const StepPlan& plan, std::size_t at, std::int32_t shift,
+                 const Scheduler& scheduler, Ran& ran);
   void run_state(const StepPlan& plan, std::size_t at, const Scheduler& scheduler, Ran& ran);
   RankGroupId ranks_of(const StepPlan& plan, std::size_t at) const;
 
@@ -114,7 +116,7 @@ class Device {
   const std::int32_t columns_;
   const std::int32_t max_sequences_;
   const Fault fault_;
-  bool has_failed_ = false;  // since the last step
+  bool has_failed_ = false;           // since the last step
   std::vector<std::size_t> offsets_;  // of a cache group in the memory of a group of ranks
   std::size_t memory_size_ = 0;
   std::vector<Content> memory_;

@@ -1,8 +1,8 @@
 #include "model/explore.hpp"
 
+#include <chrono>
 #include <csetjmp>
 #include <csignal>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -79,9 +79,7 @@ class Search {
   bool enter();  // the state that the arena holds, at depth_; false when it was seen
   bool ends_fairly(std::int32_t steps_at_once, Fingerprints& known);
   void report(const std::string& what, std::vector<Event> tail = {});
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
-  }
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count(); }
 
   const Configuration& configuration_;
   const Fault fault_;
@@ -105,8 +103,8 @@ void Search::report(const std::string& what, std::vector<Event> tail) {
   result_.found = std::move(found);
 }
 
-// From here on, when nobody comes any more and nothing fails, everybody's tokens are made: with `steps_at_once` under way
-// and no draft accepted. known: from where this was seen before.
+// From here on, when nobody comes any more and nothing fails, everybody's tokens are made: with `steps_at_once` under
+// way and no draft accepted. known: from where this was seen before.
 bool Search::ends_fairly(std::int32_t steps_at_once, Fingerprints& known) {
   constexpr std::size_t most_events = 600;
   std::vector<Event> walk;
@@ -195,7 +193,8 @@ Searched Search::run() {
 }
 
 // What a path breaks, if all of its events are possible when their turn comes; those that are not are left out.
-std::optional<Found> replay(const Configuration& configuration, Fault fault, const std::vector<Event>& path, std::size_t without) {
+std::optional<Found> replay(const Configuration& configuration, Fault fault, const std::vector<Event>& path,
+                            std::size_t without) {
   World& world = begin(configuration, fault);
   Found found;
   for (std::size_t at = 0; at < path.size(); ++at) {
@@ -213,7 +212,7 @@ std::optional<Found> replay(const Configuration& configuration, Fault fault, con
 
 Searched explore(const Configuration& configuration, Fault fault, std::int64_t most_states, bool prints_progress) {
   for (const int signal : {SIGSEGV, SIGBUS, SIGFPE}) {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = on_signal;
     action.sa_flags = SA_NODEFER;
     sigaction(signal, &action, nullptr);
@@ -240,7 +239,8 @@ Found shortened(const Configuration& configuration, Fault fault, Found found) {
 }  // namespace tsrun::model
 
 // Instead of the C library's, which would end the program.
-extern "C" [[noreturn]] void __assert_fail(const char* expression, const char* file, unsigned line, const char*) noexcept {
+extern "C" [[noreturn]] void __assert_fail(const char* expression, const char* file, unsigned line,
+                                           const char*) noexcept {
   std::snprintf(tsrun::model::crash, sizeof tsrun::model::crash, "assertion at %s:%u: %s", file, line, expression);
   if (tsrun::model::may_jump == 0) std::fprintf(stderr, "%s\n", tsrun::model::crash);
   tsrun::model::leave_event();

@@ -37,8 +37,8 @@ bool finds_all_faults() {
       if (configuration.name != planted.configuration) continue;
       const Searched searched = explore(configuration, planted.fault, 300'000, false);
       finds_all = finds_all && searched.found.has_value();
-      std::printf("%s: %s after %lld states\n", planted.name, searched.found ? searched.found->what.c_str() : "NOT FOUND",
-                  static_cast<long long>(searched.states));
+      std::printf("%s: %s after %lld states\n", planted.name,
+                  searched.found ? searched.found->what.c_str() : "NOT FOUND", static_cast<long long>(searched.states));
     }
   }
   return finds_all;

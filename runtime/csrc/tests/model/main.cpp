@@ -60,7 +60,9 @@ int main(int argc, char** argv) {
     } else if (option == "--most" && has_value) {
       most_states = std::atoll(argv[++at]);
     } else {
-      std::fprintf(stderr, "usage: scheduler_model [--full] [--only NAME] [--most STATES] | --faults | --allocations | --soak STEPS\n");
+      std::fprintf(
+          stderr,
+          "usage: scheduler_model [--full] [--only NAME] [--most STATES] | --faults | --allocations | --soak STEPS\n");
       return 2;
     }
   }

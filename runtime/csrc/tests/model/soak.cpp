@@ -114,7 +114,8 @@ bool decodes_without_allocation() {
   bool holds = true;
   for (const std::int32_t depth : {1, 2}) {
     const std::int64_t count = allocations_of(depth);
-    std::printf("1000 steps of 64 decoding requests at depth %d: %lld allocations\n", depth, static_cast<long long>(count));
+    std::printf("1000 steps of 64 decoding requests at depth %d: %lld allocations\n", depth,
+                static_cast<long long>(count));
     holds = holds && count == 0;
   }
   return holds;

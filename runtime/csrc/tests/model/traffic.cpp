@@ -21,7 +21,8 @@ RequestSpec draw_request(std::mt19937& random, const Limits& limits, bool has_dr
     RequestSpec spec{{}, 1 + below(std::max(1, limits.max_context / 3))};
     const std::int32_t beginning = below(3);
     const std::int32_t length = 1 + below(limits.max_context - 1);
-    for (std::int32_t at = 0; at < length; ++at) spec.prompt.push_back(at * 3 < length * 2 ? 1 + (at * beginning) % 3 : 1 + below(3));
+    for (std::int32_t at = 0; at < length; ++at)
+      spec.prompt.push_back(at * 3 < length * 2 ? 1 + (at * beginning) % 3 : 1 + below(3));
     if (!refusal(limits, length, spec.max_new_tokens).empty()) continue;
     spec.options.user = UserId{below(3)};
     spec.options.priority = below(4) == 0 ? below(num_priorities) : 0;
@@ -61,18 +62,21 @@ Configuration random_configuration(std::mt19937& random) {
   }
   configuration.policy.prefix_cache = below(5) > 0;
   configuration.policy.keep_events = below(4) == 0;
-  if (below(2) == 0) configuration.paddings = {{1, limits.num_rank_groups}, {1 + limits.num_rank_groups + below(6), multiple}};
+  if (below(2) == 0)
+    configuration.paddings = {{1, limits.num_rank_groups}, {1 + limits.num_rank_groups + below(6), multiple}};
   configuration.aborts = configuration.finishes = configuration.failures = unlimited;
   configuration.lost_transfers = configuration.ticks = unlimited;
   configuration.tick = 1;
   const bool has_drafts = !limits.caches.has_states() && below(2) == 0;
   const std::int32_t num_requests = 2 + below(12);
-  for (std::int32_t at = 0; at < num_requests; ++at) configuration.requests.push_back(draw_request(random, limits, has_drafts));
+  for (std::int32_t at = 0; at < num_requests; ++at)
+    configuration.requests.push_back(draw_request(random, limits, has_drafts));
   return configuration;
 }
 
 RequestSpec Traffic::draw() {
-  const bool has_drafts = !configuration_.limits.caches.has_states() && configuration_.requests[0].options.device_drafts > 0;
+  const bool has_drafts =
+      !configuration_.limits.caches.has_states() && configuration_.requests[0].options.device_drafts > 0;
   RequestSpec spec = draw_request(random_, configuration_.limits, has_drafts);
   if (below(6) == 0) spec.options.deadline = world_.now() + 1 + below(20);
   return spec;
@@ -84,20 +88,34 @@ void Traffic::happen() {
   const auto transfer = below(std::max(1, static_cast<std::int32_t>(world_.device().num_transfers())));
   Event event{Kind::plan, 0, below(9)};
   switch (below(40)) {
-    case 0: event = {Kind::abort, request}; break;
-    case 1: event = {Kind::finish, request}; break;
-    case 2: event = below(4) == 0 ? Event{Kind::fail} : Event{Kind::tick}; break;
-    case 3: event = {Kind::lost_move, transfer}; break;
+    case 0:
+      event = {Kind::abort, request};
+      break;
+    case 1:
+      event = {Kind::finish, request};
+      break;
+    case 2:
+      event = below(4) == 0 ? Event{Kind::fail} : Event{Kind::tick};
+      break;
+    case 3:
+      event = {Kind::lost_move, transfer};
+      break;
     case 4:
     case 5:
     case 6:
-    case 7: event = {Kind::submit, request}; break;
+    case 7:
+      event = {Kind::submit, request};
+      break;
     case 8:
     case 9:
-    case 10: event = {Kind::moved, transfer}; break;
+    case 10:
+      event = {Kind::moved, transfer};
+      break;
     case 11:
     case 12:
-    case 13: event = {Kind::draft, request, below(3)}; break;
+    case 13:
+      event = {Kind::draft, request, below(3)};
+      break;
     default:
       if (below(2) == 0 || !world_.is_possible(event)) event = {Kind::commit};
   }

@@ -8,7 +8,8 @@
 
 namespace tsrun::model {
 
-// What a device and its users may be, drawn at random: any groups of caches, host pages, groups of ranks, depth, drafts.
+// What a device and its users may be, drawn at random: any groups of caches, host pages, groups of ranks, depth,
+// drafts.
 Configuration random_configuration(std::mt19937& random);
 
 class Traffic {
@@ -22,7 +23,9 @@ class Traffic {
   void end(std::int32_t most_events);
 
  private:
-  std::int32_t below(std::int32_t bound) { return static_cast<std::int32_t>(random_() % static_cast<std::uint32_t>(bound)); }
+  std::int32_t below(std::int32_t bound) {
+    return static_cast<std::int32_t>(random_() % static_cast<std::uint32_t>(bound));
+  }
   RequestSpec draw();
 
   const Configuration& configuration_;

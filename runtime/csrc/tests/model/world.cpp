@@ -9,19 +9,24 @@ namespace tsrun::model {
 using Kind = Event::Kind;
 
 std::string name_of(const Event& event) {
-  constexpr const char* names[] = {"submit", "plan", "commit", "fail", "abort", "finish", "moved", "lost_move", "draft", "tick"};
+  constexpr const char* names[] = {"submit", "plan",  "commit",    "fail",  "abort",
+                                   "finish", "moved", "lost_move", "draft", "tick"};
   std::string name = names[static_cast<std::size_t>(event.kind)];
   switch (event.kind) {
     case Kind::submit:
     case Kind::abort:
     case Kind::finish:
     case Kind::moved:
-    case Kind::lost_move: return name + " " + std::to_string(event.which);
-    case Kind::draft: return name + " " + std::to_string(event.which) + ", " + std::to_string(event.choice) + " right";
-    case Kind::plan: return event.choice == 0 ? name : name + ", drafts " + std::to_string(event.choice);
+    case Kind::lost_move:
+      return name + " " + std::to_string(event.which);
+    case Kind::draft:
+      return name + " " + std::to_string(event.which) + ", " + std::to_string(event.choice) + " right";
+    case Kind::plan:
+      return event.choice == 0 ? name : name + ", drafts " + std::to_string(event.choice);
     case Kind::commit:
     case Kind::fail:
-    case Kind::tick: return name;
+    case Kind::tick:
+      return name;
   }
   return name;
 }
@@ -79,22 +84,30 @@ bool World::is_possible(const Event& event) const {
     return &requests_[static_cast<std::size_t>(event.which)];
   };
   switch (event.kind) {
-    case Kind::submit: return request() != nullptr && request()->status == Status::fresh;
-    case Kind::plan: return device_.num_running() < configuration_.limits.depth && !planned_nothing_;
-    case Kind::commit: return !device_.is_idle();
-    case Kind::fail: return !device_.is_idle() && failures_ < configuration_.failures;
-    case Kind::abort: return request() != nullptr && request()->status == Status::open && aborts_ < configuration_.aborts;
+    case Kind::submit:
+      return request() != nullptr && request()->status == Status::fresh;
+    case Kind::plan:
+      return device_.num_running() < configuration_.limits.depth && !planned_nothing_;
+    case Kind::commit:
+      return !device_.is_idle();
+    case Kind::fail:
+      return !device_.is_idle() && failures_ < configuration_.failures;
+    case Kind::abort:
+      return request() != nullptr && request()->status == Status::open && aborts_ < configuration_.aborts;
     case Kind::finish:
       return request() != nullptr && request()->status == Status::open && finishes_ < configuration_.finishes &&
              request()->known > static_cast<std::int32_t>(request()->spec.prompt.size());
-    case Kind::moved: return event.which < static_cast<std::int32_t>(device_.num_transfers());
+    case Kind::moved:
+      return event.which < static_cast<std::int32_t>(device_.num_transfers());
     case Kind::lost_move:
-      return event.which < static_cast<std::int32_t>(device_.num_transfers()) && lost_transfers_ < configuration_.lost_transfers;
+      return event.which < static_cast<std::int32_t>(device_.num_transfers()) &&
+             lost_transfers_ < configuration_.lost_transfers;
     case Kind::draft:
       return request() != nullptr && request()->status == Status::open && request()->spec.host_drafts > 0 &&
              !request()->has_drafts && request()->known > static_cast<std::int32_t>(request()->spec.prompt.size()) &&
              !is_in_step(request()->id);
-    case Kind::tick: return ticks_ < configuration_.ticks;
+    case Kind::tick:
+      return ticks_ < configuration_.ticks;
   }
   return false;
 }
@@ -109,8 +122,12 @@ void World::apply(const Event& event) {
       request.status = Status::open;
       break;
     }
-    case Kind::plan: plan(event.choice); break;
-    case Kind::commit: commit(); break;
+    case Kind::plan:
+      plan(event.choice);
+      break;
+    case Kind::commit:
+      commit();
+      break;
     case Kind::fail:
       ++failures_;
       scheduler_.fail(device_.oldest());
@@ -134,7 +151,9 @@ void World::apply(const Event& event) {
       scheduler_.transferred(transfer, event.kind == Kind::moved);
       break;
     }
-    case Kind::draft: draft(requests_[which], event.choice); break;
+    case Kind::draft:
+      draft(requests_[which], event.choice);
+      break;
     case Kind::tick:
       ++ticks_;
       now_ += configuration_.tick;
@@ -156,7 +175,8 @@ void World::plan(std::int32_t choice) {
   const StepPlan* planned = scheduler_.plan(now_);
   hear_of_ended();
   for (const Requested& request : requests_) {
-    if (request.status == Status::open && request.spec.options.deadline <= now_) broken("a deadline passed, and nothing was said");
+    if (request.status == Status::open && request.spec.options.deadline <= now_)
+      broken("a deadline passed, and nothing was said");
   }
   for (const RequestId id : oldest) {  // between users the youngest of one with many may be another's oldest
     const Entry* entry = Audit::entry(scheduler_, id);
@@ -164,7 +184,8 @@ void World::plan(std::int32_t choice) {
   }
   if (planned == nullptr) {
     planned_nothing_ = true;
-    const bool is_open = std::ranges::any_of(requests_, [](const Requested& request) { return request.status == Status::open; });
+    const bool is_open =
+        std::ranges::any_of(requests_, [](const Requested& request) { return request.status == Status::open; });
     if (is_open && device_.is_idle() && !Audit::has_transfers(scheduler_)) {
       broken("requests are open, nothing is under way, and nothing is planned");
     }
@@ -176,8 +197,10 @@ void World::plan(std::int32_t choice) {
   std::int32_t num_drafting = 0;
   for (const std::int64_t id : planned->requests) {
     const Requested& request = requested(RequestId{id});
-    if (number(request.id) != id || request.status != Status::open) broken("request ", id, " is in a step, and is not open");
-    if (request.spec.options.needs_token && planned->follows[jobs.size()] >= 0) broken("request ", id, " does not wait for its token");
+    if (number(request.id) != id || request.status != Status::open)
+      broken("request ", id, " is in a step, and is not open");
+    if (request.spec.options.needs_token && planned->follows[jobs.size()] >= 0)
+      broken("request ", id, " does not wait for its token");
     jobs.push_back({&request.reference, request.known});
     const std::int32_t base = most_drafts_ + 1;
     const bool is_drafting = request.spec.options.device_drafts > 0;
@@ -195,7 +218,8 @@ void World::commit() {
   for (const Device::Sequence& sequence : device_.oldest_sequences()) {
     const std::vector<Token>& right = sequence.reference->tokens;
     const std::int32_t last = sequence.begin + sequence.kept();
-    for (std::int32_t at = last - sequence.made + 1; at <= last; ++at) tokens.push_back(right[static_cast<std::size_t>(at)]);
+    for (std::int32_t at = last - sequence.made + 1; at <= last; ++at)
+      tokens.push_back(right[static_cast<std::size_t>(at)]);
     counts.push_back(sequence.made);
     has_drafts = has_drafts || sequence.new_tokens > 1;
     if (fault_ == Fault::overcount && sequence.made < sequence.new_tokens) {
@@ -268,7 +292,8 @@ void World::check() {
   device_.settle(scheduler_);
   for (const Requested& request : requests_) {
     const Entry* entry = Audit::entry(scheduler_, request.id);
-    if (request.status == Status::open && (entry == nullptr || entry->is<Finishing>())) broken("an open request is gone");
+    if (request.status == Status::open && (entry == nullptr || entry->is<Finishing>()))
+      broken("an open request is gone");
     if (request.status == Status::open && entry->request().length() != request.known) broken("a token is lost");
     if (request.status == Status::ended && entry != nullptr && !entry->is<Finishing>()) broken("a request did not end");
   }

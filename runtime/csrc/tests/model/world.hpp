@@ -1,4 +1,5 @@
-// A scheduler, its device and its requests, driven by events: what could happen next, what happens, and what must then hold.
+// A scheduler, its device and its requests, driven by events: what could happen next, what happens, and what must then
+// hold.
 #pragma once
 
 #include <cstdint>
@@ -50,14 +51,16 @@ class World {
   // Throws Violation.
   void apply(const Event& event);
   bool planned_nothing() const { return planned_nothing_; }  // since the last event that was no plan
-  bool is_over() const;  // no request is open, no step or transfer is under way
+  bool is_over() const;                                      // no request is open, no step or transfer is under way
   std::uint64_t fingerprint() const;
 
   // For runs without end: an ended request's place is taken by a new one.
   std::int32_t num_requests() const { return static_cast<std::int32_t>(requests_.size()); }
   bool is_replaceable(std::int32_t request) const;
   void replace(std::int32_t request, const RequestSpec& spec);
-  bool is_open(std::int32_t request) const { return requests_[static_cast<std::size_t>(request)].status == Status::open; }
+  bool is_open(std::int32_t request) const {
+    return requests_[static_cast<std::size_t>(request)].status == Status::open;
+  }
   void audit_every(std::int32_t events) { audit_every_ = events; }
   std::int64_t steps() const { return num_steps_; }
   Seconds now() const { return now_; }
@@ -73,9 +76,7 @@ class World {
     bool has_drafts = false;  // since its last token
   };
 
-  Requested& requested(RequestId id) {
-    return requests_[static_cast<std::size_t>(number(id)) % requests_.size()];
-  }
+  Requested& requested(RequestId id) { return requests_[static_cast<std::size_t>(number(id)) % requests_.size()]; }
   void plan(std::int32_t choice);
   void commit();
   void draft(Requested& request, std::int32_t num_right);
