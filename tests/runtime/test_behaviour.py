@@ -107,10 +107,10 @@ def test_answers_are_the_same_when_each_step_has_one_token(artifact: Path, expec
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 16))
+@pytest.mark.parametrize("seed", [10, 11])
 @pytest.mark.parametrize("prefix_cache", [True, False], ids=["cache", "no-cache"])
 @pytest.mark.parametrize("depth", [1, 2], ids=["depth-1", "depth-2"])
-@pytest.mark.parametrize("chunk", [1, 2, 5, 16, 512])
+@pytest.mark.parametrize("chunk", [1, 5, 512])
 @pytest.mark.parametrize("pages", PAGES)
 def test_answers_are_those_of_one_request_at_a_time_in_any_order(
     artifact: Path, expected: dict[Turn, list[int]], pages: str, chunk: int, depth: int, prefix_cache: bool, seed: int
