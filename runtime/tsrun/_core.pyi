@@ -100,10 +100,10 @@ class Scheduler:
     def drain(self) -> None:
         """Take no more requests; those that are here go on."""
     def plan(self, now: float = 0.0) -> StepPlan | None:
-        """None: nothing can run before the next submit, commit or transfer."""
+        """None: nothing runs before the next submit, commit or transfer; with no step or transfer under way only when no request is here."""
     def commit(self, step: int, tokens: NDArray[np.int32], counts: NDArray[np.int32] | None = None, *, now: float = 0.0) -> None:
-        """Steps are committed in order. tokens: one a sequence, ignored where the plan does not sample; with `counts` [S] as many as it
-        says for each sequence, one after the other: accepted drafts and the token after them; 0 where the plan does not sample."""
+        """Steps are committed in order. tokens: at least 0, one a sequence, of no meaning where the plan does not sample. With `counts` [S]
+        as many as it says for each sequence, one after the other: accepted drafts and the token after them; 0 where it does not sample."""
     def fail(self, step: int) -> None:
         """The step was lost, and with it every later one: what they would have written is computed again."""
     def ended(self) -> list[tuple[int, str]]:
