@@ -100,7 +100,7 @@ class Scheduler:
     def drain(self) -> None:
         """Take no more requests; those that are here go on."""
     def plan(self, now: float = 0.0) -> StepPlan | None:
-        """None: nothing runs before the next submit, commit or transfer; with no step or transfer under way only when no request is here."""
+        """None: nothing runs before the next submit, commit or transfer. Nothing under way: no request is here."""
     def commit(self, step: int, tokens: NDArray[np.int32], counts: NDArray[np.int32] | None = None, *, now: float = 0.0) -> None:
         """Steps are committed in order. tokens: at least 0, one a sequence, of no meaning where the plan does not sample. With `counts` [S]
         as many as it says for each sequence, one after the other: accepted drafts and the token after them; 0 where it does not sample."""
