@@ -107,7 +107,6 @@ void PagePool::end_use(PageId page, bool landed) {
 }
 
 void PagePool::settle(PageId page) {
-  ++num_returns_;
   if (info(page).block != none<BlockId>) {
     link_idle(page);
     return;

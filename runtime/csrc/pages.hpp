@@ -91,8 +91,6 @@ class PagePool {
   std::int32_t num_held() const { return num_held_; }
   // Pages that can be had now, if need be by evicting idle ones.
   std::int32_t num_available() const { return static_cast<std::int32_t>(free_.size()) + num_idle_; }
-  // How often a page became available: who found too few need not look again before this has changed.
-  std::int64_t num_returns() const { return num_returns_; }
 
   bool has_free() const { return !free_.empty(); }
   WritablePage take();  // of the free ones, which there must be
@@ -161,7 +159,6 @@ class PagePool {
   PageId idle_last_ = none<PageId>;
   std::int32_t num_idle_ = 0;
   std::int32_t num_held_ = 0;
-  std::int64_t num_returns_ = 0;
 };
 
 // Shares of many pages of one pool: a sequence's, in the order of its positions. Four bytes a page.

@@ -21,18 +21,6 @@ PrefixCache::PrefixCache(const CacheLayout& layout, RankGroupId ranks, std::int3
   mask_ = index_.size() - 1;
 }
 
-std::int64_t PrefixCache::num_returns() const {
-  std::int64_t total = 0;
-  for (const PagePool& pool : pools_) total += pool.num_returns();
-  return total;
-}
-
-std::int32_t PrefixCache::num_held() const {
-  std::int32_t total = 0;
-  for (const PagePool& pool : pools_) total += pool.num_held();
-  return total;
-}
-
 void PrefixCache::retire() {
   for (PagePool& pool : pools_) pool.retire();
 }

@@ -48,8 +48,6 @@ class PrefixCache {
   const CacheLayout& layout() const { return layout_; }
   PagePool& pool(CacheGroupId group) { return pools_[place(group)]; }
   const PagePool& pool(CacheGroupId group) const { return pools_[place(group)]; }
-  std::int64_t num_returns() const;
-  std::int32_t num_held() const;
   void retire();
 
   // A page to write, if need be of the block that was not used for the longest.
