@@ -22,7 +22,7 @@ IN_FUNCTIONS = {
     ("tsc.checkpoint.tokenizer_gguf", "tsc.checkpoint.tokenizer_sentencepiece"),
 }
 """Imports within a function that close a cycle: a module picks the reader, which uses what the module knows. No others are allowed."""
-KERNEL_FACTS = ("tskernels.dtypes", "tskernels.library", "tskernels.registry", "tskernels.target")
+KERNEL_FACTS = ("tskernels.dtypes", "tskernels.layouts", "tskernels.library", "tskernels.registry", "tskernels.target")
 """What the compiler may know of kernels."""
 
 

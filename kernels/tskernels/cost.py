@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 NOMINAL_SIZE: Final = 16
 """What a dimension that is unknown until the step runs counts as."""
+LANES: Final = 16
+"""Of a vector, in f32."""
+PANEL: Final = 32
+"""Outputs that the layout `panels` has side by side: `panel_width` of kernels/csrc/panels.hpp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,25 @@ def matmul_bound(call: Call, target: Target) -> float:
     rows = elements(x) // inner if inner else 0
     moved = sum(map(operand_bytes, call.operands)) + rows * outputs * size_bytes(x.dtype)
     return seconds(target, moved_bytes=moved, flops=2.0 * rows * outputs * inner)
+
+
+def gemm_bound(call: Call, target: Target) -> float:
+    """`matmul_bound` of a library, which copies `w` into an order of its own at each call."""
+    return matmul_bound(call, target) + 2 * operand_bytes(call.operands[1]) / machine(target).bytes_per_second
+
+
+def dot_bound(call: Call, target: Target) -> float:
+    """`matmul_bound` where the lanes of a vector share out a row of `w`: they are added up for each result, which nothing hides."""
+    x, w = call.operands[:2]
+    rows = elements(x) // (w.shape[1] or NOMINAL_SIZE)
+    return matmul_bound(call, target) + LANES * rows * (w.shape[0] or NOMINAL_SIZE) / machine(target).flops_per_second
+
+
+def panels_bound(call: Call, target: Target) -> float:
+    """`matmul_bound` of a `w` whose outputs are stored in whole panels."""
+    x, w, *rest = call.operands
+    outputs = -(-(w.shape[0] or NOMINAL_SIZE) // PANEL) * PANEL
+    return matmul_bound(replace(call, operands=(x, replace(w, shape=(outputs, *w.shape[1:])), *rest)), target)
 
 
 def append_bound(call: Call, target: Target) -> float:

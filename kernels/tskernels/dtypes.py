@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import torch
 
-SIZES: Final = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4}
+SIZES: Final = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "u8": 1}
 FLOATS: Final = ("f64", "f32", "f16", "bf16")
-_TORCH_NAMES: Final = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32"}
+_TORCH_NAMES: Final = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "i64": "int64",
+    "i32": "int32",
+    "u8": "uint8",
+}
 
 
 def size_bytes(name: str) -> int:

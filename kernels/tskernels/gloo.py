@@ -15,7 +15,8 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from tskernels.communicator import MeshCommunicator, group_members, num_ranks
+from tskernels.communicator import MeshCommunicator, num_ranks
+from tskernels.mesh_axes import group_members
 
 _TIMEOUT: Final = timedelta(minutes=10)
 

@@ -34,7 +34,7 @@ _defined: set[str] = set()
 
 def schema(op: Op) -> str:
     """The torch schema of an op, from its reference's annotations."""
-    hints = typing.get_type_hints(op.reference)
+    hints = typing.get_type_hints(op.reference, localns={"Tensor": Tensor})  # those of the views are there for type checkers alone
     parameters = []
     for position, (name, parameter) in enumerate(inspect.signature(op.reference).parameters.items()):
         kind = _TYPES.get(hints[name])

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from tskernels.cost import matmul_bound
+from tskernels.cost import gemm_bound, matmul_bound
 from tskernels.registry import kernel, one_float_type, op
 
 
@@ -24,7 +24,7 @@ FEWEST_ROWS: Final = {torch.float32: 12, torch.bfloat16: 4}
 depend on how many share its step. `test_a_row_has_the_same_bits_in_any_batch` looks for exactly that."""
 
 
-@kernel("ts::linear", name="torch", when=one_float_type, cost=matmul_bound)
+@kernel("ts::linear", name="torch", when=one_float_type, cost=gemm_bound)
 def linear_torch(x: Tensor, w: Tensor, bias: Tensor | None = None, *, out: Tensor) -> None:
     """One gemm into `out`; `x` may be a strided view of a wider buffer. Few rows are padded with zeros."""
     if x.dim() != 2:

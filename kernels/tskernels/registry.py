@@ -7,9 +7,10 @@ import importlib
 import importlib.metadata
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
 
 from tskernels.cost import Cost, bandwidth_bound, free, message_bound
@@ -19,21 +20,25 @@ from tskernels.target import CPU, Target
 Kind = Literal["compute", "view", "inplace", "collective"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 REFERENCE: Final = "reference"
+ROWS: Final = "rows"
+"""The layout of everything that is not stored in another: dimensions in order, the last one contiguous."""
 _FAMILIES: Final = (
-    *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding"),
-    *("latent_attention", "linear", "mixture", "normalization", "rope", "rows", "views"),
+    *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "gated"),
+    *("latent_attention", "linear", "mixture", "normalization", "rope", "rows", "screened", "views", "simd_kernels"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """Type of a tensor argument; None is a dimension known only when a step runs."""
+    """Type of a tensor argument; None is a dimension known only when a step runs. layout: how a weight is stored (`layouts.py`)."""
 
     dtype: str
     shape: tuple[int | None, ...]
+    layout: str = ROWS
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
+        layout = "" if self.layout == ROWS else f" in {self.layout}"
+        return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]{layout}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,10 @@ def one_float_type(call: Call) -> bool:
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """An implementation of an op. `function` takes the operands, then the attributes by name, and for `compute` and
-    `collective` kernels `out`, which it fills; a `view` returns an alias; `inplace` changes and returns its first operand."""
+    `collective` kernels `out`, which it fills; a `view` returns an alias; `inplace` changes and returns its first operand.
+
+    layouts: of operands that it takes in another layout than rows, by position; constants: what it wants computed when a program is
+    compiled, of the call."""
 
     op: str
     name: str
@@ -71,6 +79,8 @@ class Kernel:
     when: When | None
     cost: Cost
     place: str
+    layouts: Mapping[int, str] = field(default_factory=dict)
+    constants: Callable[[Call], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,7 @@ def kernel(
     dtypes: tuple[str, ...] = FLOATS,
     when: When | None = None,
     cost: Cost = bandwidth_bound,
+    layouts: Mapping[int, str] = MappingProxyType({}),
 ) -> Callable[[Function], Function]:
     """Register a kernel of a known op. `dtypes` are those its floating operands may have; `when` must hold for the call,
     and the first line of its docstring is the reason shown where it does not."""
@@ -147,10 +158,16 @@ def kernel(
             raise TypeError(
                 f"{_place(function)}: kernel `{name}` of {op} takes ({', '.join(parameters)}), but it must take ({', '.join(expected)})"
             )
-        _add(Kernel(op, name, known.kind, function, target, dtypes, when, cost, _place(function)))
+        _add(Kernel(op, name, known.kind, function, target, dtypes, when, cost, _place(function), layouts))
         return function
 
     return register
+
+
+def add_kernel(new: Kernel) -> None:
+    """Register a kernel of a known op that takes any operands: where one function serves many ops."""
+    _op_of(new.op)
+    _add(new)
 
 
 def select(call: Call, target: Target) -> Kernel:
@@ -240,6 +257,11 @@ def _judge(candidate: Kernel, call: Call, target: Target) -> Candidate:
         given = sorted({operand.dtype for operand in call.operands if operand.dtype in FLOATS} - set(candidate.dtypes))
         if given:
             reason = f"takes {', '.join(candidate.dtypes)}, not {', '.join(given)}"
+    if reason is None:
+        for index, operand in enumerate(call.operands):
+            taken = candidate.layouts.get(index, ROWS)
+            if operand.layout != taken:
+                reason = f"takes operand {index} in {taken}, not in {operand.layout}"
     if reason is None and candidate.when is not None and not candidate.when(call):
         reason = f"needs {_sentence(candidate.when)}"
     return Candidate(candidate, reason, candidate.cost(call, target))

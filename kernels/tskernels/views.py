@@ -1,13 +1,15 @@
-"""Ops that only rename dimensions of the same memory."""
+"""Ops that only rename dimensions of the same memory. Imports no torch: the runtime applies them to places as well."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tskernels.registry import view_op
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @view_op("ts::narrow")

@@ -14,9 +14,12 @@ import torch.fx
 
 from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, sequence_groups, type_of
 from tsc.spans import Span
+from tskernels.layouts import layout
+from tskernels.registry import ROWS, lookup
+from tspasses.kernel_calls import call_of
 from tspasses.plan_memory import is_alias, row_bytes
 
-FORMAT = 3
+FORMAT = 4
 
 
 def emit(plans: Sequence[tuple[int, Program]]) -> dict[str, Any]:
@@ -68,6 +71,9 @@ def _input(program: Program, node: torch.fx.Node, *, is_entry: bool) -> dict[str
         "shape": list(type_.local(program.mesh)),
         "type": type_.text(program.mesh),
     }
+    if kind.layout != ROWS:
+        dtype, shape = layout(kind.layout).stored(type_.dtype, [int(d) for d in type_.local(program.mesh)])
+        found |= {"dtype": dtype, "shape": list(shape), "layout": kind.layout}
     if kind.kind == "step":
         found["step"] = kind.name
     if kind.kind in ("step", "cache"):
@@ -83,15 +89,16 @@ def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
     type_ = type_of(node)
     names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
     args = [a.name for a in operands(node)]
-    constants = {n: a for n, a in zip(names, node.args, strict=False) if not isinstance(a, torch.fx.Node)}
+    attributes = {n: a for n, a in zip(names, node.args, strict=False) if not isinstance(a, torch.fx.Node)}
     storage: Storage | None = None if is_alias(node) else node.meta.get("storage")
     region = None if is_alias(node) else row_bytes(program.mesh, node)[0]
-    return {
+    constants = lookup(f"ts::{op_of(node)}", node.meta["kernel"]).constants
+    found = {
         "name": node.name,
         "op": f"ts::{op_of(node)}",
         "kernel": node.meta["kernel"],
         "args": args,
-        "attrs": {**constants, **node.kwargs},
+        "attrs": {**attributes, **node.kwargs},
         "dtype": type_.dtype,
         "shape": list(type_.local(program.mesh)),
         "type": type_.text(program.mesh),
@@ -99,6 +106,7 @@ def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
         "region": region,
         "offset": storage.offset if storage else 0,
     }
+    return found | ({"constants": [float(c) for c in constants(call_of(program.mesh, node))]} if constants else {})
 
 
 def _call(program: Program, node: torch.fx.Node, names: Mapping[str, str], caches: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from typing import ClassVar
 
 import torch.fx
 
-from tsc.graph import Input, JoinedType, NodeType, Program, node_type, op_of, operands, target_of
+from tsc.graph import JoinedType, Program, node_type, op_of, operands, target_of
 from tsc.mesh import Mesh
+from tspasses.joined_weights import is_private, join, tensor_of
 
 Group = tuple[int, ...]
 """Names which weights may be joined: those that have the same one."""
@@ -29,12 +30,16 @@ class FuseLinears:
     groups: Mapping[tuple[str, str], Group] | None = None
     name: ClassVar[str] = "fuse-linears"
 
+    def agree(self, programs: Sequence[Program]) -> FuseLinears:
+        """Join what one value is multiplied by in each of the programs."""
+        return replace(self, groups=common_groups(programs))
+
     def run(self, program: Program) -> Program:
         for name, graph in program.graphs.items():
             for x, linears in _readers(graph).items():
                 joined: dict[Group, list[torch.fx.Node]] = {}
                 for node in linears:
-                    joined.setdefault(() if self.groups is None else self.groups[name, _tensor(node)], []).append(node)
+                    joined.setdefault(() if self.groups is None else self.groups[name, tensor_of(operands(node)[1])], []).append(node)
                 for several in joined.values():
                     if len(several) > 1:
                         _fuse(graph, program.mesh, x, several)
@@ -52,8 +57,9 @@ def common_groups(programs: Sequence[Program]) -> Mapping[tuple[str, str], Group
             for linears in _readers(graph).values():
                 number += 1
                 for node in linears:
-                    found.setdefault((name, _tensor(node)), []).append(number)
-                    seen[name, _tensor(node)] += 1
+                    key = name, tensor_of(operands(node)[1])
+                    found.setdefault(key, []).append(number)
+                    seen[key] += 1
     # A weight that is not free to be joined in one of them is alone in all.
     return {key: tuple(numbers) if seen[key] == len(programs) else (-i,) for i, (key, numbers) in enumerate(found.items(), 1)}
 
@@ -63,36 +69,21 @@ def _readers(graph: torch.fx.Graph) -> dict[torch.fx.Node, list[torch.fx.Node]]:
     readers: dict[torch.fx.Node, list[torch.fx.Node]] = {}
     for node in graph.nodes:
         is_linear = node.op == "call_function" and op_of(node) == "linear" and len(operands(node)) == 2
-        if is_linear and _is_private(operands(node)[1]) and not _is_result(node):
+        if is_linear and is_private(operands(node)[1]) and not _is_result(node):
             readers.setdefault(operands(node)[0], []).append(node)
     return readers
-
-
-def _tensor(linear: torch.fx.Node) -> str:
-    kind: Input = operands(linear)[1].meta["input"]
-    return kind.tensor("")
 
 
 def _is_result(node: torch.fx.Node) -> bool:
     return any(u.op == "output" or (u.op == "call_function" and op_of(u) == "split" and _is_result(u)) for u in node.users)
 
 
-def _is_private(weight: torch.fx.Node) -> bool:
-    return weight.op == "placeholder" and len(weight.users) == 1 and isinstance(weight.meta["type"], NodeType)
-
-
 def _fuse(graph: torch.fx.Graph, mesh: Mesh, x: torch.fx.Node, linears: list[torch.fx.Node]) -> None:
     weights = [operands(n)[1] for n in linears]
-    # placeholders keep their order, and the joint matmul stands where the first one stood
-    with graph.inserting_before(weights[0]):
-        name = "_".join(w.name for w in weights)
-        weight = graph.create_node("placeholder", name, (), {}, name=name)
-        weight.target = weight.name
-    parts = tuple(p for w in weights for p in w.meta["input"].parts)
-    weight.meta.update(type=JoinedType(tuple(p.type for p in parts), 0), span=weights[0].meta["span"], input=Input("weight", parts=parts))
+    weight = join(graph, weights)
     results = [node_type(n) for n in linears]
     dim = len(results[0].shape.groups) - 1
-    with graph.inserting_before(linears[0]):
+    with graph.inserting_before(linears[0]):  # the joint matmul stands where the first one stood
         joint = graph.create_node("call_function", target_of("linear"), (x, weight), {}, name="_".join(n.name for n in linears))
         joint.meta.update(type=JoinedType(tuple(results), dim), span=linears[0].meta["span"])
         start = 0

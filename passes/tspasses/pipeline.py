@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self, runtime_checkable
 
 from tsc.graph import Program
 from tskernels.target import Target
-from tspasses.fuse_linears import FuseLinears, Group, common_groups
+from tspasses.choose_layouts import ChooseLayouts
+from tspasses.fuse_gated import FuseGated
+from tspasses.fuse_linears import FuseLinears
 from tspasses.lower import lower
 from tspasses.placed import PlacedModel
 from tspasses.plan_memory import PlanMemory
+from tspasses.screen_head import ScreenHead
 from tspasses.select_kernels import SelectKernels
 from tspasses.simplify import Simplify
 from tspasses.verify import verify
@@ -25,12 +28,23 @@ class Pass(Protocol):
     def run(self, program: Program) -> Program: ...
 
 
-def passes(target: Target, groups: Mapping[tuple[str, str], Group] | None = None) -> Sequence[Pass]:
-    """All passes after lowering; groups: of weights to join."""
-    return (Simplify(), FuseLinears(groups), SelectKernels(target), PlanMemory())
+@runtime_checkable
+class StoragePass(Pass, Protocol):
+    """A pass that decides how weights are stored."""
+
+    def agree(self, programs: Sequence[Program]) -> Self:
+        """The pass that does so alike in each of the programs of one artifact, and is run on each of them."""
 
 
-def compile_graphs(plans: Sequence[PlacedModel], target: Target, progress: Callable[[str], None] = lambda _: None) -> Sequence[Program]:
+def passes(target: Target, *, screen: bool = True) -> Sequence[Pass]:
+    """All passes after lowering. screen: with a copy of the head that says which logits may be the largest."""
+    screening = (ScreenHead(target),) if screen else ()
+    return (Simplify(), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target), SelectKernels(target), PlanMemory())
+
+
+def compile_graphs(
+    plans: Sequence[PlacedModel], target: Target, progress: Callable[[str], None] = lambda _: None, *, screen: bool = True
+) -> Sequence[Program]:
     """Lower a model as it was placed for each range of step sizes, and run every pass, verified after each. What they store is the same."""
     programs = []
     for placed in plans:
@@ -38,17 +52,10 @@ def compile_graphs(plans: Sequence[PlacedModel], target: Target, progress: Calla
         program = lower(placed)
         verify(program, "lower")
         programs.append(program)
-
-    def run(step: Pass) -> None:
+    for step in passes(target, screen=screen):
         progress(step.name)
+        agreed = step.agree(programs) if isinstance(step, StoragePass) else step
         for index, program in enumerate(programs):
-            programs[index] = step.run(program)
+            programs[index] = agreed.run(program)
             verify(programs[index], step.name)
-
-    first, *rest = passes(target)
-    run(first)
-    if len(programs) > 1:
-        _, *rest = passes(target, common_groups(programs))
-    for step in rest:
-        run(step)
     return programs

@@ -23,12 +23,16 @@ from tsc.graph import (
     op_of,
     operands,
     output_node,
+    tensor_operands,
     type_of,
     window_of,
 )
 from tsc.mesh import Mesh
 from tsc.signatures import rules
 from tsc.stdlib import BUILTINS, Mismatch
+from tskernels.layouts import LAYOUTS, SCREEN
+from tskernels.registry import ROWS, lookup
+from tspasses.fuse_gated import ACTIVATIONS
 from tspasses.transitions import COLLECTIVES, divides, single_move
 
 STATICS: Mapping[str, Any] = {
@@ -73,6 +77,7 @@ def _check(program: Program, node: torch.fx.Node) -> None:
             if isinstance(kind, NodeType) and not divides(kind.shape, mesh, kind.placement):
                 raise VerificationError(f"the mesh does not divide {kind.text(mesh)}")
             _check_op(mesh, node, kind)
+            _check_layouts(node)
 
 
 def _check_input(mesh: Mesh, node: torch.fx.Node) -> None:
@@ -81,6 +86,23 @@ def _check_input(mesh: Mesh, node: torch.fx.Node) -> None:
     parts = found.parts if isinstance(found, JoinedType) else (found,)
     if kind.kind == "weight" and tuple(p.type for p in kind.parts) != parts:
         raise VerificationError(f"the weight is {found.text(mesh)}, and its parts say otherwise")
+    if kind.layout != ROWS and kind.kind != "weight":
+        raise VerificationError(f"a {kind.kind} has no layout, and this has {kind.layout}")
+    if kind.kind == "weight" and not LAYOUTS[kind.layout].takes(found.dtype, [int(d) for d in found.local(mesh)]):
+        raise VerificationError(f"{found.text(mesh)} can not be stored in {kind.layout}")
+
+
+def _check_layouts(node: torch.fx.Node) -> None:
+    """Once a kernel is selected, it takes the layouts of its operands."""
+    if "kernel" not in node.meta:
+        return
+    takes = lookup(f"ts::{op_of(node)}", node.meta["kernel"]).layouts
+    for index, operand in enumerate(tensor_operands(node)):
+        layout = operand.meta["input"].layout if operand.op == "placeholder" else ROWS
+        if layout != takes.get(index, ROWS):
+            raise VerificationError(
+                f"kernel {node.meta['kernel']} takes %{operand.name} in {takes.get(index, ROWS)}, and it is in {layout}"
+            )
 
 
 def _check_call(program: Program, node: torch.fx.Node) -> None:
@@ -105,6 +127,10 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
         _same(mesh, replace(source, shape=source.shape.ungrouped()), replace(made, shape=made.shape.ungrouped()), "a view's value")
     elif op == "narrow":
         _check_narrow(mesh, node)
+    elif op == "screened_linear":
+        _check_screened_linear(mesh, node)
+    elif op == "gated_linear":
+        _check_gated_linear(mesh, node)
     elif isinstance(result, JoinedType):
         _check_joined_linear(mesh, node, result)
     else:
@@ -154,6 +180,30 @@ def _check_joined_linear(mesh: Mesh, node: torch.fx.Node, result: JoinedType) ->
         raise VerificationError("only a linear of joined weights gives joined values")
     for part, made in zip(weight.parts, result.parts, strict=True):
         _check_rule(mesh, "linear", [node_type(x), part], made, {})
+
+
+def _check_gated_linear(mesh: Mesh, node: torch.fx.Node) -> None:
+    """It is placed as the ops that it stands for."""
+    x, w = operands(node)
+    weight, result, activation = type_of(w), node_type(node), node.kwargs["activation"]
+    if not isinstance(weight, JoinedType) or len(weight.parts) != 2 or weight.parts[0] != weight.parts[1]:
+        raise VerificationError(f"a gate and what it gates are two weights of one type, and these are {weight.text(mesh)}")
+    if activation not in ACTIVATIONS:
+        raise VerificationError(f"there is no activation {activation!r}")
+    _check_rule(mesh, "linear", [node_type(x), weight.parts[0]], result, {})
+    _check_rule(mesh, str(activation), [result], result, {})
+    _check_rule(mesh, "mul", [result, result], result, {})
+
+
+def _check_screened_linear(mesh: Mesh, node: torch.fx.Node) -> None:
+    """It is placed as the product that it stands for."""
+    x, w, screen, keep = operands(node)
+    kind: Input = screen.meta["input"]
+    if kind.layout != SCREEN or replace(kind, layout=w.meta["input"].layout) != w.meta["input"]:
+        raise VerificationError(f"%{screen.name} is not %{w.name} in the layout {SCREEN}")
+    if keep.meta["input"].name != "keep":
+        raise VerificationError(f"%{keep.name} does not say how many of the largest to keep")
+    _check_rule(mesh, "linear", [node_type(x), node_type(w)], node_type(node), {})
 
 
 def _check_narrow(mesh: Mesh, node: torch.fx.Node) -> None:

@@ -18,13 +18,13 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tsrun._core import Scheduler, StepPlan
 from tsrun.artifact import Artifact
 from tsrun.errors import MachineError, RequestError
 from tsrun.generation import Event, GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions, Limits
+from tsrun.output import Output
 from tsrun.ranks import Ranks
 from tsrun.sampler import choose
 from tsrun.step import Ints, Step
@@ -192,13 +192,13 @@ class Engine:
             if self._running is None:
                 assert not self._streams, "the scheduler has nothing to do for the requests that are open"
                 return events
-            self._ranks.start(Step.of(self._running))
+            self._ranks.start(Step.of(self._running, self._keep(self._running)))
         plan = self._running
         following = self._plan(events) if self._depth > 1 else None
         tokens_S = self._tokens(plan, self._ranks.result())
         self._running = following
         if following is not None:
-            step = Step.of(following)
+            step = Step.of(following, self._keep(following))
             _fill(step.ids, tokens_S)
             self._ranks.start(step)
         sampled = [(request, int(tokens_S[s])) for s, request in self._sampling(plan)]
@@ -227,22 +227,31 @@ class Engine:
             if request in self._streams:
                 yield int(s), request
 
-    def _tokens(self, plan: StepPlan, result: Tensor) -> NDArray[np.int32]:
+    def _keep(self, plan: StepPlan) -> Ints:
+        """How many of each sequence's largest logits its sampling looks at, 0 for all; of one that gets no token the fewest."""
+        keep_S = np.ones(len(plan.requests), dtype=np.int32)
+        for s, request in self._sampling(plan):
+            keep_S[s] = 0 if self._observer is not None else self._streams[request].sampling.keep
+        return keep_S
+
+    def _tokens(self, plan: StepPlan, result: Output) -> NDArray[np.int32]:
         """The next token of each sequence of the step, 0 where it gets none."""
         tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
-        if self._gives_tokens:
-            picked_S = result.numpy()
-            for s, _ in self._sampling(plan):
+        picked_S = result.tokens() if self._gives_tokens else result.largest
+        logits_SV = None
+        if self._observer is not None:
+            logits_SV = result.numbers()
+            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, logits_SV))
+        for s, request in self._sampling(plan):
+            stream = self._streams[request]
+            if picked_S is not None and (self._gives_tokens or stream.sampling.greedy):
                 tokens_S[s] = picked_S[s]
                 if tokens_S[s] < 0:
                     what = "the model's largest logit is not finite"
                     raise RequestError(f"position {int(plan.lengths[s])}", what, "check the weights and the dtype")
-            return tokens_S
-        if self._observer is not None:
-            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result))
-        logits_SV = result.float().numpy()
-        for s, request in self._sampling(plan):
-            stream = self._streams[request]
+                continue
+            if logits_SV is None:
+                logits_SV = result.numbers()
             tokens_S[s] = choose(logits_SV[s], stream.sampling, stream.seed, int(plan.lengths[s]))
         return tokens_S
 

@@ -15,8 +15,8 @@ from tsrun.compile_cache import CompileCache
 from tsrun.engine import Engine
 from tsrun.errors import ArtifactError, CacheError, UsageError
 from tsrun.generation import FinishReason, GenerationRequest
+from tsrun.launch import launched
 from tsrun.limits import LimitOptions
-from tsrun.process_group import launched
 from tsrun.sampler import Sampling
 from tsrun.timing import Rates, RequestTiming
 from tsrun.tokenizer import Tokenizer

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tsrun.sampler import Sampling
 
@@ -59,4 +58,4 @@ class StepLogits:
     requests: NDArray[np.int64]
     positions: NDArray[np.int32]
     samples: NDArray[np.bool_]
-    logits: Tensor
+    logits: NDArray[np.float32]

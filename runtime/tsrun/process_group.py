@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from tskernels import gloo
-from tskernels.communicator import MeshCommunicator
+from tskernels.communicator import MeshCommunicator, use
 from tsrun.errors import MachineError, UsageError
 from tsrun.limits import Limits
 from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
@@ -27,13 +28,6 @@ _FIRST_INTS = 1024  # a decode step fits in one message of this size; a longer s
 class Opcode(IntEnum):
     STOP = 0
     RUN = 1
-
-
-def launched() -> tuple[int, int] | None:
-    """Rank and world size when a launcher such as torchrun started this process as one of several ranks."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return None
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def join(axes: Iterable[tuple[str, int]], rank: int, store_file: Path | None) -> MeshCommunicator:
@@ -101,6 +95,32 @@ class Control:
 
     def _broadcast(self, begin: int, end: int) -> None:
         dist.broadcast(self._message[begin:end], src=0, group=self._group)
+
+
+class Group:
+    """Rank 0's end of the group: what it says to the other ranks."""
+
+    def __init__(self, axes: Iterable[tuple[str, int]], store_file: Path | None, limits: Limits) -> None:
+        try:
+            self._mesh = join(axes, 0, store_file)
+            share_limits(limits)
+            self._control = Control()
+        except BaseException:
+            leave()
+            raise
+
+    @contextmanager
+    def running(self, step: Step) -> Iterator[None]:
+        """Tell the other ranks to run a step, and be among them."""
+        self._control.send(Opcode.RUN, step)
+        with use(self._mesh):
+            yield
+
+    def stop(self) -> None:
+        self._control.send(Opcode.STOP)
+
+    def leave(self) -> None:
+        leave()
 
 
 def leave() -> None:

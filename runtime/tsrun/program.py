@@ -7,13 +7,15 @@ from typing import Literal
 
 import msgspec
 
+from tskernels.layouts import LAYOUTS
+from tskernels.registry import ROWS
 from tsrun.errors import ArtifactError
 
 Region = Literal["T", "S"]
 Attribute = None | bool | int | float | str | list[int | float | str]
-FORMAT = 3
+FORMAT = 4
 PAGED_INPUTS = ("slots", "tables")
-STEP_INPUTS = ("ids", "positions", "spans", "lengths", "last", *PAGED_INPUTS)
+STEP_INPUTS = ("ids", "positions", "spans", "lengths", "last", "keep", *PAGED_INPUTS)
 
 
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +38,8 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """step: which of a step's inputs it is; window: of a cache, and of the caches that slots and tables are about."""
+    """step: which of a step's inputs it is; window: of a cache, and of the caches that slots and tables are about; layout: of a weight,
+    whose shape and dtype are then what is stored."""
 
     name: str
     kind: Literal["value", "step", "coordinate", "weight", "cache"]
@@ -47,9 +50,12 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensor: str | None = None
     step: str | None = None
     window: int = 0
+    layout: str = ROWS
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """constants: what its kernel wanted computed when the program was compiled."""
+
     name: str
     op: str
     kernel: str
@@ -57,6 +63,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
     shape: list[int | str]
     attrs: dict[str, Attribute] = {}
+    constants: list[float] = []
     region: Region | None = None
     offset: int | None = None
     type: str | None = None
@@ -193,6 +200,10 @@ def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
             return f"{given.name!r} is of window {given.window}, which no cache has"
         if given.window and given.kind == "step" and given.step not in PAGED_INPUTS:
             return f"step input {given.name!r} is of window {given.window}, and {given.step} are the same for all caches"
+        if given.layout not in LAYOUTS:
+            return f"{given.name!r} is in the layout {given.layout!r}, which is not one of {', '.join(LAYOUTS)}"
+        if given.layout != ROWS and given.kind != "weight":
+            return f"{given.name!r} is in the layout {given.layout!r}, and no weight"
         if is_entry and given.kind in ("value", "cache"):
             return f"the entry has the {given.kind} input {given.name!r}, which nothing binds"
         if is_entry and given.kind == "weight" and given.tensor is None:

@@ -12,20 +12,20 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from math import lcm
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from tskernels.communicator import MeshCommunicator, use
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
 from tsrun.errors import RankError, TsrunError, UsageError
 from tsrun.executor import Executor
+from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
-from tsrun.process_group import Control, Opcode, join, launched, leave, share_limits
+from tsrun.output import Output
 from tsrun.program import read_program
 from tsrun.step import Step
-from tsrun.threads import set_threads
+from tsrun.threads import share_of_threads
+
+if TYPE_CHECKING:
+    from tsrun.process_group import Group
 
 _NOTICE_SECONDS = 5.0  # between a connection that broke and the end of the process behind it
 _END_SECONDS = 5.0
@@ -87,14 +87,13 @@ class Ranks:
     def __init__(self, path: Path, options: LimitOptions, *, threads: int | None, progress: Callable[[int, int], None] | None) -> None:
         manifest = read_manifest(path)
         self._workers: list[Worker] = []
-        self._control: Control | None = None
-        self._mesh: MeshCommunicator | None = None
+        self._group: Group | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._step: Future[Tensor] = Future()
+        self._step: Future[Output] = Future()
         started = check_launch(manifest.ranks)
         try:
-            share = set_threads(threads, manifest.ranks)
+            share = share_of_threads(threads, manifest.ranks)
             if manifest.ranks > 1 and not started:
                 self._start_workers(path, manifest.ranks, share)
             self.artifact = open_artifact(path, rank=0, progress=progress)
@@ -109,12 +108,12 @@ class Ranks:
             )
             if manifest.ranks > 1:
                 self._expect("verified")
-                self._mesh = join(manifest.axes, 0, self._store_file)
-                share_limits(self.limits)
-                self._control = Control()
-            self._executor = Executor(self.artifact, program, 0, self.limits)
-            if options.depth > 1:  # torch counts threads by the thread that asks for them
-                self._thread = ThreadPoolExecutor(1, "tsrun-step", torch.set_num_threads, (share,))
+                from tsrun.process_group import Group  # late: one rank alone has no use for torch.distributed
+
+                self._group = Group(manifest.axes, self._store_file, self.limits)
+            self._executor = Executor(self.artifact, program, 0, self.limits, share)
+            if options.depth > 1:
+                self._thread = ThreadPoolExecutor(1, "tsrun-step")
             self._expect("bound")
         except BaseException as error:
             self._abandon()
@@ -133,7 +132,7 @@ class Ranks:
         except BaseException as error:
             self._step.set_exception(error)
 
-    def result(self) -> Tensor:
+    def result(self) -> Output:
         """The logits [S, V] of the step that was started, or what went wrong with it."""
         try:
             return self._step.result()
@@ -144,12 +143,11 @@ class Ranks:
                 self._abandon()
             raise
 
-    def _run(self, step: Step) -> Tensor:
-        if self._control is None or self._mesh is None:
+    def _run(self, step: Step) -> Output:
+        if self._group is None:
             return self._executor.run(step)
         try:
-            self._control.send(Opcode.RUN, step)
-            with use(self._mesh):
+            with self._group.running(step):
                 return self._executor.run(step)
         except RuntimeError as error:
             explained = self._explained(error)
@@ -163,13 +161,13 @@ class Ranks:
         """Tell the other ranks to stop, and wait for their processes. May be called again."""
         if self._thread is not None:
             self._thread.shutdown()  # when the step that runs is over
-        control, self._control = self._control, None
-        if control is not None:
+        group, self._group = self._group, None
+        if group is not None:
             try:
-                control.send(Opcode.STOP)
+                group.stop()
             except RuntimeError:  # a rank is gone already, which is what was wanted
                 self._kill()
-            leave()
+            group.leave()
         self._end_workers()
 
     def worker_pids(self) -> list[int]:
@@ -199,13 +197,14 @@ class Ranks:
                 ended = [worker.error_after_end() for worker in self._workers if worker.process.poll() is not None]
                 return min(ended, key=lambda end: end[0])[1]
             time.sleep(0.02)
-        return RankError("ranks", f"a collective failed ({error})", "start again") if self._mesh is not None else error
+        return RankError("ranks", f"a collective failed ({error})", "start again") if self._group is not None else error
 
     def _abandon(self) -> None:
         """Leave the group without a word to the other ranks, which may not listen."""
         self._kill()
-        self._control = None
-        leave()
+        group, self._group = self._group, None
+        if group is not None:
+            group.leave()
         self._end_workers()
 
     def _kill(self) -> None:

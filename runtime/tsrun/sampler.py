@@ -48,6 +48,11 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def keep(self) -> int:
+        """How many of the largest logits decide the token; 0 is all."""
+        return 1 if self.greedy else self.top_k
+
     def resolved_seed(self) -> int:
         return secrets.randbits(63) if self.seed is None else self.seed
 

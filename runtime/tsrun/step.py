@@ -20,7 +20,8 @@ HEADER_INTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What every rank needs of a step plan. The arrays are views, of the plan or of a message."""
+    """What every rank needs of a step plan. The arrays are views, of the plan or of a message. keep: how many of a sequence's largest
+    logits will be looked at; 0 is all."""
 
     ids: Ints
     positions: Ints
@@ -28,11 +29,12 @@ class Step:
     spans: Ints
     lengths: Ints
     last: Ints
+    keep: Ints
     table_rows: Ints
     table_updates: Ints
 
     @classmethod
-    def of(cls, plan: StepPlan) -> Self:
+    def of(cls, plan: StepPlan, keep_S: Ints) -> Self:
         return cls(
             ids=plan.ids,
             positions=plan.positions,
@@ -40,6 +42,7 @@ class Step:
             spans=plan.spans,
             lengths=plan.lengths,
             last=plan.last,
+            keep=keep_S,
             table_rows=plan.table_rows,
             table_updates=plan.table_updates,
         )
@@ -47,7 +50,8 @@ class Step:
     @property
     def arrays(self) -> tuple[Ints, ...]:
         """In the order of a message."""
-        return (self.ids, self.positions, self.slots, self.spans, self.lengths, self.last, self.table_rows, self.table_updates)
+        first = (self.ids, self.positions, self.slots, self.spans, self.lengths, self.last, self.keep)
+        return (*first, self.table_rows, self.table_updates)
 
 
 def packed_ints(step: Step) -> int:
@@ -76,11 +80,11 @@ def unpack(message: Ints) -> Step:
     for rows, columns in _shapes(message):
         arrays.append(message[at : at + rows * columns].reshape(rows, columns))
         at += rows * columns
-    ids, positions, slots, spans, lengths, last, table_rows, table_updates = arrays
-    return Step(ids[0], positions[0], slots, spans, lengths[0], last[0], table_rows[0], table_updates)
+    ids, positions, slots, spans, lengths, last, keep, table_rows, table_updates = arrays
+    return Step(ids[0], positions[0], slots, spans, lengths[0], last[0], keep[0], table_rows[0], table_updates)
 
 
 def _shapes(header: Ints) -> tuple[tuple[int, int], ...]:
     """Of the arrays, in the order of a message; what has one dimension is one row."""
     T, S, G, U = (int(n) for n in header[1:HEADER_INTS])
-    return (1, T), (1, T), (G, T), (S, 2), (1, S), (1, S), (1, S), (U, 4)
+    return (1, T), (1, T), (G, T), (S, 2), (1, S), (1, S), (1, S), (1, S), (U, 4)

@@ -1,4 +1,4 @@
-"""The tensors that a step's kernels read their int32 inputs from: allocated once, refilled each step.
+"""The arrays that a step's kernels read their int32 inputs from: allocated once, refilled each step.
 
 Dimensions: T tokens and S sequences in the step, P columns of the block tables.
 """
@@ -8,14 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tsrun.block_tables import BlockTables
 from tsrun.limits import Limits
+from tsrun.places import Extent, Place, fixed
 from tsrun.step import Ints, Step
 
 _FEWEST_COLUMNS = 8
+_TOKENS: tuple[Extent, ...] = (("T", 1),)
+_SEQUENCES: tuple[Extent, ...] = (("S", 1),)
+_SHAPES: Mapping[str, tuple[Extent, ...]] = {
+    **dict.fromkeys(("ids", "positions", "slots"), _TOKENS),
+    **dict.fromkeys(("lengths", "last", "keep"), _SEQUENCES),
+    "spans": (*_SEQUENCES, 2),
+    "tables": (*_SEQUENCES, ("P", 1)),
+}
 
 StepInput = tuple[str, int]
 """What it is called in a program, and the window of the caches that it is about: slots and tables are there once for each."""
@@ -27,26 +34,24 @@ def table_columns(P: int) -> int:
 
 
 class StepInputs:
-    """One buffer an input, as large as the limits allow; `views` gives the part that a step shape uses."""
+    """One array an input, as large as the limits allow: a step uses the beginning."""
 
     def __init__(self, limits: Limits) -> None:
         T, S = limits.max_step_tokens, limits.max_sequences
         columns = table_columns(limits.pages_of(limits.max_context))
         self._windows = tuple(limits.pages)
         self._tables = BlockTables(len(self._windows), S, columns)
-        sizes = {("ids", 0): T, ("positions", 0): T, ("spans", 0): 2 * S, ("lengths", 0): S, ("last", 0): S}
+        sizes = {("ids", 0): T, ("positions", 0): T, ("spans", 0): 2 * S, ("lengths", 0): S, ("last", 0): S, ("keep", 0): S}
         for window in self._windows:
             sizes |= {("slots", window): T, ("tables", window): S * columns}
-        self._tensors = {given: torch.zeros(size, dtype=torch.int32) for given, size in sizes.items()}
-        self._arrays: dict[StepInput, Ints] = {given: tensor.numpy() for given, tensor in self._tensors.items()}
+        self._arrays: dict[StepInput, Ints] = {given: np.zeros(size, dtype=np.int32) for given, size in sizes.items()}
 
-    def views(self, T: int, S: int, columns: int) -> Mapping[StepInput, Tensor]:
-        shapes = {"ids": (T,), "positions": (T,), "slots": (T,), "spans": (S, 2), "lengths": (S,), "last": (S,), "tables": (S, columns)}
-        return {(name, window): tensor[: int(np.prod(shapes[name]))].view(shapes[name]) for (name, window), tensor in self._tensors.items()}
+    def places(self) -> Mapping[StepInput, Place]:
+        return {(name, window): fixed(array.ctypes.data, "i32", _SHAPES[name], array) for (name, window), array in self._arrays.items()}
 
     def fill(self, step: Step, columns: int) -> None:
         """Copy a step in, with the rows of the block tables as its updates leave them."""
-        for name in ("ids", "positions", "spans", "lengths", "last"):
+        for name in ("ids", "positions", "spans", "lengths", "last", "keep"):
             self._put((name, 0), getattr(step, name))
         self._tables.apply(step.table_updates)
         S = len(step.table_rows)

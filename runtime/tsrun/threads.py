@@ -16,14 +16,12 @@ def spin_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
-def set_threads(threads: int | None, ranks: int) -> int:
-    """Settle how many threads this rank computes with; by default the machine's cores are divided among its ranks."""
-    import torch
-
-    if threads is None:
-        if ranks == 1 or "OMP_NUM_THREADS" in os.environ:
-            return torch.get_num_threads()
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-        threads = max(1, len(os.sched_getaffinity(0)) // here)
-    torch.set_num_threads(threads)
-    return threads
+def share_of_threads(threads: int | None, ranks: int) -> int:
+    """How many threads a rank computes with; by default the processors that this process may use are divided among its ranks."""
+    if threads is not None:
+        return threads
+    if ranks == 1 or "OMP_NUM_THREADS" in os.environ:
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    return max(1, len(os.sched_getaffinity(0)) // here)

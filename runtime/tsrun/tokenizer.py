@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Encoder
 from tsrun.artifact import Artifact
 from tsrun.chat_template import ChatTemplate, Message
 from tsrun.errors import ArtifactError, RequestError
+from tsrun.memory import give_back_memory
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -77,9 +78,11 @@ class Tokenizer:
 
 def _read_encoder(file: Path) -> Any:
     try:
-        return Encoder.from_file(str(file))
+        encoder = Encoder.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
         raise ArtifactError(str(file), f"can not be read ({error})", "compile the artifact again") from None
+    give_back_memory()  # of the file's text and its parts, which is more than the encoder itself
+    return encoder
 
 
 def _read_config(file: Path) -> dict[str, Any]:

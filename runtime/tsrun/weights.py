@@ -2,39 +2,70 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+from math import prod
 from pathlib import Path
-from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+import msgspec
 
+from tskernels.dtypes import size_bytes
 from tsrun.errors import ArtifactError
+from tsrun.places import Place, fixed
+
+_DTYPES = {"F32": "f32", "BF16": "bf16", "F16": "f16", "F64": "f64", "I32": "i32", "I64": "i64", "U8": "u8"}
+_LENGTH_BYTES = 8
+_LARGEST_HEADER = 1 << 27
+
+
+class _Tensor(msgspec.Struct, frozen=True):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
 
 
 class Weights:
-    """Tensors by name. Each is opened once, so that a tied weight is one tensor."""
+    """Tensors by name, in the pages of the file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         try:
-            self._open = cast(Any, safe_open(str(file), framework="pt"))
-        except (SafetensorError, OSError) as error:
+            with file.open("rb") as stream:
+                size = file.stat().st_size
+                # Pages that nobody writes stay shared, whatever the mapping would allow; torch takes no memory that it may not write.
+                self._map = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY) if size else None
+        except OSError as error:
+            raise self._refuse(f"can not be read ({error.strerror})") from None
+        if self._map is None or size < _LENGTH_BYTES:
+            raise self._refuse("can not be read (it is empty)")
+        length = int.from_bytes(self._map[:_LENGTH_BYTES], "little")
+        if length > min(size - _LENGTH_BYTES, _LARGEST_HEADER):
+            raise self._refuse("can not be read (its header is longer than itself)")
+        try:
+            header = msgspec.json.decode(self._map[_LENGTH_BYTES : _LENGTH_BYTES + length], type=dict[str, msgspec.Raw])
+            header.pop("__metadata__", None)
+            self._tensors = {name: msgspec.json.decode(raw, type=_Tensor) for name, raw in header.items()}
+        except msgspec.DecodeError as error:
             raise self._refuse(f"can not be read ({error})") from None
-        self._names = frozenset(self._open.keys())
-        self._tensors: dict[str, Tensor] = {}
+        self._begin = _LENGTH_BYTES + length
+        self._view = memoryview(self._map)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        for name, tensor in self._tensors.items():
+            begin, end = tensor.data_offsets
+            known = _DTYPES.get(tensor.dtype)
+            if known is None or not 0 <= begin <= end <= size - self._begin or end - begin != prod(tensor.shape) * size_bytes(known):
+                raise self._refuse(f"says of tensor {name!r} what can not be: {tensor.dtype} {tensor.shape} in bytes {begin} to {end}")
 
-    def tensor(self, name: str, dtype: torch.dtype | None, shape: tuple[int, ...] | None) -> Tensor:
+    def place(self, name: str, dtype: str | None, shape: tuple[int, ...] | None) -> Place:
         """The tensor, which must be of the type and shape that the program states, where it states them."""
         tensor = self._tensors.get(name)
         if tensor is None:
-            if name not in self._names:
-                raise self._refuse(f"holds no tensor {name!r}, which the program names")
-            tensor = self._tensors.setdefault(name, self._open.get_tensor(name))
-        if (dtype is not None and tensor.dtype != dtype) or (shape is not None and tuple(tensor.shape) != shape):
-            stored, wanted = f"{tensor.dtype} {list(tensor.shape)}", f"{dtype} {list(shape or ())}"
-            raise self._refuse(f"tensor {name!r} is {stored}, the program wants {wanted}")
-        return tensor
+            raise self._refuse(f"holds no tensor {name!r}, which the program names")
+        stored = _DTYPES[tensor.dtype]
+        if (dtype is not None and stored != dtype) or (shape is not None and tuple(tensor.shape) != shape):
+            raise self._refuse(f"tensor {name!r} is {stored} {tensor.shape}, the program wants {dtype} {list(shape or ())}")
+        begin, end = (self._begin + offset for offset in tensor.data_offsets)
+        return fixed(self._address + begin, stored, tensor.shape, self._view[begin:end])
 
     def _refuse(self, what: str) -> ArtifactError:
         return ArtifactError(str(self._file), what, "compile the artifact again")

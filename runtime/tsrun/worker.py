@@ -19,7 +19,7 @@ from typing import Any
 _POLL_SECONDS = 1.0
 
 
-def serve(path: Path, rank: int, store_file: Path | None, reached: Callable[[str], None]) -> None:
+def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached: Callable[[str], None]) -> None:
     """Be a rank until rank 0 says stop. `reached` is called with `verified` and `bound`."""
     from tskernels.communicator import use
     from tsrun.artifact import PROGRAM, open_artifact
@@ -34,7 +34,7 @@ def serve(path: Path, rank: int, store_file: Path | None, reached: Callable[[str
     mesh = join(artifact.manifest.axes, rank, store_file)
     limits = share_limits(None)
     control = Control()
-    executor = Executor(artifact, program, rank, limits)
+    executor = Executor(artifact, program, rank, limits, threads)
     reached("bound")
     with use(mesh):
         while (step := control.receive()) is not None:
@@ -45,16 +45,15 @@ def serve(path: Path, rank: int, store_file: Path | None, reached: Callable[[str
 def serve_launched(path: Path, threads: int | None) -> None:
     """Be the rank that a launcher such as torchrun made this process."""
     from tsrun.artifact import read_manifest
-    from tsrun.process_group import launched
+    from tsrun.launch import launched
     from tsrun.ranks import check_launch
-    from tsrun.threads import set_threads
+    from tsrun.threads import share_of_threads
 
     manifest = read_manifest(path)
     check_launch(manifest.ranks)
     launch = launched()
     assert launch is not None
-    set_threads(threads, manifest.ranks)
-    serve(path, launch[0], None, lambda milestone: None)
+    serve(path, launch[0], None, share_of_threads(threads, manifest.ranks), lambda milestone: None)
 
 
 def main() -> int:
@@ -68,10 +67,7 @@ def main() -> int:
 
     spin_briefly()
     try:
-        import torch
-
-        torch.set_num_threads(spec["threads"])
-        serve(Path(spec["path"]), spec["rank"], Path(spec["store_file"]), lambda milestone: report({"reached": milestone}))
+        serve(Path(spec["path"]), spec["rank"], Path(spec["store_file"]), spec["threads"], lambda milestone: report({"reached": milestone}))
     except TsrunError as error:
         report({"error": error.line})
         return error.exit_code

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tskernels.collectives import all_gather, all_reduce, all_to_all, keep_first, local_slice, reduce_scatter
-from tskernels.communicator import MeshCommunicator, current, group_members, reduce_in_order, use
+from tskernels.communicator import MeshCommunicator, current, reduce_in_order, use
+from tskernels.mesh_axes import group_members
 from tskernels.registry import lookup
 from tskernels.simulated import run_ranks
 

@@ -84,6 +84,28 @@ def test_linear(tokens: int, inner: int, outer: int, dtype: str, strided: bool, 
 
 
 @generated
+@given(
+    tokens=sizes,
+    inner=sizes,
+    outer=sizes,
+    activation=st.sampled_from(["silu", "gelu", "gelu_tanh"]),
+    dtype=dtypes,
+    strided=st.booleans(),
+    deep=st.booleans(),
+    seed=seeds,
+)
+def test_gated_linear(tokens: int, inner: int, outer: int, activation: str, dtype: str, strided: bool, deep: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = normal(dtype, tokens, *([3] if deep else []), inner, strided=strided)
+    operands = x, normal(dtype, 2 * outer, inner) / inner**0.5
+    expected = op_named("ts::gated_linear").reference(*operands, activation)
+    out = torch.full_like(expected, torch.nan)
+    lookup("ts::gated_linear", "torch").function(*operands, activation=activation, out=out)
+    # of bf16 the products are rounded before the activation, too: a unit each beside that of the result
+    torch.testing.assert_close(out, expected, rtol=3 * RELATIVE[dtype], atol=3 * ABSOLUTE[dtype])
+
+
+@generated
 @given(tokens=sizes, width=sizes, dtype=dtypes, offset=st.sampled_from([0.0, 1.0]), strided=st.booleans(), seed=seeds)
 def test_rms_norm(tokens: int, width: int, dtype: str, offset: float, strided: bool, seed: int) -> None:
     torch.manual_seed(seed)

@@ -23,6 +23,7 @@ from tskernels.cache import cache_append
 from tskernels.contraction import einsum
 from tskernels.elementwise import add, mul, scale, softcap
 from tskernels.embedding import embedding, take_rows
+from tskernels.gated import gated_linear
 from tskernels.linear import linear
 from tskernels.mixture import experts, route
 from tskernels.normalization import rms_norm
@@ -247,6 +248,16 @@ def test_linear(dtype: torch.dtype) -> None:
     exact = torch.einsum("abi,oi->abo", x.double(), w.double())
     close(linear(x, w), exact, atol=1e-5)
     close(linear(x, w, bias), exact + bias.double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gated_linear_rounds_once(dtype: torch.dtype) -> None:
+    x, gate, up = torch.randn(2, 3, 16).to(dtype), torch.randn(24, 16).to(dtype), torch.randn(24, 16).to(dtype)
+    a, b = (torch.einsum("abi,oi->abo", x.double(), w.double()) for w in (gate, up))
+    halves = {"silu": a * torch.sigmoid(a), "gelu": a * 0.5 * (1 + torch.erf(a / math.sqrt(2)))}
+    halves["gelu_tanh"] = a * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3)))
+    for activation, half in halves.items():
+        close(gated_linear(x, torch.cat((gate, up)), activation), half * b, atol=1e-4)
 
 
 def test_embedding_of_shards_sums_to_the_whole() -> None:

@@ -59,7 +59,7 @@ def run(
     def observe(step: StepLogits) -> None:
         for s, (request, position) in enumerate(zip(step.requests.tolist(), step.positions.tolist(), strict=True)):
             if chunks or step.samples[s]:
-                traces[request].logits[position] = step.logits[s].float().clone()
+                traces[request].logits[position] = torch.from_numpy(step.logits[s].copy())
 
     with Engine(path, options or LimitOptions(num_pages=256), observer=observe) as engine:
         for trace in traces:

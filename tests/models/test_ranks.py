@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.models.running import Trace, compiled, reference_logits, run, run_for_tokens
 from tests.models.tiny import BY_NAME, TinyModels, prompt
-from torch import Tensor
 
-from tsrun.binding import Binder, BoundProgram
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
 from tsrun.generation import GenerationRequest
 from tsrun.limits import LimitOptions
-from tsrun.program import read_program
+from tsrun.program import Plan, Program, read_program
 from tsrun.sampler import Sampling
-from tsrun.step_inputs import StepInput
 
 DENSE = ["llama", "qwen3", "gemma3"]
 MIXTURES = ["qwen3_moe", "deepseek_v3"]
@@ -130,13 +127,13 @@ def test_steps_of_each_size_run_the_plan_for_it(
     shown = json.loads((path / "plan.json").read_text())["plans"]
     assert [plan["first"] for plan in shown] == [plan.tokens for plan in program.plans]
     options, used = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24), set()
-    bind = Binder.bind
+    plan_for = Program.plan_for
 
-    def spying(self: Binder, inputs: Mapping[StepInput, Tensor], T: int, S: int, P: int) -> BoundProgram:
-        used.add(self.program.plan_for(T).entry)
-        return bind(self, inputs, T, S, P)
+    def spying(self: Program, tokens: int) -> Plan:
+        used.add(plan_for(self, tokens).entry)
+        return plan_for(self, tokens)
 
-    monkeypatch.setattr(Binder, "bind", spying)
+    monkeypatch.setattr(Program, "plan_for", spying)
     assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == [trace.tokens for trace in traces(name, 1, "f32")]
     assert len(used) > 1
 

@@ -77,7 +77,7 @@ def stages(model: str, mesh: Mapping[str, int]) -> Iterator[tuple[str, Program]]
     """The program after lowering and after each pass. Each stage changes the one before it."""
     program = lowered(model, mesh)
     yield "lower", program
-    for step in passes(parse_target("cpu")):
+    for step in passes(parse_target("cpu+")):
         program = step.run(program)
         verify(program, step.name)
         yield step.name, program

@@ -114,7 +114,7 @@ def test_weights_of_another_shape_are_refused(toy: Toy, copy: Path) -> None:
     other = write_artifact(Toy(F=40), copy.parent / "other.tsa")
     shutil.copy(other / WEIGHTS, copy / WEIGHTS)
     write_manifest(toy, copy)
-    assert "tensor '0.gate' is torch.float32 [40, 32], the program wants torch.float32 [48, 32]" in refusal(copy)
+    assert "tensor '0.gate' is f32 [40, 32], the program wants f32 [48, 32]" in refusal(copy)
 
 
 def test_a_weightless_artifact_says_what_to_do(toy: Toy, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def _inputs(program: dict[str, Any], graph: str = "decode") -> dict[str, dict[st
 
 
 PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "format": (lambda p: p.update(format=2, entry="decode"), "has format 2, this tsrun reads 3"),
+    "format": (lambda p: p.update(format=2, entry="decode"), "has format 2, this tsrun reads 4"),
     "no plan": (lambda p: p.update(plans=[]), "has plans for steps of [] tokens, which is not from 1 on in rising order"),
     "plans": (lambda p: p["plans"].append(p["plans"][0]), "has plans for steps of [1, 1] tokens"),
     "small steps": (lambda p: p["plans"][0].update(tokens=2), "has plans for steps of [2] tokens"),
@@ -174,6 +174,12 @@ PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "window": (lambda p: _inputs(p)["slots_w12"].update(window=13), "'slots_w12' is of window 13, which no cache has"),
     "window of ids": (lambda p: _inputs(p)["ids"].update(window=12), "'ids' is of window 12, and ids are the same for all caches"),
     "cache of a window": (lambda p: _inputs(p, "Layer")["kv"].update(window=12), "binds a cache of another window than 'Layer' takes"),
+    "layout": (
+        lambda p: _inputs(p, "Layer")["qkv"].update(layout="tiles"),
+        "'qkv' is in the layout 'tiles', which is not one of rows, panels, gated_panels",
+    ),
+    "layout of a cache": (lambda p: _inputs(p, "Layer")["kv"].update(layout="panels"), "'kv' is in the layout 'panels', and no weight"),
+    "constants": (lambda p: _nodes(p)[0].update(constants=["one"]), "is not a program that this tsrun knows"),
     "tables of a window": (
         lambda p: _nodes(p, "decode")[1].update(args=["x", "positions", "spans", "lengths", "slots", "tables_w12"]),
         "gives 'tables_w12' to 'Layer', which takes the tables of window 0",

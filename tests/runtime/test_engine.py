@@ -49,7 +49,7 @@ def test_logits_are_those_of_plain_torch(toy: Toy, toy_artifact: Path) -> None:
 
     def look(step: StepLogits) -> None:
         for request, position, row in zip(step.requests.tolist(), step.positions.tolist(), step.logits, strict=True):
-            seen[request][position] = row.clone()
+            seen[request][position] = torch.from_numpy(row.copy())
 
     with Engine(toy_artifact, LimitOptions(max_step_tokens=16), observer=look) as engine:
         tokens: dict[int, list[int]] = {engine.submit(r): list(r.prompt) for r in requests_of(GREEDY)}

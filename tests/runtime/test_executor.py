@@ -23,7 +23,7 @@ LIMITS = Limits(page_size=4, num_pages=64, max_sequences=4, max_step_tokens=40, 
 
 
 def executor(path: Path, rank: int = 0) -> Executor:
-    return Executor(open_artifact(path), read_program(path / "program.json"), rank, LIMITS)
+    return Executor(open_artifact(path), read_program(path / "program.json"), rank, LIMITS, threads=2)
 
 
 def prefill(prompts: list[list[int]], pages_of: list[list[int]]) -> Step:
@@ -49,6 +49,7 @@ def prefill(prompts: list[list[int]], pages_of: list[list[int]]) -> Step:
         spans=np.stack((starts[:-1], starts[1:]), axis=1),
         lengths=np.array(lengths, dtype=np.int32),
         last=(starts[1:] - 1).astype(np.int32),
+        keep=np.zeros(len(prompts), dtype=np.int32),
         table_rows=np.array(rows, dtype=np.int32),
         table_updates=np.array(updates, dtype=np.int32),
     )
@@ -59,16 +60,16 @@ def test_steps_of_any_shape_give_the_logits_of_plain_torch(toy: Toy, toy_artifac
     prompts = [[1, 2, 3], [7] * 30, [9], [4, 5]]
     pages = [[63], list(range(8)), [40], [41]]
     for chosen in ([0], [1, 2], [2], [0, 2, 3], [1], [0], [0, 2, 3]):
-        logits = run(prefill([prompts[i] for i in chosen], [pages[i] for i in chosen]))
+        logits = run(prefill([prompts[i] for i in chosen], [pages[i] for i in chosen])).numbers()
         for row, i in zip(logits, chosen, strict=True):
-            torch.testing.assert_close(row, toy.logits(prompts[i])[-1], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.from_numpy(row), toy.logits(prompts[i])[-1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_bound_shape_is_replayed_and_not_bound_again(toy_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = executor(toy_artifact)
     step = prefill([[1, 2, 3]], [[0]])
     subject.run(step)
-    monkeypatch.setattr("tsrun.executor.Binder.bind", None)
+    monkeypatch.setattr("tsrun.torch_program.TorchPrograms._bind", None)
     subject.run(step)
 
 

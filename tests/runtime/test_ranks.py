@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.runtime.toy import Toy, write_manifest
-from torch import Tensor
 
 from tsrun.engine import Engine
 from tsrun.errors import MachineError, RankError, UsageError
 from tsrun.executor import Executor
 from tsrun.generation import GenerationRequest
+from tsrun.launch import launched
 from tsrun.limits import LimitOptions
-from tsrun.process_group import launched
+from tsrun.output import Output
 from tsrun.sampler import Sampling
 from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
-from tsrun.threads import set_threads
+from tsrun.threads import share_of_threads
 
 PROMPTS = [[256, 72, 101, 108, 108, 111], list(range(40, 75)), [9], list(range(84))]
 
@@ -90,7 +90,7 @@ def test_an_interrupt_ends_the_workers(toy_artifact_of_two_ranks: Path, depth: i
         engine.step()
         run = Executor.run
 
-        def slowly(self: Executor, step: Step) -> Tensor:  # the other rank waits meanwhile, in the step's first collective
+        def slowly(self: Executor, step: Step) -> Output:  # the other rank waits meanwhile, in the step's first collective
             time.sleep(1.0)
             return run(self, step)
 
@@ -161,22 +161,18 @@ def test_a_launcher_with_another_number_of_ranks_is_refused(toy_artifact_of_two_
 
 
 def test_cores_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
 
-    before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    try:
-        assert set_threads(None, 10_000) == 1
-        assert set_threads(3, 2) == 3
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+    assert share_of_threads(None, 10_000) == 1
+    assert share_of_threads(3, 2) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert share_of_threads(None, 2) == 5
 
 
 def test_a_step_survives_its_message() -> None:
     T, S, G = 5, 2, 3
     for U in (0, 7):
-        shapes = ((T,), (T,), (G, T), (S, 2), (S,), (S,), (S,), (U, 4))
+        shapes = ((T,), (T,), (G, T), (S, 2), (S,), (S,), (S,), (S,), (U, 4))
         step = Step(*(np.arange(np.prod(shape), dtype=np.int32).reshape(shape) + 100 * i for i, shape in enumerate(shapes)))
         message = np.zeros(200, dtype=np.int32)
         pack(step, 1, message)

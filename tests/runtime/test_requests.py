@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from tests.runtime.toy import Toy, write_artifact
-from torch import Tensor
 
 from tsrun.artifact import open_artifact
 from tsrun.engine import Engine
@@ -18,6 +17,7 @@ from tsrun.errors import MachineError, RequestError
 from tsrun.executor import Executor
 from tsrun.generation import Event, GenerationRequest
 from tsrun.limits import LimitOptions
+from tsrun.output import Output
 from tsrun.step import Step
 
 PROMPT = list(range(40, 75))
@@ -134,7 +134,7 @@ def test_an_error_of_a_step_comes_out_of_it(toy_artifact: Path, depth: int, monk
         engine.submit(GenerationRequest(PROMPT, ignore_eos=True))
         engine.step()
 
-        def fail(self: Executor, step: Step) -> Tensor:
+        def fail(self: Executor, step: Step) -> Output:
             raise MemoryError("of the step")
 
         monkeypatch.setattr(Executor, "run", fail)
@@ -152,7 +152,7 @@ def test_an_interrupt_comes_out_of_the_step(toy_artifact: Path, depth: int, monk
         engine.step()
         run = Executor.run
 
-        def slowly(self: Executor, step: Step) -> Tensor:
+        def slowly(self: Executor, step: Step) -> Output:
             time.sleep(0.5)
             return run(self, step)
 

@@ -193,6 +193,7 @@ def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
 @DTYPE
 @click.option("--target", default="cpu", show_default=True, help="where it will run")
 @click.option("--topology", help="links that plans are chosen for: a name, or a .toml file; by default the target's")
+@click.option("--screen/--no-screen", default=True, show_default=True, help="store a copy of the head that says which logits count")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
 @click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")
 def compile_(
@@ -203,6 +204,7 @@ def compile_(
     dtype: str,
     target: str,
     topology: str | None,
+    screen: bool,
     output: Path | None,
     key: bool,
 ) -> None:
@@ -217,7 +219,7 @@ def compile_(
         model, weights = None, model
     if model is None and weights is None and config is None:
         raise click.UsageError("give a model file, --weights, or both")
-    request = Request(model, weights, config, parse_mesh(mesh), dtype, target, topology)
+    request = Request(model, weights, config, parse_mesh(mesh), dtype, target, topology, screen)
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
         return
@@ -253,7 +255,7 @@ def kernels_list() -> None:
     multiple=True,
     required=True,
     metavar="bf16[T,576]",
-    help="one operand's type, `T` for a dynamic extent; repeat in order",
+    help="one operand's type, `T` for a dynamic extent, of a weight its layout (`f32[64,64] in panels`); repeat in order",
 )
 def kernels_why(op: str, target: str, shapes: tuple[str, ...]) -> None:
     """Every kernel that could run an op on these operands, and the reason each other one lost."""

@@ -12,9 +12,8 @@ from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.front import ModelSource, place_model
-from tsc.request import Request, find_model
-from tsc.weights import layout, match_checkpoint, stored_weights, write_weights
-from tskernels.target import parse_target
+from tsc.request import Request, find_model, target_of
+from tsc.weights import match_checkpoint, stored_tensors, stored_weights, write_weights
 from tspasses.emit import emit
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
@@ -34,10 +33,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
     """Write the artifact at `path`. Raises CompileError, MissingCapability; the old artifact stays unless all went well."""
     if path.suffix != ".tsa":
         raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
-    try:
-        target = parse_target(request.target)
-    except ValueError as error:
-        raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from None
+    target = target_of(request)
     progress("read", 0, 1)
     checkpoint = open_checkpoint(request.weights) if request.weights else None
     config, digest = _config(request, checkpoint)
@@ -48,17 +44,19 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
     if checkpoint is not None:
         match_checkpoint(placed.typed, checkpoint)
     buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
-    programs = compile_graphs([b.placed for b in buckets], target, lambda name: progress(name, 0, 1))
+    programs = compile_graphs([b.placed for b in buckets], target, lambda name: progress(name, 0, 1), screen=request.screen)
     mesh, weights = placed.mesh, stored_weights(programs[0])
     for program in programs[1:]:
-        assert {w.name for w in stored_weights(program)} == {w.name for w in weights}, "plans of one artifact store the same"
+        assert {w.name: w.layout for w in stored_weights(program)} == {w.name: w.layout for w in weights}, (
+            "plans of one artifact store the same"
+        )
     with ArtifactWriter(path) as writer:
         writer.write_json("program.json", emit([(b.first, p) for b, p in zip(buckets, programs, strict=True)]))
         writer.write_json("plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in buckets]})
         if checkpoint is not None:
             for name, data in checkpoint.tokenizer_files().items():
                 writer.write_bytes(f"tokenizer/{name}", data)
-            streams = writer.weights(mesh.ranks, [layout(mesh, weights)] * mesh.ranks)
+            streams = writer.weights(mesh.ranks, [stored_tensors(mesh, weights)] * mesh.ranks)
             write_weights(mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)))
         progress("finish", 0, 1)
         writer.finish(_manifest(request, model, placed, config, digest, checkpoint))

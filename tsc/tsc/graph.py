@@ -17,6 +17,8 @@ import torch.fx
 import tskernels.library  # noqa: F401  (defines torch.ops.ts)
 from tsc.mesh import Mesh
 from tsc.types import Placement, Shape, local_dimensions
+from tskernels.layouts import LAYOUTS
+from tskernels.registry import ROWS
 
 OpName = str
 """`linear`, without its namespace."""
@@ -75,17 +77,19 @@ class WeightPart:
 @dataclass(frozen=True, slots=True)
 class Input:
     """What a placeholder stands for. name: of a step input; parts: of a weight, joined along dimension 0; axes: of a coordinate;
-    window: of a cache, and of the caches that a step input is about."""
+    window: of a cache, and of the caches that a step input is about; layout: of a weight, how it is stored (`tskernels/layouts.py`)."""
 
     kind: InputKind
     name: str = ""
     parts: tuple[WeightPart, ...] = ()
     axes: tuple[str, ...] = ()
     window: int = 0
+    layout: str = ROWS
 
     def tensor(self, prefix: str) -> str:
         """The name under which the artifact stores this weight for a call with `prefix`."""
-        return prefix + "+".join(p.tensor for p in self.parts)
+        name = prefix + "+".join(p.tensor for p in self.parts)
+        return f"{name}#{self.layout}" if LAYOUTS[self.layout].unpack is None else name  # the rows have the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,25 @@ def node_type(node: torch.fx.Node) -> NodeType:
 def operands(node: torch.fx.Node) -> list[torch.fx.Node]:
     """The tensor (and coordinate) operands of a node, in the op's order."""
     return [a for a in node.args if isinstance(a, torch.fx.Node)]
+
+
+def tensor_operands(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The operands that a kernel is given as tensors: all but coordinates."""
+    return [n for n in operands(node) if n.op != "placeholder" or n.meta["input"].kind != "coordinate"]
+
+
+def bound_weights(program: Program) -> Iterator[tuple[str, torch.fx.Node]]:
+    """Every weight that a step reads, in that order: the prefix of the call that reads it, and the placeholder that stands for it."""
+
+    def walk(graph: str, prefix: str) -> Iterator[tuple[str, torch.fx.Node]]:
+        for node in program.graphs[graph].nodes:
+            if node.op == "placeholder" and node.meta["input"].kind == "weight":
+                yield prefix, node
+            elif node.op == "call_module":
+                binding: CallBinding = node.meta["call"]
+                yield from walk(binding.graph, binding.prefix)
+
+    return walk(program.entry, "")
 
 
 def output_node(graph: torch.fx.Graph) -> torch.fx.Node:

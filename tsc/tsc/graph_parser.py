@@ -22,9 +22,12 @@ from tsc.spans import Source, Span
 from tsc.stdlib import BUILTINS
 from tsc.types import STEP_EXTENTS, AxisPlacement, Factor, Shape
 from tskernels.dtypes import SIZES
+from tskernels.layouts import LAYOUTS
+from tskernels.registry import ROWS
 
 REDUCTIONS = ("sum", "max")
-OPS = (*BUILTINS, "split", "merge", "narrow", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "local_slice", "keep_first")
+_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "local_slice", "keep_first")
+OPS = (*BUILTINS, "gated_linear", "split", "merge", "narrow", *_COLLECTIVES)
 
 
 def parse_program(text: str, name: str = "<program>") -> Program:
@@ -111,12 +114,15 @@ class _Reader:
             self._fail("TS0603", f"a step input of window {window} is called `{step_name(str(name), window)}`", name)
         self._placeholder(name, Input("step", name=short, window=window), self._type(type_), span)
 
-    def _weight(self, span: Any, name: Any, type_: Any, tensors: Any, tree: Any) -> None:
+    def _weight(self, span: Any, name: Any, type_: Any, tensors: Any, *rest: Any) -> None:
         parts = tuple(self._type(t) for t in type_.children)
         if len(parts) != len(tensors.children):
             self._fail("TS0603", f"{len(tensors.children)} tensors for {len(parts)} types", tensors)
         bound = tuple(WeightPart(str(t)[1:-1], p) for t, p in zip(tensors.children, parts, strict=True))
-        self._placeholder(name, Input("weight", parts=bound), _join(parts, is_weight=True), span)
+        layout = str(rest[0].children[0]) if len(rest) > 1 else ROWS
+        if layout not in LAYOUTS:
+            self._fail("TS0602", f"there is no layout `{layout}`{near(layout, LAYOUTS)}", rest[0])
+        self._placeholder(name, Input("weight", parts=bound, layout=layout), _join(parts, is_weight=True), span)
 
     def _cache(self, span: Any, name: Any, type_: Any, *rest: Any) -> None:
         self._placeholder(name, Input("cache", window=_window(rest)), self._type(type_), span)

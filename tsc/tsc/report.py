@@ -223,9 +223,9 @@ def kernel_why(op: str, target: str, shapes: tuple[str, ...]) -> str:
 
 
 def _operand(text: str) -> Operand:
-    from tskernels.registry import Operand
+    from tskernels.registry import ROWS, Operand
 
-    match = re.fullmatch(r"(\w+)\[([\w, ]*)\]", text.strip())
+    match = re.fullmatch(r"(\w+)\[([\w, ]*)\](?: in (\w+))?", text.strip())
     if match is None:
         raise CompileError(Diagnostic("TS0402", f"`{text}` is no operand type; write one as bf16[T, 576]"))
-    return Operand(match[1], tuple(int(d) if d.strip().isdigit() else None for d in match[2].split(",")))
+    return Operand(match[1], tuple(int(d) if d.strip().isdigit() else None for d in match[2].split(",")), match[3] or ROWS)

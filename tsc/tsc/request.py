@@ -11,12 +11,15 @@ from typing import Any
 
 from tsc import __version__
 from tsc.checkpoint.config import load_config
+from tsc.diagnostics import CompileError, Diagnostic
 from tsc.front import ModelSource, model_for, read_model
+from tskernels.target import Target, parse_target
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to compile. model None: found by architecture; weights None: a weightless artifact; topology None: the target's usual links."""
+    """What to compile. model None: found by architecture; weights None: a weightless artifact; topology None: the target's usual links;
+    screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`)."""
 
     model: Path | None
     weights: Path | None
@@ -25,14 +28,24 @@ class Request:
     dtype: str
     target: str
     topology: str | None = None
+    screen: bool = True
 
 
 def compile_key(request: Request) -> dict[str, str]:
-    """What identifies the result beside the request itself: compiler, model file and config."""
+    """What identifies the result beside the request itself: compiler, the target's features, model file and config."""
     source = request.weights or request.config
     config, digest = load_config(source) if source else ({}, "")
     model = find_model(request, config)
-    return {"tsc": f"{__version__}+{_sources()[:12]}", "model": model.name, "source_sha256": model.digest, "config_sha256": digest}
+    found = {"tsc": f"{__version__}+{_sources()[:12]}", "machine": str(target_of(request))}
+    return found | {"model": model.name, "source_sha256": model.digest, "config_sha256": digest}
+
+
+def target_of(request: Request) -> Target:
+    """Raises CompileError."""
+    try:
+        return parse_target(request.target)
+    except ValueError as error:
+        raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from None
 
 
 def _sources() -> str:

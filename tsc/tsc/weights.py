@@ -12,12 +12,14 @@ import torch
 from tsc.artifact import SafetensorsStream
 from tsc.checkpoint import Checkpoint, TensorInfo
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
-from tsc.graph import CallBinding, Input, NodeType, Program, WeightPart
+from tsc.graph import Input, JoinedType, NodeType, Program, WeightPart, bound_weights
 from tsc.mesh import Mesh
 from tsc.program import CallTarget, TypedModel
 from tsc.spans import Span
 from tsc.types import Placement, Shape, local_dimensions
 from tskernels.dtypes import torch_dtype
+from tskernels.layouts import layout
+from tskernels.registry import ROWS
 
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
 """Buffers that older checkpoints store and every model recomputes."""
@@ -25,28 +27,22 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
 
 @dataclass(frozen=True, slots=True)
 class StoredWeight:
-    """One tensor of the artifact: checkpoint tensors with their types, joined along dimension 0."""
+    """One tensor of the artifact: checkpoint tensors with their types, joined along dimension 0, and how they are stored."""
 
     name: str
     parts: tuple[WeightPart, ...]
+    layout: str
     span: Span
 
 
 def stored_weights(program: Program) -> list[StoredWeight]:
     """Every weight of the program in the order in which a step reads them."""
     found: dict[str, StoredWeight] = {}
-
-    def add(graph: str, prefix: str) -> None:
-        for node in program.graphs[graph].nodes:
-            if node.op == "placeholder" and node.meta["input"].kind == "weight":
-                kind: Input = node.meta["input"]
-                parts = tuple(WeightPart(prefix + p.tensor, p.type) for p in kind.parts)
-                found.setdefault(kind.tensor(prefix), StoredWeight(kind.tensor(prefix), parts, node.meta["span"]))
-            elif node.op == "call_module":
-                binding: CallBinding = node.meta["call"]
-                add(binding.graph, binding.prefix)
-
-    add(program.entry, "")
+    for prefix, node in bound_weights(program):
+        kind: Input = node.meta["input"]
+        parts = tuple(WeightPart(prefix + p.tensor, p.type) for p in kind.parts)
+        new = StoredWeight(kind.tensor(prefix), parts, kind.layout, node.meta["span"])
+        assert found.setdefault(new.name, new).layout == new.layout, f"{new.name} is stored in two layouts"
     return list(found.values())
 
 
@@ -120,12 +116,12 @@ def _one_of(stacked: Shape) -> Shape:
     return Shape(stacked.dtype, stacked.factors[1:], stacked.groups[1:])
 
 
-def layout(mesh: Mesh, weights: Sequence[StoredWeight]) -> dict[str, TensorInfo]:
+def stored_tensors(mesh: Mesh, weights: Sequence[StoredWeight]) -> dict[str, TensorInfo]:
     """Every rank's tensors: placements are the same on all ranks, so their shapes are too."""
     found = {}
     for weight in weights:
-        shapes = [tuple(int(d) for d in p.type.local(mesh)) for p in weight.parts]
-        found[weight.name] = TensorInfo(weight.parts[0].type.dtype, (sum(s[0] for s in shapes), *shapes[0][1:]))
+        rows = JoinedType(tuple(p.type for p in weight.parts), 0)
+        found[weight.name] = TensorInfo(*layout(weight.layout).stored(rows.dtype, [int(d) for d in rows.local(mesh)]))
     return found
 
 
@@ -137,13 +133,14 @@ def write_weights(
     coordinates = list(rank_coordinates(mesh))
     for index, weight in enumerate(weights):
         if len(names := tensor_names(weight.parts[0].tensor, weight.parts[0].type.shape)) > 1:
+            assert weight.layout == ROWS, "what is stacked is stored by rows"
             _write_stacked(mesh, checkpoint, weight.name, weight.parts[0].type, names, dict(zip(streams, coordinates, strict=True)))
             done(index + 1)
             continue
         tensors = [(checkpoint.read(p.tensor).to(torch_dtype(p.type.dtype)), p.type) for p in weight.parts]
         for stream, coordinate in zip(streams, coordinates, strict=True):
             blocks = [rank_block(t, kind, mesh, coordinate) for t, kind in tensors]
-            stream.append(weight.name, blocks[0] if len(blocks) == 1 else torch.cat(blocks))
+            stream.append(weight.name, layout(weight.layout).pack(blocks[0] if len(blocks) == 1 else torch.cat(blocks)))
         done(index + 1)
 
 

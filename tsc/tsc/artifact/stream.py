@@ -14,9 +14,9 @@ from tsc.checkpoint import TensorInfo
 if TYPE_CHECKING:
     import torch
 
-_NAMES = {"f32": "F32", "bf16": "BF16", "f16": "F16", "f64": "F64", "i32": "I32", "i64": "I64"}
-_TORCH = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64", "i32": "int32", "i64": "int64"}
-_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8, "i32": 4, "i64": 8}
+_NAMES = {"f32": "F32", "bf16": "BF16", "f16": "F16", "f64": "F64", "i32": "I32", "i64": "I64", "u8": "U8"}
+_TORCH = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64", "i32": "int32", "i64": "int64", "u8": "uint8"}
+_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8, "i32": 4, "i64": 8, "u8": 1}
 _ALIGNMENT = 64
 
 

@@ -1,0 +1,168 @@
+// How keys and values come out of the pages and into products. Included inside an instruction set's namespace.
+
+// Keys are taken in spans of so many, at the positions 0, 256, ...: what a span gives to a row does not depend on what
+// else is computed.
+constexpr int span_keys = 256;
+
+struct Range {
+  int begin, end;
+  bool empty() const { return end <= begin; }
+};
+
+// The panels of a span that hold these keys, in keys.
+inline Range whole_panels(Range keys) {
+  return {keys.begin / panel_width * panel_width, (keys.end + panel_width - 1) / panel_width * panel_width};
+}
+
+// The columns of each row become vectors.
+inline void transpose(Vec (&tile)[lanes]) {
+#if TSK_LANES == 16
+  Vec pairs[lanes], fours[lanes];
+  for (int i = 0; i < lanes; i += 2) {
+    pairs[i] = _mm512_unpacklo_ps(tile[i], tile[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_ps(tile[i], tile[i + 1]);
+  }
+  const auto join = [](Vec low, Vec high, bool upper) {
+    const __m512d a = _mm512_castps_pd(low), b = _mm512_castps_pd(high);
+    return _mm512_castpd_ps(upper ? _mm512_unpackhi_pd(a, b) : _mm512_unpacklo_pd(a, b));
+  };
+  for (int i = 0; i < lanes; i += 4) {
+    fours[i] = join(pairs[i], pairs[i + 2], false);
+    fours[i + 1] = join(pairs[i], pairs[i + 2], true);
+    fours[i + 2] = join(pairs[i + 1], pairs[i + 3], false);
+    fours[i + 3] = join(pairs[i + 1], pairs[i + 3], true);
+  }
+  for (int c = 0; c < 4; ++c) {
+    const Vec even_low = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0x88),
+              odd_low = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0xdd);
+    const Vec even_high = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0x88);
+    const Vec odd_high = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0xdd);
+    tile[c] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+    tile[4 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+    tile[8 + c] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+    tile[12 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
+  }
+#else
+  Vec pairs[lanes];
+  for (int i = 0; i < lanes; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(tile[i], tile[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(tile[i], tile[i + 1]);
+  }
+  for (int c = 0; c < 4; ++c) {
+    const auto join = [&](int first) {
+      const Vec low = pairs[first + c / 2], high = pairs[first + 2 + c / 2];
+      return c % 2 ? _mm256_shuffle_ps(low, high, 0xee) : _mm256_shuffle_ps(low, high, 0x44);
+    };
+    const Vec upper = join(0), lower = join(4);
+    tile[c] = _mm256_permute2f128_ps(upper, lower, 0x20);
+    tile[4 + c] = _mm256_permute2f128_ps(upper, lower, 0x31);
+  }
+#endif
+}
+
+// Elements of a key that are packed at a time, a vector of each key. bf16 go in pairs, which are 32 bits as an f32 is.
+template <class Element>
+constexpr int tile_elements = lanes * (sizeof(float) / sizeof(Element));
+
+// Elements e to at most e + tile_elements of the keys at `rows`, as a panel has them from element e on.
+template <class Element>
+inline void pack_tile(const Element* const* rows, std::int64_t e, std::int64_t width, Element* panel) {
+  constexpr int unit = sizeof(float) / sizeof(Element);
+  auto* to = reinterpret_cast<float*>(panel);
+#pragma GCC unroll 4
+  for (int first = 0; first < panel_width; first += lanes) {
+    Vec tile[lanes];
+    if (e + tile_elements<Element> <= width) {
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) tile[i] = load(reinterpret_cast<const float*>(rows[first + i] + e));
+      transpose(tile);
+#pragma GCC unroll 16
+      for (int u = 0; u < lanes; ++u) store(to + u * panel_width + first, tile[u]);
+    } else {
+      for (int i = 0; i < lanes; ++i) {
+        float part[lanes] = {};
+        std::memcpy(part, rows[first + i] + e, (width - e) * sizeof(Element));
+        tile[i] = load(part);
+      }
+      transpose(tile);
+      for (int u = 0; e + u * unit < width; ++u) store(to + u * panel_width + first, tile[u]);
+    }
+  }
+}
+
+template <class Element>
+void pack_keys(const Element* const* rows, std::int64_t width, Element* panel) {
+  for (std::int64_t e = 0; e < width; e += tile_elements<Element>) pack_tile(rows, e, width, panel + e * panel_width);
+}
+
+// The type that a product's operands have where both are packed for many uses, and of softmax weights.
+template <class Element>
+using Packed = typename Packing<Element>::Element;
+
+// The panel as products with many rows read it; `panel` is a place of the same elements to make it from.
+template <class Element>
+void pack_keys(const Element* const* rows, std::int64_t width, [[maybe_unused]] Element* panel,
+               Packed<Element>* packed) {
+  if constexpr (sizeof(Element) == sizeof(Packed<Element>)) {
+    pack_keys(rows, width, packed);
+#ifndef TSK_DOT_BF16
+  } else {
+    pack_keys(rows, width, panel);
+    widen_panel(panel, padded<Element>(width), packed);
+#endif
+  }
+}
+
+// So many columns from `column` on of the value of a key, or with bf16 products of two keys, in the order of lanes.
+template <bool part, class Element>
+inline Vec load_columns(const Element* from, std::int64_t left) {
+  if constexpr (part)
+    return load_part(from, static_cast<int>(left < 0 ? 0 : left < lanes ? left : lanes));
+  else
+    return load(from);
+}
+
+template <class Weight>
+constexpr int keys_at_once = sizeof(Weight) == 2 ? 2 : 1;
+
+inline Vec load_value(const float* packed) { return load(packed); }
+template <class Weight, bool part, class Element>
+  requires(sizeof(Weight) == 4)
+inline Vec load_value(const Element* const* rows, std::int64_t column, std::int64_t left) {
+  return load_columns<part>(rows[0] + column, left);
+}
+inline Vec add_value(const float* weight, Vec value, Vec sum) { return fma(broadcast(*weight), value, sum); }
+inline void store_value(float* to, Vec value) { store(to, value); }
+
+#ifdef TSK_DOT_BF16
+inline __m512i load_value(const bf16* packed) { return _mm512_loadu_si512(packed); }
+template <class Weight, bool part>
+  requires(sizeof(Weight) == 2)
+inline __m512i load_value(const bf16* const* rows, std::int64_t column, std::int64_t left) {
+  const __m512i even = _mm512_castps_si512(load_columns<part>(rows[0] + column, left));
+  return _mm512_or_si512(_mm512_srli_epi32(even, 16), _mm512_castps_si512(load_columns<part>(rows[1] + column, left)));
+}
+inline Vec add_value(const bf16* weight, __m512i value, Vec sum) {
+  std::int32_t both;
+  std::memcpy(&both, weight, sizeof both);
+  return _mm512_dpbf16_ps(sum, (__m512bh)value, (__m512bh)_mm512_set1_epi32(both));
+}
+inline void store_value(bf16* to, __m512i value) { _mm512_storeu_si512(to, value); }
+#endif
+
+// Panels of 32 columns of the values of these keys, [keys][32] or [keys / 2][32][2], `apart` from each other.
+template <class Element>
+void pack_values(const Element* const* rows, std::int64_t offset, Range keys, std::int64_t width, std::int64_t apart,
+                 Packed<Element>* panels) {
+  using Weight = Packed<Element>;
+  constexpr int step = keys_at_once<Weight>;
+  const std::int64_t columns = (width + panel_width - 1) / panel_width * panel_width;
+  for (int key = keys.begin / step * step; key < keys.end; key += step)
+    for (std::int64_t column = 0; column < columns; column += lanes) {
+      Weight* to = panels + column / panel_width * apart + key * panel_width + column % panel_width * step;
+      if (column + lanes <= width)
+        store_value(to, load_value<Weight, false>(rows + key, offset + column, lanes));
+      else
+        store_value(to, load_value<Weight, true>(rows + key, offset + column, width - column));
+    }
+}

@@ -1,0 +1,81 @@
+// The kernels of one instruction set. A file for each set includes this after saying which set it is: TSK_ISA the
+// namespace, TSK_LANES f32 in a vector, TSK_DOT_BF16 where products of bf16 pairs are an instruction. Such a file is
+// compiled for its set (CMakeLists.txt). So nothing here may be an inline function that other files share, unless it is
+// always inlined: the linker would keep one copy for all, and processors without the set would stumble over it.
+
+namespace tsk::TSK_ISA {
+
+#if TSK_LANES == 16
+#include "vector_avx512.hpp"
+#else
+#include "vector_avx2.hpp"
+#endif
+// clang-format off: in the order in which they build on each other
+#include "functions.hpp"
+#include "panels.hpp"
+#include "linear.hpp"
+#include "bytes.hpp"
+#include "screen.hpp"
+#include "rowwise.hpp"
+#include "attention_pack.hpp"
+#include "attention_spans.hpp"
+#include "attention.hpp"
+#include "latent_attention.hpp"
+#include "quantized_vector.hpp"
+#include "quantized_formats.hpp"
+#include "quantized_rows.hpp"
+#include "quantized.hpp"
+// clang-format on
+
+constexpr Kernel kernels[] = {
+    {"linear_panels", Partition::whole, linear_panels, linear_scratch},
+    {"linear_rows", Partition::whole, linear_rows, linear_rows_scratch},
+    {"gated_panels", Partition::whole, gated_panels, linear_scratch},
+    {"attention", Partition::whole, attention, attention_scratch},
+    {"latent_attention", Partition::whole, latent_attention, latent_attention_scratch},
+    {"screened_rows", Partition::whole, screened_rows, screened_rows_scratch},
+    {"max_index", Partition::whole, max_index_rows},
+    {"rms_norm", Partition::rows, rms_norm_rows},
+    {"rope", Partition::rows, rope_rows, nullptr, prepare_rope},
+    {"silu", Partition::rows, silu_rows},
+    {"gelu", Partition::rows, gelu_rows},
+    {"gelu_tanh", Partition::rows, gelu_tanh_rows},
+    {"scale", Partition::rows, scale_rows},
+    {"softcap", Partition::rows, softcap_rows},
+    {"add", Partition::rows, add_rows_of},
+    {"mul", Partition::rows, mul_rows},
+    {"embedding", Partition::rows, embedding},
+    {"copy", Partition::rows, copy_rows},
+    {"take_rows", Partition::whole, take_rows},
+    {"cache_append", Partition::rows, cache_append},
+    {"latent_append", Partition::rows, latent_append},
+    {"linear_int8", Partition::whole, linear_quantized<Int8>, quantized_scratch<Int8>},
+    {"gated_int8", Partition::whole, gated_quantized<Int8>, quantized_scratch<Int8>},
+    {"embedding_int8", Partition::rows, embedding_quantized<Int8>},
+    {"linear_int4", Partition::whole, linear_quantized<Int4>, quantized_scratch<Int4>},
+    {"gated_int4", Partition::whole, gated_quantized<Int4>, quantized_scratch<Int4>},
+    {"embedding_int4", Partition::rows, embedding_quantized<Int4>},
+    {"linear_q8_0", Partition::whole, linear_quantized<Q8_0>, quantized_scratch<Q8_0>},
+    {"gated_q8_0", Partition::whole, gated_quantized<Q8_0>, quantized_scratch<Q8_0>},
+    {"embedding_q8_0", Partition::rows, embedding_quantized<Q8_0>},
+    {"linear_q4_0", Partition::whole, linear_quantized<Q4_0>, quantized_scratch<Q4_0>},
+    {"gated_q4_0", Partition::whole, gated_quantized<Q4_0>, quantized_scratch<Q4_0>},
+    {"embedding_q4_0", Partition::rows, embedding_quantized<Q4_0>},
+    {"linear_q4_1", Partition::whole, linear_quantized<Q4_1>, quantized_scratch<Q4_1>},
+    {"gated_q4_1", Partition::whole, gated_quantized<Q4_1>, quantized_scratch<Q4_1>},
+    {"embedding_q4_1", Partition::rows, embedding_quantized<Q4_1>},
+    {"linear_q5_0", Partition::whole, linear_quantized<Q5_0>, quantized_scratch<Q5_0>},
+    {"gated_q5_0", Partition::whole, gated_quantized<Q5_0>, quantized_scratch<Q5_0>},
+    {"embedding_q5_0", Partition::rows, embedding_quantized<Q5_0>},
+    {"linear_q4_k", Partition::whole, linear_quantized<Q4_K>, quantized_scratch<Q4_K>},
+    {"gated_q4_k", Partition::whole, gated_quantized<Q4_K>, quantized_scratch<Q4_K>},
+    {"embedding_q4_k", Partition::rows, embedding_quantized<Q4_K>},
+    {"linear_q5_k", Partition::whole, linear_quantized<Q5_K>, quantized_scratch<Q5_K>},
+    {"gated_q5_k", Partition::whole, gated_quantized<Q5_K>, quantized_scratch<Q5_K>},
+    {"embedding_q5_k", Partition::rows, embedding_quantized<Q5_K>},
+    {"linear_q6_k", Partition::whole, linear_quantized<Q6_K>, quantized_scratch<Q6_K>},
+    {"gated_q6_k", Partition::whole, gated_quantized<Q6_K>, quantized_scratch<Q6_K>},
+    {"embedding_q6_k", Partition::rows, embedding_quantized<Q6_K>},
+};
+
+}  // namespace tsk::TSK_ISA

@@ -1,0 +1,14 @@
+// Kernels for AVX-512.
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "kernel.hpp"
+#include "moves.hpp"
+
+#define TSK_ISA avx512
+#define TSK_LANES 16
+#include "kernels.hpp"
+
+std::span<const tsk::Kernel> tsk::avx512_kernels() { return avx512::kernels; }

@@ -1,0 +1,47 @@
+"""C++ kernels for CPUs, and programs of them (kernels/csrc)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+Extent = int | tuple[Literal["T", "S", "P"], int]
+"""A number, or the tokens, sequences or table columns of a step divided by one."""
+Operand = tuple[str, int, int, int, str, Sequence[Extent], Sequence[Extent]]
+"""region `fixed`, `T` or `S`; address, in an arena bytes per row; bytes per row that its storage takes there; bytes from the storage's
+beginning; element type; sizes; strides in elements."""
+
+def isa() -> str | None:
+    """The instruction set whose kernels are used: `avx512_bf16`, `avx512` or `avx2`; None where there is none."""
+
+def has_isa(name: str) -> bool: ...
+def use_isa(name: str) -> None:
+    """Use another instruction set from now on, for tests; ValueError when this processor lacks it."""
+
+def has_kernel(name: str) -> bool: ...
+
+class Team:
+    """Threads that run one program at a time; the caller is the first of them. cpus: where the others are bound to, after the first."""
+
+    def __init__(self, num_workers: int, cpus: Sequence[int] = ()) -> None: ...
+    @property
+    def num_workers(self) -> int: ...
+
+class Arena:
+    """Memory of intermediates, shared by programs that take turns."""
+
+    def __init__(self) -> None: ...
+
+class Program:
+    """Calls in order. What they read and write must stay where it is; `run` lets go of the interpreter's lock."""
+
+    def __init__(self, arena: Arena, token_bytes: int, sequence_bytes: int) -> None: ...
+    def add(self, kernel: str, operands: Sequence[Operand], out: Operand, numbers: Sequence[float], constants: Sequence[float]) -> None: ...
+    def run(self, team: Team, T: int, S: int, P: int) -> None: ...
+    def address(self, operand: Operand) -> int:
+        """Where an operand of the last step lies."""
+    @property
+    def num_calls(self) -> int: ...
+    @property
+    def num_barriers(self) -> int: ...
+
+def call(team: Team, kernel: str, operands: Sequence[Operand], out: Operand, numbers: Sequence[float], constants: Sequence[float]) -> None:
+    """Run one kernel on operands at fixed addresses."""

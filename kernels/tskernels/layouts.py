@@ -1,0 +1,133 @@
+"""How a weight may be stored: by rows, or in the order in which a kernel reads it. Imports no torch.
+
+A layout says nothing of what a weight is: its type and shape stay those of its rows, which `unpack` gives back bit for bit.
+
+Legend: O outputs and K inputs of a weight; F gates, and as many outputs that they gate; P panels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tskernels.cost import PANEL
+from tskernels.dtypes import dtype_name
+from tskernels.registry import ROWS
+from tskernels.screen import pack_screen, stored_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PANELS: Final = "panels"
+GATED_PANELS: Final = "gated_panels"
+SCREEN: Final = "screen"
+
+Sizes = Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """takes: whether weights of an element type and shape can be stored so; stored: element type and shape of what is then stored; pack:
+    rows to that; unpack: that to rows of a shape, None where it is only a help to the rows, which are stored too. is_chosen: the compiler
+    may choose it by cost, since it keeps every bit."""
+
+    name: str
+    takes: Callable[[str, Sizes], bool]
+    stored: Callable[[str, Sizes], tuple[str, tuple[int, ...]]]
+    pack: Callable[[Tensor], Tensor]
+    unpack: Callable[[Tensor, Sizes], Tensor] | None
+    is_chosen: bool = True
+
+
+def layout(name: str) -> Layout:
+    """KeyError where there is none of that name."""
+    return LAYOUTS[name]
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+# ---- panels: 32 outputs side by side, so that each lane of a vector is one; of bf16 two neighbours in k lie together.
+
+
+def _in_panels(dtype: str, shape: Sizes) -> bool:
+    return dtype in ("bf16", "f32") and len(shape) == 2 and all(shape)
+
+
+def _panels(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
+    outputs, inner = shape
+    panels = _up(outputs, PANEL) // PANEL
+    return dtype, (panels, _up(inner, 2) // 2, PANEL, 2) if dtype == "bf16" else (panels, inner, PANEL)
+
+
+def _pack_panels(w_OK: Tensor) -> Tensor:
+    import torch
+
+    outputs, inner = w_OK.shape
+    if dtype_name(w_OK.dtype) != "bf16":
+        return _padded(w_OK, _up(outputs, PANEL), inner).view(-1, PANEL, inner).transpose(1, 2).contiguous()
+    # a pair is moved as one number: half as many moves
+    pairs = _padded(w_OK, _up(outputs, PANEL), _up(inner, 2)).view(torch.int32)
+    stored = pairs.view(-1, PANEL, pairs.shape[1]).transpose(1, 2).contiguous().view(w_OK.dtype)
+    return stored.view(*stored.shape[:2], PANEL, 2)
+
+
+def _unpack_panels(stored: Tensor, shape: Sizes) -> Tensor:
+    order = (0, 2, 1, 3) if stored.dim() == 4 else (0, 2, 1)
+    whole = stored.permute(order).reshape(stored.shape[0] * PANEL, -1)
+    return whole[: shape[0], : shape[1]].contiguous()
+
+
+def _padded(w: Tensor, outputs: int, inner: int) -> Tensor:
+    if tuple(w.shape) == (outputs, inner):
+        return w.contiguous()
+    padded = w.new_zeros(outputs, inner)
+    padded[: w.shape[0], : w.shape[1]] = w
+    return padded
+
+
+# ---- gated panels: of joined weights, the gates first, each panel has 16 gates and then what they gate.
+
+
+def _in_gated_panels(dtype: str, shape: Sizes) -> bool:
+    return _in_panels(dtype, shape) and shape[0] % 2 == 0
+
+
+def _gated_panels(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
+    return _panels(dtype, (2 * _up(shape[0] // 2, PANEL // 2), shape[1]))
+
+
+def _pack_gated_panels(w_OK: Tensor) -> Tensor:
+    outputs, inner = w_OK.shape
+    wide = _up(outputs // 2, PANEL // 2)
+    together = w_OK.new_empty(wide // (PANEL // 2), 2, PANEL // 2, inner)
+    for index, half in enumerate((w_OK[: outputs // 2], w_OK[outputs // 2 :])):
+        together[:, index] = _padded(half, wide, inner).view(-1, PANEL // 2, inner)
+    return _pack_panels(together.view(2 * wide, inner))
+
+
+def _unpack_gated_panels(stored: Tensor, shape: Sizes) -> Tensor:
+    outputs, inner = shape
+    wide = _up(outputs // 2, PANEL // 2)
+    together = _unpack_panels(stored, (2 * wide, inner)).view(-1, 2, PANEL // 2, inner)
+    return together.transpose(0, 1).reshape(2, wide, inner)[:, : outputs // 2].reshape(outputs, inner)
+
+
+# ---- screen: bytes beside the rows, with bounds of their error.
+
+
+def _screened(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
+    return "u8", (stored_bytes(*shape),)
+
+
+LAYOUTS: Final[Mapping[str, Layout]] = {
+    entry.name: entry
+    for entry in (
+        Layout(ROWS, lambda dtype, shape: True, lambda dtype, shape: (dtype, tuple(shape)), lambda w: w, lambda w, shape: w),
+        Layout(PANELS, _in_panels, _panels, _pack_panels, _unpack_panels),
+        Layout(GATED_PANELS, _in_gated_panels, _gated_panels, _pack_gated_panels, _unpack_gated_panels),
+        Layout(SCREEN, _in_panels, _screened, pack_screen, None, is_chosen=False),
+    )
+}

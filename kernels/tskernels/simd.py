@@ -1,0 +1,87 @@
+"""The C++ kernels for CPUs (kernels/csrc): which op each runs, and how a call is put to it. Imports no torch.
+
+They run in programs of `tskernels._cpu`, which an artifact whose kernels are all of these needs nothing else for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tskernels.cost import Cost, dot_bound, panels_bound
+from tskernels.layouts import GATED_PANELS, PANELS, SCREEN
+from tskernels.target import Target, cpu
+
+SIMD: Final = "simd"
+SIMD_PANELS: Final = "simd_panels"
+TARGET: Final = cpu("avx2", "fma", "f16c")
+ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh")
+"""In the order of `Activation` in linear.hpp."""
+
+Numbers = Callable[[Mapping[str, Any]], Sequence[float]]
+"""What a kernel takes as numbers, of the attributes and coordinates by name."""
+
+
+def _named(*names: str) -> Numbers:
+    return lambda given: [float(given[name]) for name in names]
+
+
+def _rope_numbers(given: Mapping[str, Any]) -> Sequence[float]:
+    return [float(given["interleaved"]), float(given["parameters"][4]) if given["kind"] == "yarn" else 1.0]
+
+
+def _gated_numbers(given: Mapping[str, Any]) -> Sequence[float]:
+    return [float(ACTIVATIONS.index(given["activation"]))]
+
+
+@dataclass(frozen=True, slots=True)
+class SimdKernel:
+    """A kernel of an op by the registry's name. symbol: its name in C++; layouts: of operands that are not stored by rows; coordinates:
+    names of the arguments that are numbers of the rank; cost: None for that of the op's reference."""
+
+    op: str
+    name: str
+    symbol: str
+    numbers: Numbers = lambda given: ()
+    layouts: Mapping[int, str] = field(default_factory=dict)
+    coordinates: tuple[str, ...] = ("shard",)
+    cost: Cost | None = None
+
+
+_KERNELS: Final = (
+    SimdKernel("ts::linear", SIMD, "linear_rows", cost=dot_bound),
+    SimdKernel("ts::linear", SIMD_PANELS, "linear_panels", layouts={1: PANELS}, cost=panels_bound),
+    SimdKernel("ts::gated_linear", SIMD_PANELS, "gated_panels", _gated_numbers, {1: GATED_PANELS}, cost=panels_bound),
+    SimdKernel("ts::screened_linear", SIMD, "screened_rows", layouts={2: SCREEN}),
+    SimdKernel("ts::rms_norm", SIMD, "rms_norm", _named("eps", "offset")),
+    SimdKernel("ts::rope", SIMD, "rope", _rope_numbers),
+    SimdKernel("ts::silu", SIMD, "silu"),
+    SimdKernel("ts::gelu", SIMD, "gelu"),
+    SimdKernel("ts::gelu_tanh", SIMD, "gelu_tanh"),
+    SimdKernel("ts::scale", SIMD, "scale", _named("factor")),
+    SimdKernel("ts::softcap", SIMD, "softcap", _named("cap")),
+    SimdKernel("ts::add", SIMD, "add"),
+    SimdKernel("ts::mul", SIMD, "mul"),
+    SimdKernel("ts::embedding", SIMD, "embedding", _named("shard")),
+    SimdKernel("ts::take_rows", SIMD, "take_rows"),
+    SimdKernel("ts::attention", SIMD, "attention", _named("shard", "scale", "window", "softcap")),
+    SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window")),
+    SimdKernel("ts::cache_append", SIMD, "cache_append"),
+    SimdKernel("ts::latent_append", SIMD, "latent_append"),
+)
+TABLE: Final[Mapping[tuple[str, str], SimdKernel]] = {(k.op, k.name): k for k in _KERNELS}
+
+
+def is_available() -> bool:
+    """Whether these kernels can run here: they are built, and the processor has one of their instruction sets."""
+    try:
+        from tskernels import _cpu  # built for x86-64 only
+    except ImportError:
+        return False
+    return _cpu.isa() is not None
+
+
+def target() -> Target:
+    """What they need of a machine."""
+    return TARGET

@@ -1,0 +1,38 @@
+"""What a step brings: a matrix in the executor's memory, valid until the next step."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tskernels.dtypes import size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Row s is of the step's sequence s: logits `[S, V]`, or tokens `[S]` in i32. largest: the first index of each row's largest logit
+    where the program has found it, -1 where that is not finite."""
+
+    address: int
+    dtype: str
+    shape: tuple[int, ...]
+    largest: NDArray[np.int32] | None = None
+
+    def numbers(self) -> NDArray[np.float32]:
+        """The rows as f32: a copy where they are stored otherwise."""
+        if self.dtype == "bf16":
+            return (self._array(np.dtype(np.uint16)).astype(np.uint32) << 16).view(np.float32)
+        return self._array(np.dtype({"f32": np.float32, "f64": np.float64, "f16": np.float16}[self.dtype])).astype(np.float32, copy=False)
+
+    def tokens(self) -> NDArray[np.int32]:
+        assert self.dtype == "i32", f"tokens of type {self.dtype}"
+        return self._array(np.dtype(np.int32))
+
+    def _array(self, dtype: np.dtype[Any]) -> NDArray[Any]:
+        memory = (ctypes.c_uint8 * (prod(self.shape) * size_bytes(self.dtype))).from_address(self.address)
+        return np.ctypeslib.as_array(memory).view(dtype).reshape(self.shape)

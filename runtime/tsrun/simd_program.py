@@ -1,0 +1,66 @@
+"""Programs whose kernels are all in C++: bound once for steps of any size, and run without the interpreter. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tskernels import simd
+from tskernels.dtypes import FLOATS
+from tsrun.binding import COPY, BoundCall, BoundPlan
+from tsrun.errors import ArtifactError
+from tsrun.output import Output
+from tsrun.places import Place, fixed, value
+
+if TYPE_CHECKING:
+    from tskernels import _cpu
+
+
+def can_run(calls: Sequence[BoundCall]) -> bool:
+    """Whether every kernel of a program is one of these, and they run here."""
+    return simd.is_available() and all(call.op == COPY or (call.op, call.kernel) in simd.TABLE for call in calls)
+
+
+class SimdPrograms:
+    """The plans of a program, which take turns in one arena. Where a program gives logits, its last call finds the largest."""
+
+    def __init__(self, plans: Sequence[BoundPlan], file: Path, threads: int, max_sequences: int) -> None:
+        from tskernels import _cpu
+
+        self._team = _cpu.Team(threads)
+        self._plans = plans
+        self._largest = np.zeros(max_sequences, dtype=np.int32)
+        arena = _cpu.Arena()
+        self._programs = []
+        for bound in plans:
+            program = _cpu.Program(arena, bound.plan.frame.T, bound.plan.frame.S)
+            for call in bound.calls:
+                try:
+                    _add(program, call)
+                except (ValueError, KeyError) as error:
+                    raise ArtifactError(str(file), f"{call.op} can not be bound ({error})", "compile the artifact again") from None
+            if bound.output.dtype in FLOATS:
+                largest = fixed(self._largest.ctypes.data, "i32", (("S", 1),), self._largest)
+                program.add("max_index", [bound.output.operand], largest.operand, [], [])
+            self._programs.append(program)
+
+    def run(self, plan: int, T: int, S: int, P: int) -> Output:
+        program, output = self._programs[plan], self._plans[plan].output
+        program.run(self._team, T, S, P)
+        sizes = {"T": T, "S": S, "P": P}
+        largest = self._largest[:S] if output.dtype in FLOATS else None
+        return Output(program.address(output.operand), output.dtype, tuple(value(n, sizes) for n in output.shape), largest)
+
+
+def _add(program: _cpu.Program, call: BoundCall) -> None:
+    tensors = [arg.operand for arg in call.args if isinstance(arg, Place)]
+    if call.op == COPY:
+        program.add("copy", tensors, call.out.operand, [], [])
+        return
+    kernel = simd.TABLE[call.op, call.kernel]
+    coordinates = dict(zip(kernel.coordinates, (arg for arg in call.args if not isinstance(arg, Place)), strict=False))
+    numbers = kernel.numbers(coordinates | dict(call.attrs))
+    program.add(kernel.symbol, tensors, call.out.operand, list(numbers), list(call.constants))

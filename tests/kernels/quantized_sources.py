@@ -1,0 +1,25 @@
+"""What quantized weights are made of in tests: floats, or blocks as a GGUF file has them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tskernels.quantized import Format
+
+_HALVES: Final = {"q8_0": (0,), "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
+"""Where a block has f16; all other bytes may be anything."""
+
+
+def source(form: Format, outputs: int, K: int, seed: int) -> Tensor:
+    """Rows that `form` packs."""
+    generator = torch.Generator().manual_seed(seed)
+    if not form.row_block_bytes:
+        return torch.randn(outputs, K, generator=generator) * 0.05
+    blocks = torch.randint(0, 256, (outputs, K // form.block_codes, form.row_block_bytes), dtype=torch.uint8, generator=generator)
+    for first in _HALVES[form.name]:
+        scale = torch.randn(outputs, K // form.block_codes, 1, generator=generator) * 0.01
+        blocks[..., first : first + 2] = scale.half().view(torch.uint8)
+    return blocks.view(outputs, -1)

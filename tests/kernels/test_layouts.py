@@ -1,0 +1,109 @@
+"""Layouts of weights: what is stored gives back the rows, has the shape that the table says, and is what the kernels read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tskernels.dtypes import dtype_name, torch_dtype
+from tskernels.layouts import GATED_PANELS, LAYOUTS, PANELS, layout
+from tskernels.registry import ROWS, Call, Operand, explain, kernels, lookup, op_named, ops
+from tskernels.simd import SIMD_PANELS, TARGET, is_available
+
+generated = settings(deadline=None, max_examples=60)
+needs_simd = pytest.mark.skipif(not is_available(), reason="the C++ kernels are not built, or not for this processor")
+RELATIVE = {"f32": 2.0**-20, "bf16": 2.0**-7}
+sizes = st.integers(1, 70)
+
+
+def weight(dtype: str, outputs: int, inner: int) -> Tensor:
+    return torch.randn(outputs, inner).to(torch_dtype(dtype))
+
+
+@generated
+@given(name=st.sampled_from(sorted(LAYOUTS)), dtype=st.sampled_from(["f32", "bf16"]), half=sizes, inner=sizes, strided=st.booleans())
+def test_what_is_stored_gives_back_the_rows(name: str, dtype: str, half: int, inner: int, strided: bool) -> None:
+    found, w = layout(name), weight(dtype, 2 * half, inner)
+    w = w.t().contiguous().t() if strided else w
+    assert found.takes(dtype, w.shape)
+    stored = found.pack(w)
+    assert (dtype_name(stored.dtype), tuple(stored.shape)) == found.stored(dtype, w.shape)
+    assert name == ROWS or stored.is_contiguous()
+    if found.unpack is None:  # a help to the rows
+        return
+    back = found.unpack(stored, w.shape)
+    assert back.dtype == w.dtype
+    assert torch.equal(back, w)
+
+
+def test_a_panel_has_outputs_side_by_side() -> None:
+    w = torch.arange(40 * 3).reshape(40, 3)
+    stored = layout(PANELS).pack(w.float())
+    assert stored.shape == (2, 3, 32)
+    assert stored[0, 1].tolist() == w[:32, 1].tolist()
+    assert stored[1, 2].tolist() == [*w[32:, 2].tolist(), *[0] * 24]
+    pairs = layout(PANELS).pack(w.bfloat16())
+    assert pairs.shape == (2, 2, 32, 2)
+    assert pairs[0, 0, 5].tolist() == w[5, :2].tolist()
+    assert pairs[0, 1, 5].tolist() == [w[5, 2], 0]
+
+
+def test_a_gated_panel_has_gates_and_then_what_they_gate() -> None:
+    w = torch.arange(2 * 20 * 3).reshape(40, 3)
+    stored = layout(GATED_PANELS).pack(w.float())
+    assert stored.shape == (2, 3, 32)
+    assert stored[0, 1].tolist() == [*w[:16, 1].tolist(), *w[20:36, 1].tolist()]
+    assert stored[1, 0].tolist() == [*w[16:20, 0].tolist(), *[0] * 12, *w[36:, 0].tolist(), *[0] * 12]
+
+
+@pytest.mark.parametrize("name", [PANELS, GATED_PANELS])
+def test_what_can_not_be_in_panels_is_told(name: str) -> None:
+    takes = layout(name).takes
+    assert not takes("f64", (64, 64))
+    assert not takes("f32", (4, 64, 64))
+    assert not takes("f32", (64,))
+    assert takes("f32", (63, 64)) == (name == PANELS)
+
+
+def test_kernels_take_layouts_that_there_are() -> None:
+    for name in ops():
+        for kernel in kernels(name):
+            assert set(kernel.layouts.values()) <= set(LAYOUTS)
+
+
+@needs_simd
+@generated
+@given(
+    op=st.sampled_from(["ts::linear", "ts::gated_linear"]),
+    dtype=st.sampled_from(["f32", "bf16"]),
+    tokens=st.integers(1, 20),
+    outputs=sizes,
+    inner=sizes,
+    activation=st.sampled_from(["silu", "gelu", "gelu_tanh"]),
+    seed=st.integers(0, 2**31),
+)
+def test_kernels_read_what_is_stored(op: str, dtype: str, tokens: int, outputs: int, inner: int, activation: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    kernel = lookup(op, SIMD_PANELS)
+    attributes = {} if op == "ts::linear" else {"activation": activation}
+    x = torch.randn(tokens, inner).to(torch_dtype(dtype))
+    w = (torch.randn(outputs if op == "ts::linear" else 2 * outputs, inner) / inner**0.5).to(torch_dtype(dtype))
+    expected = op_named(op).reference(x, w, **attributes)
+    out = torch.full_like(expected, torch.nan)
+    kernel.function(x, layout(kernel.layouts[1]).pack(w), **attributes, out=out)
+    torch.testing.assert_close(out, expected, rtol=RELATIVE[dtype], atol=RELATIVE[dtype] / 2)
+
+
+@needs_simd
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_panels_cost_less_than_rows_unless_outputs_are_few(dtype: str) -> None:
+    def costs(outputs: int) -> dict[str, float]:
+        x, w = Operand(dtype, (None, 2048)), Operand(dtype, (outputs, 2048), PANELS)
+        return {c.kernel.name: c.cost_seconds for c in explain(Call("ts::linear", (x, w)), TARGET)}
+
+    for outputs in (32, 576, 50000):
+        assert costs(outputs)["simd_panels"] < costs(outputs)["simd"] < costs(outputs)["torch"]
+    assert costs(8)["simd"] < costs(8)["simd_panels"]

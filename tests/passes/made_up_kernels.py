@@ -1,0 +1,33 @@
+"""Kernels of a processor that is not there: what is selected for it is the same wherever a test runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tskernels.cost import matmul_bound
+from tskernels.layouts import GATED_PANELS, PANELS, SCREEN
+from tskernels.registry import Call, Kernel, add_kernel, isolated, one_float_type
+from tskernels.target import Target, cpu
+
+MADE_UP = cpu("sve2", "amx_tile")
+
+
+def _quicker(call: Call, target: Target) -> float:
+    return matmul_bound(call, target) / 2
+
+
+def _function(*_operands: Any, **_attributes: Any) -> None:
+    raise AssertionError("a made-up kernel runs nowhere")
+
+
+@contextmanager
+def made_up_kernels() -> Iterator[None]:
+    """Matmuls with weights in panels, for MADE_UP."""
+    with isolated():
+        for op, layout in (("ts::linear", PANELS), ("ts::gated_linear", GATED_PANELS)):
+            add_kernel(Kernel(op, layout, "compute", _function, MADE_UP, ("f32", "bf16"), one_float_type, _quicker, __file__, {1: layout}))
+        screened = Kernel("ts::screened_linear", SCREEN, "compute", _function, MADE_UP, ("f32",), None, _quicker, __file__, {2: SCREEN})
+        add_kernel(screened)
+        yield
