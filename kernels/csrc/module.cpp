@@ -95,6 +95,19 @@ PYBIND11_MODULE(_cpu, m) {
           },
           py::arg("team"), py::arg("T"), py::arg("S"), py::arg("P"), py::call_guard<py::gil_scoped_release>())
       .def(
+          "measure",
+          [](Program& program, Team& team, std::int64_t T, std::int64_t S, std::int64_t P) {
+            std::vector<double> seconds;
+            {
+              const py::gil_scoped_release released;
+              seconds = program.measure(team, {T, S, P});
+            }
+            std::vector<std::pair<std::string, double>> found;
+            for (int i = 0; i < program.num_calls(); ++i) found.emplace_back(program.kernel_name(i), seconds[i]);
+            return found;
+          },
+          py::arg("team"), py::arg("T"), py::arg("S"), py::arg("P"))
+      .def(
           "address",
           [](const Program& program, const py::tuple& operand) {
             return reinterpret_cast<std::uintptr_t>(program.address(operand_of(operand)));

@@ -94,19 +94,21 @@ void latent_append(const Call& call, const Worker& worker) {
 void prepare_rope(Call& call) {
   using Key = std::pair<std::vector<float>, float>;
   static std::mutex lock;
-  static std::map<Key, std::vector<float>> tables;
+  // A table that has been outgrown stays: another program may be reading it.
+  static std::map<Key, std::vector<std::vector<float>>> grown;
   const auto magnitude = static_cast<float>(call.numbers[1]);
   const auto* positions = call.operands[1].at<const std::int32_t>();
   const std::int64_t count = call.operands[1].rows();
   const std::int64_t needed = count ? *std::max_element(positions, positions + count) + 1 : 1;
   const std::int64_t half = call.num_constants;
   const std::lock_guard<std::mutex> guard(lock);
-  std::vector<float>& table = tables[Key({call.constants, call.constants + half}, magnitude)];
-  std::int64_t position = static_cast<std::int64_t>(table.size()) / (2 * half);
-  if (position < needed) {
+  auto& tables = grown[Key({call.constants, call.constants + half}, magnitude)];
+  if (tables.empty() || static_cast<std::int64_t>(tables.back().size()) < needed * 2 * half) {
     // To a power of two, so that growth stays rare while a sequence does.
     std::int64_t rows = 1024;
     while (rows < needed) rows *= 2;
+    std::vector<float> table = tables.empty() ? std::vector<float>() : tables.back();
+    std::int64_t position = static_cast<std::int64_t>(table.size()) / (2 * half);
     table.resize(rows * 2 * half);
     for (; position < rows; ++position)
       for (std::int64_t e = 0; e < half; ++e) {
@@ -114,8 +116,9 @@ void prepare_rope(Call& call) {
         table[position * 2 * half + e] = static_cast<float>(std::cos(angle)) * magnitude;
         table[position * 2 * half + half + e] = static_cast<float>(std::sin(angle)) * magnitude;
       }
+    tables.push_back(std::move(table));
   }
-  call.prepared = table.data();
+  call.prepared = tables.back().data();
 }
 
 }  // namespace tsk

@@ -1,6 +1,7 @@
 #include "program.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 
 namespace tsk {
@@ -18,9 +19,9 @@ void Program::add(const std::string& kernel, const std::vector<Operand>& operand
     if (operand.sizes.size() > max_dims || operand.sizes.size() != operand.strides.size())
       throw std::invalid_argument("kernel `" + kernel +
                                   "` is given an operand of too many dimensions, or with other strides than sizes");
-  Step step{found, operands, out, numbers, constants, false};
-  step.barrier_before = needs_barrier(step);
-  if (step.barrier_before) accesses_.clear();
+  Step step{found, operands, out, numbers, constants, Barrier::none};
+  step.barrier_before = barrier_for(step);
+  if (step.barrier_before != Barrier::none) accesses_.clear();
   for (const Operand& operand : operands) note(operand, false);
   note(out, true);
   steps_.push_back(std::move(step));
@@ -30,11 +31,11 @@ void Program::add(const std::string& kernel, const std::vector<Operand>& operand
 // Kernels by rows of the same rows follow each other freely as long as what they touch is laid out alike: a worker then
 // meets only what it has written itself. Where memory has changed hands, a row of one value may overlap another row of
 // the next.
-bool Program::needs_barrier(const Step& step) {
+Barrier Program::barrier_for(const Step& step) {
   const bool by_rows = step.kernel->partition == Partition::rows;
   const Operand& leading = step.out.space == Space::fixed ? step.operands.back() : step.out;
   const Extent rows = leading.sizes.empty() ? Extent{} : leading.sizes.front();
-  bool needed = !steps_.empty() && (!by_rows || !by_rows_ || !(rows == rows_));
+  const bool always = !steps_.empty() && (!by_rows || !by_rows_ || !(rows == rows_));
   const auto clashes = [&](const Operand& operand, bool written) {
     if (operand.space == Space::fixed) return false;
     const auto begin = static_cast<std::int64_t>(operand.address), end = begin + operand.row_bytes;
@@ -44,11 +45,11 @@ bool Program::needs_barrier(const Step& step) {
       return access.begin != begin || access.row_bytes != operand.row_bytes;
     });
   };
-  needed = needed || clashes(step.out, true);
-  for (const Operand& operand : step.operands) needed = needed || clashes(operand, false);
+  bool clash = clashes(step.out, true);
+  for (const Operand& operand : step.operands) clash = clash || clashes(operand, false);
   by_rows_ = by_rows;
   rows_ = rows;
-  return needed;
+  return always ? Barrier::always : clash ? Barrier::between_rows : Barrier::none;
 }
 
 void Program::note(const Operand& operand, bool written) {
@@ -99,7 +100,7 @@ void Program::resolve_all(int num_workers) {
   for (Call& call : calls_) call.scratch = arena_->scratch.data();
 }
 
-void Program::run(Team& team, StepSizes sizes) {
+void Program::prepare(Team& team, StepSizes sizes) {
   arena_->tokens.reserve(token_bytes_ * sizes.T);
   arena_->sequences.reserve(sequence_bytes_ * sizes.S);
   const auto addresses = [&] {
@@ -113,20 +114,46 @@ void Program::run(Team& team, StepSizes sizes) {
   }
   for (std::size_t i = 0; i < steps_.size(); ++i)
     if (steps_[i].kernel->prepare) steps_[i].kernel->prepare(calls_[i]);
+}
+
+void Program::run(Team& team, StepSizes sizes) {
+  prepare(team, sizes);
   team.run(work, this);
+}
+
+std::vector<double> Program::measure(Team& team, StepSizes sizes) {
+  prepare(team, sizes);
+  seconds_.assign(steps_.size(), 0);
+  team.run(measured_work, this);
+  return seconds_;
 }
 
 void Program::work(void* self, const Worker& worker) {
   const auto& program = *static_cast<const Program*>(self);
+  const Barrier most_left_out = program.sizes_.T > 1 ? Barrier::none : Barrier::between_rows;
   for (std::size_t i = 0; i < program.steps_.size(); ++i) {
-    if (program.steps_[i].barrier_before) worker.barrier();
+    if (program.steps_[i].barrier_before > most_left_out) worker.barrier();
     program.steps_[i].kernel->run(program.calls_[i], worker);
   }
 }
 
+void Program::measured_work(void* self, const Worker& worker) {
+  auto& program = *static_cast<Program*>(self);
+  const Barrier most_left_out = program.sizes_.T > 1 ? Barrier::none : Barrier::between_rows;
+  auto before = std::chrono::steady_clock::now();
+  for (std::size_t i = 0; i < program.steps_.size(); ++i) {
+    if (program.steps_[i].barrier_before > most_left_out) worker.barrier();
+    program.steps_[i].kernel->run(program.calls_[i], worker);
+    if (worker.index != 0) continue;
+    const auto now = std::chrono::steady_clock::now();
+    program.seconds_[i] = std::chrono::duration<double>(now - before).count();
+    before = now;
+  }
+}
+
 int Program::num_barriers() const {
-  return static_cast<int>(
-      std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.barrier_before; }));
+  return static_cast<int>(std::count_if(steps_.begin(), steps_.end(),
+                                        [](const Step& step) { return step.barrier_before != Barrier::none; }));
 }
 
 }  // namespace tsk

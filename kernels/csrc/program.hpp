@@ -54,6 +54,10 @@ struct Arena {
   Memory tokens, sequences, scratch;
 };
 
+// What must be waited for before a call: nothing; the other workers where a step has several rows, since one worker has
+// all calls of a single row; or the other workers.
+enum class Barrier : std::uint8_t { none, between_rows, always };
+
 class Program {
  public:
   // The arena's bytes per token and per sequence.
@@ -63,8 +67,11 @@ class Program {
   void add(const std::string& kernel, const std::vector<Operand>& operands, const Operand& out,
            const std::vector<double>& numbers, const std::vector<float>& constants);
   void run(Team& team, StepSizes sizes);
+  // Runs it, and says how many seconds each call took the first worker, with the wait before it.
+  std::vector<double> measure(Team& team, StepSizes sizes);
   // Where an operand of the last step lies.
   std::byte* address(const Operand& operand) const;
+  const char* kernel_name(int call) const { return steps_.at(call).kernel->name; }
   int num_calls() const { return static_cast<int>(steps_.size()); }
   int num_barriers() const;
 
@@ -75,7 +82,7 @@ class Program {
     Operand out;
     std::vector<double> numbers;
     std::vector<float> constants;
-    bool barrier_before;
+    Barrier barrier_before;
   };
   // Bytes per row that were touched since the last barrier.
   struct Access {
@@ -84,11 +91,13 @@ class Program {
     bool written;
   };
 
-  bool needs_barrier(const Step& step);
+  Barrier barrier_for(const Step& step);
   void note(const Operand& operand, bool written);
   Tensor resolve(const Operand& operand) const;
   void resolve_all(int num_workers);
+  void prepare(Team& team, StepSizes sizes);
   static void work(void* self, const Worker& worker);
+  static void measured_work(void* self, const Worker& worker);
 
   std::shared_ptr<Arena> arena_;
   const std::int64_t token_bytes_, sequence_bytes_;
@@ -100,6 +109,7 @@ class Program {
   std::vector<Access> accesses_;
   Extent rows_;  // of the kernels since the last barrier, which are all by rows
   bool by_rows_ = true;
+  std::vector<double> seconds_;
 };
 
 }  // namespace tsk

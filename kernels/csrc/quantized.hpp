@@ -225,12 +225,12 @@ void dequantize_row(const std::uint8_t* table, std::int64_t row, std::int64_t K,
   }
 }
 
-// (ids, table; shard, rows of the table)
+// (ids, table; shard; the table's rows as a constant)
 template <class Format>
 void embedding_quantized(const Call& call, const Worker& worker) {
   const auto* ids = call.operands[0].at<const std::int32_t>();
   const auto* table = call.operands[1].at<const std::uint8_t>();
-  const auto shard = static_cast<std::int64_t>(call.numbers[0]), rows = static_cast<std::int64_t>(call.numbers[1]);
+  const auto shard = static_cast<std::int64_t>(call.numbers[0]), rows = static_cast<std::int64_t>(call.constants[0]);
   const std::int64_t K = call.out.width();
   for (std::int64_t t = worker.first(call.out.rows()); t < worker.last(call.out.rows()); ++t) {
     const std::int64_t row = ids[t] - shard * rows;

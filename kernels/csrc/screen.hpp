@@ -117,7 +117,9 @@ void screen_panel(const std::uint8_t* panel, const ScreenedX* x, const std::int3
     for (int j = 0; j < panel_vectors; ++j) coarse[t][j] = fine[t][j] = no_ints();
   for (std::int64_t q = 0; q < quads; ++q)
     for (int j = 0; j < panel_vectors; ++j) {
-      const Ints w = load_bytes(panel + (q * panel_width + j * lanes) * 4);
+      const std::uint8_t* from = panel + (q * panel_width + j * lanes) * 4;
+      prefetch(from + bytes_ahead);
+      const Ints w = load_bytes(from);
       for (int t = 0; t < tokens; ++t) {
         coarse[t][j] = add_byte_products(coarse[t][j], w, bytes[t * 2 * quads + q]);
         fine[t][j] = add_byte_products(fine[t][j], w, bytes[t * 2 * quads + quads + q]);
@@ -159,7 +161,11 @@ void screened_rows_of(const Call& call, const Worker& worker) {
   const auto* keep = call.operands[3].at<const std::int32_t>();
   const std::int64_t tokens = x.rows(), K = x.width(), rows = w.rows(), quads = (K + 3) / 4;
   for (std::int64_t t = 0; t < tokens; ++t)
-    if (keep[t] < 1 || keep[t] > most_kept) return linear_rows_of<Element>(call, worker);
+    if (keep[t] < 1 || keep[t] > most_kept) {
+      Call all = call;
+      all.num_operands = 2;  // what follows is no bias
+      return linear_rows_of<Element>(all, worker);
+    }
   const std::int64_t panels = (rows + panel_width - 1) / panel_width, bytes = screen_panel_bytes(K);
   const auto* screen = call.operands[2].at<const std::uint8_t>();
   const ScreenScratch scratch = screen_scratch_of(call, worker.count);

@@ -3,6 +3,10 @@
 using Vec = __m256;
 constexpr int lanes = 8;
 
+// A stream of weights is asked for so far ahead: what the processor does by itself ends at the end of a page.
+constexpr std::int64_t bytes_ahead = 2048;
+inline void prefetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0); }
+
 inline Vec broadcast(float x) { return _mm256_set1_ps(x); }
 inline Vec zero() { return _mm256_setzero_ps(); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }

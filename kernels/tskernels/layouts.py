@@ -1,6 +1,7 @@
 """How a weight may be stored: by rows, or in the order in which a kernel reads it. Imports no torch.
 
-A layout says nothing of what a weight is: its type and shape stay those of its rows, which `unpack` gives back bit for bit.
+A layout says nothing of what a weight is: its type and shape stay those of its rows, which `unpack` gives back: bit for bit, but for
+the quantized layouts, of which it gives the values that kernels compute with.
 
 Legend: O outputs and K inputs of a weight; F gates, and as many outputs that they gate; P panels.
 """
@@ -19,9 +20,15 @@ from tskernels.screen import pack_screen, stored_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tskernels.quantized import Format
+
 PANELS: Final = "panels"
 GATED_PANELS: Final = "gated_panels"
 SCREEN: Final = "screen"
+FROM_FLOATS: Final = ("int8", "int4")
+"""The quantized layouts that are packed from rows; the others are packed from the blocks of a GGUF file."""
+QUANTIZED: Final = (*FROM_FLOATS, "q8_0", "q4_0", "q4_1", "q5_0", "q4_k", "q5_k", "q6_k")
+"""The formats of `quantized.py`; `gated_` before one is its layout of joined weights of which half gates the other."""
 
 Sizes = Sequence[int]
 
@@ -29,8 +36,8 @@ Sizes = Sequence[int]
 @dataclass(frozen=True, slots=True)
 class Layout:
     """takes: whether weights of an element type and shape can be stored so; stored: element type and shape of what is then stored; pack:
-    rows to that; unpack: that to rows of a shape, None where it is only a help to the rows, which are stored too. is_chosen: the compiler
-    may choose it by cost, since it keeps every bit."""
+    rows (or blocks, see FROM_FLOATS) to that; unpack: that to rows of a shape, None where it is only a help to the rows, which are stored
+    too. is_chosen: the compiler may choose it by cost, since it keeps every bit."""
 
     name: str
     takes: Callable[[str, Sizes], bool]
@@ -43,6 +50,19 @@ class Layout:
 def layout(name: str) -> Layout:
     """KeyError where there is none of that name."""
     return LAYOUTS[name]
+
+
+def gated(name: str) -> str | None:
+    """The layout of two weights in one layout that are joined, the first of which gates the second: None where there is none."""
+    if name == ROWS:
+        return ROWS
+    return f"gated_{name}" if f"gated_{name}" in LAYOUTS else None
+
+
+def format_of(name: str) -> str | None:
+    """The format of a quantized layout, None for the others."""
+    found = name.removeprefix("gated_")
+    return found if found in QUANTIZED else None
 
 
 def _up(size: int, multiple: int) -> int:
@@ -122,6 +142,30 @@ def _screened(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
     return "u8", (stored_bytes(*shape),)
 
 
+# ---- quantized: bytes in place of the rows. What they mean is said in quantized.py, which needs torch.
+
+
+def _quantized(name: str, is_gated: bool) -> Layout:
+    def form() -> Format:
+        from tskernels.quantized import FORMATS
+
+        return FORMATS[name]
+
+    def takes(dtype: str, shape: Sizes) -> bool:
+        return _in_panels(dtype, shape) and not (is_gated and shape[0] % 2) and form().takes(shape[1])
+
+    def stored(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
+        return "u8", (form().num_bytes(shape[0], shape[1], is_gated),)
+
+    def pack(rows: Tensor) -> Tensor:
+        return form().pack(rows, is_gated)
+
+    def unpack(stored: Tensor, shape: Sizes) -> Tensor:
+        return form().unpack(stored, shape[0], shape[1], is_gated)
+
+    return Layout(f"gated_{name}" if is_gated else name, takes, stored, pack, unpack, is_chosen=False)
+
+
 LAYOUTS: Final[Mapping[str, Layout]] = {
     entry.name: entry
     for entry in (
@@ -129,5 +173,6 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         Layout(PANELS, _in_panels, _panels, _pack_panels, _unpack_panels),
         Layout(GATED_PANELS, _in_gated_panels, _gated_panels, _pack_gated_panels, _unpack_gated_panels),
         Layout(SCREEN, _in_panels, _screened, pack_screen, None, is_chosen=False),
+        *(_quantized(name, is_gated) for name in QUANTIZED for is_gated in (False, True)),
     )
 }

@@ -45,6 +45,10 @@ class Format:
     block_codes: int = 0
     row_block_bytes: int = 0
 
+    def takes(self, K: int) -> bool:
+        """Whether a weight may have so many inputs."""
+        return not (self.block_codes and K % self.block_codes) and (bool(self.groups) or K <= LONGEST_ROW)
+
     def num_bytes(self, outputs: int, K: int, gated: bool = False) -> int:
         """Of a weight in panels."""
         header, group = (sum(t.itemsize for t in types) * PANEL for types in (self.block, self.group))

@@ -68,7 +68,7 @@ class Kernel:
     `collective` kernels `out`, which it fills; a `view` returns an alias; `inplace` changes and returns its first operand.
 
     layouts: of operands that it takes in another layout than rows, by position; constants: what it wants computed when a program is
-    compiled, of the call."""
+    compiled, of the call; it is given them as `constants`."""
 
     op: str
     name: str

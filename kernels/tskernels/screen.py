@@ -35,6 +35,8 @@ def pack_screen(w_VK: Tensor) -> Tensor:
         rows = torch.zeros((last - first) * PANEL, Q * 4, dtype=torch.float32)
         given = w_VK[first * PANEL : last * PANEL].float()
         rows[: len(given), :K] = given
+        broken = ~rows.isfinite().all(1)  # read in any case, so that whoever looks at the logits finds out
+        rows[broken] = 0
         step = rows.abs().amax(1) / 127
         q = torch.where(step[:, None] > 0, rows / step[:, None], 0).round()
         wide, kept = rows.double(), step.double()[:, None] * q.double()
@@ -43,6 +45,7 @@ def pack_screen(w_VK: Tensor) -> Tensor:
         error = (wide - kept).norm(dim=1) + (K + 16) * 2.0**-24 * wide.norm(dim=1)
         above = torch.finfo(torch.float32).eps  # never rounded down
         facts = torch.stack((step, (error * (1 + above)).float(), (norm * (1 + above)).float()))
+        facts[1, broken] = torch.finfo(torch.float32).max
         if len(given) < len(rows):
             facts[1, len(given) :] = -torch.inf  # upper bounds of -inf; lower ones are not looked at
         bytes_PQR4 = (q + 128).to(torch.uint8).view(-1, PANEL, Q, 4).transpose(1, 2)

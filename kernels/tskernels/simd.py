@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tskernels.cost import Cost, dot_bound, panels_bound
-from tskernels.layouts import GATED_PANELS, PANELS, SCREEN
+from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN
 from tskernels.target import Target, cpu
 
 SIMD: Final = "simd"
@@ -49,6 +49,14 @@ class SimdKernel:
     cost: Cost | None = None
 
 
+def _quantized(name: str) -> tuple[SimdKernel, ...]:
+    return (
+        SimdKernel("ts::linear", f"simd_{name}", f"linear_{name}", layouts={1: name}),
+        SimdKernel("ts::gated_linear", f"simd_{name}", f"gated_{name}", _gated_numbers, {1: f"gated_{name}"}),
+        SimdKernel("ts::embedding", f"simd_{name}", f"embedding_{name}", _named("shard"), {1: name}),
+    )
+
+
 _KERNELS: Final = (
     SimdKernel("ts::linear", SIMD, "linear_rows", cost=dot_bound),
     SimdKernel("ts::linear", SIMD_PANELS, "linear_panels", layouts={1: PANELS}, cost=panels_bound),
@@ -69,6 +77,7 @@ _KERNELS: Final = (
     SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window")),
     SimdKernel("ts::cache_append", SIMD, "cache_append"),
     SimdKernel("ts::latent_append", SIMD, "latent_append"),
+    *(kernel for name in QUANTIZED for kernel in _quantized(name)),
 )
 TABLE: Final[Mapping[tuple[str, str], SimdKernel]] = {(k.op, k.name): k for k in _KERNELS}
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch import Tensor
 
 from tskernels.cost import Cost, machine
 from tskernels.dtypes import dtype_name
-from tskernels.registry import Call, Kernel, When, add_kernel, kernels, one_float_type, op_named
+from tskernels.layouts import QUANTIZED
+from tskernels.registry import Call, Kernel, Operand, When, add_kernel, kernels, one_float_type, op_named
 from tskernels.rope import inverse_frequencies
 from tskernels.simd import TABLE, SimdKernel, is_available, target
 
@@ -43,31 +44,48 @@ def run(kernel: SimdKernel, operands: Sequence[Tensor], out: Tensor, given: Mapp
 def _function(kernel: SimdKernel) -> Callable[..., Any]:
     op = op_named(kernel.op)
 
-    def call(*arguments: Any, out: Tensor | None = None, **attributes: Any) -> Tensor | None:
+    def call(*arguments: Any, out: Tensor | None = None, constants: Sequence[float] | None = None, **attributes: Any) -> Tensor | None:
         given = dict(zip(op.parameters, arguments, strict=False)) | attributes
         tensors = [value for value in given.values() if isinstance(value, Tensor)]
         numbers = {name: value for name, value in given.items() if value is not None and not isinstance(value, Tensor)}
         target = tensors[0] if out is None else out
-        run(kernel, tensors, target, numbers, constants_of(kernel.op, [tuple(t.shape) for t in tensors], numbers))
+        if constants is None:
+            constants = _constants(kernel, tensors, numbers)
+        run(kernel, tensors, target, numbers, constants)
         return target if out is None else None
 
     return call
 
 
-def constants_of(op: str, shapes: Sequence[Sequence[int | None]], attributes: Mapping[str, Any]) -> Sequence[float]:
-    """What a kernel of an op wants computed beforehand: of `rope` the radians a position."""
-    if op != "ts::rope":
+def _constants(kernel: SimdKernel, tensors: Sequence[Tensor], attributes: Mapping[str, Any]) -> Sequence[float]:
+    """What a kernel wants computed when a program is compiled, where none was."""
+    if kernel.symbol not in _CONSTANTS:
         return ()
-    width = shapes[0][-1]
+    if kernel.symbol in _OF_PACKED:
+        raise TypeError(f"kernel `{kernel.name}` of {kernel.op} is to be given its constants: what is stored does not tell them")
+    call = Call(kernel.op, tuple(Operand(dtype_name(t.dtype), tuple(t.shape)) for t in tensors), attributes)
+    return _CONSTANTS[kernel.symbol](call)
+
+
+def _radians(call: Call) -> Sequence[float]:
+    """Of each pair of a head, for one position."""
+    width, given = call.operands[0].shape[-1], call.attributes
     assert width is not None, "the width of a head is known when a program is compiled"
-    found: Sequence[float] = inverse_frequencies(
-        width, float(attributes["theta"]), attributes["kind"], tuple(map(float, attributes["parameters"]))
-    ).tolist()
+    theta, kind, parameters = (cast("Any", given[name]) for name in ("theta", "kind", "parameters"))
+    found: Sequence[float] = inverse_frequencies(width, float(theta), kind, tuple(map(float, parameters))).tolist()
     return found
 
 
-def _constants(call: Call) -> Sequence[float]:
-    return constants_of(call.op, [o.shape for o in call.operands], call.attributes)
+def _table_rows(call: Call) -> Sequence[float]:
+    """Of the table, which its bytes do not tell."""
+    rows = call.operands[1].shape[0]
+    assert rows is not None, "the rows of a table are known when a program is compiled"
+    return [float(rows)]
+
+
+_OF_PACKED: Final = frozenset(f"embedding_{name}" for name in QUANTIZED)
+_CONSTANTS: Final[Mapping[str, Callable[[Call], Sequence[float]]]] = {"rope": _radians, **dict.fromkeys(_OF_PACKED, _table_rows)}
+"""By the name in C++."""
 
 
 def _without_launch(cost: Cost) -> Cost:
@@ -84,7 +102,7 @@ def _register() -> None:
         op = op_named(kernel.op)
         [reference] = [k for k in kernels(kernel.op) if k.name == "reference"]
         cost = _without_launch(kernel.cost or reference.cost)
-        constants = _constants if kernel.op == "ts::rope" else None
+        constants = _CONSTANTS.get(kernel.symbol)
         function, when = _function(kernel), _WHEN.get(kernel.op, one_float_type)
         facts = (kernel.op, kernel.name, op.kind, function, target(), ("f32", "bf16"), when, cost, __file__)
         add_kernel(Kernel(*facts, kernel.layouts, constants))

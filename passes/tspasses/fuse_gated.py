@@ -3,7 +3,8 @@
 Assumes: weights are checkpoint tensors, so that joining them costs nothing at run time. Runs before FuseLinears, which would join the
 two with whatever else reads the value.
 Guarantees: where anything but the other reads a part, the graph stays as it is.
-Does not: fuse what is placed in two ways, or what a rank has only a summand of: an activation of that is none of the sum.
+Does not: fuse what is placed in two ways, weights in two layouts, or what a rank has only a summand of: an activation of that is none of
+the sum.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import ClassVar
 import torch.fx
 
 from tsc.graph import Program, op_of, operands, target_of, type_of
-from tspasses.joined_weights import is_private, join, tensor_of
+from tskernels.layouts import gated
+from tskernels.registry import ROWS
+from tspasses.joined_weights import is_private, join, layout_of, tensor_of
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 Pair = tuple[str, str, str]
@@ -58,7 +61,8 @@ def _gated(graph: torch.fx.Graph) -> Iterator[_Gated]:
                 if _is_activation(activation) and _is_linear(up) and _is_linear(gate := operands(activation)[0]):
                     weights = [operands(n)[1] for n in (gate, up)]
                     same = type_of(gate) == type_of(up) == type_of(node) and type_of(weights[0]) == type_of(weights[1])
-                    if same and operands(gate)[0] is operands(up)[0]:
+                    together = layout_of(weights[0]) == layout_of(weights[1]) and gated(layout_of(weights[0])) is not None
+                    if same and together and operands(gate)[0] is operands(up)[0]:
                         yield _Gated(node, activation, gate, up)
 
 
@@ -79,7 +83,7 @@ def _fuse(graph: torch.fx.Graph, mlp: _Gated) -> None:
     x, gate = operands(mlp.gate)
     up = operands(mlp.up)[1]
     mlp.product.target = target_of("gated_linear")
-    mlp.product.args = (x, join(graph, (gate, up)))
+    mlp.product.args = (x, join(graph, (gate, up), gated(layout_of(gate)) or ROWS))
     mlp.product.kwargs = {"activation": op_of(mlp.activation)}
     for node in (mlp.activation, mlp.gate, mlp.up, gate, up):
         graph.erase_node(node)

@@ -1,9 +1,9 @@
 """Join matmuls that read the same value into one over joined weights: q, k and v; gate and up.
 
 Assumes: weights are checkpoint tensors, so that joining them costs nothing at run time.
-Guarantees: at most one matmul with private weights reads any value; each former result is a view (`narrow`) of the joint one.
-Does not: join a weight that anything else reads (a tied embedding), a matmul that is the graph's result (it has a place of its own,
-which a view has not), or change what a rank holds.
+Guarantees: at most one matmul with private weights in one layout reads any value; each former result is a view (`narrow`) of the joint one.
+Does not: join a weight that anything else reads (a tied embedding), weights in different layouts, a matmul that is the graph's result
+(it has a place of its own, which a view has not), or change what a rank holds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.fx
 
 from tsc.graph import JoinedType, Program, node_type, op_of, operands, target_of
 from tsc.mesh import Mesh
-from tspasses.joined_weights import is_private, join, tensor_of
+from tspasses.joined_weights import is_private, join, layout_of, tensor_of
 
 Group = tuple[int, ...]
 """Names which weights may be joined: those that have the same one."""
@@ -37,9 +37,11 @@ class FuseLinears:
     def run(self, program: Program) -> Program:
         for name, graph in program.graphs.items():
             for x, linears in _readers(graph).items():
-                joined: dict[Group, list[torch.fx.Node]] = {}
+                joined: dict[tuple[Group, str], list[torch.fx.Node]] = {}
                 for node in linears:
-                    joined.setdefault(() if self.groups is None else self.groups[name, tensor_of(operands(node)[1])], []).append(node)
+                    weight = operands(node)[1]
+                    group = () if self.groups is None else self.groups[name, tensor_of(weight)]
+                    joined.setdefault((group, layout_of(weight)), []).append(node)
                 for several in joined.values():
                     if len(several) > 1:
                         _fuse(graph, program.mesh, x, several)
@@ -80,7 +82,7 @@ def _is_result(node: torch.fx.Node) -> bool:
 
 def _fuse(graph: torch.fx.Graph, mesh: Mesh, x: torch.fx.Node, linears: list[torch.fx.Node]) -> None:
     weights = [operands(n)[1] for n in linears]
-    weight = join(graph, weights)
+    weight = join(graph, weights, layout_of(weights[0]))
     results = [node_type(n) for n in linears]
     dim = len(results[0].shape.groups) - 1
     with graph.inserting_before(linears[0]):  # the joint matmul stands where the first one stood

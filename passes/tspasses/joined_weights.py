@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.fx
 
 from tsc.graph import Input, JoinedType, NodeType
+from tskernels.registry import ROWS
 
 
 def is_private(node: torch.fx.Node) -> bool:
@@ -25,12 +26,19 @@ def tensor_of(weight: torch.fx.Node) -> str:
     return kind.tensor("")
 
 
-def join(graph: torch.fx.Graph, weights: Sequence[torch.fx.Node]) -> torch.fx.Node:
-    """One weight of them all, along their outputs. Those that were there are left for the caller to erase."""
+def layout_of(weight: torch.fx.Node) -> str:
+    kind: Input = weight.meta["input"]
+    return kind.layout
+
+
+def join(graph: torch.fx.Graph, weights: Sequence[torch.fx.Node], layout: str = ROWS) -> torch.fx.Node:
+    """One weight of them all, along their outputs, in a layout. Those that were there are left for the caller to erase."""
     with graph.inserting_before(weights[0]):  # placeholders keep their order
         name = "_".join(w.name for w in weights)
         weight = graph.create_node("placeholder", name, (), {}, name=name)
         weight.target = weight.name
     parts = tuple(p for w in weights for p in w.meta["input"].parts)
-    weight.meta.update(type=JoinedType(tuple(p.type for p in parts), 0), span=weights[0].meta["span"], input=Input("weight", parts=parts))
+    weight.meta.update(
+        type=JoinedType(tuple(p.type for p in parts), 0), span=weights[0].meta["span"], input=Input("weight", parts=parts, layout=layout)
+    )
     return weight

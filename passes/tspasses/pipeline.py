@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Protocol, Self, runtime_checkable
 
 from tsc.graph import Program
@@ -10,6 +11,7 @@ from tskernels.target import Target
 from tspasses.choose_layouts import ChooseLayouts
 from tspasses.fuse_gated import FuseGated
 from tspasses.fuse_linears import FuseLinears
+from tspasses.keep_formats import Formats, KeepFormats
 from tspasses.lower import lower
 from tspasses.placed import PlacedModel
 from tspasses.plan_memory import PlanMemory
@@ -36,14 +38,21 @@ class StoragePass(Pass, Protocol):
         """The pass that does so alike in each of the programs of one artifact, and is run on each of them."""
 
 
-def passes(target: Target, *, screen: bool = True) -> Sequence[Pass]:
-    """All passes after lowering. screen: with a copy of the head that says which logits may be the largest."""
+def passes(target: Target, *, screen: bool = True, formats: Formats = MappingProxyType({})) -> Sequence[Pass]:
+    """All passes after lowering. screen: with a copy of the head that says which logits may be the largest; formats: of weights that are
+    to be stored quantized."""
     screening = (ScreenHead(target),) if screen else ()
-    return (Simplify(), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target), SelectKernels(target), PlanMemory())
+    stored = (KeepFormats(target, formats), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target))
+    return (Simplify(), *stored, SelectKernels(target), PlanMemory())
 
 
 def compile_graphs(
-    plans: Sequence[PlacedModel], target: Target, progress: Callable[[str], None] = lambda _: None, *, screen: bool = True
+    plans: Sequence[PlacedModel],
+    target: Target,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    screen: bool = True,
+    formats: Formats = MappingProxyType({}),
 ) -> Sequence[Program]:
     """Lower a model as it was placed for each range of step sizes, and run every pass, verified after each. What they store is the same."""
     programs = []
@@ -52,7 +61,7 @@ def compile_graphs(
         program = lower(placed)
         verify(program, "lower")
         programs.append(program)
-    for step in passes(target, screen=screen):
+    for step in passes(target, screen=screen, formats=formats):
         progress(step.name)
         agreed = step.agree(programs) if isinstance(step, StoragePass) else step
         for index, program in enumerate(programs):

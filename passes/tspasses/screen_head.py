@@ -2,7 +2,8 @@
 
 Assumes: weights are checkpoint tensors. Runs before layouts are chosen: the head is then read by rows.
 Guarantees: who keeps all logits gets the very same ones; the others get those that count, bit for bit.
-Does not: anything where the target has no kernel that makes use of it, or for a vocabulary so small that it is not worth it.
+Does not: anything where the target has no kernel that makes use of it, for a vocabulary so small that it is not worth it, or for a
+head that is quantized itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch.fx
 from tsc.graph import Input, NodeType, Program, op_of, operands, output_node, target_of, type_of
 from tsc.types import Factor, Shape
 from tskernels.layouts import SCREEN
-from tskernels.registry import Call, Operand, explain
+from tskernels.registry import ROWS, Call, Operand, explain
 from tskernels.target import Target
 
 FEWEST_OUTPUTS = 16_384
@@ -54,7 +55,9 @@ def _head(graph: torch.fx.Graph) -> torch.fx.Node | None:
     if not is_product or node.meta["type"].shape.factors[0].name != "S":
         return None
     w = operands(node)[1]
-    return node if w.op == "placeholder" and len(w.meta["input"].parts) == 1 and isinstance(w.meta["type"], NodeType) else None
+    if w.op != "placeholder" or w.meta["input"].layout != ROWS:
+        return None
+    return node if len(w.meta["input"].parts) == 1 and isinstance(w.meta["type"], NodeType) else None
 
 
 def _screen(program: Program, graph: torch.fx.Graph, head: torch.fx.Node) -> None:

@@ -51,6 +51,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weightless: bool
     files: dict[str, FileEntry]
     gives: Literal["logits", "tokens"] = "logits"
+    quantization: dict[str, int] | None = None
 
 
 class _Format(msgspec.Struct):

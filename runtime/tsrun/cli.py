@@ -106,6 +106,20 @@ def demo_command(prompt: str, max_tokens: int, dtype: str | None) -> None:
     demo(prompt, max_tokens, dtype)
 
 
+@cli.command("perplexity")
+@click.argument("artifact", type=_PATH, metavar="NAME.tsa")
+@click.argument("text", type=_PATH, metavar="FILE.txt")
+@click.option("--tokens", type=click.IntRange(min=2), help="Only the so many first tokens of the text.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads to compute with [default: the cores].")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@debug_option
+def perplexity_command(artifact: Path, text: Path, tokens: int | None, threads: int | None, as_json: bool) -> None:
+    """How well an artifact predicts a text, in windows of 1,024 tokens: what it costs to quantize, measured."""
+    from tsrun.perplexity import perplexity
+
+    perplexity(artifact, text, tokens, threads, as_json=as_json)
+
+
 @cli.group("cache")
 @debug_option
 def cache_group() -> None:

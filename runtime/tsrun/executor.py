@@ -13,6 +13,7 @@ from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder
 from tsrun.errors import ArtifactError
 from tsrun.limits import Limits
+from tsrun.memory import ask_for_huge_pages
 from tsrun.output import Output
 from tsrun.places import Place, fixed
 from tsrun.program import Program, Region
@@ -67,6 +68,7 @@ def _zeros(shape: tuple[int, ...], dtype: str) -> Place:
     """Zeros that take memory only where they are written. Not whatever was there: a kernel may multiply rows that it masks, and NaN times
     zero is NaN."""
     memory = mmap.mmap(-1, prod(shape) * size_bytes(dtype), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    ask_for_huge_pages(memory)
     return fixed(ctypes.addressof(ctypes.c_char.from_buffer(memory)), dtype, shape, memory)
 
 

@@ -1,8 +1,10 @@
-"""Memory that the process has freed and not given back to the system."""
+"""What the process asks of the system for its memory, and what it gives back."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import sys
 
 
@@ -12,3 +14,18 @@ def give_back_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def ask_for_huge_pages(memory: mmap.mmap) -> None:
+    """Have memory mapped in huge pages where the system can: it is read at up to twice the speed."""
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+
+
+def ask_for_small_pages(memory: mmap.mmap, begin: int, end: int) -> None:
+    """Have the whole pages between two offsets mapped in the smallest pages there are: what is not touched then takes no memory."""
+    first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if hasattr(mmap, "MADV_NOHUGEPAGE") and first < last:
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_NOHUGEPAGE, first, last - first)

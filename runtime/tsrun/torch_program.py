@@ -81,9 +81,10 @@ class TorchPrograms:
             assert isinstance(source, Tensor)
             return partial(self._tensor(call.out, sizes).copy_, source)
         kernel = self._kernels[call.op, call.kernel]
+        attributes = {**call.attrs, **({"constants": call.constants} if call.constants else {})}
         if kernel.kind == "inplace":
-            return partial(kernel.function, *args, **call.attrs)
-        return partial(kernel.function, *args, **call.attrs, out=self._tensor(call.out, sizes))
+            return partial(kernel.function, *args, **attributes)
+        return partial(kernel.function, *args, **attributes, out=self._tensor(call.out, sizes))
 
     def _argument(self, arg: Value, sizes: Mapping[str, int]) -> Tensor | int:
         return self._tensor(arg, sizes) if isinstance(arg, Place) else arg

@@ -10,7 +10,9 @@ from pathlib import Path
 import msgspec
 
 from tskernels.dtypes import size_bytes
+from tskernels.layouts import SCREEN
 from tsrun.errors import ArtifactError
+from tsrun.memory import ask_for_huge_pages, ask_for_small_pages
 from tsrun.places import Place, fixed
 
 _DTYPES = {"F32": "f32", "BF16": "bf16", "F16": "f16", "F64": "f64", "I32": "i32", "I64": "i64", "U8": "u8"}
@@ -34,6 +36,8 @@ class Weights:
                 size = file.stat().st_size
                 # Pages that nobody writes stay shared, whatever the mapping would allow; torch takes no memory that it may not write.
                 self._map = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY) if size else None
+            if self._map is not None:
+                ask_for_huge_pages(self._map)
         except OSError as error:
             raise self._refuse(f"can not be read ({error.strerror})") from None
         if self._map is None or size < _LENGTH_BYTES:
@@ -55,6 +59,8 @@ class Weights:
             known = _DTYPES.get(tensor.dtype)
             if known is None or not 0 <= begin <= end <= size - self._begin or end - begin != prod(tensor.shape) * size_bytes(known):
                 raise self._refuse(f"says of tensor {name!r} what can not be: {tensor.dtype} {tensor.shape} in bytes {begin} to {end}")
+            if f"{name}#{SCREEN}" in self._tensors:  # of which a row is read here and there: huge pages would make all of it resident
+                ask_for_small_pages(self._map, self._begin + begin, self._begin + end)
 
     def place(self, name: str, dtype: str | None, shape: tuple[int, ...] | None) -> Place:
         """The tensor, which must be of the type and shape that the program states, where it states them."""

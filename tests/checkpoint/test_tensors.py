@@ -15,6 +15,7 @@ import torch
 
 from tsc.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from tsc.diagnostics import CompileError
+from tskernels.layouts import QUANTIZED, layout
 
 Make = Callable[..., Path]
 _Q = gguf.GGMLQuantizationType
@@ -125,6 +126,15 @@ def test_every_block_type_reads_as_gguf_dequantizes_it(kind: gguf.GGMLQuantizati
         value = state[tensor].numpy()
         expected = gguf.dequantize(gguf.quantize(value, kind), kind) if matrix else value
         assert torch.equal(actual.float(), torch.from_numpy(expected))
+        assert checkpoint.formats.get(tensor) == (kind.name.lower() if matrix and kind.name.lower() in QUANTIZED else None)
+        if tensor not in checkpoint.formats:
+            with pytest.raises(CompileError, match="stores no blocks"):
+                checkpoint.blocks(tensor)
+            continue
+        # The blocks are in the order of the rows that `read` gives.
+        stored = layout(checkpoint.formats[tensor])
+        assert stored.unpack is not None
+        torch.testing.assert_close(stored.unpack(stored.pack(checkpoint.blocks(tensor)), actual.shape), actual, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 20, 200, -1, -5000])

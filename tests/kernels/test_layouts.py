@@ -6,16 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.kernels.quantized_sources import source
 from torch import Tensor
 
 from tskernels.dtypes import dtype_name, torch_dtype
-from tskernels.layouts import GATED_PANELS, LAYOUTS, PANELS, layout
+from tskernels.layouts import FROM_FLOATS, GATED_PANELS, LAYOUTS, PANELS, QUANTIZED, format_of, gated, layout
+from tskernels.quantized import FORMATS
 from tskernels.registry import ROWS, Call, Operand, explain, kernels, lookup, op_named, ops
 from tskernels.simd import SIMD_PANELS, TARGET, is_available
 
 generated = settings(deadline=None, max_examples=60)
 needs_simd = pytest.mark.skipif(not is_available(), reason="the C++ kernels are not built, or not for this processor")
 RELATIVE = {"f32": 2.0**-20, "bf16": 2.0**-7}
+EXACT = sorted(name for name in LAYOUTS if format_of(name) is None)
 sizes = st.integers(1, 70)
 
 
@@ -24,7 +27,7 @@ def weight(dtype: str, outputs: int, inner: int) -> Tensor:
 
 
 @generated
-@given(name=st.sampled_from(sorted(LAYOUTS)), dtype=st.sampled_from(["f32", "bf16"]), half=sizes, inner=sizes, strided=st.booleans())
+@given(name=st.sampled_from(EXACT), dtype=st.sampled_from(["f32", "bf16"]), half=sizes, inner=sizes, strided=st.booleans())
 def test_what_is_stored_gives_back_the_rows(name: str, dtype: str, half: int, inner: int, strided: bool) -> None:
     found, w = layout(name), weight(dtype, 2 * half, inner)
     w = w.t().contiguous().t() if strided else w
@@ -66,6 +69,61 @@ def test_what_can_not_be_in_panels_is_told(name: str) -> None:
     assert not takes("f32", (4, 64, 64))
     assert not takes("f32", (64,))
     assert takes("f32", (63, 64)) == (name == PANELS)
+
+
+def test_each_format_has_a_layout_and_one_of_gates() -> None:
+    assert set(QUANTIZED) == set(FORMATS)
+    assert {name for name, form in FORMATS.items() if not form.row_block_bytes} == set(FROM_FLOATS)
+    for name in QUANTIZED:
+        assert format_of(name) == format_of(f"gated_{name}") == name
+        assert gated(name) == f"gated_{name}"
+        assert gated(f"gated_{name}") is None
+        assert not layout(name).is_chosen
+    assert gated(ROWS) == ROWS
+    assert gated(PANELS) == GATED_PANELS
+    assert format_of(PANELS) is None
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("is_gated", [False, True])
+def test_a_quantized_weight_is_bytes_that_give_back_its_values(name: str, is_gated: bool) -> None:
+    found, shape, rows = layout(f"gated_{name}" if is_gated else name), (70, 256), source(FORMATS[name], 70, 256, 0)
+    stored = found.pack(rows)
+    assert (dtype_name(stored.dtype), tuple(stored.shape)) == found.stored("bf16", shape)
+    assert found.unpack is not None
+    plain = layout(name).unpack
+    assert plain is not None
+    assert torch.equal(found.unpack(stored, shape), plain(layout(name).pack(rows), shape))
+    assert found.takes("bf16", shape)
+    assert found.takes("bf16", (71, 256)) != is_gated
+    assert found.takes("f32", (70, 250)) == (name in FROM_FLOATS)
+    assert not found.takes("f64", shape)
+    assert not found.takes("f32", (256,))
+
+
+@needs_simd
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_kernels_read_quantized_weights(name: str, dtype: str) -> None:
+    torch.manual_seed(0)
+    x, rows = torch.randn(5, 256).to(torch_dtype(dtype)), source(FORMATS[name], 70, 256, 0)
+    values = FORMATS[name].unpack(FORMATS[name].pack(rows), 70, 256)
+    for op, attributes in (("ts::linear", {}), ("ts::gated_linear", {"activation": "silu"})):
+        kernel = lookup(op, f"simd_{name}")
+        expected = op_named(op).reference(x.float(), values, **attributes)
+        out = torch.full_like(expected, torch.nan).to(x.dtype)
+        kernel.function(x, layout(kernel.layouts[1]).pack(rows), **attributes, out=out)
+        assert float((out.float() - expected).norm()) < 0.03 * float(expected.norm()), op  # activations of 8 bits
+    kernel, ids = lookup("ts::embedding", f"simd_{name}"), torch.tensor([0, 69, 3, 70], dtype=torch.int32)
+    assert kernel.constants is not None
+    table = Operand(dtype, (70, 256), name)
+    constants = kernel.constants(Call("ts::embedding", (Operand("i32", (None,)), table)))
+    assert constants == [70]
+    out = torch.empty(4, 256, dtype=x.dtype)
+    kernel.function(ids, layout(name).pack(rows), 0, constants=constants, out=out)
+    assert torch.equal(out, torch.cat([values[[0, 69, 3]], torch.zeros(1, 256)]).to(x.dtype))
+    with pytest.raises(TypeError, match="is to be given its constants"):
+        kernel.function(ids, layout(name).pack(rows), 0, out=out)
 
 
 def test_kernels_take_layouts_that_there_are() -> None:

@@ -36,8 +36,10 @@ def operand(tensor: Tensor) -> Any:
     return "fixed", tensor.data_ptr(), 0, 0, DTYPES[tensor.dtype], tuple(tensor.shape), tuple(tensor.stride())
 
 
-def run(kernel: str, operands: list[Tensor], out: Tensor, numbers: tuple[float, ...] = (), workers: int = 1) -> Tensor:
-    _cpu.call(_cpu.Team(workers), kernel, [operand(t) for t in operands], operand(out), numbers, ())
+def run(
+    kernel: str, operands: list[Tensor], out: Tensor, numbers: tuple[float, ...] = (), workers: int = 1, constants: tuple[float, ...] = ()
+) -> Tensor:
+    _cpu.call(_cpu.Team(workers), kernel, [operand(t) for t in operands], operand(out), numbers, constants)
     return out
 
 
@@ -121,7 +123,7 @@ def test_rows_of_a_table_are_its_values(isa: str, form: Format, dtype: torch.dty
     rows, K = 70, 512
     packed, values = weight(form, rows, K)
     ids = torch.tensor([70, 0, 69, 33, 139, 140, 71, 102], dtype=torch.int32)
-    out = run(f"embedding_{form.name}", [ids, packed], torch.empty(len(ids), K, dtype=dtype), (1, rows), workers=2)
+    out = run(f"embedding_{form.name}", [ids, packed], torch.empty(len(ids), K, dtype=dtype), (1,), workers=2, constants=(rows,))
     local = ids - rows
     inside = (local >= 0) & (local < rows)
     want = torch.where(inside[:, None], values[local.clamp(0, rows - 1)], 0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tsc.driver import compile_artifact
-from tsc.request import Request
+from tsc.request import Quantize, Request
 from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
@@ -29,9 +29,12 @@ def compiled(
     model: Path | None = None,
     mesh: dict[str, int] | None = None,
     topology: Path | None = None,
+    quantize: Quantize = "none",
 ) -> Path:
+    """quantize: none, since transformers computes with what a GGUF's blocks come to."""
     links = None if topology is None else str(topology)
-    compile_artifact(Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, "cpu", links), path, lambda stage, done, total: None)
+    request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, "cpu", links, quantize=quantize)
+    compile_artifact(request, path, lambda stage, done, total: None)
     return path
 
 

@@ -12,6 +12,8 @@ from tskernels.registry import Call, Kernel, add_kernel, isolated, one_float_typ
 from tskernels.target import Target, cpu
 
 MADE_UP = cpu("sve2", "amx_tile")
+QUANTIZED = ("q8_0", "q4_0")
+TABLES = "q8_0"
 
 
 def _quicker(call: Call, target: Target) -> float:
@@ -24,9 +26,11 @@ def _function(*_operands: Any, **_attributes: Any) -> None:
 
 @contextmanager
 def made_up_kernels() -> Iterator[None]:
-    """Matmuls with weights in panels, for MADE_UP."""
+    """Matmuls with weights in panels and in two quantized formats, for MADE_UP; tables in one of them."""
     with isolated():
-        for op, layout in (("ts::linear", PANELS), ("ts::gated_linear", GATED_PANELS)):
+        products = [(PANELS, GATED_PANELS), *((name, f"gated_{name}") for name in QUANTIZED)]
+        readers = [(op, layout) for pair in products for op, layout in zip(("ts::linear", "ts::gated_linear"), pair, strict=True)]
+        for op, layout in (*readers, ("ts::embedding", TABLES)):
             add_kernel(Kernel(op, layout, "compute", _function, MADE_UP, ("f32", "bf16"), one_float_type, _quicker, __file__, {1: layout}))
         screened = Kernel("ts::screened_linear", SCREEN, "compute", _function, MADE_UP, ("f32",), None, _quicker, __file__, {2: SCREEN})
         add_kernel(screened)

@@ -21,7 +21,9 @@ from tspasses.placed import Options, PlacedModel
 from tspasses.verify import verify
 
 CASES = Path(__file__).parent / "cases"
-PASSES = {p.name: p for p in passes(MADE_UP)}
+FORMATS = {"0.down": "q4_0", "1.down": "q8_0", "2.down": "q4_0", "head": "q4_0", "embed": "q4_0", "table": "q8_0", "1.norm": "q8_0"}
+"""Wanted in the cases of keep-formats."""
+PASSES = {p.name: p for p in passes(MADE_UP, formats=FORMATS)}
 
 
 def placed(path: Path) -> PlacedModel:

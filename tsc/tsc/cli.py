@@ -14,6 +14,7 @@ from tsc import __version__
 from tsc.diagnostics import CompileError, MissingCapability
 
 if TYPE_CHECKING:
+    from tsc.request import Quantize
     from tspasses.placed import PlacedModel
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
@@ -194,6 +195,13 @@ def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
 @click.option("--target", default="cpu", show_default=True, help="where it will run")
 @click.option("--topology", help="links that plans are chosen for: a name, or a .toml file; by default the target's")
 @click.option("--screen/--no-screen", default=True, show_default=True, help="store a copy of the head that says which logits count")
+@click.option(
+    "--quantize",
+    type=click.Choice(["auto", "none", "int8", "int4"]),
+    default="auto",
+    show_default=True,
+    help="auto: what a GGUF stores quantized as it is, where the target has kernels for it; none: everything in --dtype",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
 @click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")
 def compile_(
@@ -205,6 +213,7 @@ def compile_(
     target: str,
     topology: str | None,
     screen: bool,
+    quantize: Quantize,
     output: Path | None,
     key: bool,
 ) -> None:
@@ -219,7 +228,7 @@ def compile_(
         model, weights = None, model
     if model is None and weights is None and config is None:
         raise click.UsageError("give a model file, --weights, or both")
-    request = Request(model, weights, config, parse_mesh(mesh), dtype, target, topology, screen)
+    request = Request(model, weights, config, parse_mesh(mesh), dtype, target, topology, screen, quantize)
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
         return
@@ -229,8 +238,12 @@ def compile_(
     assert source is not None
     path = output or Path(f"{source.stem}.tsa")
     with _progress() as step:
-        compile_artifact(request, path, step)
+        report = compile_artifact(request, path, step)
     click.echo(f"wrote {path}")
+    if report.formats:
+        from tsc.quantization_table import print_report
+
+        print_report(report)
 
 
 @main.group()

@@ -10,10 +10,12 @@ from tsc import __version__
 from tsc.artifact import ArtifactWriter
 from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.config import load_config
-from tsc.diagnostics import CompileError, Diagnostic
+from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.front import ModelSource, place_model
+from tsc.quantization import QuantizationReport, report, wanted_formats
 from tsc.request import Request, find_model, target_of
 from tsc.weights import match_checkpoint, stored_tensors, stored_weights, write_weights
+from tskernels.layouts import FROM_FLOATS
 from tspasses.emit import emit
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
@@ -29,8 +31,9 @@ LINKS = {"cpu": "local"}
 """The links that ranks of a target have, where none are said."""
 
 
-def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
-    """Write the artifact at `path`. Raises CompileError, MissingCapability; the old artifact stays unless all went well."""
+def compile_artifact(request: Request, path: Path, progress: Progress) -> QuantizationReport:
+    """Write the artifact at `path`, and say how its weights are stored. Raises CompileError, MissingCapability; the old artifact stays
+    unless all went well."""
     if path.suffix != ".tsa":
         raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
     target = target_of(request)
@@ -44,12 +47,17 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
     if checkpoint is not None:
         match_checkpoint(placed.typed, checkpoint)
     buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
-    programs = compile_graphs([b.placed for b in buckets], target, lambda name: progress(name, 0, 1), screen=request.screen)
+    formats = wanted_formats(request.quantize, placed.typed, checkpoint)
+    stages = [b.placed for b in buckets]
+    programs = compile_graphs(stages, target, lambda name: progress(name, 0, 1), screen=request.screen, formats=formats)
     mesh, weights = placed.mesh, stored_weights(programs[0])
     for program in programs[1:]:
         assert {w.name: w.layout for w in stored_weights(program)} == {w.name: w.layout for w in weights}, (
             "plans of one artifact store the same"
         )
+    found = report(mesh, weights, {})
+    if request.quantize in FROM_FLOATS and not found.formats:
+        raise MissingCapability(f"--quantize {request.quantize}: no kernel for {target} reads a weight of this model so")
     with ArtifactWriter(path) as writer:
         writer.write_json("program.json", emit([(b.first, p) for b, p in zip(buckets, programs, strict=True)]))
         writer.write_json("plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in buckets]})
@@ -57,9 +65,13 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> None:
             for name, data in checkpoint.tokenizer_files().items():
                 writer.write_bytes(f"tokenizer/{name}", data)
             streams = writer.weights(mesh.ranks, [stored_tensors(mesh, weights)] * mesh.ranks)
-            write_weights(mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)))
+            errors = write_weights(mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)))
+            found = report(mesh, weights, errors)
+        if found.formats:
+            writer.write_json("quantization.json", found.to_json())
         progress("finish", 0, 1)
-        writer.finish(_manifest(request, model, placed, config, digest, checkpoint))
+        writer.finish({**_manifest(request, model, placed, config, digest, checkpoint), "quantization": dict(found.formats) or None})
+    return found
 
 
 def _config(request: Request, checkpoint: Checkpoint | None) -> tuple[dict[str, Any], str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tsc import __version__
 from tsc.checkpoint.config import load_config
@@ -15,11 +15,15 @@ from tsc.diagnostics import CompileError, Diagnostic
 from tsc.front import ModelSource, model_for, read_model
 from tskernels.target import Target, parse_target
 
+Quantize = Literal["auto", "none", "int8", "int4"]
+"""auto: what a checkpoint stores quantized as it is; none: everything in the model's element type; others: from the checkpoint's floats."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to compile. model None: found by architecture; weights None: a weightless artifact; topology None: the target's usual links;
-    screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`)."""
+    screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`); quantize: how weights are stored
+    (`tsc/quantization.py`)."""
 
     model: Path | None
     weights: Path | None
@@ -29,6 +33,7 @@ class Request:
     target: str
     topology: str | None = None
     screen: bool = True
+    quantize: Quantize = "auto"
 
 
 def compile_key(request: Request) -> dict[str, str]:
@@ -36,7 +41,7 @@ def compile_key(request: Request) -> dict[str, str]:
     source = request.weights or request.config
     config, digest = load_config(source) if source else ({}, "")
     model = find_model(request, config)
-    found = {"tsc": f"{__version__}+{_sources()[:12]}", "machine": str(target_of(request))}
+    found = {"tsc": f"{__version__}+{_sources()[:12]}", "machine": str(target_of(request)), "quantize": request.quantize}
     return found | {"model": model.name, "source_sha256": model.digest, "config_sha256": digest}
 
 

@@ -18,7 +18,7 @@ from tsc.program import CallTarget, TypedModel
 from tsc.spans import Span
 from tsc.types import Placement, Shape, local_dimensions
 from tskernels.dtypes import torch_dtype
-from tskernels.layouts import layout
+from tskernels.layouts import FROM_FLOATS, Layout, format_of, layout
 from tskernels.registry import ROWS
 
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
@@ -125,11 +125,18 @@ def stored_tensors(mesh: Mesh, weights: Sequence[StoredWeight]) -> dict[str, Ten
     return found
 
 
+def declared_names(typed: TypedModel) -> list[str]:
+    """What the model calls its weights in a checkpoint."""
+    return [name for name, _ in _declared(typed, typed.entry, "")]
+
+
 def write_weights(
     mesh: Mesh, checkpoint: Checkpoint, weights: Sequence[StoredWeight], streams: Sequence[SafetensorsStream], done: Callable[[int], None]
-) -> None:
+) -> Mapping[str, float]:
     """Append each weight to every rank's stream. Holds one stored weight at a time, as the checkpoint's type and as the artifact's, and
-    of stacked ones one of the stack."""
+    of stacked ones one of the stack. Returns the relative error of each of the checkpoint's tensors that was rounded to fewer bits: of
+    the rank whose part has most."""
+    errors: dict[str, float] = {}
     coordinates = list(rank_coordinates(mesh))
     for index, weight in enumerate(weights):
         if len(names := tensor_names(weight.parts[0].tensor, weight.parts[0].type.shape)) > 1:
@@ -137,11 +144,35 @@ def write_weights(
             _write_stacked(mesh, checkpoint, weight.name, weight.parts[0].type, names, dict(zip(streams, coordinates, strict=True)))
             done(index + 1)
             continue
-        tensors = [(checkpoint.read(p.tensor).to(torch_dtype(p.type.dtype)), p.type) for p in weight.parts]
+        stored = layout(weight.layout)
+        if (form := format_of(weight.layout)) is not None and form not in FROM_FLOATS:
+            assert mesh.ranks == 1, "blocks of a file are not shared out"
+            streams[0].append(weight.name, stored.pack(_joined([checkpoint.blocks(p.tensor) for p in weight.parts])))
+            done(index + 1)
+            continue
+        # What is rounded to fewer bits is not rounded to the model's type before.
+        tensors = [(t if form else t.to(torch_dtype(p.type.dtype)), p.type) for p in weight.parts for t in (checkpoint.read(p.tensor),)]
         for stream, coordinate in zip(streams, coordinates, strict=True):
             blocks = [rank_block(t, kind, mesh, coordinate) for t, kind in tensors]
-            stream.append(weight.name, layout(weight.layout).pack(blocks[0] if len(blocks) == 1 else torch.cat(blocks)))
+            packed = stored.pack(_joined(blocks))
+            stream.append(weight.name, packed)
+            for part, error in zip(weight.parts, _errors(stored, packed, blocks) if form else (), strict=False):
+                errors[part.tensor] = max(error, errors.get(part.tensor, 0.0))
         done(index + 1)
+    return errors
+
+
+def _joined(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))
+
+
+def _errors(stored: Layout, packed: torch.Tensor, blocks: Sequence[torch.Tensor]) -> Iterator[float]:
+    """Of each block that was packed: the norm of what is lost, relative to its own."""
+    assert stored.unpack is not None
+    values = stored.unpack(packed, (sum(b.shape[0] for b in blocks), blocks[0].shape[1]))
+    for block, value in zip(blocks, torch.split(values, [b.shape[0] for b in blocks]), strict=True):
+        norm = float(block.float().norm())
+        yield float((value - block).norm()) / norm if norm else 0.0
 
 
 def _write_stacked(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsc.checkpoint.errors import UNKNOWN_TENSOR, failure
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,6 +41,15 @@ class Checkpoint(ABC):
 
         Raises CompileError when there is no such tensor or its type cannot be read.
         """
+
+    @property
+    def formats(self) -> Mapping[str, str]:
+        """The tensors that the checkpoint stores quantized, and their format (`q4_k`, ...), for those that kernels can take as they are."""
+        return {}
+
+    def blocks(self, name: str) -> torch.Tensor:
+        """The bytes of one of `formats`, u8 [O, bytes of a row], its rows in the order in which `read` gives them. The caller owns it."""
+        raise failure(UNKNOWN_TENSOR, self.source, f"stores no blocks of `{name}`")
 
     @abstractmethod
     def tokenizer_files(self) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class GgufCheckpoint(Checkpoint):
-    """Names, configuration, tokenizer and weights as Hugging Face has them. Quantized weights are read as f32."""
+    """Names, configuration, tokenizer and weights as Hugging Face has them. Quantized weights are read as f32, or as they are."""
 
     def __init__(self, source: Path) -> None:
         self._header = GgufHeader(source)
@@ -37,6 +37,13 @@ class GgufCheckpoint(Checkpoint):
         if name not in self.tensors:
             raise failure(UNKNOWN_TENSOR, self.source, f"has no tensor `{name}`{near(name, self.tensors)}")
         return self._weights.read(name)
+
+    @cached_property
+    def formats(self) -> Mapping[str, str]:
+        return self._weights.formats()
+
+    def blocks(self, name: str) -> torch.Tensor:
+        return self._weights.blocks(name) if name in self.formats else super().blocks(name)
 
     def tokenizer_files(self) -> dict[str, bytes]:
         return gguf_tokenizer(self._header)

@@ -11,6 +11,7 @@ from tsc.checkpoint.checkpoint import TensorInfo
 from tsc.checkpoint.errors import DAMAGED_GGUF, UNKNOWN_TENSOR, UNKNOWN_TENSOR_TYPE, failure
 from tsc.checkpoint.gguf_header import GgufHeader, GgufTensor
 from tsc.checkpoint.mapped import map_range
+from tskernels.layouts import QUANTIZED
 
 if TYPE_CHECKING:
     import torch
@@ -47,11 +48,7 @@ class GgufWeights:
         import torch
 
         row = self._rows[name]
-        blocks = self._blocks(row)
-        if self._architecture.permuted and (heads := self._permuted_heads(row.name)):
-            # A row holds whole blocks, so rows change places before they are dequantized, at a fraction of the bytes.
-            pairs = blocks.reshape(heads, blocks.shape[0] // heads // 2, 2, -1)
-            blocks = pairs.swapaxes(1, 2).reshape(blocks.shape)
+        blocks = self._ordered_blocks(row)
         if (plain := _PLAIN.get(self._type_name(row))) is not None:
             result = torch.from_numpy(blocks.copy()).view(getattr(torch, _TORCH[plain])).reshape(row.shape)
         else:
@@ -59,6 +56,26 @@ class GgufWeights:
         if self._architecture.norm_offset and row.name.endswith("norm.weight"):
             result = (result.float() - self._architecture.norm_offset).to(result.dtype)
         return result
+
+    def formats(self) -> dict[str, str]:
+        """The matrices whose blocks `tskernels.quantized` knows."""
+        types = {name: self._type_name(row).lower() for name, row in self._rows.items() if len(row.shape) == 2}
+        return {name: kind for name, kind in types.items() if kind in QUANTIZED}
+
+    def blocks(self, name: str) -> torch.Tensor:
+        """One of `formats`, in torch memory of its own."""
+        import torch
+
+        return torch.from_numpy(self._ordered_blocks(self._rows[name]).copy())
+
+    def _ordered_blocks(self, row: GgufTensor) -> NDArray[Any]:
+        """Rows in the order of Hugging Face. They hold whole blocks, so they change places before they are dequantized, at a fraction of
+        the bytes."""
+        blocks = self._blocks(row)
+        if self._architecture.permuted and (heads := self._permuted_heads(row.name)):
+            pairs = blocks.reshape(heads, blocks.shape[0] // heads // 2, 2, -1)
+            blocks = pairs.swapaxes(1, 2).reshape(blocks.shape)
+        return blocks
 
     def _blocks(self, row: GgufTensor) -> NDArray[Any]:
         """The bytes of a tensor, one row of the last dimension a row."""

@@ -1,0 +1,89 @@
+"""Which weights are stored quantized, and what came of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, assert_never
+
+from tsc.checkpoint import Checkpoint
+from tsc.graph import JoinedType
+from tsc.mesh import Mesh
+from tsc.program import TypedModel
+from tsc.request import Quantize
+from tsc.weights import StoredWeight, declared_names
+from tskernels.dtypes import size_bytes
+from tskernels.layouts import format_of, layout
+
+MOST_ERRORS = 5
+
+
+def wanted_formats(quantize: Quantize, typed: TypedModel, checkpoint: Checkpoint | None) -> Mapping[str, str]:
+    """The format that each tensor of the checkpoint is to be stored in, if kernels take it. The blocks of a file are not shared out among
+    ranks: with several they are dequantized."""
+    match quantize:
+        case "none":
+            return {}
+        case "auto":
+            return {} if checkpoint is None or typed.mesh.ranks > 1 else checkpoint.formats
+        case "int8" | "int4":
+            return dict.fromkeys(declared_names(typed), quantize)
+        case _:
+            assert_never(quantize)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Weights of one format, or of an element type: how many numbers, in how many bytes, of all ranks."""
+
+    format: str
+    weights: int
+    bytes: int
+
+    @property
+    def bits(self) -> float:
+        return 8 * self.bytes / self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationReport:
+    """stored: the quantized formats first, those with most weights first; errors: of the tensors that lost most, the worst first,
+    relative."""
+
+    stored: Sequence[Stored]
+    errors: Sequence[tuple[str, float]] = ()
+
+    @property
+    def formats(self) -> Mapping[str, int]:
+        """The number of weights in each format; none where nothing is quantized."""
+        return {s.format: s.weights for s in self.stored if format_of(s.format) is not None}
+
+    @property
+    def bits(self) -> float:
+        """Of a weight on average."""
+        return 8 * sum(s.bytes for s in self.stored) / max(sum(s.weights for s in self.stored), 1)
+
+    def to_json(self) -> dict[str, Any]:
+        stored = {s.format: {"weights": s.weights, "bytes": s.bytes, "bits_per_weight": round(s.bits, 3)} for s in self.stored}
+        errors = [{"tensor": name, "relative_error": round(error, 6)} for name, error in self.errors]
+        return {"bits_per_weight": round(self.bits, 3), "stored": stored, "largest_errors": errors}
+
+
+def report(mesh: Mesh, weights: Sequence[StoredWeight], errors: Mapping[str, float]) -> QuantizationReport:
+    """What is stored, but for what only helps to read other weights."""
+    numbers, sizes = Counter[str](), Counter[str]()
+    for weight in weights:
+        found = layout(weight.layout)
+        if found.unpack is None:
+            continue
+        rows = JoinedType(tuple(p.type for p in weight.parts), 0)
+        shape = [int(d) for d in rows.local(mesh)]
+        dtype, stored = found.stored(rows.dtype, shape)
+        name = format_of(weight.layout) or rows.dtype
+        numbers[name] += prod(shape) * mesh.ranks
+        sizes[name] += prod(stored) * size_bytes(dtype) * mesh.ranks
+    order = sorted(numbers, key=lambda name: (format_of(name) is None, -numbers[name], name))
+    worst = sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:MOST_ERRORS]
+    return QuantizationReport([Stored(name, numbers[name], sizes[name]) for name in order], worst)
