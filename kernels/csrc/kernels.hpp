@@ -12,6 +12,7 @@ namespace tsk::TSK_ISA {
 #endif
 // clang-format off: in the order in which they build on each other
 #include "functions.hpp"
+#include "transpose.hpp"
 #include "panels.hpp"
 #include "linear.hpp"
 #include "bytes.hpp"

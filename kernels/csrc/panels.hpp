@@ -36,9 +36,25 @@ inline void assign(float x, bf16* to) { *to = round_bf16(x); }
 template <class Weight, class Element>
 void pack_block(const Element* x, std::int64_t row_stride, int rows, std::int64_t K,
                 typename Packing<Weight>::Element* packed) {
+  std::int64_t done = 0;
+  if constexpr (sizeof(*packed) == sizeof(float)) {
+    for (; done + lanes <= K; done += lanes) {
+      Vec tile[lanes];
+      for (int r = 0; r < lanes; ++r) tile[r] = r < rows ? load(x + r * row_stride + done) : zero();
+      transpose(tile);
+      float* to = packed + done * rows;
+      // A whole vector reaches into the place of the next one, which then puts it right; the last ones must not.
+      for (int i = 0; i < lanes; ++i) {
+        if (i * rows + lanes <= lanes * rows)
+          store(to + i * rows, tile[i]);
+        else
+          store_part(to + i * rows, tile[i], rows);
+      }
+    }
+  }
   for (int r = 0; r < rows; ++r) {
     const Element* row = x + r * row_stride;
-    for (std::int64_t k = 0; k < K; ++k) assign(widen(row[k]), packed + Packing<Weight>::index(k, r, rows));
+    for (std::int64_t k = done; k < K; ++k) assign(widen(row[k]), packed + Packing<Weight>::index(k, r, rows));
     if (padded<Weight>(K) != K) assign(0.0f, packed + Packing<Weight>::index(K, r, rows));
   }
 }

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 PANELS: Final = "panels"
 GATED_PANELS: Final = "gated_panels"
 SCREEN: Final = "screen"
-FROM_FLOATS: Final = ("int8", "int4")
-"""The quantized layouts that are packed from rows; the others are packed from the blocks of a GGUF file."""
-QUANTIZED: Final = (*FROM_FLOATS, "q8_0", "q4_0", "q4_1", "q5_0", "q4_k", "q5_k", "q6_k")
+FROM_FLOATS: Final = ("int8", "int4", "q8_0")
+"""The quantized layouts that are packed from rows; all but `int8` and `int4` are packed from the blocks of a GGUF file."""
+QUANTIZED: Final = (*FROM_FLOATS, "q4_0", "q4_1", "q5_0", "q4_k", "q5_k", "q6_k")
 """The formats of `quantized.py`; `gated_` before one is its layout of joined weights of which half gates the other."""
 
 Sizes = Sequence[int]
@@ -158,6 +158,10 @@ def _quantized(name: str, is_gated: bool) -> Layout:
         return "u8", (form().num_bytes(shape[0], shape[1], is_gated),)
 
     def pack(rows: Tensor) -> Tensor:
+        if name == "q8_0" and rows.is_floating_point():
+            from tskernels.quantized_q8_0 import q8_0_blocks
+
+            rows = q8_0_blocks(rows.contiguous())
         return form().pack(rows, is_gated)
 
     def unpack(stored: Tensor, shape: Sizes) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -17,7 +19,8 @@ from tsrun.errors import ArtifactError
 FORMAT = "tsa/1"
 MANIFEST = "manifest.json"
 PROGRAM = "program.json"
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 26
+"""Hashed at a time, while other threads of the interpreter run."""
 _AGAIN = "compile it again with `tsc compile`"
 
 
@@ -184,13 +187,15 @@ def _check_presence(path: Path, manifest: Manifest) -> None:
 
 def _check_digest(file: Path, expected: str, done: int, total: int, progress: Callable[[int, int], None] | None) -> int:
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
     with file.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            digest.update(buffer[:count])
-            done += count
-            if progress:
-                progress(done, total)
+        size = os.fstat(stream.fileno()).st_size
+        with mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else nullcontext(b"") as content:
+            for begin in range(0, size, _CHUNK_BYTES):
+                with memoryview(content)[begin : begin + _CHUNK_BYTES] as chunk:
+                    digest.update(chunk)
+                    done += len(chunk)
+                if progress:
+                    progress(done, total)
     if digest.hexdigest() != expected:
         raise ArtifactError(str(file), "edited: its SHA-256 is not the manifest's", "copy the artifact again, or " + _AGAIN)
     return done

@@ -65,6 +65,7 @@ def cli() -> None:
 @click.option("--max-step-tokens", type=int, default=512, show_default=True, help="Tokens in a step at most.")
 @click.option("--max-context", type=int, help="Longest sequence [default: the model's].")
 @click.option("--depth", type=int, default=2, show_default=True, help="Steps under way at once: 1 or 2.")
+@click.option("--no-screen", "screen", flag_value=False, default=True, help="Read the whole head for each token; the tokens are the same.")
 @click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a rank [default: the cores divided among the ranks].")
 @debug_option

@@ -11,8 +11,10 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Self
 
@@ -51,11 +53,14 @@ class Engine:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         options = options or LimitOptions()
+        # A large vocabulary takes as long to read as the weights to verify. Of an artifact that is refused nobody asks for it.
+        tokenizer = Future[Tokenizer]()
+        Thread(target=_read_tokenizer, args=(path, tokenizer), name="tsrun-tokenizer", daemon=True).start()
         self._ranks = Ranks(path, options, threads=threads, progress=progress)
         try:
             self.artifact: Artifact = self._ranks.artifact
             self.limits: Limits = self._ranks.limits
-            self.tokenizer = Tokenizer.of(self.artifact) if self.artifact.has_tokenizer else None
+            self.tokenizer = tokenizer.result() if self.artifact.has_tokenizer else None
             self._scheduler = self._new_scheduler(options)
         except BaseException:
             self._ranks.close()
@@ -66,6 +71,7 @@ class Engine:
             raise RequestError(str(path), "the model gives tokens, and there are no logits to observe")
         self._observer = observer
         self._depth = options.depth
+        self._keeps_all = observer is not None or not options.screen
         self._running: StepPlan | None = None
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
@@ -231,7 +237,7 @@ class Engine:
         """How many of each sequence's largest logits its sampling looks at, 0 for all; of one that gets no token the fewest."""
         keep_S = np.ones(len(plan.requests), dtype=np.int32)
         for s, request in self._sampling(plan):
-            keep_S[s] = 0 if self._observer is not None else self._streams[request].sampling.keep
+            keep_S[s] = 0 if self._keeps_all else self._streams[request].sampling.keep
         return keep_S
 
     def _tokens(self, plan: StepPlan, result: Output) -> NDArray[np.int32]:
@@ -261,6 +267,13 @@ class Engine:
             del self._streams[request]
             self._scheduler.finish(request)
         return Event(request, (token,), text, reason, cached_tokens)
+
+
+def _read_tokenizer(path: Path, found: Future[Tokenizer]) -> None:
+    try:
+        found.set_result(Tokenizer(path / "tokenizer"))
+    except Exception as error:
+        found.set_exception(error)
 
 
 def _fill(ids_T: Ints, tokens_S: NDArray[np.int32]) -> None:

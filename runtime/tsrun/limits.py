@@ -21,6 +21,7 @@ class LimitOptions:
     """What a user may set. None: follows from the artifact and the machine.
 
     depth: steps under way at once, 1 or 2; with 2 a step is planned, and the tokens of the one before are looked at, while one runs.
+    screen: of the head read only the rows that can have the logits which count, where the artifact says which they are.
     """
 
     page_size: int = 16
@@ -31,10 +32,11 @@ class LimitOptions:
     max_context: int | None = None
     depth: int = 2
     prefix_cache: bool = True
+    screen: bool = True
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "prefix_cache" and value is not None and value < 1:
+            if not isinstance(value, bool) and value is not None and value < 1:
                 raise RequestError(name.replace("_", "-"), f"got {value}", "give a positive count")
         for name, value in (("max-sequences", self.max_sequences), ("max-step-tokens", self.max_step_tokens)):
             if value > _MOST_STEP:

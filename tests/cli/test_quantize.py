@@ -16,6 +16,7 @@ from tests.cli.test_layouts import inputs
 from tests.cli.tiny import LAYER, SHAPES, write_checkpoint, write_gguf
 
 from tsc.checkpoint import open_checkpoint
+from tsc.quantization import ROUNDED
 from tskernels.layouts import layout
 from tskernels.simd import is_available
 from tsrun.artifact import open_artifact
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.skipif(not is_available(), reason="the C++ kernels are 
 
 MATRICES = sum(int(np.prod(shape)) for shape in SHAPES.values() if len(shape) == 2)
 TABLE = "model.embed_tokens.weight"
+TABLE_SIZE = int(np.prod(SHAPES[TABLE]))
 
 
 def stored(path: Path, rank: int = 0) -> dict[str, torch.Tensor]:
@@ -36,28 +38,31 @@ def record(path: Path, name: str = "quantization.json") -> Any:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("form", ["int8", "int4"])
-def test_matrices_are_rounded_and_the_report_says_by_how_much(form: str, ranks: int, workspace: Path, tsc: Tsc) -> None:
-    code, output = tsc("compile", "--weights", "checkpoint", "--mesh", f"tp={ranks}", "--quantize", form, "-o", "tiny.tsa")
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_matrices_are_rounded_and_the_report_says_by_how_much(quantize: str, ranks: int, workspace: Path, tsc: Tsc) -> None:
+    form = ROUNDED[quantize]
+    code, output = tsc("compile", "--weights", "checkpoint", "--mesh", f"tp={ranks}", "--quantize", quantize, "-o", "tiny.tsa")
     assert code == 0, output
     path = workspace / "tiny.tsa"
     given, found = inputs(path), record(path)
-    assert {g.get("layout") for g in given.values()} == {None, form, f"gated_{form}"}
-    assert open_artifact(path).manifest.quantization == {form: found["stored"][form]["weights"]}
+    assert {g.get("layout") for g in given.values()} == {None, form, f"gated_{form}", "q8_0"}
+    assert given[TABLE]["layout"] == "q8_0"
+    kept = {name: s["weights"] for name, s in found["stored"].items() if name != "bf16"}
+    assert open_artifact(path).manifest.quantization == kept
     if ranks == 1:
-        assert found["stored"][form]["weights"] == MATRICES
+        assert sum(kept.values()) == MATRICES
         w = open_checkpoint(workspace / "checkpoint").read(TABLE)
-        unpack = layout(form).unpack
+        unpack = layout("q8_0").unpack
         assert unpack is not None
-        error = float((unpack(stored(path)[TABLE], w.shape) - w).norm() / w.norm())
-        assert 0 < error < {"int8": 0.01, "int4": 0.12}[form]
+        assert 0 < float((unpack(stored(path)[TABLE], w.shape) - w).norm() / w.norm()) < 0.01
     assert len(found["largest_errors"]) == 5
     errors = [e["relative_error"] for e in found["largest_errors"]]
     assert errors == sorted(errors, reverse=True)
+    assert errors[0] < {"int8": 0.01, "int4": 0.12}[quantize]
     lines = [line.split() for line in output.splitlines()]
     assert [form, *(f"{found['stored'][form][n]:,}" for n in ("weights", "bytes"))] in [line[:3] for line in lines]
     assert [found["largest_errors"][0]["tensor"], f"{errors[0]:.2%}"] in lines
-    again = tsc("compile", "--weights", "checkpoint", "--mesh", f"tp={ranks}", "--quantize", form, "-o", "again.tsa")
+    again = tsc("compile", "--weights", "checkpoint", "--mesh", f"tp={ranks}", "--quantize", quantize, "-o", "again.tsa")
     assert again[0] == 0
     assert record(path, "manifest.json") == record(workspace / "again.tsa", "manifest.json")
 
@@ -124,7 +129,7 @@ def test_a_target_without_kernels_is_told(workspace: Path, tsc: Tsc) -> None:
 
 def test_an_artifact_without_weights_says_how_they_would_be_stored(workspace: Path, tsc: Tsc) -> None:
     assert tsc("compile", "--config", "checkpoint/config.json", "--quantize", "int4", "-o", "tiny.tsa")[0] == 0
-    assert record(workspace / "tiny.tsa", "manifest.json")["quantization"] == {"int4": MATRICES}
+    assert record(workspace / "tiny.tsa", "manifest.json")["quantization"] == {"int4": MATRICES - TABLE_SIZE, "q8_0": TABLE_SIZE}
 
 
 def test_how_weights_are_stored_is_in_the_key(workspace: Path, tsc: Tsc) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,7 +74,7 @@ def test_what_can_not_be_in_panels_is_told(name: str) -> None:
 
 def test_each_format_has_a_layout_and_one_of_gates() -> None:
     assert set(QUANTIZED) == set(FORMATS)
-    assert {name for name, form in FORMATS.items() if not form.row_block_bytes} == set(FROM_FLOATS)
+    assert {name for name, form in FORMATS.items() if not form.row_block_bytes} == set(FROM_FLOATS) - {"q8_0"}
     for name in QUANTIZED:
         assert format_of(name) == format_of(f"gated_{name}") == name
         assert gated(name) == f"gated_{name}"
@@ -96,9 +97,23 @@ def test_a_quantized_weight_is_bytes_that_give_back_its_values(name: str, is_gat
     assert torch.equal(found.unpack(stored, shape), plain(layout(name).pack(rows), shape))
     assert found.takes("bf16", shape)
     assert found.takes("bf16", (71, 256)) != is_gated
-    assert found.takes("f32", (70, 250)) == (name in FROM_FLOATS)
+    assert found.takes("f32", (70, 250)) == (name in ("int8", "int4"))
     assert not found.takes("f64", shape)
     assert not found.takes("f32", (256,))
+
+
+def test_floats_are_rounded_to_q8_0_as_a_gguf_has_them() -> None:
+    w = torch.randn(40, 96)
+    w[3] = 0
+    blocks = gguf.quantize(w.numpy(), gguf.GGMLQuantizationType.Q8_0)
+    values = torch.from_numpy(gguf.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0))
+    unpack = layout("q8_0").unpack
+    assert unpack is not None
+    found = unpack(layout("q8_0").pack(w.bfloat16()), (40, 96))
+    assert float((found - w.bfloat16().float()).norm()) < 0.008 * float(w.norm())
+    # gguf divides by a scale that is not rounded yet.
+    assert float((unpack(layout("q8_0").pack(w), (40, 96)) - w).norm()) <= float((values - w).norm())
+    assert torch.equal(unpack(layout("q8_0").pack(values), (40, 96)), values)
 
 
 @needs_simd

@@ -200,7 +200,8 @@ def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
     type=click.Choice(["auto", "none", "int8", "int4"]),
     default="auto",
     show_default=True,
-    help="auto: what a GGUF stores quantized as it is, where the target has kernels for it; none: everything in --dtype",
+    help="auto: what a GGUF stores quantized as it is, where the target has kernels for it; "
+    "none: everything in --dtype; int8: rounded to q8_0; int4: layers rounded to 4 bits, tables and the head to 8",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
 @click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")

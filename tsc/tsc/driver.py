@@ -12,10 +12,9 @@ from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.front import ModelSource, place_model
-from tsc.quantization import QuantizationReport, report, wanted_formats
+from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
 from tsc.request import Request, find_model, target_of
 from tsc.weights import match_checkpoint, stored_tensors, stored_weights, write_weights
-from tskernels.layouts import FROM_FLOATS
 from tspasses.emit import emit
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
@@ -56,7 +55,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Quanti
             "plans of one artifact store the same"
         )
     found = report(mesh, weights, {})
-    if request.quantize in FROM_FLOATS and not found.formats:
+    if request.quantize in ROUNDED and not found.formats:
         raise MissingCapability(f"--quantize {request.quantize}: no kernel for {target} reads a weight of this model so")
     with ArtifactWriter(path) as writer:
         writer.write_json("program.json", emit([(b.first, p) for b, p in zip(buckets, programs, strict=True)]))

@@ -145,11 +145,12 @@ def write_weights(
             done(index + 1)
             continue
         stored = layout(weight.layout)
-        if (form := format_of(weight.layout)) is not None and form not in FROM_FLOATS:
-            assert mesh.ranks == 1, "blocks of a file are not shared out"
+        form = format_of(weight.layout)
+        if form is not None and mesh.ranks == 1 and all(checkpoint.formats.get(p.tensor) == form for p in weight.parts):
             streams[0].append(weight.name, stored.pack(_joined([checkpoint.blocks(p.tensor) for p in weight.parts])))
             done(index + 1)
             continue
+        assert form is None or form in FROM_FLOATS, "blocks of a file are not shared out"
         # What is rounded to fewer bits is not rounded to the model's type before.
         tensors = [(t if form else t.to(torch_dtype(p.type.dtype)), p.type) for p in weight.parts for t in (checkpoint.read(p.tensor),)]
         for stream, coordinate in zip(streams, coordinates, strict=True):
