@@ -59,7 +59,8 @@ std::vector<Operand> operands_of(const std::vector<py::tuple>& given) {
 
 void call(Team& team, const std::string& kernel, const std::vector<py::tuple>& operands, const py::tuple& out,
           const std::vector<double>& numbers, const std::vector<float>& constants) {
-  Program program(std::make_shared<Arena>(), 0, 0);
+  static thread_local const auto arena = std::make_shared<Arena>();  // its scratch memory serves the next call
+  Program program(arena, 0, 0);
   program.add(kernel, operands_of(operands), operand_of(out), numbers, constants);
   const py::gil_scoped_release released;
   program.run(team, {});

@@ -21,7 +21,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
 FEWEST_ROWS: Final = {torch.float32: 12, torch.bfloat16: 4}
 """With fewer rows the library's gemm changes its order of summation (gemv, or rows split among threads), so that a token's bits would
-depend on how many share its step. `test_a_row_has_the_same_bits_in_any_batch` looks for exactly that."""
+depend on how many share its step. On some processors it does so for more rows, too; the C++ kernels never do."""
 
 
 @kernel("ts::linear", name="torch", when=one_float_type, cost=gemm_bound)
