@@ -130,14 +130,16 @@ def test_steps_of_each_size_run_the_plan_for_it(
     plan_for = Program.plan_for
 
     def spying(self: Program, tokens: int) -> Plan:
-        used.add(plan_for(self, tokens).entry)
+        used.add((len(self.plans), plan_for(self, tokens).entry))
         return plan_for(self, tokens)
 
     expected = [trace.tokens for trace in traces(name, 1, "f32")]
+    alone = compiled(tiny.checkpoint(BY_NAME[name]), tmp_path / "alone.tsa")
     monkeypatch.setattr(Program, "plan_for", spying)
     assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == expected
-    assert [trace.tokens for trace in run(path, PROMPTS[:1], TOKENS, options)] == expected[:1]  # small steps
-    assert len(used) > 1
+    long, room = [prompt(70, seed=70)], LimitOptions(num_pages=64, page_size=8, max_step_tokens=80)
+    assert [t.tokens for t in run(path, long, TOKENS, room)] == [t.tokens for t in run(alone, long, TOKENS, room)]
+    assert len({entry for plans, entry in used if plans > 1}) > 1
 
 
 @pytest.mark.parametrize("mesh", [{"dp": 2}, {"dp": 2, "tp": 2}, {"dp": 4}], ids=str)
