@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tskernels.cost import Cost, dot_bound, panels_bound
 from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN
-from tskernels.target import Target, cpu
+from tskernels.target import cpu
 
 SIMD: Final = "simd"
 SIMD_PANELS: Final = "simd_panels"
@@ -89,8 +89,3 @@ def is_available() -> bool:
     except ImportError:
         return False
     return _cpu.isa() is not None
-
-
-def target() -> Target:
-    """What they need of a machine."""
-    return TARGET

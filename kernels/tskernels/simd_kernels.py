@@ -13,9 +13,9 @@ from torch import Tensor
 from tskernels.cost import Cost, machine
 from tskernels.dtypes import dtype_name
 from tskernels.layouts import QUANTIZED
-from tskernels.registry import Call, Kernel, Operand, When, add_kernel, kernels, one_float_type, op_named
+from tskernels.registry import Call, Kernel, Operand, add_kernel, kernels, one_float_type, op_named
 from tskernels.rope import inverse_frequencies
-from tskernels.simd import TABLE, SimdKernel, is_available, target
+from tskernels.simd import TABLE, TARGET, SimdKernel, is_available
 
 if TYPE_CHECKING:
     from tskernels import _cpu
@@ -103,12 +103,9 @@ def _register() -> None:
         [reference] = [k for k in kernels(kernel.op) if k.name == "reference"]
         cost = _without_launch(kernel.cost or reference.cost)
         constants = _CONSTANTS.get(kernel.symbol)
-        function, when = _function(kernel), _WHEN.get(kernel.op, one_float_type)
-        facts = (kernel.op, kernel.name, op.kind, function, target(), ("f32", "bf16"), when, cost, __file__)
+        facts = (kernel.op, kernel.name, op.kind, _function(kernel), TARGET, ("f32", "bf16"), one_float_type, cost, __file__)
         add_kernel(Kernel(*facts, kernel.layouts, constants))
 
-
-_WHEN: Mapping[str, When] = {}
 
 if is_available():
     _register()

@@ -47,21 +47,30 @@ class Executor:
         plans = [binder.bind(plan) for plan in program.plans]
         file = artifact.file(PROGRAM)
         self.needs_torch = not all(can_run(bound.calls) for bound in plans)
-        self._programs: Programs
+        self.programs: Programs
         if self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
             most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_sequences}
-            self._programs = TorchPrograms(program, plans, file, threads, most)
+            self.programs = TorchPrograms(program, plans, file, threads, most)
         else:
-            self._programs = SimdPrograms(plans, file, threads, limits.max_sequences)
+            self.programs = SimdPrograms(plans, file, threads, limits.max_sequences)
 
     def run(self, step: Step) -> Output:
         """Run one step; the result is the program's output."""
+        return self.programs.run(*self._filled(step))
+
+    def measure(self, step: Step) -> dict[str, float]:
+        """Run one step, and give the seconds of its kernels; of programs in C++ alone."""
+        assert isinstance(self.programs, SimdPrograms)
+        return self.programs.measure(*self._filled(step))
+
+    def _filled(self, step: Step) -> tuple[int, int, int, int]:
+        """The plan and the sizes of a step, whose inputs are in place."""
         T, S = len(step.ids), len(step.last)
         columns = table_columns(self._limits.pages_of(int(step.lengths.max())))
         self._inputs.fill(step, columns)
-        return self._programs.run(self._program.plans.index(self._program.plan_for(T)), T, S, columns)
+        return self._program.plans.index(self._program.plan_for(T)), T, S, columns
 
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> Place:

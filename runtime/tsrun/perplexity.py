@@ -49,15 +49,25 @@ class Score:
 
 def perplexity(path: Path, file: Path, most_tokens: int | None, threads: int | None, *, as_json: bool) -> None:
     """Print the score of a text file."""
+    text = _read(file)
     artifact = open_artifact(path, progress=loading_progress())
     tokenizer = Tokenizer.of(artifact)
     begin = tokenizer.encode("")
-    ids = tokenizer.encode(file.read_text(encoding="utf-8"))[len(begin) :][:most_tokens]
+    ids = tokenizer.encode(text)[len(begin) :][:most_tokens]
     found = score(artifact, begin, ids, threads)
     if as_json:
         print(json.dumps({"tokens": found.tokens, "windows": found.windows, "perplexity": found.perplexity, "nats": found.nats}))
     else:
         print(f"perplexity {found.perplexity:.4f} of {found.tokens} tokens in {found.windows} windows of {WINDOW}")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RequestError(str(file), f"can not be read ({error.strerror})", "give the path of a text file") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(str(file), f"is not UTF-8 at byte {error.start}", "give a text file in UTF-8") from None
 
 
 def score(artifact: Artifact, begin: Sequence[int], ids: Sequence[int], threads: int | None = None) -> Score:
