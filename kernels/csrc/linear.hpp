@@ -88,13 +88,22 @@ void panel_linear(const Call& call, const Worker& worker, const Finish& finish) 
   const std::int64_t K = padded<Weight>(shape.K), apart = K * panel_width;
   const auto* packed = pack_rows<Weight, Element>(call, shape, blocks, worker);
   const auto* w = call.operands[1].at<const Weight>();
+  const auto panel_bytes = static_cast<std::int64_t>(apart * sizeof(Weight));
   const std::int64_t last = worker.last(shape.panels);
   std::int64_t panel = worker.first(shape.panels);
+  // Each block asks for its part of the panel that comes next.
+  const auto coming = [&](int panels, std::int64_t b) {
+    const auto* next = reinterpret_cast<const std::byte*>(w + (panel + panels) * apart);
+    return Prefetch{next + panel_bytes * b / blocks.count, 4 * panel_width / blocks.count, panel_bytes};
+  };
   const auto run = [&]<int panels>(const auto* from, std::int64_t b) {
     for_rows(blocks.size(b), [&]<int rows>() {
       if constexpr (rows * panels * panel_vectors <= block_rows * panel_vectors) {
         Sums<rows, panels> sums = {};
-        add_product(packed + blocks.first(b) * K, from, apart, K, sums);
+        if constexpr (sizeof(*from) == sizeof(Weight))
+          add_product(packed + blocks.first(b) * K, from, apart, K, sums, coming(panels, b));
+        else
+          add_product(packed + blocks.first(b) * K, from, apart, K, sums);
         for (int r = 0; r < rows; ++r)
           for (int p = 0; p < panels; ++p) finish(blocks.first(b) + r, panel + p, sums.at[r] + p * panel_vectors);
       }

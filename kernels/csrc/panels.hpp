@@ -64,12 +64,31 @@ struct Sums {
   Vec at[rows][panels * panel_vectors];
 };
 
+// What is asked of memory while a panel is multiplied: a part of the panel that comes next, evenly, so that products and
+// memory are busy at the same time. What the processor asks for by itself ends at the end of a page of 4 KiB.
+struct Prefetch {
+  const std::byte* from;
+  std::int64_t step, apart;  // bytes: for each step of the product, and between panels side by side
+  template <int panels>
+  TSK_INLINE void take() {
+    for (int p = 0; p < panels; ++p) prefetch(from + p * apart);
+    from += step;
+  }
+};
+struct NoPrefetch {
+  template <int panels>
+  TSK_INLINE void take() {}
+};
+
+// In a copy of its own, `own`, which no other pointer can reach: then the sums stay in registers.
 // sums += x times the panels, for a padded K; x is packed for so many rows, and the panels lie `apart` elements from
 // each other.
-template <int rows, int panels>
+template <int rows, int panels, class Next = NoPrefetch>
 inline void add_product(const float* x, const float* panel, std::int64_t apart, std::int64_t K,
-                        Sums<rows, panels>& sums) {
+                        Sums<rows, panels>& sums, Next next = {}) {
+  Sums<rows, panels> own = sums;
   for (std::int64_t k = 0; k < K; ++k, x += rows, panel += panel_width) {
+    next.template take<panels>();
     Vec w[panels * panel_vectors];
 #pragma GCC unroll 8
     for (int j = 0; j < panels * panel_vectors; ++j)
@@ -78,16 +97,19 @@ inline void add_product(const float* x, const float* panel, std::int64_t apart, 
     for (int r = 0; r < rows; ++r) {
       const Vec value = broadcast(x[r]);
 #pragma GCC unroll 8
-      for (int j = 0; j < panels * panel_vectors; ++j) sums.at[r][j] = fma(value, w[j], sums.at[r][j]);
+      for (int j = 0; j < panels * panel_vectors; ++j) own.at[r][j] = fma(value, w[j], own.at[r][j]);
     }
   }
+  sums = own;
 }
 
 #ifdef TSK_DOT_BF16
-template <int rows, int panels>
+template <int rows, int panels, class Next = NoPrefetch>
 inline void add_product(const bf16* x, const bf16* panel, std::int64_t apart, std::int64_t K,
-                        Sums<rows, panels>& sums) {
+                        Sums<rows, panels>& sums, Next next = {}) {
+  Sums<rows, panels> own = sums;
   for (std::int64_t k = 0; k < K; k += 2, x += 2 * rows, panel += 2 * panel_width) {
+    next.template take<panels>();
     __m512bh w[panels * panel_vectors];
 #pragma GCC unroll 8
     for (int j = 0; j < panels * panel_vectors; ++j)
@@ -98,25 +120,39 @@ inline void add_product(const bf16* x, const bf16* panel, std::int64_t apart, st
       std::memcpy(&both, x + 2 * r, sizeof both);
       const __m512bh value = (__m512bh)_mm512_set1_epi32(both);
 #pragma GCC unroll 8
-      for (int j = 0; j < panels * panel_vectors; ++j) sums.at[r][j] = _mm512_dpbf16_ps(sums.at[r][j], w[j], value);
+      for (int j = 0; j < panels * panel_vectors; ++j) own.at[r][j] = _mm512_dpbf16_ps(own.at[r][j], w[j], value);
     }
   }
+  sums = own;
 }
 #else
-template <int rows, int panels>
+// The even elements of k, then the odd ones: of both at once, or of more values of x than one, there are not registers
+// enough beside the sums.
+template <int rows, int panels, class Next = NoPrefetch>
 inline void add_product(const float* x, const bf16* panel, std::int64_t apart, std::int64_t K,
-                        Sums<rows, panels>& sums) {
+                        Sums<rows, panels>& sums, Next next = {}) {
+  Sums<rows, panels> own = sums;
   for (std::int64_t k = 0; k < K; k += 2, x += 2 * rows, panel += 2 * panel_width) {
-#pragma GCC unroll 8
-    for (int j = 0; j < panels * panel_vectors; ++j) {
-      const Pair w = load_pairs(panel + j / panel_vectors * apart + j % panel_vectors * 2 * lanes);
+    next.template take<panels>();
+    Vec w[panels * panel_vectors];
+    const auto add = [&](const float* values) {
 #pragma GCC unroll 12
       for (int r = 0; r < rows; ++r) {
-        sums.at[r][j] = fma(broadcast(x[r]), w.even, sums.at[r][j]);
-        sums.at[r][j] = fma(broadcast(x[rows + r]), w.odd, sums.at[r][j]);
+        const Vec value = broadcast(values[r]);
+#pragma GCC unroll 8
+        for (int j = 0; j < panels * panel_vectors; ++j) own.at[r][j] = fma(value, w[j], own.at[r][j]);
       }
-    }
+    };
+#pragma GCC unroll 8
+    for (int j = 0; j < panels * panel_vectors; ++j)
+      w[j] = load_even(panel + j / panel_vectors * apart + j % panel_vectors * 2 * lanes);
+    add(x);
+#pragma GCC unroll 8
+    for (int j = 0; j < panels * panel_vectors; ++j)
+      w[j] = load_odd(panel + j / panel_vectors * apart + j % panel_vectors * 2 * lanes);
+    add(x + rows);
   }
+  sums = own;
 }
 
 // A bf16 panel as an f32 one: worth it where many blocks read it. The products are the same ones in the same order.

@@ -47,11 +47,11 @@ inline void store_part(bf16* to, Vec x, int count) { _mm256_mask_storeu_epi16(to
 struct Pair {
   Vec even, odd;
 };
-inline Pair load_pairs(const bf16* from) {
-  const __m512i both = _mm512_loadu_si512(from);
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
-          _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)))};
+inline Vec load_even(const bf16* from) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(from), 16)); }
+inline Vec load_odd(const bf16* from) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from), _mm512_set1_epi32(0xffff0000)));
 }
+inline Pair load_pairs(const bf16* from) { return {load_even(from), load_odd(from)}; }
 
 // A fixed tree, whatever the compiler would choose.
 inline float sum(Vec x) {
