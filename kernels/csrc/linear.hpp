@@ -230,11 +230,13 @@ struct RowSums {
   Vec at[count];
 };
 
+// next: rows that come after these, and are asked for meanwhile.
 template <int tokens, int rows>
-inline void add_rows(const float* x, std::int64_t x_stride, const bf16* w, std::int64_t w_stride, std::int64_t K,
-                     RowSums<tokens * rows>& sums) {
+inline void add_rows(const float* x, std::int64_t x_stride, const bf16* w, const bf16* next, std::int64_t w_stride,
+                     std::int64_t K, RowSums<tokens * rows>& sums) {
   std::int64_t k = 0;
   const auto step = [&](const Pair* pairs) {
+    for (int r = 0; r < rows; ++r) prefetch(next + r * w_stride + k);
     for (int t = 0; t < tokens; ++t) {
       const Vec even = load(x + t * x_stride + k), odd = load(x + t * x_stride + k + lanes);
       for (int r = 0; r < rows; ++r) {
@@ -260,10 +262,11 @@ inline void add_rows(const float* x, std::int64_t x_stride, const bf16* w, std::
 }
 
 template <int tokens, int rows>
-inline void add_rows(const float* x, std::int64_t x_stride, const float* w, std::int64_t w_stride, std::int64_t K,
-                     RowSums<tokens * rows>& sums) {
+inline void add_rows(const float* x, std::int64_t x_stride, const float* w, const float* next, std::int64_t w_stride,
+                     std::int64_t K, RowSums<tokens * rows>& sums) {
   std::int64_t k = 0;
   const auto step = [&](const Vec* values) {
+    for (int r = 0; r < rows; ++r) prefetch(next + r * w_stride + k);
     for (int t = 0; t < tokens; ++t) {
       const Vec value = load(x + t * x_stride + k);
       for (int r = 0; r < rows; ++r) sums.at[t * rows + r] = fma(value, values[r], sums.at[t * rows + r]);
@@ -291,7 +294,8 @@ void row_products(const float* x, std::int64_t tokens, const Weight* w, std::int
     for (std::int64_t t = 0; t < tokens; t += most_tokens) {
       const auto some = [&]<int count>() {
         RowSums<count * rows> sums = {};
-        add_rows<count, rows>(x + t * x_stride, x_stride, w + row * w_stride, w_stride, K, sums);
+        const std::int64_t next = row + 2 * rows <= last ? row + rows : row;
+        add_rows<count, rows>(x + t * x_stride, x_stride, w + row * w_stride, w + next * w_stride, w_stride, K, sums);
         for (int i = 0; i < count; ++i)
           for (int r = 0; r < rows; ++r) give(t + i, row + r, sum(sums.at[i * rows + r]));
       };

@@ -33,14 +33,15 @@ class Programs(Protocol):
 class Executor:
     """One rank's part of the model. `run` is the token loop: refill the inputs, run the plan for so many tokens.
 
-    The output of `run` lies in the arena: it is valid until the next run. needs_torch: some of its kernels are not in C++.
+    The output of `run` lies in the arena: it is valid until the next run. needs_torch: some of its kernels are not in C++. screen: steps
+    will keep few logits, so that of a screened head only a few rows are read.
     """
 
-    def __init__(self, artifact: Artifact, program: Program, rank: int, limits: Limits, threads: int) -> None:
+    def __init__(self, artifact: Artifact, program: Program, rank: int, limits: Limits, threads: int, *, screen: bool = True) -> None:
         self._program = program
         self._inputs = StepInputs(limits)
         self._limits = limits
-        weights = Weights(artifact.weights_file(rank))
+        weights = Weights(artifact.weights_file(rank), screen=screen)
         # One page more than there are: the tokens that pad a step are written there, and never read.
         caches = [_zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
         binder = Binder(program, weights, caches, _coordinates(artifact, program, rank), self._inputs.places())

@@ -84,7 +84,7 @@ def score(artifact: Artifact, begin: Sequence[int], ids: Sequence[int], threads:
         raise RequestError("text", f"it has {len(ids)} tokens, none of which follows another", "give a longer one")
     program = read_program(artifact.file(PROGRAM))
     limits = window_limits(program, longest)
-    executor = Executor(artifact, program, 0, limits, share_of_threads(threads, 1))
+    executor = Executor(artifact, program, 0, limits, share_of_threads(threads, 1), screen=False)
     tokens, nats, windows = 0, 0.0, 0
     for first in range(0, len(ids), width):
         window = np.array([*begin, *ids[first : first + width]], dtype=np.int32)

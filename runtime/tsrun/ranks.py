@@ -111,7 +111,7 @@ class Ranks:
                 from tsrun.process_group import Group  # late: one rank alone has no use for torch.distributed
 
                 self._group = Group(manifest.axes, self._store_file, self.limits)
-            self._executor = Executor(self.artifact, program, 0, self.limits, share)
+            self._executor = Executor(self.artifact, program, 0, self.limits, share, screen=options.screen)
             if options.depth > 1:
                 self._thread = ThreadPoolExecutor(1, "tsrun-step")
             self._expect("bound")

@@ -27,9 +27,9 @@ class _Tensor(msgspec.Struct, frozen=True):
 
 
 class Weights:
-    """Tensors by name, in the pages of the file."""
+    """Tensors by name, in the pages of the file. screen: of a table with a screen only a few rows will be read."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, screen: bool = True) -> None:
         self._file = file
         try:
             with file.open("rb") as stream:
@@ -59,7 +59,7 @@ class Weights:
             known = _DTYPES.get(tensor.dtype)
             if known is None or not 0 <= begin <= end <= size - self._begin or end - begin != prod(tensor.shape) * size_bytes(known):
                 raise self._refuse(f"says of tensor {name!r} what can not be: {tensor.dtype} {tensor.shape} in bytes {begin} to {end}")
-            if f"{name}#{SCREEN}" in self._tensors:  # of which a row is read here and there: huge pages would make all of it resident
+            if screen and f"{name}#{SCREEN}" in self._tensors:  # huge pages would make all of it resident
                 ask_for_small_pages(self._map, self._begin + begin, self._begin + end)
 
     def place(self, name: str, dtype: str | None, shape: tuple[int, ...] | None) -> Place:
