@@ -11,8 +11,8 @@ is on the machine, used meanwhile are in the JSON. A turn that others disturbed 
 ratios and their range, above 1 where ours is better, whether more is better or less.
 
 roof: for decoding, the bytes of the weights that a step reads (all sequences share them) at the bandwidth of reading 1 GiB; for a prompt,
-its products with the layers' matrices at the rate of torch's matmul, in bf16 or f32, whichever is faster here. Both are measured in each
-round. A prompt's attention, and the keys and values that decoding reads, are in no roof.
+its products with the layers' matrices and with the keys and values that its tokens see, at the rate of torch's matmul, in bf16 or f32,
+whichever is faster here. Both are measured in each round. The keys and values that decoding reads are in no roof.
 
 decode: from when every sequence has a token until one ends; 129 tokens of prompt and 64 more, greedy. first token: from submission; a
 cached prompt is the one just run with 16 more tokens. start: from the start of the process until it takes prompts, files in the page cache;

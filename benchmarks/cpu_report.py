@@ -56,7 +56,7 @@ class Measured:
             return seen["bandwidth"] / self.weights.read_bytes * case.sequences
         if self.weights.name == "gguf":
             return None  # 8-bit products, whose rate torch does not tell
-        return max(seen["bf16"], seen["f32"]) / (2 * self.weights.multiplied)
+        return max(seen["bf16"], seen["f32"]) / (2 * self.weights.multiplied(case.prompt))
 
 
 def ratios(figure: Figure, ours: Result, peer: Result) -> list[float]:

@@ -21,8 +21,10 @@ from typing import Any
 
 import gguf
 
+from tsrun.artifact import PROGRAM
 from tsrun.compile_cache import CompileCache
 from tsrun.demo import model_file
+from tsrun.program import read_program
 from tsrun.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
@@ -34,8 +36,10 @@ _ROW_LOOKUP = "token_embd.weight"  # a step reads a row of it for each token, an
 class Weights:
     """One model on disk.
 
-    read_bytes: of weights that a decode step reads, in the GGUF file; multiplied: elements of the matrices that every token of a prompt
-    goes through (the output matrix sees only its last); stream: token ids that prompts are cut from; bos: what each begins with, if any.
+    read_bytes: of weights that a decode step reads, in the GGUF file; in_layers: elements of the matrices that every token of a prompt
+    goes through (the output matrix sees only its last); windows: of each layer's attention, 0 for none; attended: elements of all heads'
+    keys and values that a token meets in one layer for each token it sees; stream: token ids that prompts are cut from; bos: what each
+    begins with, if any.
     """
 
     name: str
@@ -44,12 +48,19 @@ class Weights:
     checkpoint: Path | None
     context: int
     read_bytes: int
-    multiplied: int
+    in_layers: int
+    windows: tuple[int, ...]
+    attended: int
     stream: tuple[int, ...]
     bos: int | None
 
     def path(self, contender: str) -> Path | None:
         return {"ours": self.artifact, "llama-cpp": self.gguf, "vllm": self.checkpoint}[contender]
+
+    def multiplied(self, tokens: int) -> float:
+        """Multiplications of a token of such a prompt, on average: in matrices, and with the keys and values that it sees."""
+        seen = sum(min(place + 1, window or tokens) for window in self.windows for place in range(tokens)) / tokens
+        return self.in_layers + self.attended * seen
 
     def prompt(self, tokens: int, start: int) -> list[int]:
         """So many token ids, of which those after a bos are from a place of the stream."""
@@ -75,6 +86,7 @@ def prepare(model: str, folder: Path, say: Say) -> Weights:
     matrices = [elements for name, (_, elements) in sizes.items() if name.startswith("blk.") and "norm" not in name]
     looked_up = sizes[_ROW_LOOKUP][0] if "output.weight" in sizes else 0
     architecture = _field(reader, "general.architecture")
+    caches = read_program(artifact / PROGRAM).caches
     tokenizer = Tokenizer(artifact / "tokenizer")
     ids = tokenizer.encode(_text())
     first = tokenizer.encode("a")[0]
@@ -85,7 +97,9 @@ def prepare(model: str, folder: Path, say: Say) -> Weights:
         checkpoint=checkpoint,
         context=int(_field(reader, f"{architecture}.context_length")),
         read_bytes=sum(size for size, _ in sizes.values()) - looked_up,
-        multiplied=sum(matrices),
+        in_layers=sum(matrices),
+        windows=tuple(cache.window for cache in caches),
+        attended=int(_field(reader, f"{architecture}.attention.head_count")) * caches[0].page[0] * caches[0].page[2],
         stream=tuple(ids),
         bos=first if first == _field(reader, "tokenizer.ggml.bos_token_id") else None,
     )
