@@ -1,4 +1,4 @@
-// Binds the scheduler as tsrun._core. What the calls mean is in tsrun/_core.pyi.
+// Binds the scheduler and the vocabulary as tsrun._core. What the calls mean is in tsrun/_core.pyi.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "scheduler.hpp"
+#include "vocabulary.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -158,10 +159,49 @@ py::list transitions() {
   return all;
 }
 
+// A vocabulary with the arrays that it looks into.
+struct HeldVocabulary {
+  std::vector<py::object> arrays;
+  tsrun::Vocabulary vocabulary;
+};
+
+std::unique_ptr<HeldVocabulary> hold(const py::array_t<std::uint8_t, py::array::c_style>& text, const Ints& begin,
+                                     const Ints& order, const Ints& first, const Ints& right, const Ints& rank,
+                                     const Ints& result, bool whole) {
+  const std::string_view characters(reinterpret_cast<const char*>(text.data()), static_cast<std::size_t>(text.size()));
+  tsrun::Vocabulary vocabulary({characters, flat(begin, "begin"), flat(order, "order"), flat(first, "first"),
+                                flat(right, "right"), flat(rank, "rank"), flat(result, "result"), whole});
+  return std::make_unique<HeldVocabulary>(
+      HeldVocabulary{{text, begin, order, first, right, rank, result}, std::move(vocabulary)});
+}
+
+std::vector<std::int32_t> merge(const HeldVocabulary& self, const std::vector<std::int32_t>& symbols,
+                                const std::vector<std::optional<std::int32_t>>& words) {
+  const py::gil_scoped_release released;
+  return self.vocabulary.merge(symbols, words);
+}
+
+std::vector<std::string> words(const HeldVocabulary& self, const std::vector<std::int32_t>& ids) {
+  std::vector<std::string> found;
+  for (const std::int32_t id : ids) {
+    if (const auto word = self.vocabulary.word(id); !word.empty()) found.emplace_back(word);
+  }
+  return found;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
-  module.doc() = "The scheduler: which tokens of which requests run in the next step.";
+  module.doc() = "The scheduler: which tokens of which requests run in the next step. And the merges of a vocabulary.";
+
+  py::class_<HeldVocabulary>(module, "Vocabulary")
+      .def(py::init(&hold), "text"_a.noconvert(), "begin"_a.noconvert(), "order"_a.noconvert(), "first"_a.noconvert(),
+           "right"_a.noconvert(), "rank"_a.noconvert(), "result"_a.noconvert(), "whole"_a)
+      .def("merge", &merge, "symbols"_a, "words"_a)
+      .def("words", &words, "ids"_a)
+      .def(
+          "find", [](const HeldVocabulary& self, const std::string& word) { return self.vocabulary.find(word); },
+          "word"_a);
 
   py::class_<PlanView>(module, "StepPlan")
       .def_property_readonly("step", [](const PlanView& view) { return number(view.step); })

@@ -1,4 +1,4 @@
-"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out.
+"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out. And the merges of a vocabulary.
 
 Dimensions: T tokens and S sequences in a step, G groups of caches (0 full, then windows, then states), U changed table entries,
 C copied states.
@@ -130,3 +130,24 @@ class Scheduler:
     @staticmethod
     def transitions() -> list[tuple[str, str, str, str]]:
         """The table of a request's states: state, event, next state or empty, and the reason or meaning."""
+
+class Vocabulary:
+    """A byte pair encoding: V ids, W words of the model, M merges. ValueError where the arrays do not fit each other."""
+
+    def __init__(
+        self,
+        text: NDArray[np.uint8],
+        begin: NDArray[np.int32],  # [V + 1]: of each id's word in `text`
+        order: NDArray[np.int32],  # [W]: ids by the bytes of their words
+        first: NDArray[np.int32],  # [V + 1]: of each id's merges as the left half, ordered by the right one
+        right: NDArray[np.int32],  # [M]
+        rank: NDArray[np.int32],  # [M]
+        result: NDArray[np.int32],  # [M]
+        whole: bool,  # a word that is one of the vocabulary is taken without its merges
+    ) -> None: ...
+    def merge(self, symbols: Sequence[int], words: Sequence[int | None]) -> list[int]:
+        """Ids of a text that was cut into symbols: those that follow each other with the same word are merged, one with None stays."""
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """Their texts; ids that there are not are left out."""
+    def find(self, word: str) -> int | None:
+        """The id of a word of the model."""

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import mmap
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import msgspec
 
+from tsrun.digests import DigestMemory, Progress, file_digests
 from tsrun.errors import ArtifactError
 
-FORMAT = "tsa/1"
+FORMAT = "tsa/2"
 MANIFEST = "manifest.json"
 PROGRAM = "program.json"
-_CHUNK_BYTES = 1 << 26
-"""Hashed at a time, while other threads of the interpreter run."""
 _AGAIN = "compile it again with `tsc compile`"
 
 
@@ -104,20 +100,20 @@ def is_artifact(path: Path) -> bool:
     return path.suffix == ".tsa" or (path / MANIFEST).is_file()
 
 
-def open_artifact(path: Path, *, rank: int | None = None, progress: Callable[[int, int], None] | None = None) -> Artifact:
+def open_artifact(path: Path, *, rank: int | None = None, progress: Progress | None = None, memory: DigestMemory | None = None) -> Artifact:
     """Open and verify an artifact.
 
     Every file's presence and size is checked, then its digest. With `rank`, weights of other ranks are left to those
-    ranks: together the ranks verify everything once. `progress` is called with bytes done and bytes in all.
+    ranks: together the ranks verify everything once. With `memory`, files that it knows are not read again.
+    `progress` is called with bytes read and bytes to read in all.
     """
     manifest = read_manifest(path)
     _check_presence(path, manifest)
     others = set() if rank is None else {weights_name(r) for r in range(manifest.ranks) if r != rank}
-    names = sorted(set(manifest.files) - others)
-    total = sum(manifest.files[name].bytes for name in names)
-    done = 0
-    for name in names:
-        done = _check_digest(path / name, manifest.files[name].sha256, done, total, progress)
+    files = {path / name: entry.sha256 for name, entry in sorted(manifest.files.items()) if name not in others}
+    for file, digest in (file_digests if memory is None else memory.digests)(list(files), progress):
+        if digest != files[file]:
+            raise ArtifactError(str(file), "edited: its digest is not the manifest's", "copy the artifact again, or " + _AGAIN)
     return Artifact(path, manifest)
 
 
@@ -183,19 +179,3 @@ def _check_presence(path: Path, manifest: Manifest) -> None:
             name = file.relative_to(path).as_posix()
             if name != MANIFEST and name not in manifest.files:
                 raise ArtifactError(str(file), "foreign: the manifest does not list it", "remove the file")
-
-
-def _check_digest(file: Path, expected: str, done: int, total: int, progress: Callable[[int, int], None] | None) -> int:
-    digest = hashlib.sha256()
-    with file.open("rb", buffering=0) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        with mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) if size else nullcontext(b"") as content:
-            for begin in range(0, size, _CHUNK_BYTES):
-                with memoryview(content)[begin : begin + _CHUNK_BYTES] as chunk:
-                    digest.update(chunk)
-                    done += len(chunk)
-                if progress:
-                    progress(done, total)
-    if digest.hexdigest() != expected:
-        raise ArtifactError(str(file), "edited: its SHA-256 is not the manifest's", "copy the artifact again, or " + _AGAIN)
-    return done

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from tsrun.cache_root import READ_AGAIN
 from tsrun.errors import RequestError, TsrunError, UsageError
 from tsrun.threads import spin_briefly
 
@@ -30,6 +31,11 @@ def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         context.ensure_object(State).debug = True
         os.environ["TSRUN_DEBUG"] = "1"  # the other ranks are processes
+
+
+def _set_verify(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ[READ_AGAIN] = "1"
 
 
 debug_option = click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_set_debug, help="Show tracebacks.")
@@ -68,6 +74,7 @@ def cli() -> None:
 @click.option("--no-screen", "screen", flag_value=False, default=True, help="Read the whole head for each token; the tokens are the same.")
 @click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a rank [default: the cores divided among the ranks].")
+@click.option("--verify", is_flag=True, expose_value=False, callback=_set_verify, help="Read all files again, also those untouched since.")
 @debug_option
 def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, chat: bool, system: str | None, **rest: Any) -> None:
     """Continue prompts with a compiled artifact, or with a checkpoint that is compiled first (once)."""

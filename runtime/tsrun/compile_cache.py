@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tsrun.artifact import open_artifact
 from tsrun.cache_key import entry_name, key_parts, miss_line
+from tsrun.cache_root import default_root
 from tsrun.checkpoint_identity import checkpoint_digest
 from tsrun.errors import ArtifactError, CacheError, CompilerError
 
@@ -50,12 +51,6 @@ class Entry:
     @property
     def last_used(self) -> float:
         return (self.folder / "key.json").stat().st_mtime
-
-
-def default_root() -> Path:
-    import platformdirs
-
-    return Path(os.environ.get("TSC_CACHE") or platformdirs.user_cache_dir("tsc-llm"))
 
 
 class CompileCache:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tsrun.artifact import PROGRAM, Artifact, open_artifact
+from tsrun.cache_root import files_read_before
 from tsrun.errors import ArtifactError, RequestError, UsageError
 from tsrun.executor import Executor
 from tsrun.generate import loading_progress
@@ -50,7 +51,7 @@ class Score:
 def perplexity(path: Path, file: Path, most_tokens: int | None, threads: int | None, *, as_json: bool) -> None:
     """Print the score of a text file."""
     text = _read(file)
-    artifact = open_artifact(path, progress=loading_progress())
+    artifact = open_artifact(path, progress=loading_progress(), memory=files_read_before())
     tokenizer = Tokenizer.of(artifact)
     begin = tokenizer.encode("")
     ids = tokenizer.encode(text)[len(begin) :][:most_tokens]

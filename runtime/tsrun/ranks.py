@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
+from tsrun.cache_root import files_read_before
 from tsrun.errors import RankError, TsrunError, UsageError
 from tsrun.executor import Executor
 from tsrun.launch import launched
@@ -96,7 +97,7 @@ class Ranks:
             share = share_of_threads(threads, manifest.ranks)
             if manifest.ranks > 1 and not started:
                 self._start_workers(path, manifest.ranks, share)
-            self.artifact = open_artifact(path, rank=0, progress=progress)
+            self.artifact = open_artifact(path, rank=0, progress=progress, memory=files_read_before())
             self.artifact.require_weights()
             self.program = program = read_program(self.artifact.file(PROGRAM))
             self.limits = settle(

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer as Encoder
+from typing import TYPE_CHECKING, Any
 
 from tsrun.artifact import Artifact
-from tsrun.chat_template import ChatTemplate, Message
+from tsrun.encoder import read_encoder
 from tsrun.errors import ArtifactError, RequestError
-from tsrun.memory import give_back_memory
+
+if TYPE_CHECKING:
+    from tsrun.chat_template import Message
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class Tokenizer:
-    """Reads a folder with tokenizer.json and, perhaps, tokenizer_config.json."""
+    """Reads a folder with tokenizer.json and, perhaps, vocabulary.safetensors and tokenizer_config.json."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._encoder = _read_encoder(folder / "tokenizer.json")
-        self._encoder.no_truncation()
-        self._encoder.no_padding()
+        self._encoder = read_encoder(folder)
         config = _read_config(folder / "tokenizer_config.json")
         self._add_bos: bool | None = config.get("add_bos_token")
         self._special_tokens = {name: text for name in _SPECIAL_TOKENS if (text := _content(config.get(name))) is not None}
@@ -43,46 +41,34 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence. Without `add_bos_token` the tokenizer's own post-processor decides."""
-        ids = self._encode(text, add_special_tokens=self._add_bos is None)
+        ids = self._encoder.encode(text, add_special_tokens=self._add_bos is None)
         if self._add_bos:
             ids.insert(0, self._bos())
         return ids
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to where the assistant answers; a bos is there only if the template writes it."""
-        return self._encode(self.render_chat(messages), add_special_tokens=False)
+        return self._encoder.encode(self.render_chat(messages), add_special_tokens=False)
 
     def render_chat(self, messages: Sequence[Message]) -> str:
         if self._template_source is None:
             raise RequestError(str(self._folder), "the checkpoint has no chat template", "generate without --chat")
+        from tsrun.chat_template import ChatTemplate  # late: no start needs jinja2
+
         return ChatTemplate(self._template_source, self._special_tokens).render(messages)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
-        text: str = self._encoder.decode(list(ids), skip_special_tokens=True)
-        return text
-
-    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        ids: list[int] = self._encoder.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return self._encoder.decode(ids)
 
     def _bos(self) -> int:
         token = self._special_tokens.get("bos_token")
-        bos = None if token is None else self._encoder.token_to_id(token)
+        bos = None if token is None else self._encoder.id_of(token)
         if bos is None:
             file = str(self._folder / "tokenizer_config.json")
             what = "add_bos_token is true, but bos_token is not in the vocabulary"
             raise ArtifactError(file, what, "mend the checkpoint and compile it again")
-        return int(bos)
-
-
-def _read_encoder(file: Path) -> Any:
-    try:
-        encoder = Encoder.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise ArtifactError(str(file), f"can not be read ({error})", "compile the artifact again") from None
-    give_back_memory()  # of the file's text and its parts, which is more than the encoder itself
-    return encoder
+        return bos
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class Weights:
             if screen and f"{name}#{SCREEN}" in self._tensors:  # huge pages would make all of it resident
                 ask_for_small_pages(self._map, self._begin + begin, self._begin + end)
 
+    def buffer(self, name: str, dtype: str) -> memoryview:
+        """The bytes of a tensor, which must be of that type."""
+        place = self.place(name, dtype, None)
+        assert isinstance(place.buffer, memoryview)
+        return place.buffer
+
     def place(self, name: str, dtype: str | None, shape: tuple[int, ...] | None) -> Place:
         """The tensor, which must be of the type and shape that the program states, where it states them."""
         tensor = self._tensors.get(name)

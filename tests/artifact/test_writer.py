@@ -13,10 +13,11 @@ import safetensors.torch
 import torch
 
 import tsc.artifact.replace
-from tsc.artifact import ArtifactWriter
+from tsc.artifact import ArtifactWriter, hashed_file
 from tsc.artifact.readable_json import dumps
 from tsc.checkpoint import TensorInfo
 from tsc.diagnostics import CompileError, MissingCapability
+from tsrun.digests import PIECE_BYTES
 
 _LAYOUT = {"a": TensorInfo("f32", (64,)), "b": TensorInfo("f32", (4, 4))}
 
@@ -41,7 +42,7 @@ def test_an_artifact_holds_what_the_architecture_says(tmp_path: Path) -> None:
     manifest = _write(tmp_path / "m.tsa")
     files = _tree(tmp_path / "m.tsa")
     assert json.loads(files.pop("manifest.json")) == manifest
-    assert manifest["format"] == "tsa/1"
+    assert manifest["format"] == "tsa/2"
     assert manifest["files"] == {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()}
     assert sorted(files) == ["program.json", "tokenizer/tokenizer.json", "weights/rank-00000.safetensors", "weights/rank-00001.safetensors"]
     assert safetensors.torch.load_file(tmp_path / "m.tsa/weights/rank-00001.safetensors")["b"].shape == (4, 4)
@@ -160,7 +161,7 @@ def test_json_is_readable_and_means_the_same() -> None:
 
 WRITER = """
 import sys, time
-from tsc.artifact import ArtifactWriter
+from tsc.artifact import ArtifactWriter, hashed_file
 ArtifactWriter(sys.argv[1]).__enter__()
 print("in", flush=True)
 time.sleep(60)
@@ -189,3 +190,24 @@ def test_what_a_killed_writer_left_is_taken_away_and_what_another_writes_is_not(
             writer.finish({})
         writing.kill()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".a.tsa.11111111.partial", ".b.tsa.22222222.partial", "a.tsa"]
+
+
+def test_the_digest_of_a_large_file_is_that_of_its_pieces_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashed_file, "_PIECE", 100)
+    data = bytes(range(250))
+    pieces = [hashlib.sha256(data[begin : begin + 100]).digest() for begin in (0, 100, 200)]
+    for size, digest in (
+        (100, pieces[0]),
+        (200, hashlib.sha256(b"".join(pieces[:2])).digest()),
+        (250, hashlib.sha256(b"".join(pieces)).digest()),
+    ):
+        file = hashed_file.HashedFile(tmp_path / str(size))
+        for begin in range(0, size, 70):
+            file.write(data[begin : min(begin + 70, size)])
+        file.close()
+        assert (file.bytes, file.sha256) == (size, digest.hex())
+        assert (tmp_path / str(size)).read_bytes() == data[:size]
+
+
+def test_writer_and_reader_agree_on_the_size_of_a_piece() -> None:
+    assert hashed_file._PIECE == PIECE_BYTES

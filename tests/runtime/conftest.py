@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from tsrun.threads import spin_briefly
 spin_briefly()  # before torch is loaded, so that tests are not slow when they share the machine
 
 from tests.runtime.toy import Toy, write_artifact  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TSC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def edit_manifest(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"format": "tsa/2"}, "has format 'tsa/2', this tsrun reads 'tsa/1'; compile it again"),
+        ({"format": "tsa/1"}, "has format 'tsa/1', this tsrun reads 'tsa/2'; compile it again"),
         ({"novelty": 1}, "contains unknown field `novelty`"),
         ({"vocabulary": ...}, "missing required field `vocabulary`"),
         ({"axes": [["tp", 3]]}, "1 ranks do not fill the axes"),
@@ -97,7 +97,7 @@ def test_a_manifest_that_names_files_outside_is_refused(copy: Path) -> None:
     assert "lists '../outside', which is not a path inside the artifact" in refusal(copy)
 
 
-@pytest.mark.parametrize("text", ["", "not json", "[]", '{"format": "tsa/1"'])
+@pytest.mark.parametrize("text", ["", "not json", "[]", '{"format": "tsa/2"'])
 def test_a_manifest_that_is_not_json_is_refused(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
     assert refusal(copy).startswith(f"{copy / 'manifest.json'}: ")

@@ -80,7 +80,8 @@ def test_an_edited_checkpoint_is_another(checkpoint: Path, tmp_path: Path, name:
     assert checkpoint_digest(checkpoint, memory) != before
 
 
-def test_a_digest_is_remembered_and_a_lost_memory_is_no_error(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_digest_is_remembered_and_a_lost_memory_is_no_error(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsrun.digests._SETTLED_SECONDS", 0.0)
     memory = tmp_path / "digests.json"
     digest = checkpoint_digest(checkpoint, memory)
     assert len(json.loads(memory.read_text())) == 2

@@ -295,7 +295,7 @@ def write_manifest(toy: Toy, path: Path, *, ranks: int = 1, weightless: bool = F
     listed = {n: {"bytes": f.stat().st_size, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for n, f in files.items()}
     model = {"name": "toy", "architecture": "Toy", "source": "toy.ts", "source_sha256": "0" * 64, "config_sha256": "1" * 64}
     manifest = {
-        "format": "tsa/1",
+        "format": "tsa/2",
         "tsc": "0.1.0",
         "model": model,
         "axes": [["tp", ranks]],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tsc import __version__
-from tsc.artifact import ArtifactWriter
+from tsc.artifact import ArtifactWriter, split_tokenizer
 from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
@@ -61,7 +61,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Quanti
         writer.write_json("program.json", emit([(b.first, p) for b, p in zip(buckets, programs, strict=True)]))
         writer.write_json("plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in buckets]})
         if checkpoint is not None:
-            for name, data in checkpoint.tokenizer_files().items():
+            for name, data in split_tokenizer(checkpoint.tokenizer_files()).items():
                 writer.write_bytes(f"tokenizer/{name}", data)
             streams = writer.weights(mesh.ranks, [stored_tensors(mesh, weights)] * mesh.ranks)
             errors = write_weights(mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)))

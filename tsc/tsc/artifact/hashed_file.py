@@ -11,25 +11,31 @@ _CHUNK = 1 << 24
 has: weights are read at up to twice the speed. It also keeps a keyboard interrupt prompt."""
 
 
+_PIECE = 1 << 26
+"""A larger file's digest is that of the digests of its pieces of so many bytes, so that a reader hashes them on all threads."""
+
+
 class HashedFile:
     """Buffered; `close` waits until the bytes are on the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.bytes = 0
-        self._digest = hashlib.sha256()
+        self._piece = hashlib.sha256()
+        self._pieces: list[bytes] = []  # digests of those before
         self._file = path.open("xb", buffering=0)
         self._waiting = bytearray()
 
     @property
     def sha256(self) -> str:
-        return self._digest.hexdigest()
+        if not self._pieces:
+            return self._piece.hexdigest()
+        return hashlib.sha256(b"".join([*self._pieces, self._piece.digest()])).hexdigest()
 
     def write(self, data: bytes | memoryview) -> None:
         """All of `data`, now or later, or OSError."""
         view = memoryview(data).cast("B")
-        self._digest.update(view)
-        self.bytes += len(view)
+        self._hash(view)
         if self._waiting:
             missing = _CHUNK - len(self._waiting)
             self._waiting += view[:missing]
@@ -51,6 +57,16 @@ class HashedFile:
 
     def abandon(self) -> None:
         self._file.close()
+
+    def _hash(self, view: memoryview) -> None:
+        while len(view):
+            if self.bytes and self.bytes % _PIECE == 0:
+                self._pieces.append(self._piece.digest())
+                self._piece = hashlib.sha256()
+            part = view[: _PIECE - self.bytes % _PIECE]
+            self._piece.update(part)
+            self.bytes += len(part)
+            view = view[len(part) :]
 
     def _put(self, view: memoryview) -> None:
         while len(view):

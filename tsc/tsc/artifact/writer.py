@@ -22,7 +22,7 @@ from tsc.artifact.stream import SafetensorsStream
 from tsc.checkpoint import TensorInfo
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 
-FORMAT = "tsa/1"
+FORMAT = "tsa/2"
 _MANIFEST = "manifest.json"
 _JUST_MADE = 60.0
 """Seconds in which a folder may be there and not yet be claimed."""

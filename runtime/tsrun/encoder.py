@@ -1,0 +1,101 @@
+"""Text to ids and back: `tokenizers`, without words and merges where the compiler took them out of tokenizer.json into arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as Library
+
+from tsrun._core import Vocabulary
+from tsrun.errors import ArtifactError
+from tsrun.memory import give_back_memory
+from tsrun.weights import Weights
+
+_AGAIN = "compile the artifact again"
+
+
+class Encoder(Protocol):
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+
+    def id_of(self, token: str) -> int | None: ...
+
+
+def read_encoder(folder: Path) -> Encoder:
+    """The encoder in a folder of tokenizer.json and, perhaps, vocabulary.safetensors."""
+    file = folder / "tokenizer.json"
+    try:
+        library = Library.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise ArtifactError(str(file), f"can not be read ({error})", _AGAIN) from None
+    library.no_truncation()
+    library.no_padding()
+    words = folder / "vocabulary.safetensors"
+    if words.is_file():
+        return _SplitEncoder(library, words)
+    give_back_memory()  # of the file's text and its parts, which is more than the encoder itself
+    return _WholeEncoder(library)
+
+
+class _WholeEncoder:
+    """The library does it all."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._library.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def id_of(self, token: str) -> int | None:
+        found: int | None = self._library.token_to_id(token)
+        return found
+
+
+class _SplitEncoder:
+    """The library knows no merges: it cuts a text into words and these into symbols; its decoder joins words that are looked up here."""
+
+    def __init__(self, library: Any, file: Path) -> None:
+        self._library = library
+        self._decoder = library.decoder
+        self._special = {index for index, token in library.get_added_tokens_decoder().items() if token.special}
+        weights = Weights(file)
+        try:
+            self._vocabulary = Vocabulary(
+                text=np.frombuffer(weights.buffer("text", "u8"), np.uint8),
+                begin=_ints(weights, "begin"),
+                order=_ints(weights, "order"),
+                first=_ints(weights, "first"),
+                right=_ints(weights, "right"),
+                rank=_ints(weights, "rank"),
+                result=_ints(weights, "result"),
+                whole=bool(_ints(weights, "whole").any()),
+            )
+        except ValueError as error:
+            raise ArtifactError(str(file), f"can not be read ({error})", _AGAIN) from None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        found = self._library.encode(text, add_special_tokens=add_special_tokens)
+        return self._vocabulary.merge(found.ids, found.word_ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        words = self._vocabulary.words([index for index in ids if index not in self._special])
+        text: str = " ".join(words) if self._decoder is None else self._decoder.decode(words)
+        return text
+
+    def id_of(self, token: str) -> int | None:
+        found: int | None = self._library.token_to_id(token)
+        return self._vocabulary.find(token) if found is None else found
+
+
+def _ints(weights: Weights, name: str) -> NDArray[np.int32]:
+    return np.frombuffer(weights.buffer(name, "i32"), np.int32)
