@@ -16,7 +16,9 @@ whichever is faster here. Both are measured in each round. The keys and values t
 
 decode: from when every sequence has a token until one ends; 129 tokens of prompt and 64 more, greedy. first token: from submission; a
 cached prompt is the one just run with 16 more tokens. start: from the start of the process until it takes prompts, files in the page cache;
-memory: after it then decoded 64 tokens, with room for 4,096. Scaling (batch-N, context-N) is measured with --plot, or by --case.
+tsrun then takes texts too, and has seen the artifact before: its very first start, which is not counted, reads all of it for the digests. A
+text is tokenized by each contender's own tokenizer. memory: after it then decoded 64 tokens, with room for 4,096. Scaling (batch-N,
+context-N) is measured with --plot, or by --case.
 
 --ours sets an option of `tsrun.limits.LimitOptions`, as in `--ours depth=1`. The weights are made from the packages' GGUF files into FOLDER
 (5 GB in all). Of the environment that runs this:

@@ -33,11 +33,15 @@ class Token(NamedTuple):
 class Engine(Protocol):
     """A model that is ready to take prompts.
 
-    What `generate` takes and gives are token ids: no contender's figures have a tokenizer in them. An engine keeps the keys and values of
-    the prompts that it ran, so far as its room goes, and a prompt that begins with one of them does not compute them again.
+    What `generate` takes and gives are token ids: no figures but that of a text at the start have a tokenizer in them. An engine keeps the
+    keys and values of the prompts that it ran, so far as its room goes, and a prompt that begins with one of them does not compute them
+    again.
     """
 
     def __init__(self, setup: Setup) -> None: ...
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text that begins a sequence, by the engine's own tokenizer."""
+
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Token]:
         """Continue all prompts as one batch, greedily and past any end token; seconds count from the call."""
 

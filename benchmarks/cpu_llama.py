@@ -45,6 +45,14 @@ class Engine:
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
         self.kept: list[list[int]] = [[] for _ in range(setup.sequences)]  # tokens whose keys and values each sequence has
 
+    def encode(self, text: str) -> list[int]:
+        vocabulary, data = llama_cpp.llama_model_get_vocab(self.model), text.encode()
+        ids = (llama_cpp.llama_token * (len(data) + 2))()
+        count = llama_cpp.llama_tokenize(vocabulary, data, len(data), ids, len(ids), True, True)
+        if count < 0:
+            raise ValueError("llama.cpp makes no tokens of the text")
+        return list(ids[:count])
+
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Token]:
         found: list[Token] = []
         start = time.perf_counter()

@@ -21,6 +21,7 @@ READY_SECONDS = 900  # vLLM compiles C++ when it sees a model for the first time
 TURN_SECONDS = 300
 _STRIDE = 2311  # between the beginnings of two prompts in the stream; prime, so that many turns find fresh ones
 _FRESH = 16  # tokens after a cached prompt
+_TEXT = "Why is the sky blue?"
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,18 @@ class Worker(Contender):
         self.ask(json.dumps(asdict(setup)), READY_SECONDS, "opening the model")
         return time.monotonic() - self.started
 
+    def first_answer(self) -> float:
+        """Seconds from the process' start until a text had its first token."""
+        self.ask(json.dumps({"text": _TEXT, "new_tokens": 1}), TURN_SECONDS, "a text")
+        return time.monotonic() - self.started
+
     def run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Mapping[str, Any]:
         return self.ask(json.dumps({"prompts": prompts, "new_tokens": new_tokens}), TURN_SECONDS, "a batch")
 
 
 def take_turn(worker: Worker, case: Case, weights: Weights, fresh: int, start_seconds: float) -> Turn:
     """`fresh`: another number for each turn whose prompt nobody may have seen before."""
+    answered = worker.first_answer() if case.kind == "start" else 0.0
     place = 0 if case.kind in ("decode", "start") else _STRIDE * (fresh + 1)
     prompts = [weights.prompt(case.prompt, place + _STRIDE * n) for n in range(case.sequences)]
     said = worker.run(prompts, case.new_tokens)
@@ -67,7 +74,10 @@ def take_turn(worker: Worker, case: Case, weights: Weights, fresh: int, start_se
         return Turn({name: case.prompt / first}, tokens)
     if case.kind == "start":
         memory = {"resident": "all", "resident-own": "own", "resident-file": "file"}
-        return Turn({"start": start_seconds} | {key: said["resident"][part] / MEBIBYTE for key, part in memory.items()}, tokens)
+        return Turn(
+            {"start": start_seconds, "start-text": answered} | {key: said["resident"][part] / MEBIBYTE for key, part in memory.items()},
+            tokens,
+        )
     again = [[*prompts[0], *weights.stream[fresh * _FRESH : (fresh + 1) * _FRESH]]]
     cached = min(seconds for seconds, _, _ in worker.run(again, case.new_tokens)["tokens"])
     return Turn({"first-token": first * 1e3, "first-token-cached": cached * 1e3}, tokens)

@@ -36,6 +36,10 @@ class Engine:
         self.request = GenerationRequest
         self.engine = Runtime(Path(setup.model), LimitOptions(**sizes), threads=setup.threads)
 
+    def encode(self, text: str) -> list[int]:
+        assert self.engine.tokenizer is not None
+        return self.engine.tokenizer.encode(text)
+
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Token]:
         found = []
         start = time.perf_counter()

@@ -58,9 +58,15 @@ class Engine:
             enable_prefix_caching=True,
             kv_cache_memory_bytes=cache_bytes(setup),  # VLLM_CPU_KVCACHE_SPACE counts in GiB, and all of it becomes resident
         )
+        self.model = Path(setup.model)
         self.engine = LLMEngine.from_engine_args(arguments)
         self.sampling = partial(SamplingParams, temperature=0.0, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA)
         self.requests = 0
+
+    def encode(self, text: str) -> list[int]:
+        from tokenizers import Tokenizer  # what vLLM reads a text with, where it has a tokenizer
+
+        return list(Tokenizer.from_file(str(self.model / "tokenizer.json")).encode(text).ids)
 
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Token]:
         found = []

@@ -36,7 +36,8 @@ def serve(name: str, answers: TextIO) -> None:
         say(ready=True)
         for line in sys.stdin:
             batch = json.loads(line)
-            tokens = engine.generate(batch["prompts"], batch["new_tokens"])
+            prompts = batch["prompts"] if "prompts" in batch else [engine.encode(batch["text"])]
+            tokens = engine.generate(prompts, batch["new_tokens"])
             say(tokens=tokens, resident=resident())
     except Exception as failure:
         traceback.print_exc()

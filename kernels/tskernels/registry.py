@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.metadata
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -304,6 +303,8 @@ def _load() -> None:
         if _loaded:
             return
         _load_families()
+        import importlib.metadata  # late: a program that was compiled looks up kernels and selects none
+
         for entry in sorted(importlib.metadata.entry_points(group="tskernels"), key=lambda entry: entry.name):
             try:
                 entry.load()
