@@ -53,7 +53,7 @@ class Engine:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         options = options or LimitOptions()
-        # A large vocabulary takes as long to read as the weights to verify. Of an artifact that is refused nobody asks for it.
+        # A large vocabulary that is stored as text takes seconds to read. Of an artifact that is refused nobody asks for it.
         tokenizer = Future[Tokenizer]()
         Thread(target=_read_tokenizer, args=(path, tokenizer), name="tsrun-tokenizer", daemon=True).start()
         self._ranks = Ranks(path, options, threads=threads, progress=progress)

@@ -15,8 +15,10 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from tsc.artifact import split_tokenizer
 from tsc.checkpoint import load_config, open_checkpoint
 from tsc.checkpoint.gguf_header import GgufHeader
+from tsrun.encoder import read_encoder
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 _FILES = ["smollm2", "gemma"]
@@ -69,6 +71,20 @@ def test_configurations_mean_what_transformers_reads(name: str, request: pytest.
     rope = theirs.rope_parameters
     assert ours["rope_theta"] == rope.get("full_attention", rope)["rope_theta"]
     assert name != "gemma" or ours["rope_local_base_freq"] == rope["sliding_attention"]["rope_theta"]
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_an_artifact_without_merges_in_tokenizer_json_gives_the_same_ids(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(name)
+    whole, files = _tokenizer(path), split_tokenizer(open_checkpoint(path).tokenizer_files())
+    assert "vocabulary.safetensors" in files
+    for file, data in files.items():
+        (tmp_path / file).write_bytes(data)
+    split = read_encoder(tmp_path)
+    for text in [*_TEXTS, *_SPECIAL, Path(__file__).read_text(encoding="utf-8")]:
+        ids = whole.encode(text).ids
+        assert split.encode(text, add_special_tokens=True) == ids, text
+        assert split.decode(ids) == whole.decode(ids, skip_special_tokens=True), text
 
 
 @pytest.mark.parametrize("name", _FILES)

@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.runtime.toy import Toy, write_artifact
 
 import tsrun.digests
 from tsrun.artifact import open_artifact
+from tsrun.cache_root import READ_AGAIN
+from tsrun.cli import run
 from tsrun.digests import DigestMemory, file_digests
 from tsrun.errors import ArtifactError
 
@@ -97,3 +100,19 @@ def test_a_memory_that_can_not_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "file").write_bytes(b"")
     assert dict(DigestMemory(tmp_path / "file" / "memory").digests([tmp_path / "a"])) == {tmp_path / "a": expected(b"one")}
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_second_start_reads_nothing_unless_it_is_asked_to(
+    toy: Toy, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TSC_CACHE", str(tmp_path / "cache"))
+    path = write_artifact(toy, tmp_path / "toy.tsa")
+    files = sorted(file.name for file in path.rglob("*") if file.is_file() and file.name != "manifest.json")
+    command = ["generate", str(path), "-p", "a", "--max-tokens", "1"]
+    for options, expected_reads in (([], files), ([], []), (["--verify"], files)):
+        with monkeypatch.context() as patch:
+            patch.setenv(READ_AGAIN, "")  # so that what the command sets ends here
+            read.clear()
+            assert run([*command, *options]) == 0
+            assert sorted(read) == expected_reads
