@@ -240,12 +240,13 @@ void Scheduler::preempt(Entry& entry) {
   ++preemptions_;
 }
 
-// The rows of each group's block when the fullest needs `rows`: padded as steps of that size are.
+// The rows of each group's block when the fullest needs `rows`: padded as steps of that size are. Of the size without
+// padding: a step of one token would else be padded for the plan of four, and never run its own.
 std::int32_t Scheduler::block_for(std::int32_t rows) const {
   for (auto padding = paddings_.rbegin();; ++padding) {  // ends at the first: it is for 1 token and on
+    if (rows * limits_.num_rank_groups < padding->tokens) continue;
     const std::int32_t unit = padding->multiple / limits_.num_rank_groups;
-    const std::int32_t block = (rows + unit - 1) / unit * unit;
-    if (block * limits_.num_rank_groups >= padding->tokens) return block;
+    return (rows + unit - 1) / unit * unit;
   }
 }
 

@@ -66,6 +66,14 @@ def test_a_step_is_flat_arrays_of_exact_types() -> None:
         assert array.flags.c_contiguous
 
 
+@pytest.mark.parametrize(("prompt", "padded"), [(1, 1), (3, 3), (4, 4), (5, 8)])
+def test_a_step_is_padded_for_the_plan_of_its_own_size(prompt: int, padded: int) -> None:
+    """It was chosen by the padded size: one token came to four, and the plan for fewer never ran."""
+    core = scheduler(paddings=[(1, 1), (4, 4)])
+    core.submit(0, tokens(*range(prompt)), 2)
+    assert len(planned(core).ids) == padded
+
+
 @pytest.mark.parametrize(
     ("prompt", "max_new_tokens", "why"),
     [

@@ -221,9 +221,8 @@ class Traffic(RuleBasedStateMachine):
         block = len(plan.ids) // self.num_rank_groups
         fullest = max(sum(row // block == group for row in rows) for group in range(self.num_rank_groups))
         assert fullest <= self.most_rows
-        rounded = [-(-fullest // (m // self.num_rank_groups)) * m for _, m in self.paddings]
-        allowed = [tokens for tokens, (first, _) in zip(rounded, self.paddings, strict=True) if tokens >= first]
-        assert len(plan.ids) == allowed[-1]
+        multiple = [multiple for first, multiple in self.paddings if fullest * self.num_rank_groups >= first][-1]
+        assert len(plan.ids) == -(-fullest // (multiple // self.num_rank_groups)) * multiple
 
     @precondition(lambda self: self.calls)
     @rule()
