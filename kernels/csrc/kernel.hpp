@@ -9,6 +9,8 @@
 
 namespace tsk {
 
+class RankGroup;
+
 constexpr int max_operands = 8;
 constexpr int max_numbers = 12;
 
@@ -21,6 +23,7 @@ struct Call {
   double numbers[max_numbers] = {};  // attributes and coordinates
   const float* constants = nullptr;  // what was computed when the program was compiled
   std::int64_t num_constants = 0;
+  RankGroup* group = nullptr;    // of a collective: the ranks of its axis
   void* prepared = nullptr;      // what `prepare` has made
   std::byte* scratch = nullptr;  // as much as `scratch_bytes` asked for, shared by all workers, 64-byte aligned
 };
@@ -34,8 +37,9 @@ struct Kernel {
   Partition partition;
   void (*run)(const Call&, const Worker&);
   std::int64_t (*scratch_bytes)(const Call&, int num_workers) = nullptr;
-  // Called by one thread before each step that the call is part of, its operands filled: sets `prepared`.
+  // Called by one thread in each step that the call is part of, once its operands are filled: sets `prepared`.
   void (*prepare)(Call&) = nullptr;
+  int prepared_from = 0;  // the operand that `prepare` reads
 };
 
 // The kernels of each instruction set, all under the same names; null where the machine lacks it.

@@ -26,6 +26,8 @@ namespace tsk::TSK_ISA {
 #include "quantized_formats.hpp"
 #include "quantized_rows.hpp"
 #include "quantized.hpp"
+#include "reduce.hpp"
+#include "keys.hpp"
 // clang-format on
 
 constexpr Kernel kernels[] = {
@@ -37,7 +39,7 @@ constexpr Kernel kernels[] = {
     {"screened_rows", Partition::whole, screened_rows, screened_rows_scratch},
     {"max_index", Partition::whole, max_index_rows},
     {"rms_norm", Partition::rows, rms_norm_rows},
-    {"rope", Partition::rows, rope_rows, nullptr, prepare_rope},
+    {"rope", Partition::rows, rope_rows, nullptr, prepare_rope, 1},
     {"silu", Partition::rows, silu_rows},
     {"gelu", Partition::rows, gelu_rows},
     {"gelu_tanh", Partition::rows, gelu_tanh_rows},
@@ -77,6 +79,21 @@ constexpr Kernel kernels[] = {
     {"linear_q6_k", Partition::whole, linear_quantized<Q6_K>, quantized_scratch<Q6_K>},
     {"gated_q6_k", Partition::whole, gated_quantized<Q6_K>, quantized_scratch<Q6_K>},
     {"embedding_q6_k", Partition::rows, embedding_quantized<Q6_K>},
+    {"all_reduce", Partition::whole, all_reduce},
+    {"reduce_scatter", Partition::whole, reduce_scatter},
+    {"all_gather", Partition::whole, all_gather},
+    {"all_to_all", Partition::whole, all_to_all},
+    {"local_slice", Partition::whole, local_slice},
+    {"keep_first", Partition::whole, keep_first},
+    {"max_key", Partition::rows, max_key_rows},
+    {"top_keys", Partition::rows, top_keys_rows},
+    {"merge_keys", Partition::rows, merge_keys_rows},
+    {"key_index", Partition::rows, key_index_rows},
+    {"key_value", Partition::rows, key_value_rows},
+    {"row_max", Partition::rows, row_max_rows},
+    {"row_sum", Partition::rows, row_sum_rows},
+    {"exp_minus", Partition::rows, exp_minus_rows},
+    {"divide_rows", Partition::rows, divide_rows_of},
 };
 
 }  // namespace tsk::TSK_ISA

@@ -3,7 +3,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
+#include "collectives.hpp"
 #include "kernel.hpp"
 #include "moves.hpp"
 

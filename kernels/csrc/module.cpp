@@ -2,7 +2,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <system_error>
+
 #include "program.hpp"
+#include "shared_memory.hpp"
 
 namespace py = pybind11;
 
@@ -58,10 +61,10 @@ std::vector<Operand> operands_of(const std::vector<py::tuple>& given) {
 }
 
 void call(Team& team, const std::string& kernel, const std::vector<py::tuple>& operands, const py::tuple& out,
-          const std::vector<double>& numbers, const std::vector<float>& constants) {
+          const std::vector<double>& numbers, const std::vector<float>& constants, std::shared_ptr<RankGroup> group) {
   static thread_local const auto arena = std::make_shared<Arena>();  // its scratch memory serves the next call
   Program program(arena, 0, 0);
-  program.add(kernel, operands_of(operands), operand_of(out), numbers, constants);
+  program.add(kernel, operands_of(operands), operand_of(out), numbers, constants, std::move(group));
   const py::gil_scoped_release released;
   program.run(team, {});
 }
@@ -76,8 +79,28 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("use_isa", [](const std::string& name) { use_isa(name.c_str()); }, py::arg("name"));
   m.def("has_kernel", [](const std::string& name) { return find_kernel(name.c_str()) != nullptr; }, py::arg("name"));
   py::class_<Team>(m, "Team")
-      .def(py::init<int, const std::vector<int>&>(), py::arg("num_workers"), py::arg("cpus") = std::vector<int>{})
+      .def(py::init<int, const std::vector<int>&, int>(), py::arg("num_workers"), py::arg("cpus") = std::vector<int>{},
+           py::arg("spins") = patient_spins)
       .def_property_readonly("num_workers", &Team::num_workers);
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const std::system_error& error) {
+      py::set_error(PyExc_OSError, error.what());
+    }
+  });
+  py::class_<Segment, std::shared_ptr<Segment>>(m, "Segment")
+      .def_static("create", &Segment::create, py::arg("name"), py::arg("num_ranks"), py::arg("num_areas"))
+      .def_static("open", &Segment::open, py::arg("name"), py::arg("num_ranks"), py::arg("num_areas"), py::arg("rank"))
+      .def_static("unlink", &Segment::unlink, py::arg("name"))
+      .def("has", &Segment::has, py::arg("rank"))
+      .def("leave", &Segment::leave);
+  py::class_<RankGroup, std::shared_ptr<RankGroup>>(m, "RankGroup")
+      .def(py::init<>())
+      .def(py::init<std::shared_ptr<Segment>, int, const std::vector<int>&, int, int, double>(), py::arg("segment"),
+           py::arg("area"), py::arg("members"), py::arg("rank"), py::arg("spins"), py::arg("timeout_seconds"))
+      .def_property_readonly("rank", &RankGroup::rank)
+      .def_property_readonly("size", &RankGroup::size);
   py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena").def(py::init<>());
   py::class_<Program>(m, "Program")
       .def(py::init<std::shared_ptr<Arena>, std::int64_t, std::int64_t>(), py::arg("arena"), py::arg("token_bytes"),
@@ -85,10 +108,12 @@ PYBIND11_MODULE(_cpu, m) {
       .def(
           "add",
           [](Program& program, const std::string& kernel, const std::vector<py::tuple>& operands, const py::tuple& out,
-             const std::vector<double>& numbers, const std::vector<float>& constants) {
-            program.add(kernel, operands_of(operands), operand_of(out), numbers, constants);
+             const std::vector<double>& numbers, const std::vector<float>& constants,
+             std::shared_ptr<RankGroup> group) {
+            program.add(kernel, operands_of(operands), operand_of(out), numbers, constants, std::move(group));
           },
-          py::arg("kernel"), py::arg("operands"), py::arg("out"), py::arg("numbers"), py::arg("constants"))
+          py::arg("kernel"), py::arg("operands"), py::arg("out"), py::arg("numbers"), py::arg("constants"),
+          py::arg("group") = nullptr)
       .def(
           "run",
           [](Program& program, Team& team, std::int64_t T, std::int64_t S, std::int64_t P) {
@@ -117,5 +142,5 @@ PYBIND11_MODULE(_cpu, m) {
       .def_property_readonly("num_calls", &Program::num_calls)
       .def_property_readonly("num_barriers", &Program::num_barriers);
   m.def("call", &call, py::arg("team"), py::arg("kernel"), py::arg("operands"), py::arg("out"), py::arg("numbers"),
-        py::arg("constants"));
+        py::arg("constants"), py::arg("group") = nullptr);
 }

@@ -9,21 +9,6 @@
 namespace tsk {
 namespace {
 
-std::int64_t element_bytes(DType dtype) {
-  switch (dtype) {
-    case DType::bf16:
-      return 2;
-    case DType::i64:
-      return 8;
-    case DType::u8:
-      return 1;
-    case DType::f32:
-    case DType::i32:
-      return 4;
-  }
-  return 0;
-}
-
 // A row's vectors one after the other; `to` is contiguous.
 void copy_row(const Tensor& from, std::int64_t row, std::byte* to) {
   const std::int64_t bytes = from.width() * element_bytes(from.dtype);

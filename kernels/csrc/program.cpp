@@ -4,13 +4,16 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "shared_memory.hpp"
+
 namespace tsk {
 
 Program::Program(std::shared_ptr<Arena> arena, std::int64_t token_bytes, std::int64_t sequence_bytes)
     : arena_(std::move(arena)), token_bytes_(token_bytes), sequence_bytes_(sequence_bytes) {}
 
 void Program::add(const std::string& kernel, const std::vector<Operand>& operands, const Operand& out,
-                  const std::vector<double>& numbers, const std::vector<float>& constants) {
+                  const std::vector<double>& numbers, const std::vector<float>& constants,
+                  std::shared_ptr<RankGroup> group) {
   const Kernel* found = find_kernel(kernel.c_str());
   if (!found) throw std::invalid_argument("no kernel `" + kernel + "` for the instruction set in use");
   if (operands.size() > max_operands || numbers.size() > max_numbers)
@@ -19,8 +22,10 @@ void Program::add(const std::string& kernel, const std::vector<Operand>& operand
     if (operand.sizes.size() > max_dims || operand.sizes.size() != operand.strides.size())
       throw std::invalid_argument("kernel `" + kernel +
                                   "` is given an operand of too many dimensions, or with other strides than sizes");
-  Step step{found, operands, out, numbers, constants, Barrier::none};
+  Step step{found, operands, out, numbers, constants, std::move(group), Barrier::none, false};
+  step.prepared_late = found->prepare && operands.at(found->prepared_from).space != Space::fixed;
   step.barrier_before = barrier_for(step);
+  if (step.prepared_late) step.barrier_before = Barrier::always;
   if (step.barrier_before != Barrier::none) accesses_.clear();
   for (const Operand& operand : operands) note(operand, false);
   note(out, true);
@@ -94,6 +99,7 @@ void Program::resolve_all(int num_workers) {
     std::copy(step.numbers.begin(), step.numbers.end(), call.numbers);
     call.constants = step.constants.data();
     call.num_constants = static_cast<std::int64_t>(step.constants.size());
+    call.group = step.group.get();
     if (step.kernel->scratch_bytes) scratch = std::max(scratch, step.kernel->scratch_bytes(call, num_workers));
   }
   arena_->scratch.reserve(scratch);
@@ -113,26 +119,42 @@ void Program::prepare(Team& team, StepSizes sizes) {
     resolved_for_ = addresses();
   }
   for (std::size_t i = 0; i < steps_.size(); ++i)
-    if (steps_[i].kernel->prepare) steps_[i].kernel->prepare(calls_[i]);
+    if (steps_[i].kernel->prepare && !steps_[i].prepared_late) steps_[i].kernel->prepare(calls_[i]);
 }
 
 void Program::run(Team& team, StepSizes sizes) {
   prepare(team, sizes);
   team.run(work, this);
+  check_groups();
 }
 
 std::vector<double> Program::measure(Team& team, StepSizes sizes) {
   prepare(team, sizes);
   seconds_.assign(steps_.size(), 0);
   team.run(measured_work, this);
+  check_groups();
   return seconds_;
 }
 
+// A step whose ranks have parted runs to its end, on zeros, since the workers of a team wait for each other.
+void Program::check_groups() const {
+  for (const Step& step : steps_)
+    if (step.group && step.group->failed()) throw std::runtime_error(step.group->failure());
+}
+
+// What comes before a call: the wait for the other workers, and what it has prepared of what this step has computed.
+void Program::enter(std::size_t i, Barrier most_left_out, const Worker& worker) {
+  if (steps_[i].barrier_before > most_left_out) worker.barrier();
+  if (!steps_[i].prepared_late) return;
+  if (worker.index == 0) steps_[i].kernel->prepare(calls_[i]);
+  worker.barrier();
+}
+
 void Program::work(void* self, const Worker& worker) {
-  const auto& program = *static_cast<const Program*>(self);
+  auto& program = *static_cast<Program*>(self);
   const Barrier most_left_out = program.sizes_.T > 1 ? Barrier::none : Barrier::between_rows;
   for (std::size_t i = 0; i < program.steps_.size(); ++i) {
-    if (program.steps_[i].barrier_before > most_left_out) worker.barrier();
+    program.enter(i, most_left_out, worker);
     program.steps_[i].kernel->run(program.calls_[i], worker);
   }
 }
@@ -142,7 +164,7 @@ void Program::measured_work(void* self, const Worker& worker) {
   const Barrier most_left_out = program.sizes_.T > 1 ? Barrier::none : Barrier::between_rows;
   auto before = std::chrono::steady_clock::now();
   for (std::size_t i = 0; i < program.steps_.size(); ++i) {
-    if (program.steps_[i].barrier_before > most_left_out) worker.barrier();
+    program.enter(i, most_left_out, worker);
     program.steps_[i].kernel->run(program.calls_[i], worker);
     if (worker.index != 0) continue;
     const auto now = std::chrono::steady_clock::now();
@@ -152,8 +174,10 @@ void Program::measured_work(void* self, const Worker& worker) {
 }
 
 int Program::num_barriers() const {
-  return static_cast<int>(std::count_if(steps_.begin(), steps_.end(),
-                                        [](const Step& step) { return step.barrier_before != Barrier::none; }));
+  return static_cast<int>(
+      std::count_if(steps_.begin(), steps_.end(),
+                    [](const Step& step) { return step.barrier_before != Barrier::none; }) +
+      std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.prepared_late; }));
 }
 
 }  // namespace tsk

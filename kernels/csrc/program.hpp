@@ -63,9 +63,12 @@ class Program {
   // The arena's bytes per token and per sequence.
   Program(std::shared_ptr<Arena> arena, std::int64_t token_bytes, std::int64_t sequence_bytes);
 
-  // Throws std::invalid_argument for a kernel that the instruction set in use lacks, or too many operands or numbers.
+  // group: of a collective. Throws std::invalid_argument for a kernel that the instruction set in use lacks, or too
+  // many operands or numbers.
   void add(const std::string& kernel, const std::vector<Operand>& operands, const Operand& out,
-           const std::vector<double>& numbers, const std::vector<float>& constants);
+           const std::vector<double>& numbers, const std::vector<float>& constants,
+           std::shared_ptr<RankGroup> group = nullptr);
+  // Throws std::runtime_error when a rank of a group ended meanwhile.
   void run(Team& team, StepSizes sizes);
   // Runs it, and says how many seconds each call took the first worker, with the wait before it.
   std::vector<double> measure(Team& team, StepSizes sizes);
@@ -82,7 +85,9 @@ class Program {
     Operand out;
     std::vector<double> numbers;
     std::vector<float> constants;
+    std::shared_ptr<RankGroup> group;
     Barrier barrier_before;
+    bool prepared_late;  // from what the program computes
   };
   // Bytes per row that were touched since the last barrier.
   struct Access {
@@ -96,6 +101,8 @@ class Program {
   Tensor resolve(const Operand& operand) const;
   void resolve_all(int num_workers);
   void prepare(Team& team, StepSizes sizes);
+  void check_groups() const;
+  void enter(std::size_t call, Barrier most_left_out, const Worker& worker);
   static void work(void* self, const Worker& worker);
   static void measured_work(void* self, const Worker& worker);
 

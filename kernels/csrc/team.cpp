@@ -5,26 +5,16 @@
 
 #include <stdexcept>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "wait.hpp"
 
 namespace tsk {
 namespace {
 
 // Between two kernels of a step a wait is microseconds; between two steps it may be hours.
-constexpr int spins = 20000;
-
-void pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
-}
-
-void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old, int spins) {
   for (int i = 0; i < spins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
-    pause();
+    spin_pause();
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
@@ -39,7 +29,7 @@ void bind(std::thread& thread, int cpu) {
 
 }  // namespace
 
-Team::Team(int num_workers, const std::vector<int>& cpus) : num_workers_(num_workers) {
+Team::Team(int num_workers, const std::vector<int>& cpus, int spins) : num_workers_(num_workers), spins_(spins) {
   if (num_workers < 1) throw std::invalid_argument("a team has at least one worker");
   for (int i = 1; i < num_workers; ++i) {
     threads_.emplace_back(&Team::serve, this, i);
@@ -68,7 +58,7 @@ void Team::run(void (*job)(void*, const Worker&), void* context) {
 void Team::serve(int index) {
   std::uint32_t seen = 0;
   for (;;) {
-    wait_while(started_, seen);
+    wait_while(started_, seen, spins_);
     ++seen;
     if (over_) return;
     job_(context_, {index, num_workers_, this});
@@ -84,7 +74,7 @@ void Team::barrier() {
     passed_.fetch_add(1, std::memory_order_release);
     passed_.notify_all();
   } else {
-    wait_while(passed_, round);
+    wait_while(passed_, round, spins_);
   }
 }
 

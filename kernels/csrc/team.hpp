@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tensor.hpp"
+#include "wait.hpp"
 
 namespace tsk {
 
@@ -26,8 +27,9 @@ struct Worker {
 
 class Team {
  public:
-  // cpus: the processor that each worker but the first is bound to, or empty.
-  Team(int num_workers, const std::vector<int>& cpus);
+  // cpus: the processor that each worker but the first is bound to, or empty. spins: how often who waits looks before
+  // it parks.
+  Team(int num_workers, const std::vector<int>& cpus, int spins = patient_spins);
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
@@ -40,7 +42,7 @@ class Team {
  private:
   void serve(int index);
 
-  const int num_workers_;
+  const int num_workers_, spins_;
   void (*job_)(void*, const Worker&) = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<std::uint32_t> started_{0};

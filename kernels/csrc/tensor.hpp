@@ -13,6 +13,21 @@ namespace tsk {
 
 enum class DType : std::uint8_t { f32, bf16, i32, i64, u8 };
 
+TSK_INLINE std::int64_t element_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::bf16:
+      return 2;
+    case DType::i64:
+      return 8;
+    case DType::u8:
+      return 1;
+    case DType::f32:
+    case DType::i32:
+      return 4;
+  }
+  return 0;
+}
+
 struct bf16 {
   std::uint16_t bits;
 };

@@ -22,9 +22,14 @@ _TIMEOUT: Final = timedelta(minutes=10)
 
 
 def connect(sizes: Mapping[str, int], rank: int, init_method: str, *, timeout: timedelta = _TIMEOUT) -> MeshCommunicator:
-    """Join the process group (`file://PATH` or `tcp://HOST:PORT`) and give this rank's mesh. Blocks until all ranks are there."""
-    distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=num_ranks(sizes), timeout=timeout)
+    """Join the process group and give this rank's mesh. Blocks until all ranks are there."""
+    join(num_ranks(sizes), rank, init_method, timeout=timeout)
     return mesh(sizes)
+
+
+def join(ranks: int, rank: int, init_method: str, *, timeout: timedelta = _TIMEOUT) -> None:
+    """Make the default process group (`file://PATH`, `tcp://HOST:PORT` or `env://`). Blocks until all ranks are there."""
+    distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=ranks, timeout=timeout)
 
 
 def mesh(sizes: Mapping[str, int]) -> MeshCommunicator:

@@ -18,6 +18,8 @@ SIMD_PANELS: Final = "simd_panels"
 TARGET: Final = cpu("avx2", "fma", "f16c")
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh")
 """In the order of `Activation` in linear.hpp."""
+REDUCTIONS: Final = ("sum", "max")
+"""In the order of `Reduction` in collectives.hpp."""
 
 Numbers = Callable[[Mapping[str, Any]], Sequence[float]]
 """What a kernel takes as numbers, of the attributes and coordinates by name."""
@@ -35,10 +37,16 @@ def _gated_numbers(given: Mapping[str, Any]) -> Sequence[float]:
     return [float(ACTIVATIONS.index(given["activation"]))]
 
 
+def _reduction_number(given: Mapping[str, Any]) -> Sequence[float]:
+    return [float(REDUCTIONS.index(given["reduction"]))]
+
+
 @dataclass(frozen=True, slots=True)
 class SimdKernel:
     """A kernel of an op by the registry's name. symbol: its name in C++; layouts: of operands that are not stored by rows; coordinates:
-    names of the arguments that are numbers of the rank; cost: None for that of the op's reference."""
+    names of the arguments that are numbers of the rank; cost: None for that of the op's reference; collective: it is given the group of
+    ranks of its `axis`; mixes: its operands may be of several
+    float types, or of none."""
 
     op: str
     name: str
@@ -47,6 +55,8 @@ class SimdKernel:
     layouts: Mapping[int, str] = field(default_factory=dict)
     coordinates: tuple[str, ...] = ("shard",)
     cost: Cost | None = None
+    collective: bool = False
+    mixes: bool = False
 
 
 def _quantized(name: str) -> tuple[SimdKernel, ...]:
@@ -55,6 +65,10 @@ def _quantized(name: str) -> tuple[SimdKernel, ...]:
         SimdKernel("ts::gated_linear", f"simd_{name}", f"gated_{name}", _gated_numbers, {1: f"gated_{name}"}),
         SimdKernel("ts::embedding", f"simd_{name}", f"embedding_{name}", _named("shard"), {1: name}),
     )
+
+
+def _collective(symbol: str, numbers: Numbers = lambda given: ()) -> SimdKernel:
+    return SimdKernel(f"ts::{symbol}", SIMD, symbol, numbers, coordinates=(), collective=True, mixes=True)
 
 
 _KERNELS: Final = (
@@ -78,6 +92,21 @@ _KERNELS: Final = (
     SimdKernel("ts::cache_append", SIMD, "cache_append"),
     SimdKernel("ts::latent_append", SIMD, "latent_append"),
     *(kernel for name in QUANTIZED for kernel in _quantized(name)),
+    _collective("all_reduce", _reduction_number),
+    _collective("reduce_scatter", _named("dim")),
+    _collective("all_gather", _named("dim")),
+    _collective("all_to_all", _named("split_dim", "concat_dim")),
+    _collective("local_slice", _named("dim")),
+    _collective("keep_first"),
+    SimdKernel("ts::max_key", SIMD, "max_key", _named("shard")),
+    SimdKernel("ts::top_keys", SIMD, "top_keys", _named("shard", "k", "width")),
+    SimdKernel("ts::merge_keys", SIMD, "merge_keys", mixes=True),
+    SimdKernel("ts::key_index", SIMD, "key_index", mixes=True),
+    SimdKernel("ts::key_value", SIMD, "key_value", mixes=True),
+    SimdKernel("ts::row_max", SIMD, "row_max"),
+    SimdKernel("ts::row_sum", SIMD, "row_sum"),
+    SimdKernel("ts::exp_minus", SIMD, "exp_minus", mixes=True),
+    SimdKernel("ts::divide_rows", SIMD, "divide_rows"),
 )
 TABLE: Final[Mapping[tuple[str, str], SimdKernel]] = {(k.op, k.name): k for k in _KERNELS}
 

@@ -101,9 +101,21 @@ def _register() -> None:
             continue
         op = op_named(kernel.op)
         [reference] = [k for k in kernels(kernel.op) if k.name == "reference"]
+        # Of torch tensors, a collective is what the communicator makes of it, which may reach ranks of other hosts.
+        function = reference.function if kernel.collective else _function(kernel)
         cost = _without_launch(kernel.cost or reference.cost)
         constants = _CONSTANTS.get(kernel.symbol)
-        facts = (kernel.op, kernel.name, op.kind, _function(kernel), TARGET, ("f32", "bf16"), one_float_type, cost, __file__)
+        facts = (
+            kernel.op,
+            kernel.name,
+            op.kind,
+            function,
+            TARGET,
+            ("f32", "bf16"),
+            None if kernel.mixes else one_float_type,
+            cost,
+            __file__,
+        )
         add_kernel(Kernel(*facts, kernel.layouts, constants))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from math import prod
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tskernels.dtypes import size_bytes
 from tskernels.mesh_axes import group_members
@@ -22,6 +22,9 @@ from tsrun.step import Step
 from tsrun.step_inputs import StepInputs, table_columns
 from tsrun.weights import Weights
 
+if TYPE_CHECKING:
+    from tskernels.shared_memory import SharedMemory
+
 
 class Programs(Protocol):
     """The plans of a program, bound."""
@@ -33,11 +36,22 @@ class Programs(Protocol):
 class Executor:
     """One rank's part of the model. `run` is the token loop: refill the inputs, run the plan for so many tokens.
 
-    The output of `run` lies in the arena: it is valid until the next run. needs_torch: some of its kernels are not in C++. screen: steps
-    will keep few logits, so that of a screened head only a few rows are read.
+    The output of `run` lies in the arena: it is valid until the next run. memory: what the ranks share, where they do; screen: steps will
+    keep few logits, so that of a screened head only a few rows are read; needs_torch: some of its kernels are not in C++, or its
+    collectives have no such memory.
     """
 
-    def __init__(self, artifact: Artifact, program: Program, rank: int, limits: Limits, threads: int, *, screen: bool = True) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        program: Program,
+        rank: int,
+        limits: Limits,
+        threads: int,
+        memory: SharedMemory | None = None,
+        *,
+        screen: bool = True,
+    ) -> None:
         self._program = program
         self._inputs = StepInputs(limits)
         self._limits = limits
@@ -47,7 +61,7 @@ class Executor:
         binder = Binder(program, weights, caches, _coordinates(artifact, program, rank), self._inputs.places())
         plans = [binder.bind(plan) for plan in program.plans]
         file = artifact.file(PROGRAM)
-        self.needs_torch = not all(can_run(bound.calls) for bound in plans)
+        self.needs_torch = not all(can_run(bound.calls, memory) for bound in plans)
         self.programs: Programs
         if self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
@@ -55,7 +69,7 @@ class Executor:
             most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_sequences}
             self.programs = TorchPrograms(program, plans, file, threads, most)
         else:
-            self.programs = SimdPrograms(plans, file, threads, limits.max_sequences)
+            self.programs = SimdPrograms(plans, file, threads, limits.max_sequences, memory)
 
     def run(self, step: Step) -> Output:
         """Run one step; the result is the program's output."""

@@ -1,24 +1,29 @@
-"""The ranks as one torch.distributed group over gloo: how it is joined, and the control messages from rank 0 to the others."""
+"""The ranks as one torch.distributed group over gloo: how it is joined, what carries collectives, and the control messages from rank 0."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
 import torch.distributed as dist
 
-from tskernels import gloo
-from tskernels.communicator import MeshCommunicator, use
+from tskernels import gloo, simd
+from tskernels.communicator import MeshCommunicator, num_ranks, use
 from tsrun.errors import MachineError, UsageError
 from tsrun.limits import Limits
 from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
+
+if TYPE_CHECKING:
+    from tskernels.shared_memory import SharedMemory
 
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _IDLE_TIMEOUT = timedelta(days=365)  # a rank waits for its next step as long as nobody asks for anything
@@ -30,15 +35,61 @@ class Opcode(IntEnum):
     RUN = 1
 
 
-def join(axes: Iterable[tuple[str, int]], rank: int, store_file: Path | None) -> MeshCommunicator:
-    """Join the group and give this rank's mesh. Without a store file the launcher's environment says where the ranks meet."""
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A rank in its group. memory: what carries its collectives, where all ranks are on one host; else gloo does."""
+
+    mesh: MeshCommunicator
+    memory: SharedMemory | None
+
+    def leave(self) -> None:
+        if self.memory is not None:
+            self.memory.leave()
+        leave()
+
+
+def join(sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Sequence[str], threads: int) -> Joined:
+    """Join the group. Without a store file the launcher's environment says where the ranks meet. axes: of the program's collectives."""
     if dist.is_initialized():
         raise UsageError("ranks", "this process is in a torch.distributed group already", "leave it first, or use a process of its own")
     # Without a launcher all ranks are on this machine: nothing need listen anywhere else, and no name need resolve.
     if store_file is not None and "lo" in {name for _, name in socket.if_nameindex()}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     meeting = "env://" if store_file is None else f"file://{store_file}"
-    return gloo.connect(dict(axes), rank, meeting, timeout=_JOIN_TIMEOUT)
+    gloo.join(num_ranks(sizes), rank, meeting, timeout=_JOIN_TIMEOUT)
+    memory = _share_memory(sizes, rank, axes, threads)
+    return Joined(gloo.mesh(sizes) if memory is None else memory.mesh(), memory)
+
+
+def _share_memory(sizes: Mapping[str, int], rank: int, axes: Sequence[str], threads: int) -> SharedMemory | None:
+    """Memory that every rank has open. None where one can not: ranks on several hosts, no room for it, no kernels in C++."""
+    token = torch.frombuffer(bytearray(os.urandom(16)), dtype=torch.uint8)
+
+    def opened() -> SharedMemory | None:
+        if not axes or not simd.is_available():
+            return None
+        from tskernels.shared_memory import SharedMemory  # late: it needs the kernels
+
+        try:
+            return SharedMemory(sizes, rank, axes, _name(token), threads=threads, timeout_seconds=_JOIN_TIMEOUT.total_seconds())
+        except OSError:
+            return None
+
+    memory = opened() if rank == 0 else None
+    try:
+        dist.broadcast(token, src=0)
+        if rank != 0:
+            memory = opened()
+        everyone = torch.tensor([int(memory is not None)])
+        dist.all_reduce(everyone, dist.ReduceOp.MIN)
+    finally:
+        if rank == 0 and memory is not None:
+            memory.unlink()
+    return memory if everyone.item() else None
+
+
+def _name(token: torch.Tensor) -> str:
+    return f"/tsrun-{token.numpy().tobytes().hex()}"
 
 
 def share_limits(limits: Limits | None) -> Limits:
@@ -100,9 +151,9 @@ class Control:
 class Group:
     """Rank 0's end of the group: what it says to the other ranks."""
 
-    def __init__(self, axes: Iterable[tuple[str, int]], store_file: Path | None, limits: Limits) -> None:
+    def __init__(self, sizes: Mapping[str, int], store_file: Path | None, axes: Sequence[str], threads: int, limits: Limits) -> None:
         try:
-            self._mesh = join(axes, 0, store_file)
+            self._joined = join(sizes, 0, store_file, axes, threads)
             share_limits(limits)
             self._control = Control()
         except BaseException:
@@ -113,14 +164,19 @@ class Group:
     def running(self, step: Step) -> Iterator[None]:
         """Tell the other ranks to run a step, and be among them."""
         self._control.send(Opcode.RUN, step)
-        with use(self._mesh):
+        with use(self._joined.mesh):
             yield
+
+    @property
+    def memory(self) -> SharedMemory | None:
+        """What the ranks share, where collectives go through it."""
+        return self._joined.memory
 
     def stop(self) -> None:
         self._control.send(Opcode.STOP)
 
     def leave(self) -> None:
-        leave()
+        self._joined.leave()
 
 
 def leave() -> None:

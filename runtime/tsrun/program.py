@@ -148,6 +148,12 @@ class Program(msgspec.Struct, frozen=True):
         """Of its caches, in rising order: the caches of each share pages and block tables, as those without a window do."""
         return tuple(sorted({cache.window for cache in self.caches} - {0}))
 
+    @property
+    def collective_axes(self) -> tuple[str, ...]:
+        """That its collectives name, in the order in which they first do."""
+        nodes = (node for graph in self.graphs.values() for node in graph.nodes if isinstance(node, Node))
+        return tuple(dict.fromkeys(str(node.attrs["axis"]) for node in nodes if "axis" in node.attrs))
+
     def largest_frame(self, region: Region) -> int:
         return max(plan.frame.of(region) for plan in self.plans)
 

@@ -111,8 +111,9 @@ class Ranks:
                 self._expect("verified")
                 from tsrun.process_group import Group  # late: one rank alone has no use for torch.distributed
 
-                self._group = Group(manifest.axes, self._store_file, self.limits)
-            self._executor = Executor(self.artifact, program, 0, self.limits, share, screen=options.screen)
+                self._group = Group(dict(manifest.axes), self._store_file, program.collective_axes, share, self.limits)
+            memory = None if self._group is None else self._group.memory
+            self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen)
             if options.depth > 1:
                 self._thread = ThreadPoolExecutor(1, "tsrun-step")
             self._expect("bound")

@@ -17,20 +17,26 @@ from tsrun.places import Place, fixed, value
 
 if TYPE_CHECKING:
     from tskernels import _cpu
+    from tskernels.shared_memory import SharedMemory
 
 
-def can_run(calls: Sequence[BoundCall]) -> bool:
-    """Whether every kernel of a program is one of these, and they run here."""
-    return simd.is_available() and all(call.op == COPY or (call.op, call.kernel) in simd.TABLE for call in calls)
+def can_run(calls: Sequence[BoundCall], memory: SharedMemory | None) -> bool:
+    """Whether every kernel of a program is one of these, they run here, and collectives have memory that the ranks share."""
+    if not simd.is_available():
+        return False
+    kernels = [simd.TABLE.get((call.op, call.kernel)) for call in calls if call.op != COPY]
+    return all(kernel is not None and (memory is not None or not kernel.collective) for kernel in kernels)
 
 
 class SimdPrograms:
     """The plans of a program, which take turns in one arena. Where a program gives logits, its last call finds the largest."""
 
-    def __init__(self, plans: Sequence[BoundPlan], file: Path, threads: int, max_sequences: int) -> None:
+    def __init__(
+        self, plans: Sequence[BoundPlan], file: Path, threads: int, max_sequences: int, memory: SharedMemory | None = None
+    ) -> None:
         from tskernels import _cpu
 
-        self._team = _cpu.Team(threads)
+        self._team = _cpu.Team(threads) if memory is None else _cpu.Team(threads, spins=memory.spins)
         self._plans = plans
         self._largest = np.zeros(max_sequences, dtype=np.int32)
         arena = _cpu.Arena()
@@ -39,7 +45,7 @@ class SimdPrograms:
             program = _cpu.Program(arena, bound.plan.frame.T, bound.plan.frame.S)
             for call in bound.calls:
                 try:
-                    _add(program, call)
+                    _add(program, call, memory)
                 except (ValueError, KeyError) as error:
                     raise ArtifactError(str(file), f"{call.op} can not be bound ({error})", "compile the artifact again") from None
             if bound.output.dtype in FLOATS:
@@ -62,7 +68,7 @@ class SimdPrograms:
         return Output(program.address(output.operand), output.dtype, tuple(value(n, sizes) for n in output.shape), largest)
 
 
-def _add(program: _cpu.Program, call: BoundCall) -> None:
+def _add(program: _cpu.Program, call: BoundCall, memory: SharedMemory | None) -> None:
     tensors = [arg.operand for arg in call.args if isinstance(arg, Place)]
     if call.op == COPY:
         program.add("copy", tensors, call.out.operand, [], [])
@@ -70,4 +76,5 @@ def _add(program: _cpu.Program, call: BoundCall) -> None:
     kernel = simd.TABLE[call.op, call.kernel]
     coordinates = dict(zip(kernel.coordinates, (arg for arg in call.args if not isinstance(arg, Place)), strict=False))
     numbers = kernel.numbers(coordinates | dict(call.attrs))
-    program.add(kernel.symbol, tensors, call.out.operand, list(numbers), list(call.constants))
+    group = memory.group(str(call.attrs["axis"])) if kernel.collective and memory is not None else None
+    program.add(kernel.symbol, tensors, call.out.operand, list(numbers), list(call.constants), group)

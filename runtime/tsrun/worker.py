@@ -25,22 +25,22 @@ def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached:
     from tsrun.artifact import PROGRAM, open_artifact
     from tsrun.cache_root import files_read_before
     from tsrun.executor import Executor
-    from tsrun.process_group import Control, join, leave, share_limits
+    from tsrun.process_group import Control, join, share_limits
     from tsrun.program import read_program
 
     artifact = open_artifact(path, rank=rank, memory=files_read_before())
     artifact.require_weights()
     program = read_program(artifact.file(PROGRAM))
     reached("verified")
-    mesh = join(artifact.manifest.axes, rank, store_file)
+    joined = join(dict(artifact.manifest.axes), rank, store_file, program.collective_axes, threads)
     limits = share_limits(None)
     control = Control()
-    executor = Executor(artifact, program, rank, limits, threads)
+    executor = Executor(artifact, program, rank, limits, threads, joined.memory)
     reached("bound")
-    with use(mesh):
+    with use(joined.mesh):
         while (step := control.receive()) is not None:
             executor.run(step)
-    leave()
+    joined.leave()
 
 
 def serve_launched(path: Path, threads: int | None) -> None:

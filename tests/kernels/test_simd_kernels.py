@@ -28,8 +28,15 @@ ISAS = [
     pytest.param(isa, marks=pytest.mark.skipif(not _cpu.has_isa(isa), reason=f"needs {isa}")) for isa in ("avx512_bf16", "avx512", "avx2")
 ]
 TEAMS = {workers: _cpu.Team(workers) for workers in (1, 2)}
-ELSEWHERE = {("ts::attention", SIMD), ("ts::latent_attention", SIMD)}
-"""Tested in test_simd_attention.py."""
+ELSEWHERE = {
+    (f"ts::{name}", SIMD)
+    for name in (
+        *("attention", "latent_attention"),  # test_simd_attention.py
+        *("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "local_slice", "keep_first"),  # test_shared_memory.py
+        *("max_key", "top_keys", "merge_keys", "key_index", "key_value"),  # test_simd_rows.py
+        *("row_max", "row_sum", "exp_minus", "divide_rows"),
+    )
+}
 HERE = {
     *product(("ts::linear",), (SIMD, SIMD_PANELS)),
     ("ts::gated_linear", SIMD_PANELS),

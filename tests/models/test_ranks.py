@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import resource
+import signal
 import statistics
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.models.running import Trace, compiled, reference_logits, run, run_for_tokens
 from tests.models.tiny import BY_NAME, TinyModels, prompt
 
+from tskernels import simd
 from tsrun.engine import Engine
-from tsrun.errors import RequestError
+from tsrun.errors import RankError, RequestError
 from tsrun.generation import GenerationRequest
 from tsrun.limits import LimitOptions
+from tsrun.output import Output
 from tsrun.program import Plan, Program, read_program
 from tsrun.sampler import Sampling
+from tsrun.simd_program import SimdPrograms
 
 DENSE = ["llama", "qwen3", "gemma3"]
 MIXTURES = ["qwen3_moe", "deepseek_v3"]
@@ -107,6 +115,73 @@ def test_ranks_that_share_out_the_tokens_make_the_tokens_of_one(tp: int, tiny: T
     options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=23)
     assert read_program(path / "program.json").paddings[0] == (1, tp)
     assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == [trace.tokens for trace in traces("llama", 1, "f32")]
+
+
+@pytest.fixture
+def steps_in_cpp(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The plans of the steps that rank 0 runs as programs in C++."""
+    found: list[int] = []
+    run_program = SimdPrograms.run
+
+    def spying(self: SimdPrograms, plan: int, T: int, S: int, P: int) -> Output:
+        found.append(plan)
+        return run_program(self, plan, T, S, P)
+
+    monkeypatch.setattr(SimdPrograms, "run", spying)
+    return found
+
+
+@pytest.fixture
+def no_shared_memory() -> Iterator[None]:
+    """No file may be as large as a segment is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def segments() -> list[str]:
+    return [name for name in os.listdir("/dev/shm") if name.startswith("tsrun-")]
+
+
+def run_dense(tiny: TinyModels, name: str, tp: int) -> list[list[int]]:
+    options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24)
+    return [trace.tokens for trace in run(tiny.artifact(BY_NAME[name], tp=tp, dtype="f32"), PROMPTS, TOKENS, options, chunks=False)]
+
+
+@pytest.mark.skipif(not simd.is_available(), reason="needs the native kernels")
+@pytest.mark.parametrize("name", DENSE)
+def test_ranks_of_a_host_run_programs_in_cpp(name: str, tiny: TinyModels, traces: Run, steps_in_cpp: list[int]) -> None:
+    before, expected = segments(), [trace.tokens for trace in traces(name, 1, "f32")]
+    steps_in_cpp.clear()
+    assert run_dense(tiny, name, 2) == expected
+    assert len(steps_in_cpp) > TOKENS
+    assert segments() == before
+
+
+@pytest.mark.usefixtures("no_shared_memory")
+def test_ranks_without_shared_memory_make_the_same_tokens_over_gloo(tiny: TinyModels, traces: Run, steps_in_cpp: list[int]) -> None:
+    expected = [trace.tokens for trace in traces("llama", 1, "f32")]
+    steps_in_cpp.clear()
+    assert run_dense(tiny, "llama", 2) == expected
+    assert not steps_in_cpp
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_rank_that_is_killed_within_a_step_is_told_in_one_line_and_leaves_nothing(depth: int, tiny: TinyModels) -> None:
+    before = segments()
+    with Engine(tiny.artifact(BY_NAME["llama"], tp=4), LimitOptions(num_pages=64, page_size=8, depth=depth)) as engine:
+        engine.submit(GenerationRequest([1, 2, 3], TOKENS, ignore_eos=True))
+        engine.step()
+        victim = engine.worker_pids()[1]
+        os.kill(victim, signal.SIGSTOP)  # so that the others are waiting for it, in a collective
+        threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
+        begin = time.monotonic()
+        with pytest.raises(RankError, match=r"^rank 2: its process ended while the engine needed it \(killed by SIGKILL\)") as caught:
+            list(engine.events())
+        assert "\n" not in caught.value.line
+        assert time.monotonic() - begin < 10.0
+    assert segments() == before
 
 
 LINKS = "launch_us = 0.01\nhop_us = 0.01\ngb_per_s = 100.0\nmemory_gb_per_s = 1.0\ntflops = 1.0\n"
