@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
 from tsrun.cache_root import files_read_before
-from tsrun.errors import RankError, TsrunError, UsageError
+from tsrun.errors import RankError, UsageError
 from tsrun.executor import Executor
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
@@ -117,11 +117,13 @@ class Ranks:
             if options.depth > 1:
                 self._thread = ThreadPoolExecutor(1, "tsrun-step")
             self._expect("bound")
-        except BaseException as error:
+        except RuntimeError as error:  # of a group that another rank has left meanwhile: its own words say more
+            explained = self._explained(error)
             self._abandon()
-            if isinstance(error, TsrunError) or not isinstance(error, Exception):
-                raise
-            raise self._explained(error) from error
+            raise explained from error
+        except BaseException:
+            self._abandon()
+            raise
 
     def start(self, step: Step) -> None:
         """Begin a step on every rank. The result of the one before is no longer valid."""
