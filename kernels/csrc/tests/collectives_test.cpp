@@ -67,9 +67,14 @@ TEST("a step whose ranks part runs to its end, and then says who has ended") {
       program.add("all_gather", {vector_of(x)}, vector_of(all), {0}, {}, group);
       program.add("all_reduce", {vector_of(x)}, vector_of(x), {0}, {}, group);
       Team team(2, {});
-      CHECK_THROWS(std::runtime_error, program.run(team, {}));
+      std::string told;
+      try {
+        program.run(team, {});
+      } catch (const std::runtime_error& error) {
+        told = error.what();
+      }
+      CHECK(told == "rank 2 has ended");
       for (const float number : all) CHECK(number == 0);
-      CHECK(group->failure() == "rank 2 has ended");
     });
   });
 }
