@@ -100,7 +100,13 @@ bool Segment::has(int rank) const {
 }
 
 void Segment::leave() {
-  if (const int file = file_.exchange(-1); file >= 0) close(file);
+  const int file = file_.exchange(-1);
+  if (file < 0) return;
+  struct flock all{};  // the mapping keeps the file, and so its locks, open
+  all.l_type = F_UNLCK;
+  all.l_whence = SEEK_SET;
+  fcntl(file, F_OFD_SETLK, &all);
+  close(file);
 }
 
 RankGroup::RankGroup(std::shared_ptr<Segment> segment, int area, const std::vector<int>& members, int rank, int spins,
