@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tsrun.threads import spin_briefly
 
 spin_briefly()  # before torch is loaded, so that tests are not slow when they share the machine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this user has compiled and measured decides nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TSC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

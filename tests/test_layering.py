@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"tsc": "tsc", "tspasses": "passes", "tskernels": "kernels", "tsrun": "runtime"}
-DRIVERS = ("cli", "driver", "front", "plan_page", "report", "simulation", "weights")
+DRIVERS = ("cli", "cli_compile", "cli_options", "driver", "front", "plan_page", "report", "simulation", "tune", "tuning_table", "weights")
 """The modules of tsc that may put passes together; the others are the language, its types and graphs, and what reads and writes files."""
 OUTER = (*DRIVERS, "artifact", "checkpoint", "mesh_fixes", "request")
 """The modules of tsc that no pass may know."""
@@ -22,7 +22,7 @@ IN_FUNCTIONS = {
     ("tsc.checkpoint.tokenizer_gguf", "tsc.checkpoint.tokenizer_sentencepiece"),
 }
 """Imports within a function that close a cycle: a module picks the reader, which uses what the module knows. No others are allowed."""
-KERNEL_FACTS = ("tskernels.dtypes", "tskernels.layouts", "tskernels.library", "tskernels.registry", "tskernels.target")
+KERNEL_FACTS = tuple(f"tskernels.{name}" for name in ("dtypes", "layouts", "library", "measure", "registry", "samples", "target", "tuning"))
 """What the compiler may know of kernels."""
 
 

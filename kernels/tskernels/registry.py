@@ -8,9 +8,9 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from tskernels.cost import Cost, bandwidth_bound, free, message_bound
 from tskernels.dtypes import FLOATS
@@ -67,7 +67,8 @@ class Kernel:
     `collective` kernels `out`, which it fills; a `view` returns an alias; `inplace` changes and returns its first operand.
 
     layouts: of operands that it takes in another layout than rows, by position; constants: what it wants computed when a program is
-    compiled, of the call; it is given them as `constants`."""
+    compiled, of the call; it is given them as `constants`; fixed_bits: it promises that a row's result has the same bits in any company,
+    chunk and number of threads."""
 
     op: str
     name: str
@@ -80,15 +81,24 @@ class Kernel:
     place: str
     layouts: Mapping[int, str] = field(default_factory=dict)
     constants: Callable[[Call], Sequence[float]] | None = None
+    fixed_bits: bool = False
+
+
+class Measurements(Protocol):
+    """What kernels took on a machine (`tuning.py`)."""
+
+    def seconds(self, call: Call, kernel: str) -> float | None:
+        """In place of a cost; None where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A kernel in a selection; `reason` says why it cannot run, None when it can."""
+    """A kernel in a selection; `reason` says why it cannot run, None when it can; is_measured: its cost is no model's."""
 
     kernel: Kernel
     reason: str | None
     cost_seconds: float
+    is_measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +179,29 @@ def add_kernel(new: Kernel) -> None:
     _add(new)
 
 
-def select(call: Call, target: Target) -> Kernel:
+def select(call: Call, target: Target, measured: Measurements | None = None) -> Kernel:
     """The best kernel that can run the call on the target."""
-    best = explain(call, target)[0]
+    best = explain(call, target, measured)[0]
     if best.reason is not None:
         raise KernelMissing(f"no kernel can run {call} on {target}" + _listing(explain(call, target)))
     return best.kernel
 
 
-def explain(call: Call, target: Target) -> list[Candidate]:
-    """Every kernel of the call's op, best first; those that cannot run come last, with the reason."""
+def explain(call: Call, target: Target, measured: Measurements | None = None) -> list[Candidate]:
+    """Every kernel of the call's op, best first; those that cannot run come last, with the reason. Where all that compete for the call
+    were measured, their costs are what they took."""
     _load()
     _op_of(call.op)
     candidates = [_judge(candidate, call, target) for (op_name, _), candidate in _kernels.items() if op_name == call.op]
-    # `reference` loses to anything that can run, whatever the costs say: it is written to be read.
-    return sorted(candidates, key=lambda c: (c.reason is not None, c.kernel.name == REFERENCE, c.cost_seconds, c.kernel.name))
+    if measured is not None:
+        candidates = _as_measured(candidates, call, measured)
+    return sorted(candidates, key=lambda c: (c.reason is not None, *rank(c.kernel), c.cost_seconds, c.kernel.name))
+
+
+def rank(kernel: Kernel) -> tuple[bool, bool]:
+    """What orders kernels whatever they cost: the reference loses to anything, since it is written to be read, and then what does not
+    promise the same bits to what does, since a sequence's tokens must not depend on who else is served."""
+    return kernel.name == REFERENCE, not kernel.fixed_bits
 
 
 def lookup(op: str, name: str) -> Kernel:
@@ -264,6 +282,18 @@ def _judge(candidate: Kernel, call: Call, target: Target) -> Candidate:
     if reason is None and candidate.when is not None and not candidate.when(call):
         reason = f"needs {_sentence(candidate.when)}"
     return Candidate(candidate, reason, candidate.cost(call, target))
+
+
+def _as_measured(candidates: list[Candidate], call: Call, measured: Measurements) -> list[Candidate]:
+    seconds = {c.kernel.name: measured.seconds(call, c.kernel.name) for c in candidates if competes(c)}
+    if not seconds or None in seconds.values():  # a measured and a modelled second are not to be compared
+        return candidates
+    return [c if (s := seconds.get(c.kernel.name)) is None else replace(c, cost_seconds=s, is_measured=True) for c in candidates]
+
+
+def competes(candidate: Candidate) -> bool:
+    """Whether it can run, and is no reference."""
+    return candidate.reason is None and candidate.kernel.name != REFERENCE
 
 
 def _sentence(when: When) -> str:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from tskernels import _cpu
 
 
+Result = tuple[Sequence[Tensor], Tensor]
+"""The operands of a call, and where its result goes."""
+
+
 @cache
 def _team() -> _cpu.Team:
     """For calls outside of a program."""
@@ -39,6 +43,16 @@ def run(kernel: SimdKernel, operands: Sequence[Tensor], out: Tensor, given: Mapp
     from tskernels import _cpu
 
     _cpu.call(_team(), kernel.symbol, [operand(x) for x in operands], operand(out), kernel.numbers(given), constants)
+
+
+def program(kernel: SimdKernel, calls: Sequence[Result], given: Mapping[str, Any], constants: Sequence[float]) -> _cpu.Program:
+    """Several calls of a kernel as a step would make them. given: attributes and coordinates by name."""
+    from tskernels import _cpu
+
+    made = _cpu.Program(_cpu.Arena(), 0, 0)
+    for operands, out in calls:
+        made.add(kernel.symbol, [operand(x) for x in operands], operand(out), kernel.numbers(given), constants)
+    return made
 
 
 def _function(kernel: SimdKernel) -> Callable[..., Any]:
@@ -116,7 +130,7 @@ def _register() -> None:
             cost,
             __file__,
         )
-        add_kernel(Kernel(*facts, kernel.layouts, constants))
+        add_kernel(Kernel(*facts, kernel.layouts, constants, fixed_bits=True))
 
 
 if is_available():

@@ -1,7 +1,7 @@
 """Choose how each weight is stored: in the layout that all its uses together cost least in.
 
 Guarantees: every op that reads a weight has a kernel that takes its layout; a layout other than rows is strictly cheaper than rows, and
-keeps every bit.
+keeps every bit. Where all kernels that compete in all of a weight's layouts were measured, that decides, and the cost model elsewhere.
 Does not: choose the layouts of several weights together, or change one that a weight has already.
 """
 
@@ -16,7 +16,7 @@ import torch.fx
 from tsc.graph import Input, Program, bound_weights, op_of, tensor_operands, type_of
 from tsc.mesh import Mesh
 from tskernels.layouts import LAYOUTS
-from tskernels.registry import REFERENCE, ROWS, explain, kernels
+from tskernels.registry import ROWS, Candidate, Measurements, explain, kernels, rank
 from tskernels.target import Target
 from tspasses.joined_weights import tensor_of
 from tspasses.kernel_calls import call_of
@@ -28,14 +28,15 @@ class ChooseLayouts:
 
     target: Target
     layouts: Mapping[tuple[str, str], str] | None = None
+    measured: Measurements | None = None
     name: ClassVar[str] = "choose-layouts"
 
     def agree(self, programs: Sequence[Program]) -> ChooseLayouts:
         """Choose what suits all of the programs."""
-        return replace(self, layouts=cheapest_layouts(programs, self.target))
+        return replace(self, layouts=cheapest_layouts(programs, self.target, self.measured))
 
     def run(self, program: Program) -> Program:
-        layouts = cheapest_layouts([program], self.target) if self.layouts is None else self.layouts
+        layouts = cheapest_layouts([program], self.target, self.measured) if self.layouts is None else self.layouts
         for name, graph in program.graphs.items():
             for node in graph.nodes:
                 if node.op == "placeholder" and (layout := layouts.get((name, tensor_of(node)))):
@@ -43,13 +44,13 @@ class ChooseLayouts:
         return program
 
 
-def cheapest_layouts(programs: Sequence[Program], target: Target) -> Mapping[tuple[str, str], str]:
+def cheapest_layouts(programs: Sequence[Program], target: Target, measured: Measurements | None = None) -> Mapping[tuple[str, str], str]:
     """By graph and weight, for weights that are in none yet."""
     meshes = {graph: program.mesh for program in programs for graph in program.graphs.values()}
     names = {graph: name for program in programs for name, graph in program.graphs.items()}
     found = {}
     for weights in _same_weights(programs):
-        layout = _cheapest(weights, meshes, target)
+        layout = _cheapest(weights, meshes, target, measured)
         found.update({(names[w.graph], tensor_of(w)): layout for w in weights})
     return found
 
@@ -68,18 +69,30 @@ def _same_weights(programs: Sequence[Program]) -> Iterator[frozenset[torch.fx.No
         yield frozenset(n for n in group if isinstance(n, torch.fx.Node))
 
 
-def _cheapest(weights: frozenset[torch.fx.Node], meshes: Mapping[torch.fx.Graph, Mesh], target: Target) -> str:
-    """Rows where no layout costs less. What only a reference can run costs more than anything else."""
+def _cheapest(
+    weights: frozenset[torch.fx.Node], meshes: Mapping[torch.fx.Graph, Mesh], target: Target, measured: Measurements | None
+) -> str:
+    """Rows where no layout costs less. What kernels are ranked by before their cost counts before it here, too."""
     uses = [user for weight in weights for user in weight.users]
     if any(user.op != "call_function" for user in uses):  # another graph would have to know
         return ROWS
     first = next(iter(weights))
     dtype, shape = type_of(first).dtype, [int(d) for d in type_of(first).local(meshes[first.graph])]
-    costs: dict[str, tuple[int, float]] = {}
-    for layout in (ROWS, *sorted(_layouts_taken(weights, uses) - {ROWS})):
-        best = [explain(call_of(meshes[user.graph], user, dict.fromkeys(weights, layout)), target)[0] for user in uses]
-        if LAYOUTS[layout].takes(dtype, shape) and all(c.reason is None for c in best):
-            costs[layout] = (sum(c.kernel.name == REFERENCE for c in best), sum(c.cost_seconds for c in best))
+    layouts = [name for name in (ROWS, *sorted(_layouts_taken(weights, uses) - {ROWS})) if LAYOUTS[name].takes(dtype, shape)]
+
+    def best(measured: Measurements | None) -> dict[str, list[Candidate]]:
+        """By layout that all uses have kernels for, the kernel of each use."""
+        stored = {name: dict.fromkeys(weights, name) for name in layouts}
+        found = {name: [explain(call_of(meshes[u.graph], u, stored[name]), target, measured)[0] for u in uses] for name in layouts}
+        return {name: chosen for name, chosen in found.items() if all(c.reason is None for c in chosen)}
+
+    found = best(measured)
+    if not all(c.is_measured for chosen in found.values() for c in chosen):  # measured and modelled seconds do not add up
+        found = best(None)
+    costs = {}
+    for name, chosen in found.items():
+        ranks = [rank(c.kernel) for c in chosen]
+        costs[name] = (sum(first for first, _ in ranks), sum(second for _, second in ranks), sum(c.cost_seconds for c in chosen))
     return min(costs, key=lambda layout: costs[layout], default=ROWS)
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Protocol, Self, runtime_checkable
 
 from tsc.graph import Program
+from tskernels.registry import Measurements
 from tskernels.target import Target
 from tspasses.choose_layouts import ChooseLayouts
 from tspasses.fuse_gated import FuseGated
@@ -38,12 +39,14 @@ class StoragePass(Pass, Protocol):
         """The pass that does so alike in each of the programs of one artifact, and is run on each of them."""
 
 
-def passes(target: Target, *, screen: bool = True, formats: Formats = MappingProxyType({})) -> Sequence[Pass]:
+def passes(
+    target: Target, *, screen: bool = True, formats: Formats = MappingProxyType({}), measured: Measurements | None = None
+) -> Sequence[Pass]:
     """All passes after lowering. screen: with a copy of the head that says which logits may be the largest; formats: of weights that are
-    to be stored quantized."""
+    to be stored quantized; measured: what kernels took, which goes before what they are predicted to take."""
     screening = (ScreenHead(target),) if screen else ()
-    stored = (KeepFormats(target, formats), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target))
-    return (Simplify(), *stored, SelectKernels(target), PlanMemory())
+    stored = (KeepFormats(target, formats), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target, measured=measured))
+    return (Simplify(), *stored, SelectKernels(target, measured), PlanMemory())
 
 
 def compile_graphs(
@@ -53,6 +56,7 @@ def compile_graphs(
     *,
     screen: bool = True,
     formats: Formats = MappingProxyType({}),
+    measured: Measurements | None = None,
 ) -> Sequence[Program]:
     """Lower a model as it was placed for each range of step sizes, and run every pass, verified after each. What they store is the same."""
     programs = []
@@ -61,7 +65,7 @@ def compile_graphs(
         program = lower(placed)
         verify(program, "lower")
         programs.append(program)
-    for step in passes(target, screen=screen, formats=formats):
+    for step in passes(target, screen=screen, formats=formats, measured=measured):
         progress(step.name)
         agreed = step.agree(programs) if isinstance(step, StoragePass) else step
         for index, program in enumerate(programs):

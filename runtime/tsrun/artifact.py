@@ -33,6 +33,13 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config_sha256: str
 
 
+class TuningEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The measurements that chose the kernels of so many distinct calls."""
+
+    sha256: str
+    calls: int
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """manifest.json as docs/architecture.md gives it."""
 
@@ -51,6 +58,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileEntry]
     gives: Literal["logits", "tokens"] = "logits"
     quantization: dict[str, int] | None = None
+    tuning: TuningEntry | None = None
 
 
 class _Format(msgspec.Struct):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tskernels.cache_folder import cache_folder
 from tsrun.artifact import open_artifact
 from tsrun.cache_key import entry_name, key_parts, miss_line
 from tsrun.cache_root import default_root
@@ -55,7 +56,7 @@ class Entry:
 
 class CompileCache:
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or default_root()
+        self.root = root or cache_folder()
 
     def obtain(self, checkpoint: Path, *, mesh: str | None, dtype: str | None, say: Say) -> Path:
         """The artifact of a checkpoint, compiled now if there is none; `say` hears why."""

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tsc import __version__
+from tsc.cli_compile import compile_, tune
+from tsc.cli_options import CONFIG, DTYPE, MESH, NO_TUNING, TUNING, progress
 from tsc.diagnostics import CompileError, MissingCapability
 
 if TYPE_CHECKING:
-    from tsc.request import Quantize
     from tspasses.placed import PlacedModel
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
-CONFIG = click.option("--config", type=click.Path(path_type=Path), help="config.json, a checkpoint directory, or a GGUF file")
-MESH = click.option("--mesh", help="ranks on each axis, as in tp=8")
-DTYPE = click.option("--dtype", type=click.Choice(["bf16", "f32"]), default="bf16", show_default=True, help="element type of the model")
 DENY = click.option("--deny", multiple=True, metavar="KIND", help="a collective that the plan may not use; repeatable")
 
 
@@ -136,7 +133,7 @@ def plan(
     elif by_tokens:
         from tspasses.plan_set import LARGEST, plan_set
 
-        with _progress("plan", lines=False) as step:
+        with progress("plan", lines=False) as step:
             buckets = plan_set(placed.typed, placed.options, progress=lambda tokens: step(f"place, {tokens} tokens", 0, 1))
         click.echo(bucket_table(buckets, LARGEST))
     elif other is not None:
@@ -186,65 +183,8 @@ def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
         raise click.exceptions.Exit(1)
 
 
-@main.command("compile")
-@click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--weights", type=click.Path(path_type=Path), help="checkpoint directory or GGUF file")
-@CONFIG
-@MESH
-@DTYPE
-@click.option("--target", default="cpu", show_default=True, help="where it will run")
-@click.option("--topology", help="links that plans are chosen for: a name, or a .toml file; by default the target's")
-@click.option("--screen/--no-screen", default=True, show_default=True, help="store a copy of the head that says which logits count")
-@click.option(
-    "--quantize",
-    type=click.Choice(["auto", "none", "int8", "int4"]),
-    default="auto",
-    show_default=True,
-    help="auto: what a GGUF stores quantized as it is, where the target has kernels for it; "
-    "none: everything in --dtype; int8: rounded to q8_0; int4: layers rounded to 4 bits, tables and the head to 8",
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
-@click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")
-def compile_(
-    model: Path | None,
-    weights: Path | None,
-    config: Path | None,
-    mesh: str | None,
-    dtype: str,
-    target: str,
-    topology: str | None,
-    screen: bool,
-    quantize: Quantize,
-    output: Path | None,
-    key: bool,
-) -> None:
-    """Compile a model, with a checkpoint's weights, into an artifact.
-
-    MODEL is a model file; without one it is found by the checkpoint's architecture. A checkpoint may stand in its place.
-    """
-    from tsc.front import parse_mesh
-    from tsc.request import Request, compile_key
-
-    if model is not None and weights is None and model.suffix != ".ts":
-        model, weights = None, model
-    if model is None and weights is None and config is None:
-        raise click.UsageError("give a model file, --weights, or both")
-    request = Request(model, weights, config, parse_mesh(mesh), dtype, target, topology, screen, quantize)
-    if key:
-        click.echo(json.dumps(compile_key(request), indent=2))
-        return
-    from tsc.driver import compile_artifact
-
-    source = weights or model or config
-    assert source is not None
-    path = output or Path(f"{source.stem}.tsa")
-    with _progress() as step:
-        report = compile_artifact(request, path, step)
-    click.echo(f"wrote {path}")
-    if report.formats:
-        from tsc.quantization_table import print_report
-
-        print_report(report)
+main.add_command(compile_)
+main.add_command(tune)
 
 
 @main.group()
@@ -271,11 +211,13 @@ def kernels_list() -> None:
     metavar="bf16[T,576]",
     help="one operand's type, `T` for a dynamic extent, of a weight its layout (`f32[64,64] in panels`); repeat in order",
 )
-def kernels_why(op: str, target: str, shapes: tuple[str, ...]) -> None:
+@TUNING
+@NO_TUNING
+def kernels_why(op: str, target: str, shapes: tuple[str, ...], tuning: Path | None, no_tuning: bool) -> None:
     """Every kernel that could run an op on these operands, and the reason each other one lost."""
     from tsc.report import kernel_why
 
-    click.echo(kernel_why(op, target, shapes))
+    click.echo(kernel_why(op, target, shapes, tuning, not no_tuning))
 
 
 @main.command("rules")
@@ -355,41 +297,3 @@ def _place(
     options = Options(dtype, tokens, 1, links(topology), frozenset(deny))
     sizes = parse_mesh(mesh) if mesh else (None if mesh is None else {})
     return place_model(read_model(model), values, sizes, options, every=every)
-
-
-class _progress:  # noqa: N801  (reads as a function where it is used)
-    """A live line on a terminal, plain lines elsewhere where they are wanted; on stderr."""
-
-    def __init__(self, what: str = "compile", *, lines: bool = True) -> None:
-        self.what, self.lines = what, lines
-
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self.bar = None
-        if not console.is_terminal:
-            seen: set[str] = set()
-
-            def plain(stage: str, done: int, total: int) -> None:
-                if stage not in seen and self.lines:
-                    seen.add(stage)
-                    click.echo(f"{self.what}: {stage}", err=True)
-
-            return plain
-        self.bar = Progress(
-            TextColumn(f"{self.what}: " + "{task.description:<24}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
-        )
-        self.bar.start()
-        task = self.bar.add_task("", total=1)
-
-        def live(stage: str, done: int, total: int) -> None:
-            assert self.bar is not None
-            self.bar.update(task, description=stage, completed=done, total=max(total, 1))
-
-        return live
-
-    def __exit__(self, *exc: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()

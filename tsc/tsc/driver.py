@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.front import ModelSource, place_model
+from tsc.graph import Program
 from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
-from tsc.request import Request, find_model, target_of
+from tsc.request import Request, find_model, target_of, tuning_of
 from tsc.weights import match_checkpoint, stored_tensors, stored_weights, write_weights
+from tskernels.registry import Measurements
+from tskernels.target import Target
+from tskernels.tuning import threads_of_rank
 from tspasses.emit import emit
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
-from tspasses.plan_set import coarse_plan_set
+from tspasses.plan_set import Bucket, coarse_plan_set
+from tspasses.select_kernels import chosen_by_measurement
 from tspasses.topology import topology
 
 Progress = Callable[[str, int, int], None]
@@ -30,11 +36,38 @@ LINKS = {"cpu": "local"}
 """The links that ranks of a target have, where none are said."""
 
 
-def compile_artifact(request: Request, path: Path, progress: Progress) -> QuantizationReport:
-    """Write the artifact at `path`, and say how its weights are stored. Raises CompileError, MissingCapability; the old artifact stays
-    unless all went well."""
-    if path.suffix != ".tsa":
-        raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """A model before it is written: what was read and found, and a program for each range of step sizes. digest: of the config."""
+
+    target: Target
+    checkpoint: Checkpoint | None
+    config: Mapping[str, Any]
+    digest: str
+    model: ModelSource
+    buckets: Sequence[Bucket]
+    programs: Sequence[Program]
+
+    @property
+    def placed(self) -> PlacedModel:
+        return self.buckets[0].placed
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """measured: how many of the distinct calls of kernels have theirs by measurement."""
+
+    quantization: QuantizationReport
+    measured: int
+    calls: int
+
+
+Measuring = Callable[[int], Measurements | None]
+"""What kernels took on a machine that so many ranks share."""
+
+
+def compile_graphs_of(request: Request, measured: Measuring, progress: Progress) -> Graphs:
+    """All that is done before anything is written. Raises CompileError."""
     target = target_of(request)
     progress("read", 0, 1)
     checkpoint = open_checkpoint(request.weights) if request.weights else None
@@ -47,9 +80,30 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Quanti
         match_checkpoint(placed.typed, checkpoint)
     buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
     formats = wanted_formats(request.quantize, placed.typed, checkpoint)
-    stages = [b.placed for b in buckets]
-    programs = compile_graphs(stages, target, lambda name: progress(name, 0, 1), screen=request.screen, formats=formats)
-    mesh, weights = placed.mesh, stored_weights(programs[0])
+    programs = compile_graphs(
+        [b.placed for b in buckets],
+        target,
+        lambda name: progress(name, 0, 1),
+        screen=request.screen,
+        formats=formats,
+        measured=measured(placed.mesh.ranks),
+    )
+    return Graphs(target, checkpoint, config, digest, model, buckets, programs)
+
+
+def compile_artifact(request: Request, path: Path, progress: Progress) -> Compiled:
+    """Write the artifact at `path`, and say how its weights are stored. Raises CompileError, MissingCapability; the old artifact stays
+    unless all went well."""
+    if path.suffix != ".tsa":
+        raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
+    tuning, _ = tuning_of(request)
+
+    def measured(ranks: int) -> Measurements | None:
+        return None if tuning is None else tuning.of(threads_of_rank(ranks))
+
+    graphs = compile_graphs_of(request, measured, progress)
+    target, checkpoint, programs, mesh = graphs.target, graphs.checkpoint, graphs.programs, graphs.placed.mesh
+    weights = stored_weights(programs[0])
     for program in programs[1:]:
         assert {w.name: w.layout for w in stored_weights(program)} == {w.name: w.layout for w in weights}, (
             "plans of one artifact store the same"
@@ -57,9 +111,13 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Quanti
     found = report(mesh, weights, {})
     if request.quantize in ROUNDED and not found.formats:
         raise MissingCapability(f"--quantize {request.quantize}: no kernel for {target} reads a weight of this model so")
+    measurements = measured(mesh.ranks)
+    decided, calls = (0, 0) if measurements is None else chosen_by_measurement(programs, target, measurements)
     with ArtifactWriter(path) as writer:
-        writer.write_json("program.json", emit([(b.first, p) for b, p in zip(buckets, programs, strict=True)]))
-        writer.write_json("plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in buckets]})
+        writer.write_json("program.json", emit([(b.first, p) for b, p in zip(graphs.buckets, programs, strict=True)]))
+        writer.write_json(
+            "plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in graphs.buckets]}
+        )
         if checkpoint is not None:
             for name, data in split_tokenizer(checkpoint.tokenizer_files()).items():
                 writer.write_bytes(f"tokenizer/{name}", data)
@@ -69,8 +127,12 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Quanti
         if found.formats:
             writer.write_json("quantization.json", found.to_json())
         progress("finish", 0, 1)
-        writer.finish({**_manifest(request, model, placed, config, digest, checkpoint), "quantization": dict(found.formats) or None})
-    return found
+        stored = {
+            "quantization": dict(found.formats) or None,
+            "tuning": {"sha256": tuning.digest, "calls": decided} if tuning is not None and decided else None,
+        }
+        writer.finish({**_manifest(request, graphs.model, graphs.placed, graphs.config, graphs.digest, checkpoint), **stored})
+    return Compiled(found, decided, calls)
 
 
 def _config(request: Request, checkpoint: Checkpoint | None) -> tuple[dict[str, Any], str]:

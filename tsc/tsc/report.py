@@ -13,9 +13,10 @@ from tspasses.transitions import COLLECTIVES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tsc.simulation.simulate import Simulation
-    from tskernels.registry import Operand
+    from tskernels.registry import Candidate, Operand
     from tspasses.meshes import Arrangement
     from tspasses.plan_set import Bucket
     from tspasses.suggest import Suggestion
@@ -201,25 +202,30 @@ def kernel_list() -> str:
     return "\n".join(lines)
 
 
-def kernel_why(op: str, target: str, shapes: tuple[str, ...]) -> str:
-    """Candidates for an op, the winner first."""
+def kernel_why(op: str, target: str, shapes: tuple[str, ...], tuning: Path | None, tuned: bool) -> str:
+    """Candidates for an op on one rank, the winner first, each with the seconds that decide. tuning: a file of measurements, None for
+    this machine's if there is one; tuned: whether they count."""
+    from tsc.request import find_tuning, target_named
     from tskernels import registry
-    from tskernels.target import parse_target
+    from tskernels.tuning import threads_of_rank
 
     name = op if op.startswith("ts::") else f"ts::{op}"
     if name not in registry.ops():
         offered = near(name.removeprefix("ts::"), [o.removeprefix("ts::") for o in registry.ops()])
         raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{offered}"))
     call = registry.Call(name, tuple(_operand(s) for s in shapes), {})
-    try:
-        place = parse_target(target)
-    except ValueError as error:
-        raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from None
-    lines = [f"{call} on {target}"]
-    for candidate in registry.explain(call, place):
-        verdict = f"cannot run: {candidate.reason}" if candidate.reason else f"predicted {candidate.cost_seconds * 1e6:.2f} us"
-        lines.append(f"  {candidate.kernel.name:12} {verdict}")
-    return "\n".join(lines)
+    place = target_named(target)
+    found, ignored = find_tuning(place, tuning) if tuned else (None, "")
+    candidates = registry.explain(call, place, found.of(threads_of_rank(1)) if found else None)
+    lines = [f"{call} on {target}", *(f"  {c.kernel.name:12} {_verdict(c, candidates[0])}" for c in candidates)]
+    return "\n".join([*lines, f"measurements are ignored: {ignored}"] if ignored else lines)
+
+
+def _verdict(candidate: Candidate, winner: Candidate) -> str:
+    if candidate.reason is not None:
+        return f"cannot run: {candidate.reason}"
+    cost = f"{'measured' if candidate.is_measured else 'predicted'} {candidate.cost_seconds * 1e6:.2f} us"
+    return cost + (", of other bits in other company" if winner.kernel.fixed_bits and not candidate.kernel.fixed_bits else "")
 
 
 def _operand(text: str) -> Operand:

@@ -14,6 +14,7 @@ from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.front import ModelSource, model_for, read_model
 from tskernels.target import Target, parse_target
+from tskernels.tuning import Tuning, TuningError, default_path, read_tuning, this_machine
 
 Quantize = Literal["auto", "none", "int8", "int4"]
 """auto: what a checkpoint stores quantized as it is; none: everything in the model's element type; others: from the checkpoint's floats."""
@@ -23,7 +24,7 @@ Quantize = Literal["auto", "none", "int8", "int4"]
 class Request:
     """What to compile. model None: found by architecture; weights None: a weightless artifact; topology None: the target's usual links;
     screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`); quantize: how weights are stored
-    (`tsc/quantization.py`)."""
+    (`tsc/quantization.py`); tuning: a file of measurements, None for this machine's if there is one; tuned: whether they decide."""
 
     model: Path | None
     weights: Path | None
@@ -34,23 +35,58 @@ class Request:
     topology: str | None = None
     screen: bool = True
     quantize: Quantize = "auto"
+    tuning: Path | None = None
+    tuned: bool = True
 
 
 def compile_key(request: Request) -> dict[str, str]:
-    """What identifies the result beside the request itself: compiler, the target's features, model file and config."""
+    """What identifies the result beside the request itself: compiler, the target's features, measurements, model file and config."""
     source = request.weights or request.config
     config, digest = load_config(source) if source else ({}, "")
     model = find_model(request, config)
+    tuning, _ = tuning_of(request)
     found = {"tsc": f"{__version__}+{_sources()[:12]}", "machine": str(target_of(request)), "quantize": request.quantize}
+    found["tuning"] = tuning.digest if tuning else "none"
     return found | {"model": model.name, "source_sha256": model.digest, "config_sha256": digest}
 
 
 def target_of(request: Request) -> Target:
     """Raises CompileError."""
+    return target_named(request.target)
+
+
+def target_named(name: str) -> Target:
+    """Raises CompileError."""
     try:
-        return parse_target(request.target)
+        return parse_target(name)
     except ValueError as error:
         raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from None
+
+
+def tuning_of(request: Request) -> tuple[Tuning | None, str]:
+    """`find_tuning` of a request."""
+    return find_tuning(target_of(request), request.tuning) if request.tuned else (None, "")
+
+
+def find_tuning(target: Target, named: Path | None) -> tuple[Tuning | None, str]:
+    """The measurements that decide for a target, and why this machine's own do not where they are there. Raises CompileError for a file
+    that was named and can not be used."""
+    is_here = str(target) == this_machine().target
+    if named is None:
+        path = default_path()
+        if not is_here or not path.exists():
+            return None, ""
+        try:
+            return read_tuning(path), ""
+        except TuningError as error:
+            return None, str(error)
+    if not is_here:
+        what = f"--tuning: {named} can only be of this machine ({this_machine().target}), and --target is {target}"
+        raise CompileError(Diagnostic("TS0510", what, fixes=("give one of them",)))
+    try:
+        return read_tuning(named), ""
+    except TuningError as error:
+        raise CompileError(Diagnostic("TS0510", f"--tuning: {error}")) from None
 
 
 def _sources() -> str:

@@ -1,0 +1,235 @@
+"""`tsc tune` measures kernels on this machine into a file, and `tsc compile` chooses by it: where it fits, where bits allow, and no further."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Tsc
+from tests.cli.test_compile import tree
+from tests.models.running import run_for_tokens
+
+from tskernels import simd
+from tskernels.tuning import default_path, this_machine
+from tsrun.limits import LimitOptions
+
+OPTIONS = ("--weights", "checkpoint", "--dtype", "f32")
+TUNE = ("tune", *OPTIONS, "--tokens", "1,4")
+NATIVE = pytest.mark.skipif(not simd.is_available(), reason="this processor has no C++ kernels to choose among")
+DOWN = "ts::linear(f32[?, 64], f32[32, 64]"
+Tuning = dict[str, Any]
+
+
+@pytest.fixture
+def cache(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where measurements are kept, empty."""
+    monkeypatch.setenv("TSC_CACHE", str(workspace / "cache"))
+    return default_path()
+
+
+def edit(path: Path, change: Callable[[Tuning], None]) -> Tuning:
+    tuning: Tuning = json.loads(path.read_text())
+    change(tuning)
+    path.write_text(json.dumps(tuning))
+    return tuning
+
+
+def kernels(artifact: Path) -> dict[str, str]:
+    """By node."""
+    graphs = json.loads((artifact / "program.json").read_text())["graphs"]
+    return {f"{name}.{node['name']}": node["kernel"] for name, graph in graphs.items() for node in graph["nodes"] if "kernel" in node}
+
+
+def measured(output: str) -> tuple[int, int]:
+    found = re.search(r"^measured (\d+) of (\d+) calls with \d+ threads; ", output, re.MULTILINE)
+    assert found is not None, output
+    return int(found[1]), int(found[2])
+
+
+def compiled(workspace: Path, tsc: Tsc, *arguments: str) -> tuple[dict[str, str], str]:
+    code, output = tsc("compile", *OPTIONS, *arguments, "-o", "tiny.tsa")
+    assert code == 0, output
+    return kernels(workspace / "tiny.tsa"), output
+
+
+def greedy(artifact: Path) -> list[list[int]]:
+    return run_for_tokens(artifact, [[1, 2, 3], [7, 8]], 6, LimitOptions(page_size=16, num_pages=8, max_sequences=2, max_step_tokens=64))
+
+
+def test_a_file_has_what_every_contender_took_and_a_rerun_measures_only_what_is_missing(workspace: Path, tsc: Tsc) -> None:
+    code, output = tsc(*TUNE, "-o", "tuning.json")
+    assert code == 0, output
+    new, calls = measured(output)
+    assert new == calls > 5
+    file = workspace / "tuning.json"
+    tuning = json.loads(file.read_text())
+    assert tuning["machine"]["cores"] == this_machine().cores
+    linears = [entry for entry in tuning["calls"] if entry["call"].startswith(DOWN)]
+    assert {name for entry in linears for name in entry["seconds"]} == {"torch", *(["simd", "simd_panels"] if simd.is_available() else [])}
+    for entry in tuning["calls"]:
+        for seconds in entry["seconds"].values():
+            assert list(seconds) == ["1", "4"]
+            assert all(0 < s < 1 for s in seconds.values())
+    before = file.read_bytes()
+    assert measured(tsc(*TUNE, "-o", "tuning.json")[1]) == (0, calls)
+    assert file.read_bytes() == before
+    lost = edit(file, lambda t: t["calls"].pop(0))
+    assert measured(tsc(*TUNE, "-o", "tuning.json")[1]) == (1, calls)
+    again = json.loads(file.read_text())
+    assert [entry for entry in again["calls"] if entry in lost["calls"]] == lost["calls"]
+    assert len(again["calls"]) == len(tuning["calls"])
+    assert measured(tsc(*TUNE, "-o", "tuning.json", "--tokens", "4,2")[1]) == (calls, calls)
+    assert list(json.loads(file.read_text())["calls"][0]["seconds"]["torch"]) == ["1", "2", "4"]
+
+
+def test_again_measures_all_of_it(workspace: Path, tsc: Tsc) -> None:
+    assert tsc(*TUNE, "-o", "tuning.json")[0] == 0
+
+    def slow(tuning: Tuning) -> None:
+        for entry in tuning["calls"]:
+            entry["seconds"] = {name: dict.fromkeys(seconds, 1e6) for name, seconds in entry["seconds"].items()}
+
+    edit(workspace / "tuning.json", slow)
+    new, calls = measured(tsc(*TUNE, "-o", "tuning.json", "--again")[1])
+    assert new == calls
+    assert "1000000" not in (workspace / "tuning.json").read_text()
+
+
+def test_ranks_are_measured_with_their_share_of_the_cores(workspace: Path, tsc: Tsc) -> None:
+    code, output = tsc(*TUNE, "--mesh", "tp=2", "--tokens", "1", "-o", "tuning.json")
+    assert code == 0, output
+    assert {e["threads"] for e in json.loads((workspace / "tuning.json").read_text())["calls"]} == {max(1, this_machine().cores // 2)}
+
+
+@NATIVE
+def test_measurements_overrule_the_model_and_the_artifact_says_so(workspace: Path, tsc: Tsc, cache: Path) -> None:
+    """The model stores `down` in panels; a file by which rows are quicker has them stored, and what runs says the same."""
+    modelled, output = compiled(workspace, tsc)
+    assert "measurement" not in output
+    assert json.loads((workspace / "tiny.tsa" / "manifest.json").read_text())["tuning"] is None
+    tokens = greedy(workspace / "tiny.tsa")
+    assert tsc(*TUNE, "-o", "tuning.json")[0] == 0
+
+    def rows_are_quick(tuning: Tuning) -> None:
+        for entry in tuning["calls"]:
+            if entry["call"].startswith(DOWN):
+                for name in entry["seconds"]:
+                    entry["seconds"][name] = {"1": 1e-9 if name == "simd" else 1e-3, "4": 1e-9 if name == "simd" else 1e-3}
+
+    edit(workspace / "tuning.json", rows_are_quick)
+    found, output = compiled(workspace, tsc, "--tuning", "tuning.json")
+    assert modelled["Layer.linear_5"] == "simd_panels"
+    assert found["Layer.linear_5"] == "simd"
+    total = re.search(r"^kernels of (\d+) of (\d+) calls chosen by measurement$", output, re.MULTILINE)
+    assert total is not None
+    digest = hashlib.sha256((workspace / "tuning.json").read_bytes()).hexdigest()
+    manifest = json.loads((workspace / "tiny.tsa" / "manifest.json").read_text())
+    assert manifest["tuning"] == {"sha256": digest, "calls": int(total[1])}
+    assert int(total[1]) == int(total[2])
+    assert greedy(workspace / "tiny.tsa") == tokens
+    first = tree(workspace / "tiny.tsa")
+    compiled(workspace, tsc, "--tuning", "tuning.json")
+    assert tree(workspace / "tiny.tsa") == first
+    assert compiled(workspace, tsc, "--no-tuning")[0] == modelled
+
+
+@NATIVE
+def test_no_measurement_lets_a_kernel_in_whose_bits_depend_on_the_company(workspace: Path, tsc: Tsc, cache: Path) -> None:
+    modelled, _ = compiled(workspace, tsc)
+    assert tsc(*TUNE, "-o", "tuning.json")[0] == 0
+
+    def torch_is_quick(tuning: Tuning) -> None:
+        for entry in tuning["calls"]:
+            for name in entry["seconds"]:
+                entry["seconds"][name] = {"1": 1e-12 if name == "torch" else 1e-3}
+
+    edit(workspace / "tuning.json", torch_is_quick)
+    found, output = compiled(workspace, tsc, "--tuning", "tuning.json")
+    assert "chosen by measurement" in output
+    assert set(found.values()) == set(modelled.values())
+    assert "torch" not in found.values()
+
+
+def test_a_compilation_finds_what_was_measured_here(workspace: Path, tsc: Tsc, cache: Path) -> None:
+    modelled, output = compiled(workspace, tsc)
+    assert "measurement" not in output
+    key = tsc("compile", *OPTIONS, "--key")[1]
+    assert json.loads(key)["tuning"] == "none"
+    assert tsc(*TUNE)[0] == 0
+    assert cache.is_file()
+    assert "chosen by measurement" in compiled(workspace, tsc)[1]
+    assert json.loads(tsc("compile", *OPTIONS, "--key")[1])["tuning"] == hashlib.sha256(cache.read_bytes()).hexdigest()
+    assert tsc("compile", *OPTIONS, "--key", "--no-tuning")[1] == key
+    assert compiled(workspace, tsc, "--no-tuning")[0] == modelled
+    shapes = ("--shape", "f32[T, 64]", "--shape", "f32[32, 64]")
+    assert "torch        measured " in tsc("kernels", "why", "linear", *shapes)[1]
+    assert "torch        predicted " in tsc("kernels", "why", "linear", *shapes, "--no-tuning")[1]
+    assert "measurement" not in compiled(workspace, tsc, "--target", "cpu+")[1]
+
+
+def _other_machine(tuning: Tuning) -> None:
+    tuning["machine"]["processor"] = "Abacus"
+
+
+def _other_kernels(tuning: Tuning) -> None:
+    tuning["versions"]["torch"] = "1.0"
+
+
+def _other_format(tuning: Tuning) -> None:
+    tuning["format"] = 99
+
+
+def _not_seconds(tuning: Tuning) -> None:
+    tuning["calls"][0]["seconds"]["torch"]["1"] = 0
+
+
+REFUSED = [
+    (_other_machine, r"was measured on another machine \(Abacus, \d+ cores, cpu\S*; this is .*\)"),
+    (_other_kernels, r"was measured with other kernels \(kernels (\w+) with torch 1.0; these are kernels \1 with torch .*\)"),
+    (_other_format, "is of format 99, this is for format 1"),
+    (_not_seconds, r"is no tuning file \(Expected `float` > 0.*\)"),
+    (lambda tuning: tuning.clear(), r"is no tuning file \(Object missing required field `format`\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSED)
+def test_a_file_that_does_not_fit_is_ignored_where_found_and_refused_where_named(
+    change: Callable[[Tuning], None], reason: str, workspace: Path, tsc: Tsc, cache: Path
+) -> None:
+    modelled, _ = compiled(workspace, tsc)
+    assert tsc(*TUNE, "--tokens", "1")[0] == 0
+    edit(cache, change)
+    (workspace / "tuning.json").write_bytes(cache.read_bytes())
+    found, output = compiled(workspace, tsc)
+    assert found == modelled
+    end = "; measure again with `tsc tune`"
+    assert re.search(f"^note: measurements are ignored: {re.escape(str(cache))}: {reason}{end}$", output, re.MULTILINE), output
+    assert "chosen by" not in output
+    for command, option in (("compile", "--tuning"), ("tune", "--output")):
+        code, output = tsc(command, *OPTIONS, option, "tuning.json")
+        assert code == 1
+        assert re.match(rf"error\[TS0510\]: {option}: tuning\.json: {reason}{end}\n", output), output
+    code, output = tsc(*TUNE, "--tokens", "1")
+    assert code == 0
+    assert f"note: measuring all anew: {cache}: " in output
+    assert "note" not in compiled(workspace, tsc)[1]
+
+
+def test_what_can_not_be_measured_is_told_in_one_line(workspace: Path, tsc: Tsc) -> None:
+    code, output = tsc("compile", *OPTIONS, "--tuning", "nowhere.json", "-o", "tiny.tsa")
+    assert (code, output) == (1, "error[TS0510]: --tuning: nowhere.json: can not be read (No such file or directory)\n")
+    for tokens in ("", "0", "1,x", "-1"):
+        code, output = tsc("tune", *OPTIONS, "--tokens", tokens)
+        assert code == 2
+        assert "is no list of numbers above 0" in output
+    code, output = tsc("compile", *OPTIONS, "--tuning", "tuning.json", "--target", "cpu+avx2", "-o", "tiny.tsa")
+    assert code == 1
+    assert "can only be of this machine" in output
+    code, output = tsc("tune", *OPTIONS, "--tokens", "1", "-o", "llama.ts/tuning.json")
+    assert code == 3
+    assert output.splitlines()[-1].startswith("error: llama.ts")

@@ -1,0 +1,158 @@
+"""`tsc compile`, and `tsc tune`, which measures what a compilation chooses among. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tsc.cli_options import CONFIG, DTYPE, MESH, NO_TUNING, TUNING, progress
+
+if TYPE_CHECKING:
+    from tsc.request import Quantize, Request
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _compiled(command: Command) -> Command:
+    """What a model is compiled from, and how: the inputs of a Request."""
+    for option in (
+        click.option(
+            "--quantize",
+            type=click.Choice(["auto", "none", "int8", "int4"]),
+            default="auto",
+            show_default=True,
+            help="auto: what a GGUF stores quantized as it is, where the target has kernels for it; "
+            "none: everything in --dtype; int8: rounded to q8_0; int4: layers rounded to 4 bits, tables and the head to 8",
+        ),
+        click.option("--screen/--no-screen", default=True, show_default=True, help="store a copy of the head that says which logits count"),
+        click.option("--topology", help="links that plans are chosen for: a name, or a .toml file; by default the target's"),
+        DTYPE,
+        MESH,
+        CONFIG,
+        click.option("--weights", type=click.Path(path_type=Path), help="checkpoint directory or GGUF file"),
+        click.argument("model", type=click.Path(path_type=Path), required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def _request(
+    model: Path | None,
+    weights: Path | None,
+    config: Path | None,
+    mesh: str | None,
+    dtype: str,
+    topology: str | None,
+    screen: bool,
+    quantize: Quantize,
+) -> Request:
+    """For this machine. A checkpoint may stand in the model file's place."""
+    from tsc.front import parse_mesh
+    from tsc.request import Request
+
+    if model is not None and weights is None and model.suffix != ".ts":
+        model, weights = None, model
+    if model is None and weights is None and config is None:
+        raise click.UsageError("give a model file, --weights, or both")
+    return Request(model, weights, config, parse_mesh(mesh), dtype, "cpu", topology, screen, quantize)
+
+
+@click.command("compile")
+@_compiled
+@click.option("--target", default="cpu", show_default=True, help="where it will run")
+@TUNING
+@NO_TUNING
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
+@click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")
+def compile_(
+    model: Path | None,
+    weights: Path | None,
+    config: Path | None,
+    mesh: str | None,
+    dtype: str,
+    target: str,
+    topology: str | None,
+    screen: bool,
+    quantize: Quantize,
+    tuning: Path | None,
+    no_tuning: bool,
+    output: Path | None,
+    key: bool,
+) -> None:
+    """Compile a model, with a checkpoint's weights, into an artifact.
+
+    MODEL is a model file; without one it is found by the checkpoint's architecture. A checkpoint may stand in its place.
+    """
+    from tsc.request import compile_key, tuning_of
+
+    asked = _request(model, weights, config, mesh, dtype, topology, screen, quantize)
+    request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning)
+    if key:
+        click.echo(json.dumps(compile_key(request), indent=2))
+        return
+    _, ignored = tuning_of(request)
+    if ignored:
+        click.echo(f"note: measurements are ignored: {ignored}", err=True)
+    from tsc.driver import compile_artifact
+
+    source = request.weights or request.model or config
+    assert source is not None
+    path = output or Path(f"{source.stem}.tsa")
+    with progress() as step:
+        compiled = compile_artifact(request, path, step)
+    click.echo(f"wrote {path}")
+    if tuning is not None or compiled.measured:
+        click.echo(f"kernels of {compiled.measured} of {compiled.calls} calls chosen by measurement")
+    if compiled.quantization.formats:
+        from tsc.quantization_table import print_report
+
+        print_report(compiled.quantization)
+
+
+@click.command()
+@_compiled
+@click.option(
+    "--tokens", default="1,8,64,512", show_default=True, help="of the steps to measure; as many tokens count in steps of each size"
+)
+@click.option("--again", is_flag=True, help="measure what was measured already, too")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="the tuning file; by default one that `tsc compile` finds")
+def tune(
+    model: Path | None,
+    weights: Path | None,
+    config: Path | None,
+    mesh: str | None,
+    dtype: str,
+    topology: str | None,
+    screen: bool,
+    quantize: Quantize,
+    tokens: str,
+    again: bool,
+    output: Path | None,
+) -> None:
+    """Measure the kernels that a model's compilation has to choose among, on this machine.
+
+    MODEL and its options are those of `tsc compile`, which then chooses by what was measured. Only what is missing is measured.
+    """
+    from tskernels.tuning import default_path
+
+    sizes = [int(n) if n.strip().isdigit() else 0 for n in tokens.split(",")]
+    if not all(sizes):
+        raise click.BadParameter(f"{tokens!r} is no list of numbers above 0, as in 1,8,64,512", param_hint="--tokens")
+    request = _request(model, weights, config, mesh, dtype, topology, screen, quantize)
+    path = output or default_path()
+    from tsc.tune import start
+    from tsc.tune import tune as run
+    from tsc.tuning_table import print_tuned
+
+    tuning, stale = start(path, named=output is not None, again=again)
+    if stale:
+        click.echo(f"note: measuring all anew: {stale}", err=True)
+    with progress("tune") as step:
+        tuned = run(request, tuning, sizes, step, lambda: tuning.write(path), again=again)
+    print_tuned(tuned, tuning)
+    click.echo(f"measured {tuned.measured} of {len(tuned.contests)} calls with {tuned.threads} threads; {path}")
