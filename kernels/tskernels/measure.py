@@ -31,8 +31,10 @@ ENOUGH_SECONDS: Final = 0.25
 """Of timed runs of one contender: more rounds would tell no more."""
 CLEARLY: Final = 1.25
 """A contender whose best round takes so many times the winner's median has lost."""
+MOST_SECONDS: Final = 0.4
+"""Of a contest for each contender, where others use the cores so that it takes longer than it should."""
 RUN_SECONDS: Final = 2e-3
-"""Predicted, of what is timed at once: well above what starting it takes."""
+"""Of what is timed at once: well above what starting it takes."""
 REST_SECONDS: Final = 3e-3
 """For the threads of one contender to stop waiting for more, before another's need the cores."""
 LONGEST_SECONDS: Final = 1.0
@@ -81,29 +83,33 @@ def measure(contenders: Sequence[Contender], tokens: int, samples: Samples, thre
     """Median seconds of a call of each, in a step of so many tokens."""
     with _threads(threads), torch.inference_mode():
         entrants = [_entrant(contender, tokens, samples, threads, target) for contender in contenders]
-        for entrant in entrants:
-            entrant.run()  # touches all memory for the first time
-        running = entrants
+        running, end = entrants, time.perf_counter() + MOST_SECONDS * len(entrants)
         for number in range(1, MOST_ROUNDS + 1):
             for entrant in running:
                 entrant.round()
-            if number >= FEWEST_ROUNDS:
-                best = min(statistics.median(e.seconds) for e in running)
-                running = [e for e in running if min(e.seconds) <= CLEARLY * best and sum(e.seconds) * e.calls < ENOUGH_SECONDS]
-            if not running or (number >= FEWEST_ROUNDS and len(running) < 2 <= len(entrants)):
+            if number < FEWEST_ROUNDS:
+                continue
+            best = min(statistics.median(e.seconds) for e in running)
+            running = [e for e in running if min(e.seconds) <= CLEARLY * best and sum(e.seconds) * e.calls < ENOUGH_SECONDS]
+            if len(running) < min(2, len(entrants)) or time.perf_counter() > end:
                 break
     return [statistics.median(entrant.seconds) for entrant in entrants]
 
 
 def _entrant(contender: Contender, tokens: int, samples: Samples, threads: int, target: Target) -> _Entrant:
     call, kernel = contender.call, contender.kernel
+    made = list(samples.calls(call, tokens))
+    bind = _native_run if (call.op, kernel.name) in TABLE else _replayed_run
+
+    def of(count: int) -> _Entrant:
+        repeated = made * ceil(count / len(made))
+        parts = [repeated[first : first + count] for first in range(0, len(repeated) - count + 1, count)]
+        return _Entrant([bind(call, kernel, part, threads) for part in parts], count)
+
     predicted = max(lookup(call.op, REFERENCE).cost(of_step(call, tokens), target), 1e-6)
-    made = samples.calls(call, tokens)
-    count = ceil(RUN_SECONDS / predicted)
-    made = list(made) * ceil(count / len(made))
-    parts = [made[first : first + count] for first in range(0, len(made) - count + 1, count)]
-    run = _native_run if (call.op, kernel.name) in TABLE else _replayed_run
-    return _Entrant([run(call, kernel, part, threads) for part in parts], count)
+    entrant = of(ceil(RUN_SECONDS / predicted))
+    taken = entrant.run() / RUN_SECONDS  # the first run touches some memory for the first time, and so takes no less than others
+    return entrant if taken <= 2 else of(max(1, int(entrant.calls / taken)))
 
 
 Calls = Sequence[tuple[Sequence[Tensor], Tensor]]

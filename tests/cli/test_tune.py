@@ -1,4 +1,4 @@
-"""`tsc tune` measures kernels on this machine into a file, and `tsc compile` chooses by it: where it fits, where bits allow, and no further."""
+"""`tsc tune` measures kernels on this machine into a file, and `tsc compile` chooses by it where it fits and where bits allow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.cli.conftest import Tsc
 from tests.cli.test_compile import tree
+from tests.cli.tiny import write_checkpoint
 from tests.models.running import run_for_tokens
 
+from tsc.cli import main
 from tskernels import simd
 from tskernels.tuning import default_path, this_machine
 from tsrun.limits import LimitOptions
@@ -23,6 +26,27 @@ TUNE = ("tune", *OPTIONS, "--tokens", "1,4")
 NATIVE = pytest.mark.skipif(not simd.is_available(), reason="this processor has no C++ kernels to choose among")
 DOWN = "ts::linear(f32[?, 64], f32[32, 64]"
 Tuning = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The tuning file of the tiny model: real measurements, made once."""
+    folder = tmp_path_factory.mktemp("taken")
+    write_checkpoint(folder / "checkpoint")
+    file = folder / "tuning.json"
+    command = (*TUNE[:2], str(folder / "checkpoint"), *TUNE[3:], "-o", str(file))
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    new, calls = measured(result.output)
+    assert new == calls > 5
+    return file.read_bytes()
+
+
+@pytest.fixture
+def tuning(workspace: Path, taken: bytes) -> Path:
+    """That file where the test runs."""
+    (workspace / "tuning.json").write_bytes(taken)
+    return workspace / "tuning.json"
 
 
 @pytest.fixture
@@ -61,43 +85,41 @@ def greedy(artifact: Path) -> list[list[int]]:
     return run_for_tokens(artifact, [[1, 2, 3], [7, 8]], 6, LimitOptions(page_size=16, num_pages=8, max_sequences=2, max_step_tokens=64))
 
 
-def test_a_file_has_what_every_contender_took_and_a_rerun_measures_only_what_is_missing(workspace: Path, tsc: Tsc) -> None:
-    code, output = tsc(*TUNE, "-o", "tuning.json")
-    assert code == 0, output
-    new, calls = measured(output)
-    assert new == calls > 5
-    file = workspace / "tuning.json"
-    tuning = json.loads(file.read_text())
-    assert tuning["machine"]["cores"] == this_machine().cores
-    linears = [entry for entry in tuning["calls"] if entry["call"].startswith(DOWN)]
+def test_a_file_has_what_every_contender_took(tuning: Path) -> None:
+    found = json.loads(tuning.read_text())
+    assert found["machine"]["cores"] == this_machine().cores
+    linears = [entry for entry in found["calls"] if entry["call"].startswith(DOWN)]
     assert {name for entry in linears for name in entry["seconds"]} == {"torch", *(["simd", "simd_panels"] if simd.is_available() else [])}
-    for entry in tuning["calls"]:
+    for entry in found["calls"]:
         for seconds in entry["seconds"].values():
             assert list(seconds) == ["1", "4"]
             assert all(0 < s < 1 for s in seconds.values())
-    before = file.read_bytes()
-    assert measured(tsc(*TUNE, "-o", "tuning.json")[1]) == (0, calls)
-    assert file.read_bytes() == before
-    lost = edit(file, lambda t: t["calls"].pop(0))
+
+
+def test_a_rerun_measures_only_what_is_missing(tuning: Path, tsc: Tsc) -> None:
+    before = tuning.read_bytes()
+    new, calls = measured(tsc(*TUNE, "-o", "tuning.json")[1])
+    assert new == 0
+    assert tuning.read_bytes() == before
+    lost = edit(tuning, lambda t: t["calls"].pop(0))
     assert measured(tsc(*TUNE, "-o", "tuning.json")[1]) == (1, calls)
-    again = json.loads(file.read_text())
+    again = json.loads(tuning.read_text())
     assert [entry for entry in again["calls"] if entry in lost["calls"]] == lost["calls"]
-    assert len(again["calls"]) == len(tuning["calls"])
-    assert measured(tsc(*TUNE, "-o", "tuning.json", "--tokens", "4,2")[1]) == (calls, calls)
-    assert list(json.loads(file.read_text())["calls"][0]["seconds"]["torch"]) == ["1", "2", "4"]
+    assert len(again["calls"]) == len(lost["calls"]) + 1
 
 
-def test_again_measures_all_of_it(workspace: Path, tsc: Tsc) -> None:
-    assert tsc(*TUNE, "-o", "tuning.json")[0] == 0
-
+def test_again_measures_all_of_it_and_another_size_is_added(tuning: Path, tsc: Tsc) -> None:
     def slow(tuning: Tuning) -> None:
         for entry in tuning["calls"]:
             entry["seconds"] = {name: dict.fromkeys(seconds, 1e6) for name, seconds in entry["seconds"].items()}
 
-    edit(workspace / "tuning.json", slow)
-    new, calls = measured(tsc(*TUNE, "-o", "tuning.json", "--again")[1])
+    edit(tuning, slow)
+    new, calls = measured(tsc(*TUNE[:-1], "2", "-o", "tuning.json", "--again")[1])
     assert new == calls
-    assert "1000000" not in (workspace / "tuning.json").read_text()
+    for entry in json.loads(tuning.read_text())["calls"]:
+        for seconds in entry["seconds"].values():
+            assert (seconds["1"], seconds["4"]) == (1e6, 1e6)
+            assert seconds["2"] < 1
 
 
 def test_ranks_are_measured_with_their_share_of_the_cores(workspace: Path, tsc: Tsc) -> None:
@@ -107,13 +129,12 @@ def test_ranks_are_measured_with_their_share_of_the_cores(workspace: Path, tsc: 
 
 
 @NATIVE
-def test_measurements_overrule_the_model_and_the_artifact_says_so(workspace: Path, tsc: Tsc, cache: Path) -> None:
+def test_measurements_overrule_the_model_and_the_artifact_says_so(workspace: Path, tuning: Path, tsc: Tsc) -> None:
     """The model stores `down` in panels; a file by which rows are quicker has them stored, and what runs says the same."""
     modelled, output = compiled(workspace, tsc)
     assert "measurement" not in output
     assert json.loads((workspace / "tiny.tsa" / "manifest.json").read_text())["tuning"] is None
     tokens = greedy(workspace / "tiny.tsa")
-    assert tsc(*TUNE, "-o", "tuning.json")[0] == 0
 
     def rows_are_quick(tuning: Tuning) -> None:
         for entry in tuning["calls"]:
@@ -121,13 +142,13 @@ def test_measurements_overrule_the_model_and_the_artifact_says_so(workspace: Pat
                 for name in entry["seconds"]:
                     entry["seconds"][name] = {"1": 1e-9 if name == "simd" else 1e-3, "4": 1e-9 if name == "simd" else 1e-3}
 
-    edit(workspace / "tuning.json", rows_are_quick)
+    edit(tuning, rows_are_quick)
     found, output = compiled(workspace, tsc, "--tuning", "tuning.json")
     assert modelled["Layer.linear_5"] == "simd_panels"
     assert found["Layer.linear_5"] == "simd"
     total = re.search(r"^kernels of (\d+) of (\d+) calls chosen by measurement$", output, re.MULTILINE)
     assert total is not None
-    digest = hashlib.sha256((workspace / "tuning.json").read_bytes()).hexdigest()
+    digest = hashlib.sha256(tuning.read_bytes()).hexdigest()
     manifest = json.loads((workspace / "tiny.tsa" / "manifest.json").read_text())
     assert manifest["tuning"] == {"sha256": digest, "calls": int(total[1])}
     assert int(total[1]) == int(total[2])
@@ -139,16 +160,15 @@ def test_measurements_overrule_the_model_and_the_artifact_says_so(workspace: Pat
 
 
 @NATIVE
-def test_no_measurement_lets_a_kernel_in_whose_bits_depend_on_the_company(workspace: Path, tsc: Tsc, cache: Path) -> None:
+def test_no_measurement_lets_a_kernel_in_whose_bits_depend_on_the_company(workspace: Path, tuning: Path, tsc: Tsc) -> None:
     modelled, _ = compiled(workspace, tsc)
-    assert tsc(*TUNE, "-o", "tuning.json")[0] == 0
 
     def torch_is_quick(tuning: Tuning) -> None:
         for entry in tuning["calls"]:
             for name in entry["seconds"]:
                 entry["seconds"][name] = {"1": 1e-12 if name == "torch" else 1e-3}
 
-    edit(workspace / "tuning.json", torch_is_quick)
+    edit(tuning, torch_is_quick)
     found, output = compiled(workspace, tsc, "--tuning", "tuning.json")
     assert "chosen by measurement" in output
     assert set(found.values()) == set(modelled.values())
@@ -199,12 +219,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("change", "reason"), REFUSED)
 def test_a_file_that_does_not_fit_is_ignored_where_found_and_refused_where_named(
-    change: Callable[[Tuning], None], reason: str, workspace: Path, tsc: Tsc, cache: Path
+    change: Callable[[Tuning], None], reason: str, workspace: Path, tuning: Path, tsc: Tsc, cache: Path
 ) -> None:
-    modelled, _ = compiled(workspace, tsc)
-    assert tsc(*TUNE, "--tokens", "1")[0] == 0
-    edit(cache, change)
-    (workspace / "tuning.json").write_bytes(cache.read_bytes())
+    modelled, _ = compiled(workspace, tsc, "--no-tuning")
+    edit(tuning, change)
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(tuning.read_bytes())
     found, output = compiled(workspace, tsc)
     assert found == modelled
     end = "; measure again with `tsc tune`"
@@ -214,10 +234,20 @@ def test_a_file_that_does_not_fit_is_ignored_where_found_and_refused_where_named
         code, output = tsc(command, *OPTIONS, option, "tuning.json")
         assert code == 1
         assert re.match(rf"error\[TS0510\]: {option}: tuning\.json: {reason}{end}\n", output), output
+
+
+def test_a_file_that_does_not_fit_is_begun_anew(workspace: Path, tuning: Path, tsc: Tsc, cache: Path) -> None:
+    edit(tuning, _other_machine)
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(tuning.read_bytes())
     code, output = tsc(*TUNE, "--tokens", "1")
     assert code == 0
     assert f"note: measuring all anew: {cache}: " in output
+    new, calls = measured(output)
+    assert new == calls
     assert "note" not in compiled(workspace, tsc)[1]
+    assert tsc(*TUNE, "--tokens", "1", "-o", "tuning.json", "--again")[0] == 0
+    assert json.loads(tuning.read_text())["machine"] == json.loads(cache.read_text())["machine"]
 
 
 def test_what_can_not_be_measured_is_told_in_one_line(workspace: Path, tsc: Tsc) -> None:
