@@ -11,7 +11,7 @@ from typing import Any
 
 from cpu_driver import Setup, Token
 
-from tsrun.threads import spin_briefly
+from tskernels.waiting import spin_briefly
 
 _WORDS = {"on": True, "true": True, "off": False, "false": False}
 

@@ -22,7 +22,8 @@ IN_FUNCTIONS = {
     ("tsc.checkpoint.tokenizer_gguf", "tsc.checkpoint.tokenizer_sentencepiece"),
 }
 """Imports within a function that close a cycle: a module picks the reader, which uses what the module knows. No others are allowed."""
-KERNEL_FACTS = tuple(f"tskernels.{name}" for name in ("dtypes", "layouts", "library", "measure", "registry", "samples", "target", "tuning"))
+_FACTS = ("dtypes", "layouts", "library", "measure", "registry", "samples", "target", "tuning", "waiting")
+KERNEL_FACTS = tuple(f"tskernels.{name}" for name in _FACTS)
 """What the compiler may know of kernels."""
 
 

@@ -1,7 +1,7 @@
 """Tuning files: what the kernels of calls took on one machine, and whether that says anything here. Imports no torch.
 
-A call has measurements for several sizes of a step, with the threads that a rank has. They count as if equally many tokens came in steps
-of each size: a kernel serves steps of all sizes, since two would give a sequence other bits for its prompt than for what follows.
+A call has measurements for several sizes of a step, with the threads that a rank has. A kernel serves steps of all sizes, since two would
+give a prompt other bits than what follows it. The sizes count alike: half as long in steps of one makes up for twice as long in another's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Annotated, Final
 
 import msgspec
@@ -92,7 +93,7 @@ class Measured:
     def seconds(self, call: Call, kernel: str) -> float | None:
         """Of a step of nominal size, as the cost model gives them."""
         found = self.by_tokens(call, kernel)
-        return NOMINAL_SIZE * sum(s / tokens for tokens, s in found.items()) / len(found) if found else None
+        return NOMINAL_SIZE * geometric_mean(s / tokens for tokens, s in found.items()) if found else None
 
     def by_tokens(self, call: Call, kernel: str) -> Mapping[int, float]:
         return self.tuning.calls.get((name_of(call), self.threads), {}).get(kernel, {})

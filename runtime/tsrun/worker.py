@@ -63,8 +63,8 @@ def main() -> int:
     report = _take_stdout()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     spec: dict[str, Any] = json.loads(sys.argv[1])
+    from tskernels.waiting import spin_briefly
     from tsrun.errors import TsrunError
-    from tsrun.threads import spin_briefly
 
     spin_briefly()
     try:

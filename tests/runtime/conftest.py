@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tsrun.threads import spin_briefly
+from tskernels.waiting import spin_briefly
 
 spin_briefly()  # before torch is loaded, so that tests are not slow when they share the machine
 

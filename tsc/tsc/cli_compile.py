@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def compile_(
     with progress() as step:
         compiled = compile_artifact(request, path, step)
     click.echo(f"wrote {path}")
-    if tuning is not None or compiled.measured:
+    if (request.tuning is not None and request.tuned) or compiled.measured:
         click.echo(f"kernels of {compiled.measured} of {compiled.calls} calls chosen by measurement")
     if compiled.quantization.formats:
         from tsc.quantization_table import print_report
@@ -116,9 +117,7 @@ def compile_(
 
 @click.command()
 @_compiled
-@click.option(
-    "--tokens", default="1,8,64,512", show_default=True, help="of the steps to measure; as many tokens count in steps of each size"
-)
+@click.option("--tokens", default="1,8,64,512", show_default=True, help="of the steps to measure, which count alike")
 @click.option("--again", is_flag=True, help="measure what was measured already, too")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="the tuning file; by default one that `tsc compile` finds")
 def tune(
@@ -139,7 +138,9 @@ def tune(
     MODEL and its options are those of `tsc compile`, which then chooses by what was measured. Only what is missing is measured.
     """
     from tskernels.tuning import default_path
+    from tskernels.waiting import spin_briefly
 
+    spin_briefly()  # as the runtime does, before torch is loaded
     sizes = [int(n) if n.strip().isdigit() else 0 for n in tokens.split(",")]
     if not all(sizes):
         raise click.BadParameter(f"{tokens!r} is no list of numbers above 0, as in 1,8,64,512", param_hint="--tokens")
@@ -152,6 +153,9 @@ def tune(
     tuning, stale = start(path, named=output is not None, again=again)
     if stale:
         click.echo(f"note: measuring all anew: {stale}", err=True)
+    busy, cores = os.getloadavg()[0], tuning.machine.cores
+    if busy > cores / 2:
+        click.echo(f"note: others use the machine (load {busy:.1f} of {cores} cores), which shows in what is measured", err=True)
     with progress("tune") as step:
         tuned = run(request, tuning, sizes, step, lambda: tuning.write(path), again=again)
     print_tuned(tuned, tuning)

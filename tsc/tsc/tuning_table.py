@@ -11,7 +11,7 @@ from tskernels.tuning import Measured, Tuning
 
 def print_tuned(tuned: Tuned, tuning: Tuning) -> None:
     """On the standard output: microseconds of each kernel in steps of T tokens; then how many times as long as the first it takes, where
-    equally many tokens come in steps of each size. The first is what the compiler takes, unless another use of the weight is against it."""
+    all sizes count alike. The first is what the compiler takes, unless another use of the weight is against it."""
     sizes = sorted({n for contest in tuned.contests for n in contest.tokens})
     measured = tuning.of(tuned.threads)
     rows = [row for contest in tuned.contests for row in _rows(contest, measured, sizes)]
