@@ -134,7 +134,11 @@ MEASURED = (
     Call("ts::softcap", (X,), {"cap": 30.0}),
     Call(
         "ts::attention",
-        (Operand("f32", (None, 2, 2, 64)), Operand("f32", (None, None, 2, 2, 64)), *[Operand("i32", (None,))] * 3),
+        (
+            Operand("f32", (None, 2, 2, 64)),
+            Operand("f32", (None, None, 2, 2, 64)),
+            *(Operand("i32", s) for s in ((None, 2), (None,), (None, None))),
+        ),
         {"scale": 0.1, "window": 0, "softcap": 0.0},
     ),
     Call("ts::cache_append", (Operand("f32", (None, None, 2, 2, 64)), *[Operand("f32", (None, 2, 64))] * 2, Operand("i32", (None,)))),
