@@ -30,7 +30,7 @@ MOST_ROUNDS: Final = 25
 ENOUGH_SECONDS: Final = 0.25
 """Of timed runs of one contender: more rounds would tell no more."""
 CLEARLY: Final = 1.25
-"""A contender whose best round takes so many times the winner's median has lost."""
+"""A contender whose best round takes so many times what the winner takes has lost."""
 MOST_SECONDS: Final = 0.4
 """Of a contest for each contender, where others use the cores so that it takes longer than it should."""
 RUN_SECONDS: Final = 2e-3
@@ -66,6 +66,11 @@ class _Entrant:
         run()
         return time.perf_counter() - begin
 
+    @property
+    def taken(self) -> float:
+        """Seconds of a call: the lower quartile of the rounds, since whoever else uses the machine only ever makes them longer."""
+        return statistics.quantiles(self.seconds, n=4)[0]
+
     def round(self) -> None:
         time.sleep(REST_SECONDS)
         self.run()  # wakes the threads
@@ -80,7 +85,7 @@ def step_sizes(call: Call, tokens: Sequence[int], target: Target) -> Sequence[in
 
 
 def measure(contenders: Sequence[Contender], tokens: int, samples: Samples, threads: int, target: Target) -> Sequence[float]:
-    """Median seconds of a call of each, in a step of so many tokens."""
+    """Seconds of a call of each, in a step of so many tokens."""
     with _threads(threads), torch.inference_mode():
         entrants = [_entrant(contender, tokens, samples, threads, target) for contender in contenders]
         running, end = entrants, time.perf_counter() + MOST_SECONDS * len(entrants)
@@ -89,11 +94,11 @@ def measure(contenders: Sequence[Contender], tokens: int, samples: Samples, thre
                 entrant.round()
             if number < FEWEST_ROUNDS:
                 continue
-            best = min(statistics.median(e.seconds) for e in running)
+            best = min(e.taken for e in running)
             running = [e for e in running if min(e.seconds) <= CLEARLY * best and sum(e.seconds) * e.calls < ENOUGH_SECONDS]
             if len(running) < min(2, len(entrants)) or time.perf_counter() > end:
                 break
-    return [statistics.median(entrant.seconds) for entrant in entrants]
+    return [entrant.taken for entrant in entrants]
 
 
 def _entrant(contender: Contender, tokens: int, samples: Samples, threads: int, target: Target) -> _Entrant:
