@@ -1,4 +1,4 @@
-// Binds the scheduler and the vocabulary as tsrun._core. What the calls mean is in tsrun/_core.pyi.
+// Binds the scheduler, the sampler and the vocabulary as tsrun._core. What the calls mean is in tsrun/_core.pyi.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -12,13 +12,15 @@
 #include <utility>
 #include <vector>
 
+#include "philox.hpp"
+#include "sampling.hpp"
 #include "scheduler.hpp"
 #include "vocabulary.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
-using tsrun::RequestId, tsrun::Scheduler, tsrun::StepId, tsrun::StepPlan, tsrun::Token, tsrun::TransferId,
-    tsrun::UserId;
+using tsrun::RequestId, tsrun::Sampler, tsrun::Scheduler, tsrun::StepId, tsrun::StepPlan, tsrun::Token,
+    tsrun::TransferId, tsrun::UserId;
 
 namespace {
 
@@ -189,10 +191,50 @@ std::vector<std::string> words(const HeldVocabulary& self, const std::vector<std
   return found;
 }
 
+tsrun::LogitType logit_type_of(const std::string& name) {
+  if (name == "f32") return tsrun::LogitType::f32;
+  if (name == "bf16") return tsrun::LogitType::bf16;
+  if (name == "f16") return tsrun::LogitType::f16;
+  if (name == "f64") return tsrun::LogitType::f64;
+  throw std::invalid_argument("logits can not be of type `" + name + "`");
+}
+
+py::array_t<std::int32_t> choose(std::uintptr_t address, const std::string& dtype, std::int64_t width,
+                                 const std::vector<const Sampler*>& samplers, const Ints& positions,
+                                 const std::optional<Ints>& largest) {
+  const tsrun::LogitType type = logit_type_of(dtype);
+  const std::size_t num_rows = samplers.size();
+  const std::span<const std::int32_t> places = flat(positions, "positions");
+  std::optional<std::span<const std::int32_t>> first;
+  if (largest) first = flat(*largest, "largest");
+  if (places.size() != num_rows || (first && first->size() != num_rows))
+    throw std::invalid_argument("every array must have an element for each sampler");
+  if (width < 1 || width > INT32_MAX) throw std::invalid_argument("a row of logits has 1 to 2**31 - 1 of them");
+  py::array_t<std::int32_t> tokens(static_cast<py::ssize_t>(num_rows));
+  std::int32_t* token = tokens.mutable_data();
+  const py::gil_scoped_release release;
+  static thread_local tsrun::Ranking room;
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    token[row] = 0;
+    if (samplers[row] == nullptr) continue;
+    if (first && samplers[row]->is_greedy()) {
+      token[row] = (*first)[row];
+      continue;
+    }
+    const std::uintptr_t logits = address + row * static_cast<std::size_t>(width) * size_of(type);
+    token[row] = choose({reinterpret_cast<const void*>(logits), type, width}, *samplers[row],
+                        static_cast<std::uint64_t>(places[row]), room)
+                     .token;
+  }
+  return tokens;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
-  module.doc() = "The scheduler: which tokens of which requests run in the next step. And the merges of a vocabulary.";
+  module.doc() =
+      "The scheduler: which tokens of which requests run in the next step. The sampler: which token follows. The merges of "
+      "a vocabulary.";
 
   py::class_<HeldVocabulary>(module, "Vocabulary")
       .def(py::init(&hold), "text"_a.noconvert(), "begin"_a.noconvert(), "order"_a.noconvert(), "first"_a.noconvert(),
@@ -202,6 +244,16 @@ PYBIND11_MODULE(_core, module) {
       .def(
           "find", [](const HeldVocabulary& self, const std::string& word) { return self.vocabulary.find(word); },
           "word"_a);
+
+  py::class_<Sampler>(module, "Sampler")
+      .def(py::init([](double temperature, std::int64_t top_k, double top_p, double min_p, std::uint64_t seed) {
+             return Sampler{temperature, top_k, top_p, min_p, seed};
+           }),
+           py::kw_only(), "temperature"_a = 0.0, "top_k"_a = 0, "top_p"_a = 1.0, "min_p"_a = 0.0, "seed"_a = 0)
+      .def_readonly("seed", &Sampler::seed);
+  module.def("choose", &choose, "address"_a, "dtype"_a, "width"_a, "samplers"_a, "positions"_a,
+             "largest"_a = py::none());
+  module.def("uniform", &tsrun::uniform, "seed"_a, "position"_a);
 
   py::class_<PlanView>(module, "StepPlan")
       .def_property_readonly("step", [](const PlanView& view) { return number(view.step); })

@@ -1,4 +1,4 @@
-"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out. And the merges of a vocabulary.
+"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out. The sampler: logits in, tokens out. The merges of a vocabulary.
 
 Dimensions: T tokens and S sequences in a step, G groups of caches (0 full, then windows, then states), U changed table entries,
 C copied states.
@@ -151,3 +151,24 @@ class Vocabulary:
         """Their texts; ids that there are not are left out."""
     def find(self, word: str) -> int | None:
         """The id of a word of the model."""
+
+class Sampler:
+    """How the tokens of one request are chosen: `tsrun.sampler.Sampling` with a seed, and not checked again."""
+
+    def __init__(self, *, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, seed: int = 0) -> None: ...
+    @property
+    def seed(self) -> int: ...
+
+def choose(
+    address: int,  # of logits [S, V], row after row
+    dtype: str,
+    width: int,  # V
+    samplers: Sequence[Sampler | None],  # None: the row is not looked at
+    positions: NDArray[np.int32],  # [S], of the tokens that are chosen
+    largest: NDArray[np.int32] | None = None,  # [S]: what greedy samplers would choose, where it is known
+) -> NDArray[np.int32]:
+    """[S]: a token for each row, -1 where its largest logit is not finite or one is NaN, 0 where there is no sampler. A token depends on
+    nothing but its row's logits, sampler and position. ValueError for what can not be rows of logits."""
+
+def uniform(seed: int, position: int) -> float:
+    """The random number of a token: `numpy.random.Generator(numpy.random.Philox(key=seed, counter=position)).random()`."""

@@ -21,14 +21,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tsrun._core import Scheduler, StepPlan
+from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.artifact import Artifact
 from tsrun.errors import MachineError, RequestError
 from tsrun.generation import Event, GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
-from tsrun.sampler import choose
+from tsrun.sampler import Draws
 from tsrun.step import Ints, Step
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ Observer = Callable[[StepLogits], None]
 class Engine:
     """Opens an artifact, verifies it, starts its ranks and serves requests until `close`.
 
-    `observer` is called with the logits of every step before they are sampled; without one nothing is prepared for it.
+    `observer` is called with the logits of every step before its tokens count; without one nothing is prepared for it.
     `progress` is called with bytes verified and bytes in all. Under torchrun this is for rank 0; see `tsrun.worker`.
     """
 
@@ -137,7 +137,7 @@ class Engine:
 
     def seed_of(self, request: int) -> int:
         """The seed of an open request, also when the engine drew it."""
-        return self._streams[request].seed
+        return self._streams[request].sampler.seed
 
     def cached_tokens(self, request: int) -> int:
         """Tokens of the prompt that an open request found in the prefix cache."""
@@ -198,7 +198,7 @@ class Engine:
             if self._running is None:
                 assert not self._streams, "the scheduler has nothing to do for the requests that are open"
                 return events
-            self._ranks.start(Step.of(self._running, self._keep(self._running)))
+            self._ranks.start(Step.of(self._running, self._keep(self._running)), self._draws(self._running))
         plan = self._running
         following = self._plan(events) if self._depth > 1 else None
         tokens_S = self._tokens(plan, self._ranks.result())
@@ -206,7 +206,7 @@ class Engine:
         if following is not None:
             step = Step.of(following, self._keep(following))
             _fill(step.ids, tokens_S)
-            self._ranks.start(step)
+            self._ranks.start(step, self._draws(following))
         sampled = [(request, int(tokens_S[s])) for s, request in self._sampling(plan)]
         cached = {request: self._scheduler.cached_tokens(request) for request, _ in sampled}  # a commit may end them
         self._scheduler.commit(plan.step, tokens_S, now=time.monotonic())
@@ -240,25 +240,26 @@ class Engine:
             keep_S[s] = 0 if self._keeps_all else self._streams[request].sampling.keep
         return keep_S
 
-    def _tokens(self, plan: StepPlan, result: Output) -> NDArray[np.int32]:
-        """The next token of each sequence of the step, 0 where it gets none."""
-        tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
-        picked_S = result.tokens() if self._gives_tokens else result.largest
-        logits_SV = None
-        if self._observer is not None:
-            logits_SV = result.numbers()
-            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, logits_SV))
+    def _draws(self, plan: StepPlan) -> Draws | None:
+        """The tokens that a step is to bring; None where the program picks them."""
+        if self._gives_tokens:
+            return None
+        samplers: list[Sampler | None] = [None] * len(plan.requests)
         for s, request in self._sampling(plan):
-            stream = self._streams[request]
-            if picked_S is not None and (self._gives_tokens or stream.sampling.greedy):
-                tokens_S[s] = picked_S[s]
-                if tokens_S[s] < 0:
-                    what = "the model's largest logit is not finite"
-                    raise RequestError(f"position {int(plan.lengths[s])}", what, "check the weights and the dtype")
-                continue
-            if logits_SV is None:
-                logits_SV = result.numbers()
-            tokens_S[s] = choose(logits_SV[s], stream.sampling, stream.seed, int(plan.lengths[s]))
+            samplers[s] = self._streams[request].sampler
+        return Draws(samplers, plan.lengths)
+
+    def _tokens(self, plan: StepPlan, result: Output) -> Ints:
+        """The next token of each sequence of the step, 0 where it gets none."""
+        if self._observer is not None:
+            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result.numbers()))
+        picked_S = result.tokens()
+        tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
+        for s, _ in self._sampling(plan):
+            if picked_S[s] < 0:
+                what = "the model's largest logit is not finite"
+                raise RequestError(f"position {int(plan.lengths[s])}", what, "check the weights and the dtype")
+            tokens_S[s] = picked_S[s]
         return tokens_S
 
     def _advance(self, request: int, token: int, cached_tokens: int) -> Event:

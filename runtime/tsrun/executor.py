@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,7 @@ from tsrun.memory import ask_for_huge_pages
 from tsrun.output import Output
 from tsrun.places import Place, fixed
 from tsrun.program import Program, Region
+from tsrun.sampler import Draws
 from tsrun.simd_program import SimdPrograms, can_run
 from tsrun.step import Step
 from tsrun.step_inputs import StepInputs, table_columns
@@ -71,9 +73,10 @@ class Executor:
         else:
             self.programs = SimdPrograms(plans, file, threads, limits.max_sequences, memory)
 
-    def run(self, step: Step) -> Output:
-        """Run one step; the result is the program's output."""
-        return self.programs.run(*self._filled(step))
+    def run(self, step: Step, draws: Draws | None = None) -> Output:
+        """Run one step; the result is the program's output, with the tokens that are drawn from its logits."""
+        output = self.programs.run(*self._filled(step))
+        return output if draws is None else replace(output, chosen=draws.tokens(output))
 
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""

@@ -15,13 +15,17 @@ from tskernels.dtypes import size_bytes
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Row s is of the step's sequence s: logits `[S, V]`, or tokens `[S]` in i32. largest: the first index of each row's largest logit
-    where the program has found it, -1 where that is not finite."""
+    """Row s is of the step's sequence s: logits `[S, V]`, or tokens `[S]` in i32.
+
+    largest: the first index of each row's largest logit where the program has found it, -1 where that is not finite. chosen: the tokens
+    that were chosen from logits.
+    """
 
     address: int
     dtype: str
     shape: tuple[int, ...]
     largest: NDArray[np.int32] | None = None
+    chosen: NDArray[np.int32] | None = None
 
     def numbers(self) -> NDArray[np.float32]:
         """The rows as f32: a copy where they are stored otherwise."""
@@ -30,6 +34,9 @@ class Output:
         return self._array(np.dtype({"f32": np.float32, "f64": np.float64, "f16": np.float16}[self.dtype])).astype(np.float32, copy=False)
 
     def tokens(self) -> NDArray[np.int32]:
+        """[S]: the next token of each sequence that gets one, -1 where its logits are not finite."""
+        if self.chosen is not None:
+            return self.chosen
         assert self.dtype == "i32", f"tokens of type {self.dtype}"
         return self._array(np.dtype(np.int32))
 

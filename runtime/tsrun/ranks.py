@@ -22,6 +22,7 @@ from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.output import Output
 from tsrun.program import read_program
+from tsrun.sampler import Draws
 from tsrun.step import Step
 from tsrun.threads import share_of_threads
 
@@ -125,19 +126,19 @@ class Ranks:
             self._abandon()
             raise
 
-    def start(self, step: Step) -> None:
-        """Begin a step on every rank. The result of the one before is no longer valid."""
+    def start(self, step: Step, draws: Draws | None) -> None:
+        """Begin a step on every rank, and draw tokens here. The result of the one before is no longer valid."""
         if self._thread is not None:
-            self._step = self._thread.submit(self._run, step)
+            self._step = self._thread.submit(self._run, step, draws)
             return
         self._step = Future()
         try:
-            self._step.set_result(self._run(step))
+            self._step.set_result(self._run(step, draws))
         except BaseException as error:
             self._step.set_exception(error)
 
     def result(self) -> Output:
-        """The logits [S, V] of the step that was started, or what went wrong with it."""
+        """The output of the step that was started, or what went wrong with it."""
         try:
             return self._step.result()
         except BaseException:
@@ -147,12 +148,12 @@ class Ranks:
                 self._abandon()
             raise
 
-    def _run(self, step: Step) -> Output:
+    def _run(self, step: Step, draws: Draws | None) -> Output:
         if self._group is None:
-            return self._executor.run(step)
+            return self._executor.run(step, draws)
         try:
             with self._group.running(step):
-                return self._executor.run(step)
+                return self._executor.run(step, draws)
         except RuntimeError as error:
             explained = self._explained(error)
             self._abandon()

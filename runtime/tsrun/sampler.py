@@ -1,21 +1,20 @@
-"""Chooses a token from logits: greedy, or the inverse CDF of the filtered distribution at one uniform per (seed, position).
+"""How a request's tokens are chosen, and who gets one in a step. The choice itself is in C++ (runtime/csrc/sampling.hpp).
 
-Dimensions: V vocabulary. A request's uniforms come from a counter, not from a stream that requests share, so its tokens
-do not depend on what else is in the batch, on chunking, or on a preemption.
+Dimensions: S sequences in the step. A token's random number comes from its request's seed and its position, not from a stream that requests
+share, so it does not depend on what else is in the batch, on chunking, or on a preemption.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tsrun._core import Sampler, choose
 from tsrun.errors import RequestError
-
-_FIRST_NUCLEUS = 256  # most nuclei are smaller; a larger one is found by widening, never by sorting the whole vocabulary first
+from tsrun.output import Output
+from tsrun.step import Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,58 +52,20 @@ class Sampling:
         """How many of the largest logits decide the token; 0 is all."""
         return 1 if self.greedy else self.top_k
 
-    def resolved_seed(self) -> int:
-        return secrets.randbits(63) if self.seed is None else self.seed
+    def sampler(self) -> Sampler:
+        """What chooses the tokens of one request, with a seed of its own where none is given."""
+        seed = secrets.randbits(63) if self.seed is None else self.seed
+        return Sampler(temperature=self.temperature, top_k=min(self.top_k, 2**31), top_p=self.top_p, min_p=self.min_p, seed=seed)
 
 
-def choose(logits_V: NDArray[np.float32], sampling: Sampling, seed: int, position: int) -> int:
-    """The token for `position` (its index in the sequence). Of equal logits greedy takes the lowest id."""
-    best = int(np.argmax(logits_V))  # argmax stops at the first NaN, so that one look finds it
-    if not np.isfinite(logits_V[best]):
-        raise RequestError(f"position {position}", f"the model's largest logit is {logits_V[best]}", "check the weights and the dtype")
-    if sampling.greedy:
-        return best
-    ids, weights = filtered(logits_V, sampling)
-    cumulative = np.cumsum(weights)
-    index = int(np.searchsorted(cumulative, uniform(seed, position) * cumulative[-1], side="right"))
-    return int(ids[min(index, len(ids) - 1)])
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S]."""
 
+    samplers: Sequence[Sampler | None]
+    positions: Ints
 
-def uniform(seed: int, position: int) -> float:
-    """One number in [0, 1) that only the seed and the position decide."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
-
-
-def filtered(logits_V: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The tokens that may be chosen, by ascending id, and their probabilities up to a common factor."""
-    scaled = logits_V.astype(np.float64)
-    scaled -= scaled.max()  # before the division, so that a tiny temperature gives -inf and not NaN
-    weights = np.exp(scaled / sampling.temperature)
-    ids = np.arange(len(weights), dtype=np.int64)
-    if 0 < sampling.top_k < len(ids):
-        ids = np.sort(_most_probable(weights, sampling.top_k))
-    if sampling.top_p < 1:
-        ids = np.sort(ids[_nucleus(weights[ids], sampling.top_p)])
-    if sampling.min_p > 0:
-        ids = ids[weights[ids] >= sampling.min_p]  # the largest weight is 1
-    return ids, weights[ids]
-
-
-def _most_probable(weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Exactly `count` indices, the largest weight first; of equal weights the lowest index first."""
-    threshold = np.partition(weights, len(weights) - count)[len(weights) - count]
-    candidates = np.flatnonzero(weights >= threshold)
-    order = np.argsort(-weights[candidates], kind="stable")
-    return candidates[order][:count]
-
-
-def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
-    """The fewest most probable indices whose share reaches `top_p`."""
-    share = top_p * weights.sum()
-    count = min(_FIRST_NUCLEUS, len(weights))
-    while True:
-        ids = _most_probable(weights, count)
-        mass = np.cumsum(weights[ids])
-        if mass[-1] >= share or count == len(weights):
-            return ids[: int(np.searchsorted(mass, share, side="left")) + 1]
-        count = min(count * 8, len(weights))
+    def tokens(self, logits: Output) -> Ints:
+        """[S]: -1 where the largest logit is not finite, or one is NaN; of no meaning where a sequence gets no token. Without the
+        interpreter's lock."""
+        return choose(logits.address, logits.dtype, logits.shape[1], self.samplers, self.positions, logits.largest)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tests.runtime.toy import EOS, Toy
+from tests.runtime.numpy_sampler import choose
+from tests.runtime.toy import EOS, Toy, write_artifact
 
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
@@ -60,6 +62,35 @@ def test_logits_are_those_of_plain_torch(toy: Toy, toy_artifact: Path) -> None:
         assert max(seen[request]) == len(ids) - 2
         for position, row in seen[request].items():
             torch.testing.assert_close(row, expected[position], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_sampled_tokens_follow_from_the_logits_that_an_observer_sees(toy_artifact: Path, depth: int) -> None:
+    samplings = [GREEDY[0], *SAMPLED[1:-1], Sampling(temperature=0.9, seed=8, top_k=5)]
+    expected: dict[int, list[int]] = defaultdict(list)
+
+    def look(step: StepLogits) -> None:
+        for s in np.flatnonzero(step.samples):
+            request, sampling = int(step.requests[s]), samplings[step.requests[s]]
+            expected[request].append(choose(step.logits[s], sampling, sampling.seed or 0, int(step.positions[s]) + 1))
+
+    tokens: dict[int, list[int]] = defaultdict(list)
+    with Engine(toy_artifact, LimitOptions(max_step_tokens=16, depth=depth), observer=look) as engine:
+        for request in requests_of(samplings):
+            engine.submit(request)
+        for event in engine.events():
+            tokens[event.request].extend(event.token_ids)
+    assert all(expected[request][:20] == made for request, made in tokens.items())
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_p=0.9)], ids=["greedy", "sampled"])
+def test_logits_that_are_no_numbers_end_the_engine_in_one_line(toy: Toy, tmp_path: Path, sampling: Sampling) -> None:
+    broken = Toy()
+    broken.weights["norm"] = toy.weights["norm"] * float("nan")
+    with Engine(write_artifact(broken, tmp_path / "toy.tsa")) as engine:
+        engine.submit(GenerationRequest([9, 9], sampling=sampling))
+        with pytest.raises(RequestError, match="position 2: the model's largest logit is not finite; check the weights"):
+            list(engine.events())
 
 
 def test_greedy_tokens_are_those_of_plain_torch(toy: Toy, alone: dict[str, list[list[int]]]) -> None:

@@ -22,7 +22,7 @@ from tsrun.generation import GenerationRequest
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions
 from tsrun.output import Output
-from tsrun.sampler import Sampling
+from tsrun.sampler import Draws, Sampling
 from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
 from tsrun.threads import share_of_threads
 
@@ -90,9 +90,11 @@ def test_an_interrupt_ends_the_workers(toy_artifact_of_two_ranks: Path, depth: i
         engine.step()
         run = Executor.run
 
-        def slowly(self: Executor, step: Step) -> Output:  # the other rank waits meanwhile, in the step's first collective
+        def slowly(
+            self: Executor, step: Step, draws: Draws | None
+        ) -> Output:  # the other rank waits meanwhile, in the step's first collective
             time.sleep(1.0)
-            return run(self, step)
+            return run(self, step, draws)
 
         monkeypatch.setattr(Executor, "run", slowly)
         timer = threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))

@@ -18,6 +18,7 @@ from tsrun.executor import Executor
 from tsrun.generation import Event, GenerationRequest
 from tsrun.limits import LimitOptions
 from tsrun.output import Output
+from tsrun.sampler import Draws
 from tsrun.step import Step
 
 PROMPT = list(range(40, 75))
@@ -134,7 +135,7 @@ def test_an_error_of_a_step_comes_out_of_it(toy_artifact: Path, depth: int, monk
         engine.submit(GenerationRequest(PROMPT, ignore_eos=True))
         engine.step()
 
-        def fail(self: Executor, step: Step) -> Output:
+        def fail(self: Executor, step: Step, draws: Draws | None) -> Output:
             raise MemoryError("of the step")
 
         monkeypatch.setattr(Executor, "run", fail)
@@ -152,9 +153,9 @@ def test_an_interrupt_comes_out_of_the_step(toy_artifact: Path, depth: int, monk
         engine.step()
         run = Executor.run
 
-        def slowly(self: Executor, step: Step) -> Output:
+        def slowly(self: Executor, step: Step, draws: Draws | None) -> Output:
             time.sleep(0.5)
-            return run(self, step)
+            return run(self, step, draws)
 
         monkeypatch.setattr(Executor, "run", slowly)
         threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
