@@ -133,9 +133,12 @@ void Ranking::shorten(Measure measure, Goal goal_of) {
   candidates_.clear();
   for (std::int64_t block = 0; block < logits_.num_blocks(); ++block) {
     if (!may_have(block, 0) || level_of(entry(maxima_, block), weighing_) > level) continue;
-    const Block<float>& weights = weights_of(block);
     const float* logits = logits_.block(block, room_);
     levels_of(logits, weighing_, level_of_each);
+    bool has_some = false;
+    for (const std::int32_t each : level_of_each.of) has_some |= each == level;
+    if (!has_some) continue;
+    const Block<float>& weights = weights_of(block);
     for (std::int64_t i = 0; i < block_size; ++i)
       if (level_of_each.of[i] == level && weights.of[i] > 0)
         candidates_.push_back({logits[i], weights.of[i], static_cast<std::int32_t>(block * block_size + i)});
