@@ -3,7 +3,7 @@
 A layout says nothing of what a weight is: its type and shape stay those of its rows, which `unpack` gives back: bit for bit, but for
 the quantized layouts, of which it gives the values that kernels compute with.
 
-Legend: O outputs and K inputs of a weight; F gates, and as many outputs that they gate; P panels.
+Legend: O outputs and K inputs of a weight; N experts, whose weights are stacked; F gates, and as many outputs that they gate; P panels.
 """
 
 from __future__ import annotations
@@ -69,20 +69,32 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-# ---- panels: 32 outputs side by side, so that each lane of a vector is one; of bf16 two neighbours in k lie together.
-
-
-def _in_panels(dtype: str, shape: Sizes) -> bool:
+def _is_matrix(dtype: str, shape: Sizes) -> bool:
     return dtype in ("bf16", "f32") and len(shape) == 2 and all(shape)
 
 
+# ---- panels: 32 outputs side by side, so that each lane of a vector is one; of bf16 two neighbours in k lie together. Of stacked weights
+# each is in panels of its own.
+
+
+def _in_panels(dtype: str, shape: Sizes) -> bool:
+    return _is_matrix(dtype, shape[-2:]) and len(shape) <= 3 and all(shape)
+
+
 def _panels(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
-    outputs, inner = shape
-    panels = _up(outputs, PANEL) // PANEL
-    return dtype, (panels, _up(inner, 2) // 2, PANEL, 2) if dtype == "bf16" else (panels, inner, PANEL)
+    *stacked, outputs, inner = shape
+    panels = (*stacked, _up(outputs, PANEL) // PANEL)
+    return dtype, (*panels, _up(inner, 2) // 2, PANEL, 2) if dtype == "bf16" else (*panels, inner, PANEL)
 
 
-def _pack_panels(w_OK: Tensor) -> Tensor:
+def _pack_panels(w: Tensor) -> Tensor:
+    """`[O, K]`, or `[N, O, K]`."""
+    import torch
+
+    return _pack_matrix(w) if w.dim() == 2 else torch.stack([_pack_matrix(w_OK) for w_OK in w])
+
+
+def _pack_matrix(w_OK: Tensor) -> Tensor:
     import torch
 
     outputs, inner = w_OK.shape
@@ -95,9 +107,12 @@ def _pack_panels(w_OK: Tensor) -> Tensor:
 
 
 def _unpack_panels(stored: Tensor, shape: Sizes) -> Tensor:
-    order = (0, 2, 1, 3) if stored.dim() == 4 else (0, 2, 1)
-    whole = stored.permute(order).reshape(stored.shape[0] * PANEL, -1)
-    return whole[: shape[0], : shape[1]].contiguous()
+    *stacked, outputs, inner = shape
+    in_pairs = stored.dim() - len(stacked) == 4
+    # panels, k, 32, 2? to panels, 32, k, 2?
+    whole = stored.transpose(-3, -2) if in_pairs else stored.transpose(-2, -1)
+    whole = whole.reshape(*stacked, stored.shape[len(stacked)] * PANEL, -1)
+    return whole[..., :outputs, :inner].contiguous()
 
 
 def _padded(w: Tensor, outputs: int, inner: int) -> Tensor:
@@ -112,7 +127,7 @@ def _padded(w: Tensor, outputs: int, inner: int) -> Tensor:
 
 
 def _in_gated_panels(dtype: str, shape: Sizes) -> bool:
-    return _in_panels(dtype, shape) and shape[0] % 2 == 0
+    return _is_matrix(dtype, shape) and shape[0] % 2 == 0
 
 
 def _gated_panels(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
@@ -125,7 +140,7 @@ def _pack_gated_panels(w_OK: Tensor) -> Tensor:
     together = w_OK.new_empty(wide // (PANEL // 2), 2, PANEL // 2, inner)
     for index, half in enumerate((w_OK[: outputs // 2], w_OK[outputs // 2 :])):
         together[:, index] = _padded(half, wide, inner).view(-1, PANEL // 2, inner)
-    return _pack_panels(together.view(2 * wide, inner))
+    return _pack_matrix(together.view(2 * wide, inner))
 
 
 def _unpack_gated_panels(stored: Tensor, shape: Sizes) -> Tensor:
@@ -152,7 +167,7 @@ def _quantized(name: str, is_gated: bool) -> Layout:
         return FORMATS[name]
 
     def takes(dtype: str, shape: Sizes) -> bool:
-        return _in_panels(dtype, shape) and not (is_gated and shape[0] % 2) and form().takes(shape[1])
+        return _is_matrix(dtype, shape) and not (is_gated and shape[0] % 2) and form().takes(shape[1])
 
     def stored(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
         return "u8", (form().num_bytes(shape[0], shape[1], is_gated),)
@@ -176,7 +191,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         Layout(ROWS, lambda dtype, shape: True, lambda dtype, shape: (dtype, tuple(shape)), lambda w: w, lambda w, shape: w),
         Layout(PANELS, _in_panels, _panels, _pack_panels, _unpack_panels),
         Layout(GATED_PANELS, _in_gated_panels, _gated_panels, _pack_gated_panels, _unpack_gated_panels),
-        Layout(SCREEN, _in_panels, _screened, pack_screen, None, is_chosen=False),
+        Layout(SCREEN, _is_matrix, _screened, pack_screen, None, is_chosen=False),
         *(_quantized(name, is_gated) for name in QUANTIZED for is_gated in (False, True)),
     )
 }

@@ -2,7 +2,8 @@
 
 Guarantees: every op that reads a weight has a kernel that takes its layout; a layout other than rows is strictly cheaper than rows, and
 keeps every bit. Where all kernels that compete in all of a weight's layouts were measured, that decides, and the cost model elsewhere.
-Does not: choose the layouts of several weights together, or change one that a weight has already.
+Weights that a kernel takes in layouts together, as those of a mixture's experts, are all in the same.
+Does not: choose otherwise the layouts of several weights together, or change one that a weight has already.
 """
 
 from __future__ import annotations
@@ -56,29 +57,45 @@ def cheapest_layouts(programs: Sequence[Program], target: Target, measured: Meas
 
 
 def _same_weights(programs: Sequence[Program]) -> Iterator[frozenset[torch.fx.Node]]:
-    """The placeholders that stand for a tensor: one in each program, and those of a layer for the tensors of all its calls."""
+    """The placeholders that get one layout: those that stand for a tensor, one in each program, and those of a layer for the tensors of
+    all its calls; and those that one kernel takes in layouts."""
     group_of: dict[str | torch.fx.Node, frozenset[str | torch.fx.Node]] = {}
+
+    def join(*members: str | torch.fx.Node) -> None:
+        joined = frozenset[str | torch.fx.Node]().union(*(group_of.get(m, frozenset({m})) for m in members))
+        group_of.update(dict.fromkeys(joined, joined))
+
     for program in programs:
         for prefix, node in bound_weights(program):
             kind: Input = node.meta["input"]
             if kind.layout == ROWS:
-                name = kind.tensor(prefix)
-                joined = group_of.get(name, frozenset({name})) | group_of.get(node, frozenset({node}))
-                group_of.update(dict.fromkeys(joined, joined))
+                join(kind.tensor(prefix), node)
+        for graph in program.graphs.values():
+            for node in graph.nodes:
+                for taken in _taken_together(node):
+                    if taken and all(weight in group_of for weight in taken):
+                        join(*taken)
     for group in dict.fromkeys(group_of.values()):
         yield frozenset(n for n in group if isinstance(n, torch.fx.Node))
+
+
+def _taken_together(node: torch.fx.Node) -> Iterator[Sequence[torch.fx.Node]]:
+    """What each kernel of a node's op takes in layouts that the compiler may choose."""
+    if node.op == "call_function":
+        operands = tensor_operands(node)
+        for kernel in kernels(f"ts::{op_of(node)}"):
+            yield [operands[index] for index, layout in kernel.layouts.items() if layout in LAYOUTS and LAYOUTS[layout].is_chosen]
 
 
 def _cheapest(
     weights: frozenset[torch.fx.Node], meshes: Mapping[torch.fx.Graph, Mesh], target: Target, measured: Measurements | None
 ) -> str:
     """Rows where no layout costs less. What kernels are ranked by before their cost counts before it here, too."""
-    uses = [user for weight in weights for user in weight.users]
+    uses = list(dict.fromkeys(user for weight in weights for user in weight.users))
     if any(user.op != "call_function" for user in uses):  # another graph would have to know
         return ROWS
-    first = next(iter(weights))
-    dtype, shape = type_of(first).dtype, [int(d) for d in type_of(first).local(meshes[first.graph])]
-    layouts = [name for name in (ROWS, *sorted(_layouts_taken(weights, uses) - {ROWS})) if LAYOUTS[name].takes(dtype, shape)]
+    known = (ROWS, *sorted(_layouts_taken(weights, uses) - {ROWS}))
+    layouts = [name for name in known if all(_takes(name, weight, meshes[weight.graph]) for weight in weights)]
 
     def best(measured: Measurements | None) -> dict[str, list[Candidate]]:
         """By layout that all uses have kernels for, the kernel of each use."""
@@ -94,6 +111,11 @@ def _cheapest(
         ranks = [rank(c.kernel) for c in chosen]
         costs[name] = (sum(first for first, _ in ranks), sum(second for _, second in ranks), sum(c.cost_seconds for c in chosen))
     return min(costs, key=lambda layout: costs[layout], default=ROWS)
+
+
+def _takes(layout: str, weight: torch.fx.Node, mesh: Mesh) -> bool:
+    kind = type_of(weight)
+    return LAYOUTS[layout].takes(kind.dtype, [int(d) for d in kind.local(mesh)])
 
 
 def _layouts_taken(weights: frozenset[torch.fx.Node], uses: Sequence[torch.fx.Node]) -> set[str]:

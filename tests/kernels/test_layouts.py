@@ -55,6 +55,16 @@ def test_a_panel_has_outputs_side_by_side() -> None:
     assert pairs[0, 1, 5].tolist() == [w[5, 2], 0]
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_stacked_weights_are_each_in_panels(dtype: str) -> None:
+    w = torch.randn(3, 40, 7).to(torch_dtype(dtype))
+    stored, unpack = layout(PANELS).pack(w), layout(PANELS).unpack
+    assert unpack is not None
+    assert (dtype_name(stored.dtype), tuple(stored.shape)) == layout(PANELS).stored(dtype, w.shape)
+    assert torch.equal(stored[1], layout(PANELS).pack(w[1]))
+    assert torch.equal(unpack(stored, w.shape), w)
+
+
 def test_a_gated_panel_has_gates_and_then_what_they_gate() -> None:
     w = torch.arange(2 * 20 * 3).reshape(40, 3)
     stored = layout(GATED_PANELS).pack(w.float())
@@ -67,7 +77,8 @@ def test_a_gated_panel_has_gates_and_then_what_they_gate() -> None:
 def test_what_can_not_be_in_panels_is_told(name: str) -> None:
     takes = layout(name).takes
     assert not takes("f64", (64, 64))
-    assert not takes("f32", (4, 64, 64))
+    assert takes("f32", (4, 64, 64)) == (name == PANELS)
+    assert not takes("f32", (2, 4, 64, 64))
     assert not takes("f32", (64,))
     assert takes("f32", (63, 64)) == (name == PANELS)
 

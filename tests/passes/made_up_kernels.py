@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tskernels.cost import matmul_bound
+from tskernels.cost import experts_bound, matmul_bound
 from tskernels.layouts import GATED_PANELS, PANELS, SCREEN
 from tskernels.registry import Call, Kernel, add_kernel, isolated, one_float_type
 from tskernels.target import Target, cpu
@@ -20,18 +20,24 @@ def _quicker(call: Call, target: Target) -> float:
     return matmul_bound(call, target) / 2
 
 
+def _quicker_experts(call: Call, target: Target) -> float:
+    return experts_bound(call, target) / 2
+
+
 def _function(*_operands: Any, **_attributes: Any) -> None:
     raise AssertionError("a made-up kernel runs nowhere")
 
 
 @contextmanager
 def made_up_kernels() -> Iterator[None]:
-    """Matmuls with weights in panels and in two quantized formats, for MADE_UP; tables in one of them."""
+    """Matmuls with weights in panels and in two quantized formats, for MADE_UP; tables in one of them; experts in panels."""
     with isolated():
         products = [(PANELS, GATED_PANELS), *((name, f"gated_{name}") for name in QUANTIZED)]
         readers = [(op, layout) for pair in products for op, layout in zip(("ts::linear", "ts::gated_linear"), pair, strict=True)]
         for op, layout in (*readers, ("ts::embedding", TABLES)):
             add_kernel(Kernel(op, layout, "compute", _function, MADE_UP, ("f32", "bf16"), one_float_type, _quicker, __file__, {1: layout}))
+        facts = (_function, MADE_UP, ("f32", "bf16"), one_float_type, _quicker_experts, __file__)
+        add_kernel(Kernel("ts::experts", PANELS, "compute", *facts, dict.fromkeys((2, 3, 4), PANELS)))
         screened = Kernel("ts::screened_linear", SCREEN, "compute", _function, MADE_UP, ("f32",), None, _quicker, __file__, {2: SCREEN})
         add_kernel(screened)
         yield

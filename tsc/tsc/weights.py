@@ -19,7 +19,6 @@ from tsc.spans import Span
 from tsc.types import Placement, Shape, local_dimensions
 from tskernels.dtypes import torch_dtype
 from tskernels.layouts import FROM_FLOATS, Layout, format_of, layout
-from tskernels.registry import ROWS
 
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
 """Buffers that older checkpoints store and every model recomputes."""
@@ -140,8 +139,8 @@ def write_weights(
     coordinates = list(rank_coordinates(mesh))
     for index, weight in enumerate(weights):
         if len(names := tensor_names(weight.parts[0].tensor, weight.parts[0].type.shape)) > 1:
-            assert weight.layout == ROWS, "what is stacked is stored by rows"
-            _write_stacked(mesh, checkpoint, weight.name, weight.parts[0].type, names, dict(zip(streams, coordinates, strict=True)))
+            assert format_of(weight.layout) is None, "what is stacked keeps its bits"
+            _write_stacked(mesh, checkpoint, weight, names, dict(zip(streams, coordinates, strict=True)))
             done(index + 1)
             continue
         stored = layout(weight.layout)
@@ -179,19 +178,19 @@ def _errors(stored: Layout, packed: torch.Tensor, blocks: Sequence[torch.Tensor]
 def _write_stacked(
     mesh: Mesh,
     checkpoint: Checkpoint,
-    name: str,
-    kind: NodeType,
+    weight: StoredWeight,
     tensors: Sequence[str],
     streams: Mapping[SafetensorsStream, dict[str, int]],
 ) -> None:
     """Each tensor of a stack to the ranks that have it: those whose block of the first factor it is in."""
+    kind, pack = weight.parts[0].type, layout(weight.layout).pack
     inner = NodeType(_one_of(kind.shape), tuple(p - 1 if isinstance(p, int) and p else None for p in kind.placement))
     for number, tensor in enumerate(tensors):
         whole = checkpoint.read(tensor).to(torch_dtype(kind.dtype))
         for stream, coordinate in streams.items():
             blocks, position = _position(mesh, kind.placement, 0, coordinate)
             if number // (len(tensors) // blocks) == position:
-                stream.extend(name, rank_block(whole, inner, mesh, coordinate)[None])
+                stream.extend(weight.name, pack(rank_block(whole, inner, mesh, coordinate))[None])
 
 
 def rank_coordinates(mesh: Mesh) -> Iterator[dict[str, int]]:
