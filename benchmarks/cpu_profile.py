@@ -46,7 +46,7 @@ def main() -> None:
     limits = Limits(16, pages, 1, given.tokens, pages * 16, tuple((window, pages) for window in program.windows))
     executor = Executor(artifact, program, 0, limits, given.threads)
     if not isinstance(executor.programs, SimdPrograms):
-        raise SystemExit(f"{given.artifact}: some of its kernels are torch's; compile a dense decoder for --target cpu")
+        raise SystemExit(f"{given.artifact}: some of its kernels are torch's; compile it for one rank and --target cpu")
     step = step_of(given.tokens, given.context, len(limits.pages))
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(given.repeat):

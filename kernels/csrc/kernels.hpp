@@ -22,6 +22,9 @@ namespace tsk::TSK_ISA {
 #include "attention_spans.hpp"
 #include "attention.hpp"
 #include "latent_attention.hpp"
+#include "einsum.hpp"
+#include "mixture.hpp"
+#include "mixture_experts.hpp"
 #include "quantized_vector.hpp"
 #include "quantized_formats.hpp"
 #include "quantized_rows.hpp"
@@ -52,6 +55,9 @@ constexpr Kernel kernels[] = {
     {"take_rows", Partition::whole, take_rows},
     {"cache_append", Partition::rows, cache_append},
     {"latent_append", Partition::rows, latent_append},
+    {"einsum", Partition::whole, einsum, einsum_scratch},
+    {"route", Partition::whole, route, route_scratch},
+    {"experts_panels", Partition::whole, experts_panels, experts_scratch},
     {"linear_int8", Partition::whole, linear_quantized<Int8>, quantized_scratch<Int8>},
     {"gated_int8", Partition::whole, gated_quantized<Int8>, quantized_scratch<Int8>},
     {"embedding_int8", Partition::rows, embedding_quantized<Int8>},

@@ -37,6 +37,21 @@ inline std::int64_t linear_scratch(const Call& call, int num_workers) {
                                                : linear_scratch_of<float>(call, num_workers);
 }
 
+// Calls f with a panel that so many blocks read: the panel, or a wide copy of it.
+template <class Weight, class Function>
+void with_panel(const Weight* panel, std::int64_t K, std::int64_t num_blocks, [[maybe_unused]] float* wide,
+                const Function& f) {
+#ifndef TSK_DOT_BF16
+  if constexpr (sizeof(Weight) == 2) {
+    if (num_blocks >= fewest_blocks && K <= widest_panel) {
+      widen_panel(panel, K, wide);
+      return f(static_cast<const float*>(wide));
+    }
+  }
+#endif
+  f(panel);
+}
+
 // Where row r of x begins: rows of x, and vectors within them, may be spaced differently.
 template <class Element>
 const Element* vector_of(const Tensor& x, std::int64_t index) {
@@ -53,19 +68,9 @@ const typename Packing<Weight>::Element* pack_rows(const Call& call, const Linea
   const Tensor& x = call.operands[0];
   const std::int64_t K = padded<Weight>(shape.K);
   const auto pack = [&](std::int64_t block, Packed* to) {
-    const std::int64_t first = blocks.first(block);
-    const std::int64_t stride = x.dims > 2 ? x.vector_stride() : x.strides[0];
-    if (x.vectors() == 1 || x.strides[0] == x.vectors() * x.vector_stride()) {
-      pack_block<Weight>(vector_of<Element>(x, first), x.vectors() == 1 ? x.strides[0] : stride, blocks.size(block),
-                         shape.K, to);
-    } else {
-      const int rows = blocks.size(block);
-      for (int r = 0; r < rows; ++r) {
-        const Element* row = vector_of<Element>(x, first + r);
-        for (std::int64_t k = 0; k < K; ++k)
-          assign(k < shape.K ? widen(row[k]) : 0.0f, to + Packing<Weight>::index(k, r, rows));
-      }
-    }
+    RowsAt<Element> at = {};
+    for (int r = 0; r < blocks.size(block); ++r) at[r] = vector_of<Element>(x, blocks.first(block) + r);
+    pack_block<Weight, Element>(at, blocks.size(block), shape.K, to);
   };
   if (blocks.count == 1) {
     auto* own = reinterpret_cast<Packed*>(call.scratch + worker.index * packed_bytes<Weight>(shape));
@@ -112,21 +117,12 @@ void panel_linear(const Call& call, const Worker& worker, const Finish& finish) 
   // Few rows wait for memory and for their own sums: two panels side by side keep both busy.
   if (blocks.count == 1 && 2 * blocks.size(0) <= block_rows)
     for (; panel + 1 < last; panel += 2) run.template operator()<2>(w + panel * apart, 0);
-#ifndef TSK_DOT_BF16
-  if constexpr (sizeof(Weight) == 2) {
-    if (blocks.count >= fewest_blocks && K <= widest_panel) {
-      const std::int64_t before = packed_bytes<Weight>(shape) * (blocks.count == 1 ? worker.count : 1);
-      auto* wide = reinterpret_cast<float*>(call.scratch + before) + worker.index * apart;
-      for (; panel < last; ++panel) {
-        widen_panel(w + panel * apart, K, wide);
-        for (std::int64_t b = 0; b < blocks.count; ++b) run.template operator()<1>(static_cast<const float*>(wide), b);
-      }
-      return;
-    }
-  }
-#endif
+  const std::int64_t before = packed_bytes<Weight>(shape) * (blocks.count == 1 ? worker.count : 1);
+  auto* wide = reinterpret_cast<float*>(call.scratch + before) + worker.index * apart;
   for (; panel < last; ++panel)
-    for (std::int64_t b = 0; b < blocks.count; ++b) run.template operator()<1>(w + panel * apart, b);
+    with_panel(w + panel * apart, K, blocks.count, wide, [&](const auto* from) {
+      for (std::int64_t b = 0; b < blocks.count; ++b) run.template operator()<1>(from, b);
+    });
 }
 
 template <class Element>

@@ -24,6 +24,9 @@ struct Packing<bf16> {
 };
 #endif
 
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
+
 template <class Weight>
 constexpr std::int64_t padded(std::int64_t k) {
   return sizeof(Weight) == 2 ? k + k % 2 : k;
@@ -32,15 +35,18 @@ constexpr std::int64_t padded(std::int64_t k) {
 inline void assign(float x, float* to) { *to = x; }
 inline void assign(float x, bf16* to) { *to = round_bf16(x); }
 
+// Where each row of a block begins.
+template <class Element>
+using RowsAt = const Element* [block_rows];
+
 // Rows of x in the order in which a block reads them; k is padded with zeros.
 template <class Weight, class Element>
-void pack_block(const Element* x, std::int64_t row_stride, int rows, std::int64_t K,
-                typename Packing<Weight>::Element* packed) {
+void pack_block(const RowsAt<Element>& at, int rows, std::int64_t K, typename Packing<Weight>::Element* packed) {
   std::int64_t done = 0;
   if constexpr (sizeof(*packed) == sizeof(float)) {
     for (; done + lanes <= K; done += lanes) {
       Vec tile[lanes];
-      for (int r = 0; r < lanes; ++r) tile[r] = r < rows ? load(x + r * row_stride + done) : zero();
+      for (int r = 0; r < lanes; ++r) tile[r] = r < block_rows && r < rows ? load(at[r] + done) : zero();
       transpose(tile);
       float* to = packed + done * rows;
       // A whole vector reaches into the place of the next one, which then puts it right; the last ones must not.
@@ -53,8 +59,7 @@ void pack_block(const Element* x, std::int64_t row_stride, int rows, std::int64_
     }
   }
   for (int r = 0; r < rows; ++r) {
-    const Element* row = x + r * row_stride;
-    for (std::int64_t k = done; k < K; ++k) assign(widen(row[k]), packed + Packing<Weight>::index(k, r, rows));
+    for (std::int64_t k = done; k < K; ++k) assign(widen(at[r][k]), packed + Packing<Weight>::index(k, r, rows));
     if (padded<Weight>(K) != K) assign(0.0f, packed + Packing<Weight>::index(K, r, rows));
   }
 }

@@ -1,8 +1,6 @@
 // QuantizedRows in 8 bits, as the products with quantized weights read them. Included inside an instruction set's
 // namespace.
 
-inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
 // Rows that are computed together, so that they share what unpacks a weight; with more the sums would not stay in
 // registers.
 constexpr int most_rows = lanes == 16 ? 8 : 4;

@@ -84,6 +84,10 @@ inline bool any_equal(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a,
 inline unsigned nan_lanes(Vec a) {
   return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)));
 }
+// NaN is one of them.
+inline unsigned nonzero_lanes(Vec a) {
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, zero(), _CMP_NEQ_UQ)));
+}
 // x where test < limit, else y.
 inline Vec where_less(Vec test, Vec limit, Vec x, Vec y) {
   return _mm256_blendv_ps(y, x, _mm256_cmp_ps(test, limit, _CMP_LT_OQ));

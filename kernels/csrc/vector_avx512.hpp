@@ -66,6 +66,8 @@ inline float largest(Vec x) { return _mm512_reduce_max_ps(x); }
 inline Vec times_power_of_two(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
 inline bool any_equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) != 0; }
 inline unsigned nan_lanes(Vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+// NaN is one of them.
+inline unsigned nonzero_lanes(Vec a) { return _mm512_cmp_ps_mask(a, zero(), _CMP_NEQ_UQ); }
 // x where test < limit, else y.
 inline Vec where_less(Vec test, Vec limit, Vec x, Vec y) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(test, limit, _CMP_LT_OQ), y, x);

@@ -104,11 +104,16 @@ def dot_bound(call: Call, target: Target) -> float:
     return matmul_bound(call, target) + LANES * rows * (w.shape[0] or NOMINAL_SIZE) / machine(target).flops_per_second
 
 
+def in_panels(w: Operand) -> Operand:
+    """`w [..., O, I]` as it is stored in whole panels."""
+    *leading, outputs, inner = w.shape
+    return replace(w, shape=(*leading, -(-(outputs or NOMINAL_SIZE) // PANEL) * PANEL, inner))
+
+
 def panels_bound(call: Call, target: Target) -> float:
     """`matmul_bound` of a `w` whose outputs are stored in whole panels."""
     x, w, *rest = call.operands
-    outputs = -(-(w.shape[0] or NOMINAL_SIZE) // PANEL) * PANEL
-    return matmul_bound(replace(call, operands=(x, replace(w, shape=(outputs, *w.shape[1:])), *rest)), target)
+    return matmul_bound(replace(call, operands=(x, in_panels(w), *rest)), target)
 
 
 def append_bound(call: Call, target: Target) -> float:
@@ -149,6 +154,19 @@ def experts_bound(call: Call, target: Target) -> float:
     x, _, gate = call.operands[:3]
     flops = 6.0 * (x.shape[0] or NOMINAL_SIZE) * prod(n or NOMINAL_SIZE for n in gate.shape[1:])
     return seconds(target, moved_bytes=sum(map(operand_bytes, call.operands)), flops=flops)
+
+
+def experts_panels_bound(call: Call, target: Target) -> float:
+    """`experts_bound` of weights that are stored in whole panels."""
+    x, weights, *experts = call.operands
+    return experts_bound(replace(call, operands=(x, weights, *map(in_panels, experts))), target)
+
+
+def experts_gemm_bound(call: Call, target: Target) -> float:
+    """`experts_bound` of a library that is called for three products an expert, and copies each weight as `gemm_bound` says."""
+    weights = call.operands[2:]
+    launched = 3 * (weights[0].shape[0] or NOMINAL_SIZE) * machine(target).launch_seconds
+    return experts_bound(call, target) + launched + 2 * sum(map(operand_bytes, weights)) / machine(target).bytes_per_second
 
 
 def message_bound(call: Call, target: Target) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tskernels.cost import experts_bound
+from tskernels.cost import experts_bound, experts_gemm_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.linear import FEWEST_ROWS
 from tskernels.registry import kernel, op
@@ -82,7 +82,7 @@ def experts(x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor) 
     return result.to(x.dtype)
 
 
-@kernel("ts::experts", name="torch", cost=experts_bound)
+@kernel("ts::experts", name="torch", cost=experts_gemm_bound)
 def experts_torch(x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, out: Tensor) -> None:
     """Each expert runs on the tokens that have a weight for it; few rows are padded with zeros, as `linear` does, so that a token's
     bits do not depend on which others share its experts."""

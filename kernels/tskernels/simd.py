@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tskernels.cost import Cost, dot_bound, panels_bound
+from tskernels.cost import Cost, dot_bound, experts_panels_bound, panels_bound
+from tskernels.equation import is_batched_matmul, matmul_dimensions
 from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN
+from tskernels.registry import When, one_float_type
 from tskernels.target import cpu
 
 SIMD: Final = "simd"
@@ -33,6 +35,15 @@ def _rope_numbers(given: Mapping[str, Any]) -> Sequence[float]:
     return [float(given["interleaved"]), float(given["parameters"][4]) if given["kind"] == "yarn" else 1.0]
 
 
+def _einsum_numbers(given: Mapping[str, Any]) -> Sequence[float]:
+    return matmul_dimensions(given["equation"])
+
+
+def _route_numbers(given: Mapping[str, Any]) -> Sequence[float]:
+    flags = float(given["score"] == "sigmoid"), float(given["normalize"])
+    return [float(given["top_k"]), *flags, *(float(given[name]) for name in ("scale", "groups", "top_groups", "group_best"))]
+
+
 def _gated_numbers(given: Mapping[str, Any]) -> Sequence[float]:
     return [float(ACTIVATIONS.index(given["activation"]))]
 
@@ -45,8 +56,7 @@ def _reduction_number(given: Mapping[str, Any]) -> Sequence[float]:
 class SimdKernel:
     """A kernel of an op by the registry's name. symbol: its name in C++; layouts: of operands that are not stored by rows; coordinates:
     names of the arguments that are numbers of the rank; cost: None for that of the op's reference; collective: it is given the group of
-    ranks of its `axis`; mixes: its operands may be of several
-    float types, or of none."""
+    ranks of its `axis`; when: what else it needs."""
 
     op: str
     name: str
@@ -56,7 +66,7 @@ class SimdKernel:
     coordinates: tuple[str, ...] = ("shard",)
     cost: Cost | None = None
     collective: bool = False
-    mixes: bool = False
+    when: When | None = one_float_type
 
 
 def _quantized(name: str) -> tuple[SimdKernel, ...]:
@@ -68,7 +78,7 @@ def _quantized(name: str) -> tuple[SimdKernel, ...]:
 
 
 def _collective(symbol: str, numbers: Numbers = lambda given: ()) -> SimdKernel:
-    return SimdKernel(f"ts::{symbol}", SIMD, symbol, numbers, coordinates=(), collective=True, mixes=True)
+    return SimdKernel(f"ts::{symbol}", SIMD, symbol, numbers, coordinates=(), collective=True, when=None)
 
 
 _KERNELS: Final = (
@@ -91,6 +101,9 @@ _KERNELS: Final = (
     SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window")),
     SimdKernel("ts::cache_append", SIMD, "cache_append"),
     SimdKernel("ts::latent_append", SIMD, "latent_append"),
+    SimdKernel("ts::einsum", SIMD, "einsum", _einsum_numbers, when=is_batched_matmul),
+    SimdKernel("ts::route", SIMD, "route", _route_numbers, when=None),
+    SimdKernel("ts::experts", SIMD_PANELS, "experts_panels", layouts=dict.fromkeys((2, 3, 4), PANELS), cost=experts_panels_bound),
     *(kernel for name in QUANTIZED for kernel in _quantized(name)),
     _collective("all_reduce", _reduction_number),
     _collective("reduce_scatter", _named("dim")),
@@ -100,12 +113,12 @@ _KERNELS: Final = (
     _collective("keep_first"),
     SimdKernel("ts::max_key", SIMD, "max_key", _named("shard")),
     SimdKernel("ts::top_keys", SIMD, "top_keys", _named("shard", "k", "width")),
-    SimdKernel("ts::merge_keys", SIMD, "merge_keys", mixes=True),
-    SimdKernel("ts::key_index", SIMD, "key_index", mixes=True),
-    SimdKernel("ts::key_value", SIMD, "key_value", mixes=True),
+    SimdKernel("ts::merge_keys", SIMD, "merge_keys", when=None),
+    SimdKernel("ts::key_index", SIMD, "key_index", when=None),
+    SimdKernel("ts::key_value", SIMD, "key_value", when=None),
     SimdKernel("ts::row_max", SIMD, "row_max"),
     SimdKernel("ts::row_sum", SIMD, "row_sum"),
-    SimdKernel("ts::exp_minus", SIMD, "exp_minus", mixes=True),
+    SimdKernel("ts::exp_minus", SIMD, "exp_minus", when=None),
     SimdKernel("ts::divide_rows", SIMD, "divide_rows"),
 )
 TABLE: Final[Mapping[tuple[str, str], SimdKernel]] = {(k.op, k.name): k for k in _KERNELS}

@@ -13,7 +13,7 @@ from torch import Tensor
 from tskernels.cost import Cost, machine
 from tskernels.dtypes import dtype_name
 from tskernels.layouts import QUANTIZED
-from tskernels.registry import Call, Kernel, Operand, add_kernel, kernels, one_float_type, op_named
+from tskernels.registry import Call, Kernel, Operand, add_kernel, kernels, op_named
 from tskernels.rope import inverse_frequencies
 from tskernels.simd import TABLE, TARGET, SimdKernel, is_available
 
@@ -119,17 +119,7 @@ def _register() -> None:
         function = reference.function if kernel.collective else _function(kernel)
         cost = _without_launch(kernel.cost or reference.cost)
         constants = _CONSTANTS.get(kernel.symbol)
-        facts = (
-            kernel.op,
-            kernel.name,
-            op.kind,
-            function,
-            TARGET,
-            ("f32", "bf16"),
-            None if kernel.mixes else one_float_type,
-            cost,
-            __file__,
-        )
+        facts = (kernel.op, kernel.name, op.kind, function, TARGET, ("f32", "bf16"), kernel.when, cost, __file__)
         add_kernel(Kernel(*facts, kernel.layouts, constants, fixed_bits=True))
 
 

@@ -29,13 +29,14 @@ ISAS = [
 ]
 TEAMS = {workers: _cpu.Team(workers) for workers in (1, 2)}
 ELSEWHERE = {
-    (f"ts::{name}", SIMD)
-    for name in (
-        *("attention", "latent_attention"),  # test_simd_attention.py
-        *("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "local_slice", "keep_first"),  # test_shared_memory.py
-        *("max_key", "top_keys", "merge_keys", "key_index", "key_value"),  # test_simd_rows.py
-        *("row_max", "row_sum", "exp_minus", "divide_rows"),
-    )
+    *product(("ts::attention", "ts::latent_attention"), (SIMD,)),  # test_simd_attention.py
+    *product(("ts::route", "ts::einsum"), (SIMD,)),  # test_simd_mixture.py
+    ("ts::experts", SIMD_PANELS),
+    # test_shared_memory.py
+    *product(("ts::all_reduce", "ts::reduce_scatter", "ts::all_gather", "ts::all_to_all", "ts::local_slice", "ts::keep_first"), (SIMD,)),
+    # test_simd_rows.py
+    *product(("ts::max_key", "ts::top_keys", "ts::merge_keys", "ts::key_index", "ts::key_value"), (SIMD,)),
+    *product(("ts::row_max", "ts::row_sum", "ts::exp_minus", "ts::divide_rows"), (SIMD,)),
 }
 HERE = {
     *product(("ts::linear",), (SIMD, SIMD_PANELS)),

@@ -30,10 +30,11 @@ def compiled(
     mesh: dict[str, int] | None = None,
     topology: Path | None = None,
     quantize: Quantize = "none",
+    target: str = "cpu",
 ) -> Path:
     """quantize: none, since transformers computes with what a GGUF's blocks come to."""
     links = None if topology is None else str(topology)
-    request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, "cpu", links, quantize=quantize)
+    request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, target, links, quantize=quantize)
     compile_artifact(request, path, lambda stage, done, total: None)
     return path
 

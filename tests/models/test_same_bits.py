@@ -19,8 +19,8 @@ from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
 
-MODELS = ["llama", "qwen3", "gemma3"]
-"""gemma3 has a window that every prompt here outgrows."""
+MODELS = ["llama", "qwen3", "gemma3", "qwen3_moe", "deepseek_v3"]
+"""gemma3 has a window that every prompt here outgrows; the last two have mixtures of experts, and one of them latent attention."""
 DTYPES = ["f32", "bf16"]
 LENGTH, TOKENS = 45, 5
 ALONE = LimitOptions(page_size=16, num_pages=64, max_sequences=1, max_step_tokens=512, prefix_cache=False, depth=1)

@@ -192,11 +192,11 @@ class TinyModels:
             self.model(case).save_pretrained(path)
         return path
 
-    def artifact(self, case: Case, tp: int = 1, dtype: str = "f32") -> Path:
+    def artifact(self, case: Case, tp: int = 1, dtype: str = "f32", target: str = "cpu") -> Path:
         from tests.models.running import compiled
 
-        path = self._folder / f"{case.name}-{tp}-{dtype}.tsa"
-        return path if path.exists() else compiled(self.checkpoint(case), path, tp=tp, dtype=dtype)
+        path = self._folder / f"{case.name}-{tp}-{dtype}-{target}.tsa"
+        return path if path.exists() else compiled(self.checkpoint(case), path, tp=tp, dtype=dtype, target=target)
 
 
 BY_NAME = {case.name: case for case in CASES}
