@@ -39,8 +39,8 @@ inline std::int64_t linear_scratch(const Call& call, int num_workers) {
 
 // Calls f with a panel that so many blocks read: the panel, or a wide copy of it.
 template <class Weight, class Function>
-void with_panel(const Weight* panel, std::int64_t K, std::int64_t num_blocks, [[maybe_unused]] float* wide,
-                const Function& f) {
+void with_panel(const Weight* panel, [[maybe_unused]] std::int64_t K, [[maybe_unused]] std::int64_t num_blocks,
+                [[maybe_unused]] float* wide, const Function& f) {
 #ifndef TSK_DOT_BF16
   if constexpr (sizeof(Weight) == 2) {
     if (num_blocks >= fewest_blocks && K <= widest_panel) {
