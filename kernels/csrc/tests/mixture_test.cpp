@@ -91,7 +91,7 @@ TEST("einsum is a product for each head, whichever dimension of y is summed over
     for (const DType dtype : float_types)
       for (const std::int64_t T : {1, 5, 30})
         for (const std::int64_t E : {1, 18, 40})
-          for (const std::int64_t C : {3, 32, 45}) {
+          for (const std::int64_t C : {3, 32, 45, 150}) {
             constexpr std::int64_t H = 3;
             const float scale = 1 / std::sqrt(static_cast<float>(E));
             const Array x = Array(dtype, {T, H, E}, 7).fill(random);
