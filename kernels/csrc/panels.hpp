@@ -69,8 +69,8 @@ struct Sums {
   Vec at[rows][panels * panel_vectors];
 };
 
-// What is asked of memory while a panel is multiplied: a part of the panel that comes next, evenly, so that products and
-// memory are busy at the same time. What the processor asks for by itself ends at the end of a page of 4 KiB.
+// What is asked of memory while a panel is multiplied: a part of the panel that comes next, evenly, so that products
+// and memory are busy at the same time. What the processor asks for by itself ends at the end of a page of 4 KiB.
 struct Prefetch {
   const std::byte* from;
   std::int64_t step, apart;  // bytes: for each step of the product, and between panels side by side
@@ -110,8 +110,8 @@ inline void add_product(const float* x, const float* panel, std::int64_t apart, 
 
 #ifdef TSK_DOT_BF16
 template <int rows, int panels, class Next = NoPrefetch>
-inline void add_product(const bf16* x, const bf16* panel, std::int64_t apart, std::int64_t K,
-                        Sums<rows, panels>& sums, Next next = {}) {
+inline void add_product(const bf16* x, const bf16* panel, std::int64_t apart, std::int64_t K, Sums<rows, panels>& sums,
+                        Next next = {}) {
   Sums<rows, panels> own = sums;
   for (std::int64_t k = 0; k < K; k += 2, x += 2 * rows, panel += 2 * panel_width) {
     next.template take<panels>();
@@ -134,8 +134,8 @@ inline void add_product(const bf16* x, const bf16* panel, std::int64_t apart, st
 // The even elements of k, then the odd ones: of both at once, or of more values of x than one, there are not registers
 // enough beside the sums.
 template <int rows, int panels, class Next = NoPrefetch>
-inline void add_product(const float* x, const bf16* panel, std::int64_t apart, std::int64_t K,
-                        Sums<rows, panels>& sums, Next next = {}) {
+inline void add_product(const float* x, const bf16* panel, std::int64_t apart, std::int64_t K, Sums<rows, panels>& sums,
+                        Next next = {}) {
   Sums<rows, panels> own = sums;
   for (std::int64_t k = 0; k < K; k += 2, x += 2 * rows, panel += 2 * panel_width) {
     next.template take<panels>();

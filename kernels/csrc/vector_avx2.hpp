@@ -53,11 +53,14 @@ inline void store_part(bf16* to, Vec x, int count) {
 struct Pair {
   Vec even, odd;
 };
-inline Pair load_pairs(const bf16* from) {
-  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)),
-          _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xffff0000)))};
+inline Vec load_even(const bf16* from) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), 16));
 }
+inline Vec load_odd(const bf16* from) {
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xffff0000)));
+}
+inline Pair load_pairs(const bf16* from) { return {load_even(from), load_odd(from)}; }
 
 // A fixed tree, whatever the compiler would choose.
 inline float sum(Vec x) {

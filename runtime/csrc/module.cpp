@@ -233,7 +233,8 @@ py::array_t<std::int32_t> choose(std::uintptr_t address, const std::string& dtyp
 
 PYBIND11_MODULE(_core, module) {
   module.doc() =
-      "The scheduler: which tokens of which requests run in the next step. The sampler: which token follows. The merges of "
+      "The scheduler: which tokens of which requests run in the next step. The sampler: which token follows. The "
+      "merges of "
       "a vocabulary.";
 
   py::class_<HeldVocabulary>(module, "Vocabulary")

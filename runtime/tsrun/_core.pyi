@@ -1,4 +1,4 @@
-"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out. The sampler: logits in, tokens out. The merges of a vocabulary.
+"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out. The sampler: logits in, tokens out. And a vocabulary's merges.
 
 Dimensions: T tokens and S sequences in a step, G groups of caches (0 full, then windows, then states), U changed table entries,
 C copied states.

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from tskernels.waiting import spin_briefly
-from tsrun.cache_root import READ_AGAIN
 from tsrun.errors import RequestError, TsrunError, UsageError
+from tsrun.verification import READ_AGAIN
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)

@@ -21,7 +21,6 @@ from pathlib import Path
 from tskernels.cache_folder import cache_folder
 from tsrun.artifact import open_artifact
 from tsrun.cache_key import entry_name, key_parts, miss_line
-from tsrun.cache_root import default_root
 from tsrun.checkpoint_identity import checkpoint_digest
 from tsrun.errors import ArtifactError, CacheError, CompilerError
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from tsrun.artifact import PROGRAM, Artifact, open_artifact
-from tsrun.cache_root import files_read_before
 from tsrun.errors import ArtifactError, RequestError, UsageError
 from tsrun.executor import Executor
 from tsrun.generate import loading_progress
@@ -27,6 +26,7 @@ from tsrun.program import Program, read_program
 from tsrun.step import Ints, Step
 from tsrun.threads import share_of_threads
 from tsrun.tokenizer import Tokenizer
+from tsrun.verification import files_read_before
 
 WINDOW = 1024
 CHUNK = 128

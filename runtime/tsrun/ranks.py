@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
-from tsrun.cache_root import files_read_before
 from tsrun.errors import RankError, UsageError
 from tsrun.executor import Executor
 from tsrun.launch import launched
@@ -25,6 +24,7 @@ from tsrun.program import read_program
 from tsrun.sampler import Draws
 from tsrun.step import Step
 from tsrun.threads import share_of_threads
+from tsrun.verification import files_read_before
 
 if TYPE_CHECKING:
     from tsrun.process_group import Group

@@ -23,10 +23,10 @@ def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached:
     """Be a rank until rank 0 says stop. `reached` is called with `verified` and `bound`."""
     from tskernels.communicator import use
     from tsrun.artifact import PROGRAM, open_artifact
-    from tsrun.cache_root import files_read_before
     from tsrun.executor import Executor
     from tsrun.process_group import Control, join, share_limits
     from tsrun.program import read_program
+    from tsrun.verification import files_read_before
 
     artifact = open_artifact(path, rank=rank, memory=files_read_before())
     artifact.require_weights()

@@ -14,10 +14,10 @@ from tests.runtime.toy import Toy, write_artifact
 
 import tsrun.digests
 from tsrun.artifact import open_artifact
-from tsrun.cache_root import READ_AGAIN
 from tsrun.cli import run
 from tsrun.digests import DigestMemory, file_digests
 from tsrun.errors import ArtifactError
+from tsrun.verification import READ_AGAIN
 
 
 @pytest.fixture
