@@ -5,6 +5,23 @@
 constexpr std::int64_t widest_panel = 4096;
 constexpr std::int64_t fewest_blocks = 3;
 
+// How a product of many rows goes through its operands: some panels at once, so that a block of x is brought to the
+// first cache for all of them, and K in chunks, of which those panels stay in the second cache and the block in the
+// first. Between chunks the sums are kept, so that what is added up in which order stays the same.
+struct Tiles {
+  static constexpr std::int64_t longest_chunk = 704, cached_bytes = 512 << 10;
+  std::int64_t chunks, k, panels;  // k: of a chunk
+  explicit Tiles(std::int64_t K) : chunks((K + longest_chunk - 1) / longest_chunk) {
+    k = (K + chunks - 1) / chunks;
+    k += k % 2;
+    panels = cached_bytes / (k * panel_width * static_cast<std::int64_t>(sizeof(float)));
+  }
+  std::int64_t wide_bytes() const { return k * panels * panel_width * static_cast<std::int64_t>(sizeof(float)); }
+  std::int64_t kept_bytes(std::int64_t rows) const {
+    return chunks > 1 ? rows * panels * panel_width * static_cast<std::int64_t>(sizeof(float)) : 0;
+  }
+};
+
 inline std::int64_t aligned(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 struct LinearShape {
@@ -27,9 +44,9 @@ std::int64_t linear_scratch_of(const Call& call, int num_workers) {
   const LinearShape shape = shape_of<Weight>(call);
   const Blocks blocks(shape.rows);
   const std::int64_t packed = packed_bytes<Weight>(shape) * (blocks.count == 1 ? num_workers : 1);
-  const std::int64_t wide =
-      padded<Weight>(shape.K) <= widest_panel ? padded<Weight>(shape.K) * panel_width * sizeof(float) : 0;
-  return packed + (sizeof(Weight) == 2 ? wide * num_workers : 0);
+  if (blocks.count < fewest_blocks) return packed;
+  const Tiles tiles(padded<Weight>(shape.K));
+  return packed + (tiles.wide_bytes() + tiles.kept_bytes(shape.rows)) * num_workers;
 }
 
 inline std::int64_t linear_scratch(const Call& call, int num_workers) {
@@ -84,6 +101,51 @@ const typename Packing<Weight>::Element* pack_rows(const Call& call, const Linea
   return packed;
 }
 
+// Many rows: finish(row, panel, vectors) for every row of x and every panel of this worker.
+template <class Weight, class Packed, class Finish>
+void tiled_product(const Call& call, const Worker& worker, const LinearShape& shape, const Blocks& blocks,
+                   const Packed* packed, const Finish& finish) {
+  const std::int64_t K = padded<Weight>(shape.K), last = worker.last(shape.panels);
+  const Tiles tiles(K);
+  const auto* w = call.operands[1].at<const Weight>();
+  std::byte* own =
+      call.scratch + packed_bytes<Weight>(shape) + worker.index * (tiles.wide_bytes() + tiles.kept_bytes(shape.rows));
+  [[maybe_unused]] auto* wide = reinterpret_cast<float*>(own);
+  auto* kept = reinterpret_cast<float*>(own + tiles.wide_bytes());
+  for (std::int64_t panel = worker.first(shape.panels); panel < last; panel += tiles.panels) {
+    const std::int64_t count = smaller(tiles.panels, last - panel);
+    for (std::int64_t k = 0; k < K; k += tiles.k) {
+      const std::int64_t length = smaller(tiles.k, K - k);
+      const bool is_first = k == 0, is_last = k + length == K;
+#ifndef TSK_DOT_BF16
+      if constexpr (sizeof(Weight) == 2)
+        for (std::int64_t p = 0; p < count; ++p)
+          widen_panel(w + ((panel + p) * K + k) * panel_width, length, wide + p * length * panel_width);
+#endif
+      for (std::int64_t b = 0; b < blocks.count; ++b)
+        for_rows(blocks.size(b), [&]<int rows>() {
+          for (std::int64_t p = 0; p < count; ++p) {
+            Sums<rows, 1> sums = {};
+            const auto keep = [&](int r) { return kept + ((blocks.first(b) + r) * tiles.panels + p) * panel_width; };
+            if (!is_first)
+              for (int r = 0; r < rows; ++r)
+                for (int j = 0; j < panel_vectors; ++j) sums.at[r][j] = load(keep(r) + j * lanes);
+            const auto* x = packed + blocks.first(b) * K + k * rows;
+            if constexpr (sizeof(Packed) != sizeof(Weight))
+              add_product(x, static_cast<const float*>(wide + p * length * panel_width), 0, length, sums);
+            else
+              add_product(x, w + ((panel + p) * K + k) * panel_width, 0, length, sums);
+            for (int r = 0; r < rows; ++r)
+              if (is_last)
+                finish(blocks.first(b) + r, panel + p, sums.at[r]);
+              else
+                for (int j = 0; j < panel_vectors; ++j) store(keep(r) + j * lanes, sums.at[r][j]);
+          }
+        });
+    }
+  }
+}
+
 // Runs finish(row, panel, vectors) for every row of x and every panel of this worker.
 template <class Weight, class Element, class Finish>
 void panel_linear(const Call& call, const Worker& worker, const Finish& finish) {
@@ -92,23 +154,19 @@ void panel_linear(const Call& call, const Worker& worker, const Finish& finish) 
   const Blocks blocks(shape.rows);
   const std::int64_t K = padded<Weight>(shape.K), apart = K * panel_width;
   const auto* packed = pack_rows<Weight, Element>(call, shape, blocks, worker);
+  if (blocks.count >= fewest_blocks) return tiled_product<Weight>(call, worker, shape, blocks, packed, finish);
   const auto* w = call.operands[1].at<const Weight>();
   const auto panel_bytes = static_cast<std::int64_t>(apart * sizeof(Weight));
   const std::int64_t last = worker.last(shape.panels);
   std::int64_t panel = worker.first(shape.panels);
-  // Each block asks for its part of the panel that comes next.
-  const auto coming = [&](int panels, std::int64_t b) {
-    const auto* next = reinterpret_cast<const std::byte*>(w + (panel + panels) * apart);
-    return Prefetch{next + panel_bytes * b / blocks.count, 4 * panel_width / blocks.count, panel_bytes};
-  };
-  const auto run = [&]<int panels>(const auto* from, std::int64_t b) {
+  const auto run = [&]<int panels>(std::int64_t b) {
     for_rows(blocks.size(b), [&]<int rows>() {
       if constexpr (rows * panels * panel_vectors <= block_rows * panel_vectors) {
         Sums<rows, panels> sums = {};
-        if constexpr (sizeof(*from) == sizeof(Weight))
-          add_product(packed + blocks.first(b) * K, from, apart, K, sums, coming(panels, b));
-        else
-          add_product(packed + blocks.first(b) * K, from, apart, K, sums);
+        // Each block asks for its part of the panel that comes next.
+        const auto* next = reinterpret_cast<const std::byte*>(w + (panel + panels) * apart);
+        const Prefetch coming{next + panel_bytes * b / blocks.count, 4 * panel_width / blocks.count, panel_bytes};
+        add_product(packed + blocks.first(b) * K, w + panel * apart, apart, K, sums, coming);
         for (int r = 0; r < rows; ++r)
           for (int p = 0; p < panels; ++p) finish(blocks.first(b) + r, panel + p, sums.at[r] + p * panel_vectors);
       }
@@ -116,13 +174,9 @@ void panel_linear(const Call& call, const Worker& worker, const Finish& finish) 
   };
   // Few rows wait for memory and for their own sums: two panels side by side keep both busy.
   if (blocks.count == 1 && 2 * blocks.size(0) <= block_rows)
-    for (; panel + 1 < last; panel += 2) run.template operator()<2>(w + panel * apart, 0);
-  const std::int64_t before = packed_bytes<Weight>(shape) * (blocks.count == 1 ? worker.count : 1);
-  auto* wide = reinterpret_cast<float*>(call.scratch + before) + worker.index * apart;
+    for (; panel + 1 < last; panel += 2) run.template operator()<2>(0);
   for (; panel < last; ++panel)
-    with_panel(w + panel * apart, K, blocks.count, wide, [&](const auto* from) {
-      for (std::int64_t b = 0; b < blocks.count; ++b) run.template operator()<1>(from, b);
-    });
+    for (std::int64_t b = 0; b < blocks.count; ++b) run.template operator()<1>(b);
 }
 
 template <class Element>
