@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.kernels.test_gloo import run_all
+from tests.segments import left_behind, segments
 from torch import Tensor
 
 from tskernels import collectives
@@ -33,15 +34,11 @@ SLOT = 256 * 1024
 """Bytes that travel in one piece."""
 
 
-def segments() -> list[str]:
-    return [name for name in os.listdir("/dev/shm") if name.startswith("tsrun-")]
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     before = segments()
     yield
-    assert segments() == before
+    assert not left_behind(before)
 
 
 def on_ranks(sizes: Mapping[str, int], function: Callable[[SharedMemory, int], object], axes: Sequence[str] = AXES) -> list[object]:
