@@ -49,7 +49,8 @@ struct Places {
   }
 };
 
-template <class Element>
+// Element: of the cache; Outer: of queries and results.
+template <class Element, class Outer>
 class Attention {
  public:
   Attention(const Problem& problem, std::byte* scratch, const Worker& worker)
@@ -161,7 +162,7 @@ class Attention {
     const bool shared = owners.first != owners.last;
     const std::int64_t first = rows.first_span(0);
     for (std::int64_t b = 0; b < blocks.count; ++b) {
-      pack_queries<Element>(rows, blocks.first(b), blocks.size(b), queries(b));
+      pack_queries<Element, Outer>(rows, blocks.first(b), blocks.size(b), queries(b));
       if (!shared) clear(total(b), blocks.size(b), part_width_);
     }
     int fetched = 0;
@@ -175,7 +176,7 @@ class Attention {
     }
     if (shared) return;
     for (std::int64_t b = 0; b < blocks.count; ++b)
-      finish<Element>(rows, blocks.first(b), blocks.size(b), total(b), 0, part_width_ / lanes);
+      finish<Outer>(rows, blocks.first(b), blocks.size(b), total(b), 0, part_width_ / lanes);
   }
 
   template <class PartOf>
@@ -184,6 +185,8 @@ class Attention {
     const Element* found[span_keys + ahead];
     const Range keys = rows.seen(0, rows.count() - 1, span), panels = whole_panels(keys);
     const int known = rows.find(span, keys, found, ahead);
+    Scales scales;
+    if constexpr (has_scales<Element>) rows.find_scales(span, keys, scales);
     auto* scores = reinterpret_cast<float*>(own_ + places_.scores);
     auto* panel = reinterpret_cast<Element*>(own_ + places_.panels);
     auto* wide = reinterpret_cast<Weight*>(own_ + places_.keys);
@@ -212,7 +215,7 @@ class Attention {
       }
     }
     for (std::int64_t b = 0; b < blocks.count; ++b) {
-      weigh_block(rows, blocks.first(b), blocks.size(b), span, panels, scores_of(b), part(b));
+      weigh_block(rows, blocks.first(b), blocks.size(b), span, panels, scores_of(b), scales, part(b));
       weigh_rows(reinterpret_cast<const Weight*>(scores_of(b)), keys, blocks.size(b), found, problem_.value_offset,
                  problem_.value_width, part_width_, part(b).values(),
                  [&](float share) { next.to(lookahead + span_keys * (scoring + (1 - scoring) * share)); });
@@ -221,10 +224,10 @@ class Attention {
   }
 
   void weigh_block(const Rows& rows, std::int64_t first, int size, std::int64_t span, Range panels, float* scores,
-                   const Part& part) const {
+                   const Scales& scales, const Part& part) const {
     for (int r = 0; r < size; ++r)
-      weigh<Packed<Element>>(problem_, scores + r * span_keys, panels, rows.seen(first + r, first + r, span),
-                             part.largest() + r, part.sums() + r);
+      weigh<Element>(problem_, scores + r * span_keys, scales, panels, rows.seen(first + r, first + r, span),
+                     part.largest() + r, part.sums() + r);
     for (int r = size; r < lanes; ++r) part.largest()[r] = part.sums()[r] = 0;
   }
 
@@ -245,7 +248,7 @@ class Attention {
         const Part part = shared_part(owners, span * blocks.count + b);
         fold_values(fold_sums(total(b), part), total(b), part, blocks.size(b), part_width_, begin, end);
       }
-      finish<Element>(rows, blocks.first(b), blocks.size(b), total(b), begin, end);
+      finish<Outer>(rows, blocks.first(b), blocks.size(b), total(b), begin, end);
     }
   }
 
@@ -269,19 +272,21 @@ class Attention {
   void chunk(const Rows& rows, const Blocks& blocks, std::int64_t begin, std::int64_t end) const {
     using Weight = Packed<Element>;
     const Element* found[span_keys];
+    Scales scales;
     auto* scores = reinterpret_cast<float*>(own_ + places_.scores);
     auto* panel = reinterpret_cast<Element*>(own_ + places_.panels);
     auto* wide_keys = reinterpret_cast<Weight*>(own_ + places_.keys);
     auto* wide_values = reinterpret_cast<Weight*>(own_ + places_.values);
     const Part part = part_at(own_ + places_.parts, 0);
     for (std::int64_t b = begin; b < end; ++b) {
-      pack_queries<Element>(rows, blocks.first(b), blocks.size(b), queries(b - begin));
+      pack_queries<Element, Outer>(rows, blocks.first(b), blocks.size(b), queries(b - begin));
       clear(total(b - begin), blocks.size(b), part_width_);
     }
     const std::int64_t first_row = blocks.first(begin), last_row = blocks.first(end) - 1;
     for (std::int64_t span = rows.first_span(first_row); span < rows.past_span(last_row); ++span) {
       const Range all = rows.seen(first_row, last_row, span), all_panels = whole_panels(all);
       rows.find(span, all, found, 0);
+      if constexpr (has_scales<Element>) rows.find_scales(span, all, scales);
       for (int key = all_panels.begin; key < all_panels.end; key += panel_width)
         pack_keys(found + key, problem_.key_width, panel, wide_keys + key * width_);
       pack_values(found, problem_.value_offset, all, problem_.value_width, span_keys * panel_width, wide_values);
@@ -292,14 +297,14 @@ class Attention {
         if (keys.empty()) continue;
         for (int key = panels.begin; key < panels.end; key += panel_width)
           score(queries(b - begin), wide_keys + key * width_, width_, size, scores + key);
-        weigh_block(rows, first, size, span, panels, scores, part);
+        weigh_block(rows, first, size, span, panels, scores, scales, part);
         weigh_panels(reinterpret_cast<const Weight*>(scores), keys, size, wide_values, span_keys * panel_width,
                      part_width_, part.values());
         fold(total(b - begin), part, size);
       }
     }
     for (std::int64_t b = begin; b < end; ++b)
-      finish<Element>(rows, blocks.first(b), blocks.size(b), total(b - begin), 0, part_width_ / lanes);
+      finish<Outer>(rows, blocks.first(b), blocks.size(b), total(b - begin), 0, part_width_ / lanes);
   }
 
   // Zeros in the rows of no sequence: those that pad a step.
@@ -317,7 +322,7 @@ class Attention {
       if (found) continue;
       for (std::int64_t head = 0; head < problem_.key_heads; ++head)
         for (std::int64_t g = 0; g < problem_.group; ++g)
-          std::memset(problem_.out.at<Element>(t, head, g), 0, problem_.value_width * sizeof(Element));
+          std::memset(problem_.out.at<Outer>(t, head, g), 0, problem_.value_width * sizeof(Outer));
     }
   }
 
@@ -330,19 +335,25 @@ class Attention {
   bool any_few_ = false;
 };
 
+// Of a cache of f32 or bf16, which is then also the type of queries and results.
 inline void attend(const Problem& problem, const Call& call, const Worker& worker) {
   if (problem.tokens == 0) return;
-  if (call.out.dtype == DType::bf16) return Attention<bf16>(problem, call.scratch, worker).run();
-  Attention<float>(problem, call.scratch, worker).run();
+  if (call.out.dtype == DType::bf16) return Attention<bf16, bf16>(problem, call.scratch, worker).run();
+  Attention<float, float>(problem, call.scratch, worker).run();
 }
 
+template <class Element>
+std::int64_t places_bytes(const Problem& problem, int num_workers) {
+  const Places<Element> places(problem);
+  return num_workers * (places.worker_bytes + places.shared_parts);
+}
 inline std::int64_t attend_scratch(const Problem& problem, const Call& call, int num_workers) {
-  const auto bytes = [&](const auto& places) { return num_workers * (places.worker_bytes + places.shared_parts); };
-  return call.out.dtype == DType::bf16 ? bytes(Places<bf16>(problem)) : bytes(Places<float>(problem));
+  return call.out.dtype == DType::bf16 ? places_bytes<bf16>(problem, num_workers)
+                                       : places_bytes<float>(problem, num_workers);
 }
 
-// (q [T, K, G, E], cache [pages, page_size, 2, K, E], spans, lengths, tables; shard, scale, window, softcap)
-inline Problem attention_problem(const Call& call) {
+// (q [T, K, G, E], cache, spans, lengths, tables; shard, scale, window, softcap): all but where things lie in the cache
+inline Problem cached_heads(const Call& call) {
   const Tensor &q = call.operands[0], &cache = call.operands[1], &out = call.out;
   Problem problem;
   problem.q = {q.data, q.strides[0], q.strides[1], q.strides[2], q.width()};
@@ -350,15 +361,39 @@ inline Problem attention_problem(const Call& call) {
   problem.tokens = q.sizes[0], problem.key_heads = q.sizes[1], problem.group = q.sizes[2];
   problem.key_width = problem.value_width = q.width();
   problem.cache = cache.data;
-  problem.page_size = cache.sizes[1], problem.page_stride = cache.strides[0], problem.row_stride = cache.strides[1];
-  problem.value_offset = cache.strides[2], problem.head_stride = cache.strides[3];
+  problem.page_size = cache.sizes[1], problem.page_stride = cache.strides[0];
   problem.spans = call.operands[2], problem.lengths = call.operands[3], problem.tables = call.operands[4];
   problem.shard = static_cast<std::int64_t>(call.numbers[0]), problem.scale = static_cast<float>(call.numbers[1]);
   problem.window = static_cast<std::int64_t>(call.numbers[2]), problem.softcap = static_cast<float>(call.numbers[3]);
   return problem;
 }
 
+// The cache is [pages, page_size, 2, K, E].
+inline Problem attention_problem(const Call& call) {
+  const Tensor& cache = call.operands[1];
+  Problem problem = cached_heads(call);
+  problem.row_stride = cache.strides[1], problem.value_offset = cache.strides[2];
+  problem.head_stride = cache.strides[3], problem.scales_offset = 0;
+  return problem;
+}
 inline void attention(const Call& call, const Worker& worker) { attend(attention_problem(call), call, worker); }
 inline std::int64_t attention_scratch(const Call& call, int num_workers) {
   return attend_scratch(attention_problem(call), call, num_workers);
+}
+
+// The cache is u8[pages, page_size, 2 * K * (E + 4)], as int8_cache.hpp says.
+inline Problem attention_int8_problem(const Call& call) {
+  Problem problem = cached_heads(call);
+  problem.head_stride = problem.key_width, problem.value_offset = problem.key_heads * problem.key_width;
+  problem.row_stride = 2 * problem.value_offset, problem.scales_offset = problem.page_size * problem.row_stride;
+  return problem;
+}
+inline void attention_int8(const Call& call, const Worker& worker) {
+  const Problem problem = attention_int8_problem(call);
+  if (problem.tokens == 0) return;
+  if (call.out.dtype == DType::bf16) return Attention<Code, bf16>(problem, call.scratch, worker).run();
+  Attention<Code, float>(problem, call.scratch, worker).run();
+}
+inline std::int64_t attention_int8_scratch(const Call& call, int num_workers) {
+  return places_bytes<Code>(attention_int8_problem(call), num_workers);
 }

@@ -14,7 +14,8 @@ inline Range whole_panels(Range keys) {
   return {keys.begin / panel_width * panel_width, (keys.end + panel_width - 1) / panel_width * panel_width};
 }
 
-// Elements of a key that are packed at a time, a vector of each key. bf16 go in pairs, which are 32 bits as an f32 is.
+// Elements of a key that are packed at a time, a vector of each key. bf16 go in pairs and codes in
+// fours, which are 32 bits as an f32 is.
 template <class Element>
 constexpr int tile_elements = lanes * (sizeof(float) / sizeof(Element));
 
@@ -59,11 +60,9 @@ void pack_keys(const Element* const* rows, std::int64_t width, [[maybe_unused]] 
                Packed<Element>* packed) {
   if constexpr (sizeof(Element) == sizeof(Packed<Element>)) {
     pack_keys(rows, width, packed);
-#ifndef TSK_DOT_BF16
   } else {
     pack_keys(rows, width, panel);
     widen_panel(panel, padded<Element>(width), packed);
-#endif
   }
 }
 

@@ -17,12 +17,13 @@ struct HeadRows {
   }
 };
 
-// A call of either op. Values lie `value_offset` elements after their keys.
+// A call of either op. Values lie `value_offset` elements after their keys; in a cache of codes the scales of a page
+// begin `scales_offset` bytes after it.
 struct Problem {
   HeadRows q, rotated, out;  // a query is q and then rotated
   std::int64_t tokens, key_heads, group, key_width, value_width;
   std::byte* cache;
-  std::int64_t page_size, page_stride, row_stride, head_stride, value_offset;
+  std::int64_t page_size, page_stride, row_stride, head_stride, value_offset, scales_offset;
   Tensor spans, lengths, tables;
   std::int64_t shard, window;
   float scale, softcap;
@@ -43,6 +44,13 @@ void for_sequences(const Problem& problem, const Function& f) {
     if (first < last) f(Sequence{s, first - begin, last - first, *problem.lengths.at<const std::int32_t>(s)});
   }
 }
+
+// What the codes of a span's keys and values are to be multiplied by.
+struct Scales {
+  alignas(64) float keys[span_keys], values[span_keys];
+};
+template <class Element>
+constexpr bool has_scales = sizeof(Element) == 1;
 
 // The rows of one sequence and K/V head, and what they see.
 struct Rows {
@@ -92,16 +100,36 @@ struct Rows {
     for (int key = keys.end; key < panels.end; ++key) rows[key] = rows[keys.end - 1];
     return known;
   }
+
+  // Zeros for the others of their panels.
+  void find_scales(std::int64_t span, Range keys, Scales& scales) const {
+    const auto* table = problem.tables.at<const std::int32_t>(sequence.number);
+    const std::int64_t first = span * span_keys + keys.begin;
+    std::int64_t page = first / problem.page_size, within = first % problem.page_size;
+    for (int key = keys.begin; key < keys.end; ++page, within = 0) {
+      const auto* from =
+          reinterpret_cast<const float*>(problem.cache + table[page] * problem.page_stride + problem.scales_offset) +
+          key_head * problem.page_size + within;
+      const std::int64_t left = problem.page_size - within, wanted = keys.end - key;
+      const std::int64_t count = left < wanted ? left : wanted;
+      std::memcpy(scales.keys + key, from, count * sizeof(float));
+      std::memcpy(scales.values + key, from + problem.key_heads * problem.page_size, count * sizeof(float));
+      key += static_cast<int>(count);
+    }
+    const Range panels = whole_panels(keys);
+    for (int key = panels.begin; key < keys.begin; ++key) scales.keys[key] = scales.values[key] = 0;
+    for (int key = keys.end; key < panels.end; ++key) scales.keys[key] = scales.values[key] = 0;
+  }
 };
 
 // Rows first to first + size of a block in the order in which products read them.
-template <class Element>
+template <class Element, class Outer>
 void pack_queries(const Rows& rows, std::int64_t first, int size, Packed<Element>* packed) {
   const Problem& problem = rows.problem;
   const auto put = [&](const HeadRows& from, std::int64_t offset) {
     for (int r = 0; r < size; ++r) {
       const std::int64_t token = rows.sequence.first + (first + r) / problem.group;
-      const auto* row = from.at<const Element>(token, rows.key_head, (first + r) % problem.group);
+      const auto* row = from.at<const Outer>(token, rows.key_head, (first + r) % problem.group);
       for (std::int64_t e = 0; e < from.width; ++e)
         assign(widen(row[e]), packed + Packing<Element>::index(offset + e, r, size));
     }
@@ -195,10 +223,11 @@ void score_rows(const Query* queries, const Element* const* keys, std::int64_t w
 constexpr float no_score = -3.4028234664e38f;
 
 // From a row's scores, in their place, the weights of the keys that it sees; zeros for the other keys of these panels.
+// Where keys and values are codes, `scales` are to the scores and weights what they are to the codes.
 // One function for every way through a span, so that the compiler cannot round one otherwise than another.
-template <class Weight>
-[[gnu::noinline]] void weigh(const Problem& problem, float* scores, Range panels, Range seen, float* largest_score,
-                             float* sum_of_weights) {
+template <class Element>
+[[gnu::noinline]] void weigh(const Problem& problem, float* scores, [[maybe_unused]] const Scales& scales, Range panels,
+                             Range seen, float* largest_score, float* sum_of_weights) {
   alignas(64) static constexpr float numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const Vec scale = broadcast(problem.scale), cap = broadcast(problem.softcap), never = broadcast(-__builtin_inff());
   Vec most[panel_vectors], total[panel_vectors];
@@ -211,7 +240,9 @@ template <class Weight>
 #pragma GCC unroll 4
     for (int j = 0; j < panel_vectors; ++j) {
       const int key = first + j * lanes;
-      Vec value = load(scores + key) * scale;
+      Vec value = load(scores + key);
+      if constexpr (has_scales<Element>) value = value * load(scales.keys + key);
+      value = value * scale;
       if (problem.softcap != 0) value = cap * hyperbolic_tangent(divide(value, cap));
       if (!all_seen) {
         const Vec number = load(numbers);
@@ -225,13 +256,16 @@ template <class Weight>
   for (int j = 1; j < panel_vectors; ++j) most[0] = maximum(most[0], most[j]);
   *largest_score = largest(most[0]);
   const Vec greatest = broadcast(*largest_score);
-  auto* weights = reinterpret_cast<Weight*>(scores);  // never longer than the scores: what is overwritten has been read
+  // Never longer than the scores: what is overwritten has been read.
+  auto* weights = reinterpret_cast<Packed<Element>*>(scores);
   for (int first = panels.begin; first < panels.end; first += panel_width)
 #pragma GCC unroll 4
     for (int j = 0; j < panel_vectors; ++j) {
-      const Vec value = exponential(load(scores + first + j * lanes) - greatest);
+      const int key = first + j * lanes;
+      Vec value = exponential(load(scores + key) - greatest);
       total[j] = total[j] + value;
-      store(weights + first + j * lanes, value);
+      if constexpr (has_scales<Element>) value = value * load(scales.values + key);
+      store(weights + key, value);
     }
   for (int j = 1; j < panel_vectors; ++j) total[0] = total[0] + total[j];
   *sum_of_weights = sum(total[0]);
@@ -339,14 +373,14 @@ inline void fold_values(const Factors& factors, const Part& total, const Part& p
   }
 }
 
-template <class Element>
+template <class Outer>
 void finish(const Rows& rows, std::int64_t first_row, int size, const Part& total, std::int64_t first,
             std::int64_t last) {
   const Problem& problem = rows.problem;
   const std::int64_t width = part_width(problem);
   for (int r = 0; r < size; ++r) {
     const std::int64_t row = first_row + r;
-    auto* to = problem.out.at<Element>(rows.sequence.first + row / problem.group, rows.key_head, row % problem.group);
+    auto* to = problem.out.at<Outer>(rows.sequence.first + row / problem.group, rows.key_head, row % problem.group);
     const Vec sum = broadcast(total.sums()[r]);
     for (std::int64_t column = first * lanes; column < last * lanes && column < problem.value_width; column += lanes) {
       const Vec value = divide(load(total.values() + r * width + column), sum);

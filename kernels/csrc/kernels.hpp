@@ -18,6 +18,8 @@ namespace tsk::TSK_ISA {
 #include "bytes.hpp"
 #include "screen.hpp"
 #include "rowwise.hpp"
+#include "quantized_vector.hpp"
+#include "int8_cache.hpp"
 #include "attention_pack.hpp"
 #include "attention_spans.hpp"
 #include "attention.hpp"
@@ -25,7 +27,6 @@ namespace tsk::TSK_ISA {
 #include "einsum.hpp"
 #include "mixture.hpp"
 #include "mixture_experts.hpp"
-#include "quantized_vector.hpp"
 #include "quantized_formats.hpp"
 #include "quantized_rows.hpp"
 #include "quantized.hpp"
@@ -38,6 +39,7 @@ constexpr Kernel kernels[] = {
     {"linear_rows", Partition::whole, linear_rows, linear_rows_scratch},
     {"gated_panels", Partition::whole, gated_panels, linear_scratch},
     {"attention", Partition::whole, attention, attention_scratch},
+    {"attention_int8", Partition::whole, attention_int8, attention_int8_scratch},
     {"latent_attention", Partition::whole, latent_attention, latent_attention_scratch},
     {"screened_rows", Partition::whole, screened_rows, screened_rows_scratch},
     {"max_index", Partition::whole, max_index_rows},
@@ -54,6 +56,7 @@ constexpr Kernel kernels[] = {
     {"copy", Partition::rows, copy_rows},
     {"take_rows", Partition::whole, take_rows},
     {"cache_append", Partition::rows, cache_append},
+    {"cache_append_int8", Partition::rows, cache_append_int8},
     {"latent_append", Partition::rows, latent_append},
     {"einsum", Partition::whole, einsum, einsum_scratch},
     {"route", Partition::whole, route, route_scratch},

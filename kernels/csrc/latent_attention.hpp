@@ -12,7 +12,7 @@ inline Problem latent_problem(const Call& call) {
   problem.key_width = q.width() + rotated.width(), problem.value_width = q.width();
   problem.cache = cache.data;
   problem.page_size = cache.sizes[1], problem.page_stride = cache.strides[0], problem.row_stride = cache.strides[1];
-  problem.value_offset = 0, problem.head_stride = 0;
+  problem.value_offset = 0, problem.head_stride = 0, problem.scales_offset = 0;
   problem.spans = call.operands[3], problem.lengths = call.operands[4], problem.tables = call.operands[5];
   problem.shard = static_cast<std::int64_t>(call.numbers[0]), problem.scale = static_cast<float>(call.numbers[1]);
   problem.window = static_cast<std::int64_t>(call.numbers[2]), problem.softcap = 0;

@@ -29,7 +29,8 @@ inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a < b ? b : 
 
 template <class Weight>
 constexpr std::int64_t padded(std::int64_t k) {
-  return sizeof(Weight) == 2 ? k + k % 2 : k;
+  constexpr std::int64_t together = sizeof(float) / sizeof(Weight);
+  return (k + together - 1) / together * together;
 }
 
 inline void assign(float x, float* to) { *to = x; }

@@ -23,13 +23,14 @@ ROWS: Final = "rows"
 """The layout of everything that is not stored in another: dimensions in order, the last one contiguous."""
 _FAMILIES: Final = (
     *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "gated"),
-    *("latent_attention", "linear", "mixture", "normalization", "rope", "rows", "screened", "views", "simd_kernels"),
+    *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "rope", "rows", "screened", "views", "simd_kernels"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """Type of a tensor argument; None is a dimension known only when a step runs. layout: how a weight is stored (`layouts.py`)."""
+    """Type of a tensor argument; None is a dimension known only when a step runs. layout: how a weight or a cache is stored
+    (`layouts.py`, `cache_layouts.py`)."""
 
     dtype: str
     shape: tuple[int | None, ...]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tskernels.cache_layouts import INT8_CACHE
 from tskernels.cost import Cost, dot_bound, experts_panels_bound, panels_bound
 from tskernels.equation import is_batched_matmul, matmul_dimensions
 from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN
@@ -17,6 +18,7 @@ from tskernels.target import cpu
 
 SIMD: Final = "simd"
 SIMD_PANELS: Final = "simd_panels"
+SIMD_INT8: Final = "simd_int8"
 TARGET: Final = cpu("avx2", "fma", "f16c")
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh")
 """In the order of `Activation` in linear.hpp."""
@@ -98,8 +100,10 @@ _KERNELS: Final = (
     SimdKernel("ts::embedding", SIMD, "embedding", _named("shard")),
     SimdKernel("ts::take_rows", SIMD, "take_rows"),
     SimdKernel("ts::attention", SIMD, "attention", _named("shard", "scale", "window", "softcap")),
+    SimdKernel("ts::attention", SIMD_INT8, "attention_int8", _named("shard", "scale", "window", "softcap"), {1: INT8_CACHE}),
     SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window")),
     SimdKernel("ts::cache_append", SIMD, "cache_append"),
+    SimdKernel("ts::cache_append", SIMD_INT8, "cache_append_int8", layouts={0: INT8_CACHE}),
     SimdKernel("ts::latent_append", SIMD, "latent_append"),
     SimdKernel("ts::einsum", SIMD, "einsum", _einsum_numbers, when=is_batched_matmul),
     SimdKernel("ts::route", SIMD, "route", _route_numbers, when=None),

@@ -40,7 +40,8 @@ class ChooseLayouts:
         layouts = cheapest_layouts([program], self.target, self.measured) if self.layouts is None else self.layouts
         for name, graph in program.graphs.items():
             for node in graph.nodes:
-                if node.op == "placeholder" and (layout := layouts.get((name, tensor_of(node)))):
+                is_weight = node.op == "placeholder" and node.meta["input"].kind == "weight"
+                if is_weight and (layout := layouts.get((name, tensor_of(node)))):
                     node.meta["input"] = replace(node.meta["input"], layout=layout)
         return program
 

@@ -12,14 +12,15 @@ from typing import Any
 
 import torch.fx
 
-from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, sequence_groups, type_of
+from tsc.graph import CallBinding, Input, Program, Storage, op_of, operands, output_node, row_of, sequence_groups, type_of
 from tsc.spans import Span
+from tskernels.cache_layouts import CACHE_LAYOUTS
 from tskernels.layouts import layout
 from tskernels.registry import ROWS, lookup
 from tspasses.kernel_calls import call_of
 from tspasses.plan_memory import is_alias, row_bytes
 
-FORMAT = 4
+FORMAT = 5
 
 
 def emit(plans: Sequence[tuple[int, Program]]) -> dict[str, Any]:
@@ -71,7 +72,10 @@ def _input(program: Program, node: torch.fx.Node, *, is_entry: bool) -> dict[str
         "shape": list(type_.local(program.mesh)),
         "type": type_.text(program.mesh),
     }
-    if kind.layout != ROWS:
+    if kind.kind == "cache":
+        cache = _stored_cache(program, node)
+        found |= {"dtype": cache["dtype"], "shape": ["pages", *cache["page"]]} | ({"layout": cache["layout"]} if "layout" in cache else {})
+    elif kind.layout != ROWS:
         dtype, shape = layout(kind.layout).stored(type_.dtype, [int(d) for d in type_.local(program.mesh)])
         found |= {"dtype": dtype, "shape": list(shape), "layout": kind.layout}
     if kind.kind == "step":
@@ -141,6 +145,12 @@ def _place(node: torch.fx.Node) -> str:
 
 
 def _add_cache(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -> int:
-    type_ = type_of(node)
-    caches.append({"dtype": type_.dtype, "page": list(type_.local(program.mesh)[1:]), "window": node.meta["input"].window})
+    caches.append(_stored_cache(program, node))
     return len(caches) - 1
+
+
+def _stored_cache(program: Program, node: torch.fx.Node) -> dict[str, Any]:
+    kind: Input = node.meta["input"]
+    dtype, page = CACHE_LAYOUTS[kind.layout].stored(*row_of(program.mesh, node))
+    found: dict[str, Any] = {"dtype": dtype, "page": list(page), "window": kind.window}
+    return found | ({"layout": kind.layout} if kind.layout != ROWS else {})

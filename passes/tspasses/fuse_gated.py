@@ -15,10 +15,10 @@ from typing import ClassVar
 
 import torch.fx
 
-from tsc.graph import Program, op_of, operands, target_of, type_of
+from tsc.graph import Program, layout_of, op_of, operands, target_of, type_of
 from tskernels.layouts import gated
 from tskernels.registry import ROWS
-from tspasses.joined_weights import is_private, join, layout_of, tensor_of
+from tspasses.joined_weights import is_private, join, tensor_of
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 Pair = tuple[str, str, str]

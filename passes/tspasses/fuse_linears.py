@@ -15,9 +15,9 @@ from typing import ClassVar
 
 import torch.fx
 
-from tsc.graph import JoinedType, Program, node_type, op_of, operands, target_of
+from tsc.graph import JoinedType, Program, layout_of, node_type, op_of, operands, target_of
 from tsc.mesh import Mesh
-from tspasses.joined_weights import is_private, join, layout_of, tensor_of
+from tspasses.joined_weights import is_private, join, tensor_of
 
 Group = tuple[int, ...]
 """Names which weights may be joined: those that have the same one."""

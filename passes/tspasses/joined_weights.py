@@ -26,11 +26,6 @@ def tensor_of(weight: torch.fx.Node) -> str:
     return kind.tensor("")
 
 
-def layout_of(weight: torch.fx.Node) -> str:
-    kind: Input = weight.meta["input"]
-    return kind.layout
-
-
 def join(graph: torch.fx.Graph, weights: Sequence[torch.fx.Node], layout: str = ROWS) -> torch.fx.Node:
     """One weight of them all, along their outputs, in a layout. Those that were there are left for the caller to erase."""
     with graph.inserting_before(weights[0]):  # placeholders keep their order

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch.fx
 
-from tsc.graph import CACHE_WRITES, Input, op_of, operands, tensor_operands, type_of
+from tsc.graph import layout_of, op_of, tensor_operands, type_of, written_cache
 from tsc.mesh import Mesh
 from tskernels.registry import Call, Operand
 
@@ -22,15 +22,10 @@ def call_of(mesh: Mesh, node: torch.fx.Node, layouts: Layouts | None = None) -> 
 def _operand(mesh: Mesh, node: torch.fx.Node, layouts: Layouts) -> Operand:
     kind = type_of(node)
     shape = tuple(d if isinstance(d, int) else None for d in kind.local(mesh))
-    if _is_cache(node):
-        return Operand(kind.dtype, (None, *shape))  # the second dimension of a cache is a page's rows
-    if node.op != "placeholder":
-        return Operand(kind.dtype, shape)
-    given: Input = node.meta["input"]
-    return Operand(kind.dtype, shape, layouts.get(node, given.layout))
+    if _is_cache(written_cache(node)):
+        shape = (None, *shape)  # the second dimension of a cache is a page's rows
+    return Operand(kind.dtype, shape, layouts.get(node, layout_of(node)))
 
 
 def _is_cache(node: torch.fx.Node) -> bool:
-    while node.op == "call_function" and op_of(node) in CACHE_WRITES:
-        node = operands(node)[0]
     return node.op == "placeholder" and node.meta["input"].kind == "cache"

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Protocol, Self, runtime_checkable
 
 from tsc.graph import Program
-from tskernels.registry import Measurements
+from tskernels.registry import ROWS, Measurements
 from tskernels.target import Target
 from tspasses.choose_layouts import ChooseLayouts
 from tspasses.fuse_gated import FuseGated
@@ -19,6 +19,7 @@ from tspasses.plan_memory import PlanMemory
 from tspasses.screen_head import ScreenHead
 from tspasses.select_kernels import SelectKernels
 from tspasses.simplify import Simplify
+from tspasses.store_caches import StoreCaches
 from tspasses.verify import verify
 
 
@@ -40,13 +41,18 @@ class StoragePass(Pass, Protocol):
 
 
 def passes(
-    target: Target, *, screen: bool = True, formats: Formats = MappingProxyType({}), measured: Measurements | None = None
+    target: Target,
+    *,
+    screen: bool = True,
+    formats: Formats = MappingProxyType({}),
+    cache_layout: str = ROWS,
+    measured: Measurements | None = None,
 ) -> Sequence[Pass]:
     """All passes after lowering. screen: with a copy of the head that says which logits may be the largest; formats: of weights that are
-    to be stored quantized; measured: what kernels took, which goes before what they are predicted to take."""
+    to be stored quantized; cache_layout: of all caches; measured: what kernels took, which goes before what they are predicted to take."""
     screening = (ScreenHead(target),) if screen else ()
     stored = (KeepFormats(target, formats), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target, measured=measured))
-    return (Simplify(), *stored, SelectKernels(target, measured), PlanMemory())
+    return (Simplify(), StoreCaches(cache_layout), *stored, SelectKernels(target, measured), PlanMemory())
 
 
 def compile_graphs(
@@ -56,6 +62,7 @@ def compile_graphs(
     *,
     screen: bool = True,
     formats: Formats = MappingProxyType({}),
+    cache_layout: str = ROWS,
     measured: Measurements | None = None,
 ) -> Sequence[Program]:
     """Lower a model as it was placed for each range of step sizes, and run every pass, verified after each. What they store is the same."""
@@ -65,7 +72,7 @@ def compile_graphs(
         program = lower(placed)
         verify(program, "lower")
         programs.append(program)
-    for step in passes(target, screen=screen, formats=formats, measured=measured):
+    for step in passes(target, screen=screen, formats=formats, cache_layout=cache_layout, measured=measured):
         progress(step.name)
         agreed = step.agree(programs) if isinstance(step, StoragePass) else step
         for index, program in enumerate(programs):

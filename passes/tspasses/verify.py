@@ -19,10 +19,12 @@ from tsc.graph import (
     JoinedType,
     NodeType,
     Program,
+    layout_of,
     node_type,
     op_of,
     operands,
     output_node,
+    row_of,
     tensor_operands,
     type_of,
     window_of,
@@ -30,6 +32,7 @@ from tsc.graph import (
 from tsc.mesh import Mesh
 from tsc.signatures import rules
 from tsc.stdlib import BUILTINS, Mismatch
+from tskernels.cache_layouts import CACHE_LAYOUTS
 from tskernels.layouts import LAYOUTS, SCREEN
 from tskernels.registry import ROWS, lookup
 from tspasses.fuse_gated import ACTIVATIONS
@@ -86,8 +89,10 @@ def _check_input(mesh: Mesh, node: torch.fx.Node) -> None:
     parts = found.parts if isinstance(found, JoinedType) else (found,)
     if kind.kind == "weight" and tuple(p.type for p in kind.parts) != parts:
         raise VerificationError(f"the weight is {found.text(mesh)}, and its parts say otherwise")
-    if kind.layout != ROWS and kind.kind != "weight":
+    if kind.layout != ROWS and kind.kind not in ("weight", "cache"):
         raise VerificationError(f"a {kind.kind} has no layout, and this has {kind.layout}")
+    if kind.kind == "cache" and not CACHE_LAYOUTS[kind.layout].takes(*row_of(mesh, node)):
+        raise VerificationError(f"{found.text(mesh)} can not be stored in {kind.layout}")
     if kind.kind == "weight" and not LAYOUTS[kind.layout].takes(found.dtype, [int(d) for d in found.local(mesh)]):
         raise VerificationError(f"{found.text(mesh)} can not be stored in {kind.layout}")
 
@@ -98,7 +103,7 @@ def _check_layouts(node: torch.fx.Node) -> None:
         return
     takes = lookup(f"ts::{op_of(node)}", node.meta["kernel"]).layouts
     for index, operand in enumerate(tensor_operands(node)):
-        layout = operand.meta["input"].layout if operand.op == "placeholder" else ROWS
+        layout = layout_of(operand)
         if layout != takes.get(index, ROWS):
             raise VerificationError(
                 f"kernel {node.meta['kernel']} takes %{operand.name} in {takes.get(index, ROWS)}, and it is in {layout}"

@@ -59,6 +59,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gives: Literal["logits", "tokens"] = "logits"
     quantization: dict[str, int] | None = None
     tuning: TuningEntry | None = None
+    cache: Literal["dtype", "int8"] = "dtype"
 
 
 class _Format(msgspec.Struct):
@@ -76,10 +77,11 @@ class Artifact:
 
     @property
     def namespace(self) -> int:
-        """64 bits that two artifacts share when their caches hold the same for the same tokens: of model, config and weights."""
+        """64 bits that two artifacts share when their caches hold the same for the same tokens: of model, config, weights and how
+        keys and values are stored."""
         model = self.manifest.model
         weights = [self.manifest.files[name].sha256 for name in sorted(self.manifest.files) if name.startswith("weights/")]
-        digests = "\n".join([model.source_sha256, model.config_sha256, self.manifest.dtype, *weights])
+        digests = "\n".join([model.source_sha256, model.config_sha256, self.manifest.dtype, self.manifest.cache, *weights])
         return int.from_bytes(hashlib.blake2b(digests.encode(), digest_size=8).digest(), "little")
 
     def file(self, name: str) -> Path:

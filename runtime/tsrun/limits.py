@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 
+from tskernels.dtypes import size_bytes
 from tsrun.errors import MachineError, RequestError
 
-_ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8, "i32": 4, "i64": 8}
 _CACHE_SHARE_OF_MEMORY = 4  # a quarter; pages that are never written are never made resident
 _MOST_DEPTH = 2
 _MOST_STEP = 2**20  # tokens and sequences of a step, whose arrays are allocated for the largest
@@ -118,7 +118,7 @@ def row_bytes(caches: Iterable[tuple[str, tuple[int, ...], int]]) -> dict[int, i
     """Bytes that one token takes in the caches of each window, which are given as (dtype, page, window)."""
     total: dict[int, int] = {}
     for dtype, page, window in caches:
-        total[window] = total.get(window, 0) + _ELEMENT_BYTES.get(dtype, 8) * prod(page)
+        total[window] = total.get(window, 0) + size_bytes(dtype) * prod(page)
     return total
 
 

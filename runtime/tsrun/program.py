@@ -7,13 +7,15 @@ from typing import Literal
 
 import msgspec
 
+from tskernels.cache_layouts import CACHE_LAYOUTS
+from tskernels.dtypes import SIZES
 from tskernels.layouts import LAYOUTS
 from tskernels.registry import ROWS
 from tsrun.errors import ArtifactError
 
 Region = Literal["T", "S"]
 Attribute = None | bool | int | float | str | list[int | float | str]
-FORMAT = 4
+FORMAT = 5
 PAGED_INPUTS = ("slots", "tables")
 STEP_INPUTS = ("ids", "positions", "spans", "lengths", "last", "keep", *PAGED_INPUTS)
 
@@ -32,14 +34,17 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """dtype and page: what is stored for a token, in the layout."""
+
     dtype: str
     page: tuple[int, ...]
     window: int = 0
+    layout: str = ROWS
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """step: which of a step's inputs it is; window: of a cache, and of the caches that slots and tables are about; layout: of a weight,
-    whose shape and dtype are then what is stored."""
+    """step: which of a step's inputs it is; window: of a cache, and of the caches that slots and tables are about; layout: of a weight
+    or a cache, whose shape and dtype are then what is stored."""
 
     name: str
     kind: Literal["value", "step", "coordinate", "weight", "cache"]
@@ -178,6 +183,11 @@ def read_program(file: Path) -> Program:
             raise _refuse(file, f"pads steps to a multiple of {plan.token_multiple} for {program.sequence_groups} groups of ranks")
         if plan.entry not in graphs:
             raise _refuse(file, f"its entry {plan.entry!r} is not among its graphs")
+    for cache in program.caches:
+        if cache.layout not in CACHE_LAYOUTS:
+            raise _refuse(file, f"has a cache in the layout {cache.layout!r}, which is not one of {', '.join(CACHE_LAYOUTS)}")
+        if cache.dtype not in SIZES:
+            raise _refuse(file, f"has a cache of {cache.dtype!r}, which is not one of {', '.join(SIZES)}")
     entries = {plan.entry for plan in program.plans}
     for name, graph in graphs.items():
         problem = _problem(program, graph, is_entry=name in entries)
@@ -206,10 +216,11 @@ def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
             return f"{given.name!r} is of window {given.window}, which no cache has"
         if given.window and given.kind == "step" and given.step not in PAGED_INPUTS:
             return f"step input {given.name!r} is of window {given.window}, and {given.step} are the same for all caches"
-        if given.layout not in LAYOUTS:
-            return f"{given.name!r} is in the layout {given.layout!r}, which is not one of {', '.join(LAYOUTS)}"
-        if given.layout != ROWS and given.kind != "weight":
-            return f"{given.name!r} is in the layout {given.layout!r}, and no weight"
+        layouts = CACHE_LAYOUTS if given.kind == "cache" else LAYOUTS
+        if given.layout not in layouts:
+            return f"{given.name!r} is in the layout {given.layout!r}, which is not one of {', '.join(layouts)}"
+        if given.layout != ROWS and given.kind not in ("weight", "cache"):
+            return f"{given.name!r} is in the layout {given.layout!r}, and no weight or cache"
         if is_entry and given.kind in ("value", "cache"):
             return f"the entry has the {given.kind} input {given.name!r}, which nothing binds"
         if is_entry and given.kind == "weight" and given.tensor is None:
@@ -260,9 +271,13 @@ def _call_problem(program: Program, graph: Graph, node: CallNode) -> str | None:
         return f"does not bind exactly the weights and caches of {node.call!r}"
     if any(not 0 <= index < len(program.caches) for index in node.caches.values()):
         return "binds a cache that does not exist"
-    windows = {given.name: given.window for given in callee.inputs if given.kind == "cache"}
-    if any(program.caches[index].window != windows[name] for name, index in node.caches.items()):
-        return f"binds a cache of another window than {node.call!r} takes"
+    taken = {own.name: own for own in callee.inputs if own.kind == "cache"}
+    for name, index in node.caches.items():
+        cache, wanted = program.caches[index], taken[name]
+        if cache.window != wanted.window:
+            return f"binds a cache of another window than {node.call!r} takes"
+        if (cache.layout, cache.dtype, [*cache.page]) != (wanted.layout, wanted.dtype, (wanted.shape or [])[1:]):
+            return f"binds a cache of {cache.dtype}{[*cache.page]} in {cache.layout}, which {node.call!r} does not take"
     own = {given.name: (given.step, given.window) for given in graph.inputs if given.kind == "step"}
     for given, name in zip(bound, node.args, strict=True):
         if given.step in PAGED_INPUTS and own.get(name) != (given.step, given.window):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ K_PROJ = LAYER + "self_attn.k_proj.weight"
 
 DAMAGE: dict[str, Callable[[], None]] = {
     "TS0506": lambda: write_large_config(Path("large")),
+    "TS0511": lambda: write_latent_model(Path("latent")),
     "TS0706": lambda: write_gguf(Path("mamba.gguf"), architecture="mamba"),
     "TS0707": lambda: write_gguf(Path("bert.gguf"), tokenizer="bert"),
     "TS0708": lambda: write_checkpoint(Path("fp8"), kind="F8_E4M3"),
@@ -34,6 +36,15 @@ DAMAGE: dict[str, Callable[[], None]] = {
     "TS0731": lambda: write_checkpoint(Path("wide"), SHAPES | {K_PROJ: (16, 32)}),
     "TS0732": lambda: write_checkpoint(Path("biased"), SHAPES | {LAYER + "self_attn.k_proj.bias": (8,)}),
 }
+
+
+def write_latent_model(folder: Path) -> None:
+    folder.mkdir()
+    shutil.copy(ROOT / "models" / "deepseek_v3.ts", folder)
+    heads = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "q_lora_rank": 16, "kv_lora_rank": 16}
+    experts = {"n_routed_experts": 4, "moe_intermediate_size": 16, "n_shared_experts": 1, "num_experts_per_tok": 2}
+    config = CONFIG | heads | experts | {"first_k_dense_replace": 1, "architectures": ["DeepseekV3ForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def write_large_config(folder: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.kernels.int8_pages import pages_of
 from tests.kernels.test_attention import Step, decodes, make_step, only, sequences
 from torch import Tensor
 
 from tskernels.attention import attention, oldest_key
+from tskernels.int8_cache import dequantize
 from tskernels.latent_attention import latent_attention
 
 _cpu = pytest.importorskip("tskernels._cpu", reason="needs the native kernels, which are built for x86-64 alone", exc_type=ImportError)
@@ -20,7 +22,7 @@ _cpu = pytest.importorskip("tskernels._cpu", reason="needs the native kernels, w
 # f32: sums of up to a few hundred products in other orders. bf16: the result is rounded (2^-9), with products of bf16 pairs the weights
 # too (2^-9 each, and they sum to one).
 TOLERANCE = {"f32": 2.0**-17, "bf16": 2.0**-7}
-DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int32: "i32"}
+DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int32: "i32", torch.uint8: "u8"}
 ISAS = [
     pytest.param(isa, marks=pytest.mark.skipif(not _cpu.has_isa(isa), reason=f"needs {isa}")) for isa in ("avx512_bf16", "avx512", "avx2")
 ]
@@ -42,6 +44,8 @@ class Attributes:
     softcap: float = 0.0
     scale: float = 0.3
     latent: bool = False
+    int8: bool = False
+    """The cache is stored in bytes."""
 
 
 PLAIN = Attributes()
@@ -51,29 +55,31 @@ def operand(tensor: Tensor) -> tuple[str, int, int, int, str, Sequence[int], Seq
     return "fixed", tensor.data_ptr(), 0, 0, DTYPES[tensor.dtype], tuple(tensor.shape), tensor.stride()
 
 
-def operands_of(step: Step, latent: bool) -> tuple[Tensor, ...]:
+def operands_of(step: Step, attributes: Attributes) -> tuple[Tensor, ...]:
     """For latent attention the queries of the one K/V head become latent and rotated parts; the cache's rows are the keys."""
-    if not latent:
-        return step.q, step.cache, step.spans, step.lengths, step.tables
+    if not attributes.latent:
+        return step.q, pages_of(step.cache) if attributes.int8 else step.cache, step.spans, step.lengths, step.tables
     q, rows = step.q[:, 0], step.cache[:, :, 0, 0].contiguous()
     return q[..., :-LATENT_ROTATED], q[..., -LATENT_ROTATED:], rows, step.spans, step.lengths, step.tables
 
 
 def run(step: Step, attributes: Attributes = PLAIN, workers: int = 1, shard: int = 0) -> Tensor:
-    operands = operands_of(step, attributes.latent)
+    operands = operands_of(step, attributes)
     out = torch.full(operands[0].shape, torch.nan, dtype=step.q.dtype)
     numbers: list[float] = [shard, attributes.scale, attributes.window]
     if not attributes.latent:
         numbers.append(attributes.softcap)
-    name = "latent_attention" if attributes.latent else "attention"
+    name = "latent_attention" if attributes.latent else "attention_int8" if attributes.int8 else "attention"
     _cpu.call(TEAMS[workers], name, [operand(tensor) for tensor in operands], operand(out), numbers, [])
     return out
 
 
 def reference(step: Step, attributes: Attributes) -> Tensor:
-    wide = replace(step, q=step.q.double(), cache=step.cache.double())
+    K, E = step.cache.shape[3:]
+    kept = dequantize(pages_of(step.cache), K, E, torch.float64) if attributes.int8 else step.cache.double()
+    wide = replace(step, q=step.q.double(), cache=kept)
     if attributes.latent:
-        q, rotated, rows = operands_of(wide, True)[:3]
+        q, rotated, rows = operands_of(wide, attributes)[:3]
         shared = step.spans, step.lengths, step.tables, 0
         return latent_attention(q, rotated, rows, *shared, scale=attributes.scale, window=attributes.window)
     return attention(*wide.operands(), scale=attributes.scale, window=attributes.window, softcap=attributes.softcap)
@@ -120,6 +126,10 @@ generated = settings(deadline=None, max_examples=40, suppress_health_check=[Heal
 heads = st.tuples(st.integers(1, 3), st.integers(1, 8), st.sampled_from([4, 7, 16, 20, 33, 64, 80, 128]))
 windows = st.sampled_from([0, 1, 3, 8, 100, 300])
 dtypes = st.sampled_from(["f32", "bf16"])
+kinds = st.sampled_from([{}, {"latent": True}, {"int8": True}])
+attributes_of_any_kind = st.builds(
+    lambda window, softcap, kind: Attributes(window, softcap, **kind), windows, st.sampled_from([0.0, 2.0]), kinds
+)
 page_sizes = st.sampled_from([1, 3, 4, 16, 32])
 longer = st.lists(st.tuples(st.sampled_from([0, 1, 200, 255, 256, 300, 511, 600]), st.integers(1, 40)), min_size=1, max_size=3)
 
@@ -132,14 +142,23 @@ longer = st.lists(st.tuples(st.sampled_from([0, 1, 200, 255, 256, 300, 511, 600]
     dtype=dtypes,
     window=windows,
     softcap=st.sampled_from([0.0, 2.0]),
+    int8=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_attention_agrees_with_reference(
-    sequences: list[tuple[int, int]], page_size: int, heads: tuple[int, int, int], dtype: str, window: int, softcap: float, seed: int
+    sequences: list[tuple[int, int]],
+    page_size: int,
+    heads: tuple[int, int, int],
+    dtype: str,
+    window: int,
+    softcap: float,
+    int8: bool,
+    seed: int,
 ) -> None:
     K, G, E = heads
+    E += int8 and E % 2
     step = make_step(sequences, page_size=page_size, K=K, G=G, E=E, dtype=dtype, seed=seed)
-    check(step, Attributes(window, softcap, E**-0.5), dtype)
+    check(step, Attributes(window, softcap, E**-0.5, int8=int8), dtype)
 
 
 @generated
@@ -165,7 +184,7 @@ def test_latent_attention_agrees_with_reference(
     page_size=page_sizes,
     G=st.integers(1, 8),
     dtype=dtypes,
-    attributes=st.builds(Attributes, windows, st.sampled_from([0.0, 2.0]), latent=st.booleans()),
+    attributes=attributes_of_any_kind,
     seed=st.integers(0, 2**31),
 )
 def test_a_sequence_has_the_same_bits_in_any_company(
@@ -189,7 +208,7 @@ def test_a_sequence_has_the_same_bits_in_any_company(
     page_size=page_sizes,
     G=st.integers(1, 8),
     dtype=dtypes,
-    attributes=st.builds(Attributes, windows, st.sampled_from([0.0, 2.0]), latent=st.booleans()),
+    attributes=attributes_of_any_kind,
     seed=st.integers(0, 2**31),
 )
 def test_a_token_has_the_same_bits_in_a_chunk_of_any_size(
@@ -207,18 +226,19 @@ def test_a_token_has_the_same_bits_in_a_chunk_of_any_size(
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("window", [0, 512])
-def test_a_long_prompt_has_the_bits_of_its_tokens_one_by_one(dtype: str, window: int) -> None:
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_long_prompt_has_the_bits_of_its_tokens_one_by_one(dtype: str, window: int, int8: bool) -> None:
     step = make_step([(900, 300), (1500, 1)], page_size=16, K=1, G=4, E=64, dtype=dtype)
-    attributes = Attributes(window)
+    attributes = Attributes(window, int8=int8)
     whole = run(step, attributes, workers=2)
     assert torch.equal(run(step, attributes), whole)
     for token in (0, 1, 123, 124, 299):
         assert torch.equal(run(cut(step, 0, token, token + 1), attributes, workers=2), whole[token : token + 1])
 
 
-@pytest.mark.parametrize("latent", [False, True])
+@pytest.mark.parametrize("attributes", [PLAIN, Attributes(latent=True), Attributes(int8=True)])
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_rows_of_no_sequence_give_zeros(dtype: str, latent: bool) -> None:
+def test_rows_of_no_sequence_give_zeros(dtype: str, attributes: Attributes) -> None:
     step = make_step([(3, 2), (0, 1)], K=1, G=2, E=20, dtype=dtype)
     step.q = torch.cat((step.q[:2], step.q))
     step.spans = torch.tensor([[2, 4], [4, 5]], dtype=torch.int32)
@@ -226,10 +246,10 @@ def test_rows_of_no_sequence_give_zeros(dtype: str, latent: bool) -> None:
     step.lengths = torch.cat((step.lengths, torch.tensor([7], dtype=torch.int32)))
     step.tables = torch.cat((step.tables, torch.full_like(step.tables[:1], -(10**9))))
     for workers in TEAMS:
-        result = run(step, Attributes(latent=latent), workers)
+        result = run(step, attributes, workers)
         assert not result[:2].any()
         assert result[2:].all()
-        assert not run(replace(step, q=torch.cat((step.q, step.q))), Attributes(latent=latent), workers)[5:].any()
+        assert not run(replace(step, q=torch.cat((step.q, step.q))), attributes, workers)[5:].any()
 
 
 def test_a_step_without_sequences_gives_zeros() -> None:

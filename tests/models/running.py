@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tsc.driver import compile_artifact
-from tsc.request import Quantize, Request
+from tsc.request import Cache, Quantize, Request
 from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
@@ -31,10 +31,11 @@ def compiled(
     topology: Path | None = None,
     quantize: Quantize = "none",
     target: str = "cpu",
+    cache: Cache = "dtype",
 ) -> Path:
     """quantize: none, since transformers computes with what a GGUF's blocks come to."""
     links = None if topology is None else str(topology)
-    request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, target, links, quantize=quantize)
+    request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, target, links, quantize=quantize, cache=cache)
     compile_artifact(request, path, lambda stage, done, total: None)
     return path
 

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.models.running import Trace, compiled, reference_logits, run, run_for_tokens
 from tests.models.tiny import BY_NAME, TinyModels, prompt
 from tests.segments import left_behind, segments
 
+from tsc.request import Cache
 from tskernels import simd
 from tsrun.engine import Engine
 from tsrun.errors import RankError, RequestError
@@ -37,6 +39,8 @@ UNIT_ROUNDOFF = 2.0**-8
 """Half of the distance of two neighbouring bf16 numbers, relative to them."""
 
 Run = Callable[[str, int, str], list[Trace]]
+INT8 = "f32/int8"
+"""A model in f32 with its cache in int8."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,8 @@ def traces(tiny: TinyModels) -> Run:
         key = (name, tp, dtype)
         if key not in done:
             options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24)
-            done[key] = run(tiny.artifact(BY_NAME[name], tp=tp, dtype=dtype), PROMPTS, TOKENS, options, chunks=False)
+            path = tiny.artifact(BY_NAME[name], tp=tp, dtype=dtype.removesuffix("/int8"), cache="int8" if dtype == INT8 else "dtype")
+            done[key] = run(path, PROMPTS, TOKENS, options, chunks=False)
         return done[key]
 
     return traces_of
@@ -69,6 +74,15 @@ def test_ranks_make_the_tokens_of_one_in_f32(name: str, tp: int, traces: Run) ->
     one, several = traces(name, 1, "f32"), traces(name, tp, "f32")
     assert [trace.tokens for trace in several] == [trace.tokens for trace in one]
     assert [len(trace.tokens) for trace in one] == [TOKENS] * len(PROMPTS)
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("name", DENSE)
+def test_ranks_with_an_int8_cache_make_the_tokens_of_one(name: str, tp: int, traces: Run) -> None:
+    """Heads are whole on a rank, and so are the vectors that are rounded."""
+    one, several = traces(name, 1, INT8), traces(name, tp, INT8)
+    assert [trace.tokens for trace in several] == [trace.tokens for trace in one]
+    assert any(not torch.equal(a, b) for a, b in zip(one[0].sampled, traces(name, 1, "f32")[0].sampled, strict=True))
 
 
 @pytest.mark.parametrize("tp", [2, 4])
@@ -215,16 +229,18 @@ def test_steps_of_each_size_run_the_plan_for_it(
 
 
 @pytest.mark.parametrize("mesh", [{"dp": 2}, {"dp": 2, "tp": 2}, {"dp": 4}], ids=str)
-@pytest.mark.parametrize(("name", "example"), [("llama", "data_parallel"), ("deepseek_v3", None)])
+@pytest.mark.parametrize(
+    ("name", "example", "cache"), [("llama", "data_parallel", "dtype"), ("llama", "data_parallel", "int8"), ("deepseek_v3", None, "dtype")]
+)
 def test_ranks_with_sequences_of_their_own_make_the_tokens_of_one(
-    name: str, example: str | None, mesh: dict[str, int], tiny: TinyModels, tmp_path: Path, traces: Run
+    name: str, example: str | None, cache: Cache, mesh: dict[str, int], tiny: TinyModels, tmp_path: Path, traces: Run
 ) -> None:
     """Three sequences over two groups, and over four: one of a group may wait for rows or pages while another's goes on."""
     model = Path(__file__).parents[2] / f"examples/{example}/{example}.ts" if example else None
-    path = compiled(tiny.checkpoint(BY_NAME[name]), tmp_path / "parallel.tsa", mesh=mesh, model=model)
+    path = compiled(tiny.checkpoint(BY_NAME[name]), tmp_path / "parallel.tsa", mesh=mesh, model=model, cache=cache)
     program = read_program(path / "program.json")
     assert program.sequence_groups == mesh["dp"]
-    expected = [trace.tokens for trace in traces(name, 1, "f32")]
+    expected = [trace.tokens for trace in traces(name, 1, INT8 if cache == "int8" else "f32")]
     for options in (LimitOptions(num_pages=64, page_size=8, max_step_tokens=24), LimitOptions(num_pages=8, page_size=8, max_step_tokens=5)):
         assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == expected
 

@@ -10,6 +10,8 @@ import torch
 from transformers import DeepseekV3Config, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config, Qwen3MoeConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from tsc.request import Cache
+
 _SIZES: dict[str, Any] = {
     "hidden_size": 48,
     "intermediate_size": 96,
@@ -192,11 +194,11 @@ class TinyModels:
             self.model(case).save_pretrained(path)
         return path
 
-    def artifact(self, case: Case, tp: int = 1, dtype: str = "f32", target: str = "cpu") -> Path:
+    def artifact(self, case: Case, tp: int = 1, dtype: str = "f32", target: str = "cpu", cache: Cache = "dtype") -> Path:
         from tests.models.running import compiled
 
-        path = self._folder / f"{case.name}-{tp}-{dtype}-{target}.tsa"
-        return path if path.exists() else compiled(self.checkpoint(case), path, tp=tp, dtype=dtype, target=target)
+        path = self._folder / f"{case.name}-{tp}-{dtype}-{target}-{cache}.tsa"
+        return path if path.exists() else compiled(self.checkpoint(case), path, tp=tp, dtype=dtype, target=target, cache=cache)
 
 
 BY_NAME = {case.name: case for case in CASES}

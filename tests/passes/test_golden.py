@@ -15,6 +15,7 @@ from tests.passes.placed_text import print_placed
 from tsc.front import parse_mesh, place_model, read_model
 from tsc.graph_parser import parse_program
 from tsc.graph_text import print_program
+from tskernels.cache_layouts import INT8_CACHE
 from tspasses.lower import lower
 from tspasses.pipeline import passes
 from tspasses.placed import Options, PlacedModel
@@ -23,7 +24,7 @@ from tspasses.verify import verify
 CASES = Path(__file__).parent / "cases"
 FORMATS = {"0.down": "q4_0", "1.down": "q8_0", "2.down": "q4_0", "head": "q4_0", "embed": "q4_0", "table": "q8_0", "1.norm": "q8_0"}
 """Wanted in the cases of keep-formats."""
-PASSES = {p.name: p for p in passes(MADE_UP, formats=FORMATS)}
+PASSES = {p.name: p for p in passes(MADE_UP, formats=FORMATS, cache_layout=INT8_CACHE)}
 
 
 def placed(path: Path) -> PlacedModel:

@@ -149,7 +149,7 @@ def _inputs(program: dict[str, Any], graph: str = "decode") -> dict[str, dict[st
 
 
 PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "format": (lambda p: p.update(format=2, entry="decode"), "has format 2, this tsrun reads 4"),
+    "format": (lambda p: p.update(format=2, entry="decode"), "has format 2, this tsrun reads 5"),
     "no plan": (lambda p: p.update(plans=[]), "has plans for steps of [] tokens, which is not from 1 on in rising order"),
     "plans": (lambda p: p["plans"].append(p["plans"][0]), "has plans for steps of [1, 1] tokens"),
     "small steps": (lambda p: p["plans"][0].update(tokens=2), "has plans for steps of [2] tokens"),
@@ -178,7 +178,20 @@ PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda p: _inputs(p, "Layer")["qkv"].update(layout="tiles"),
         "'qkv' is in the layout 'tiles', which is not one of rows, panels, gated_panels",
     ),
-    "layout of a cache": (lambda p: _inputs(p, "Layer")["kv"].update(layout="panels"), "'kv' is in the layout 'panels', and no weight"),
+    "layout of a cache": (
+        lambda p: _inputs(p, "Layer")["kv"].update(layout="panels"),
+        "binds a cache of f32[2, 2, 8] in rows, which 'Layer' does not take",
+    ),
+    "layout of a value": (
+        lambda p: _inputs(p, "Layer")["x"].update(layout="panels"),
+        "'x' is in the layout 'panels', and no weight or cache",
+    ),
+    "cache in another layout": (
+        lambda p: _inputs(p, "Layer")["kv"].update(layout="int8_cache", dtype="u8", shape=["pages", 80]),
+        "binds a cache of f32[2, 2, 8] in rows, which 'Layer' does not take",
+    ),
+    "cache in an unknown layout": (lambda p: p["caches"][0].update(layout="int9"), "has a cache in the layout 'int9', which is not one of"),
+    "cache of an unknown type": (lambda p: p["caches"][0].update(dtype="i4"), "has a cache of 'i4', which is not one of f64, f32"),
     "constants": (lambda p: _nodes(p)[0].update(constants=["one"]), "is not a program that this tsrun knows"),
     "tables of a window": (
         lambda p: _nodes(p, "decode")[1].update(args=["x", "positions", "spans", "lengths", "slots", "tables_w12"]),

@@ -173,7 +173,7 @@ def program_of(toy: Toy, ranks: int) -> dict[str, Any]:
     caches = [{"dtype": "f32", "page": [2, K, toy.E], "window": toy.window_of(layer)} for layer in range(toy.layers)]
     graphs = {"decode": entry.record(output)} | {_named("Layer", window): layer.record("y") for window, layer in layers.items()}
     plans = [{"tokens": 1, "entry": "decode", "frame": dict(entry.used)}]
-    return {"format": 4, "plans": plans, "caches": caches, "graphs": graphs}
+    return {"format": 5, "plans": plans, "caches": caches, "graphs": graphs}
 
 
 def _layer(toy: Toy, K: int, F: int, ranks: int, window: int) -> GraphWriter:
@@ -182,7 +182,7 @@ def _layer(toy: Toy, K: int, F: int, ranks: int, window: int) -> GraphWriter:
     given += _steps(*_LAYER_STEPS[:3]) + _steps(*_LAYER_STEPS[3:], window=window)
     given += [_weight("n1", D), _weight("n2", D), _weight("qkv", (G + 2) * K * E, D), _weight("o", D, K * G * E)]
     given += [_weight("gate", F, D), _weight("up", F, D), _weight("down", D, F)]
-    w = GraphWriter([*given, {"name": "kv", "kind": "cache", "dtype": "f32", "shape": [2, K, E], "window": window}])
+    w = GraphWriter([*given, {"name": "kv", "kind": "cache", "dtype": "f32", "shape": ["pages", 2, K, E], "window": window}])
     w.op("h", "rms_norm", ["x", "n1"], ["T", D], eps=toy.eps, offset=0.0)
     w.op("qkv_", "linear", ["h", "qkv"], ["T", (G + 2) * K * E])
     w.op("q_", "narrow", ["qkv_"], ["T", G * K * E], start=0, length=G * K * E)

@@ -209,7 +209,7 @@ def kernels_list() -> None:
     multiple=True,
     required=True,
     metavar="bf16[T,576]",
-    help="one operand's type, `T` for a dynamic extent, of a weight its layout (`f32[64,64] in panels`); repeat in order",
+    help="one operand's type, `T` for a dynamic extent, of a weight or a cache its layout (`f32[64,64] in panels`); repeat in order",
 )
 @TUNING
 @NO_TUNING

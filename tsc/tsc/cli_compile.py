@@ -14,7 +14,7 @@ import click
 from tsc.cli_options import CONFIG, DTYPE, MESH, NO_TUNING, TUNING, progress
 
 if TYPE_CHECKING:
-    from tsc.request import Quantize, Request
+    from tsc.request import Cache, Quantize, Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,6 +22,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _compiled(command: Command) -> Command:
     """What a model is compiled from, and how: the inputs of a Request."""
     for option in (
+        click.option(
+            "--cache",
+            type=click.Choice(["dtype", "int8"]),
+            default="dtype",
+            show_default=True,
+            help="dtype: keys and values in --dtype; int8: in bytes with a scale each, so that a context takes half the memory of bf16",
+        ),
         click.option(
             "--quantize",
             type=click.Choice(["auto", "none", "int8", "int4"]),
@@ -51,6 +58,7 @@ def _request(
     topology: str | None,
     screen: bool,
     quantize: Quantize,
+    cache: Cache,
 ) -> Request:
     """For this machine. A checkpoint may stand in the model file's place."""
     from tsc.front import parse_mesh
@@ -60,7 +68,7 @@ def _request(
         model, weights = None, model
     if model is None and weights is None and config is None:
         raise click.UsageError("give a model file, --weights, or both")
-    return Request(model, weights, config, parse_mesh(mesh), dtype, "cpu", topology, screen, quantize)
+    return Request(model, weights, config, parse_mesh(mesh), dtype, "cpu", topology, screen, quantize, cache)
 
 
 @click.command("compile")
@@ -80,6 +88,7 @@ def compile_(
     topology: str | None,
     screen: bool,
     quantize: Quantize,
+    cache: Cache,
     tuning: Path | None,
     no_tuning: bool,
     output: Path | None,
@@ -91,7 +100,7 @@ def compile_(
     """
     from tsc.request import compile_key, tuning_of
 
-    asked = _request(model, weights, config, mesh, dtype, topology, screen, quantize)
+    asked = _request(model, weights, config, mesh, dtype, topology, screen, quantize, cache)
     request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning)
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
@@ -129,6 +138,7 @@ def tune(
     topology: str | None,
     screen: bool,
     quantize: Quantize,
+    cache: Cache,
     tokens: str,
     again: bool,
     output: Path | None,
@@ -144,7 +154,7 @@ def tune(
     sizes = [int(n) if n.strip().isdigit() else 0 for n in tokens.split(",")]
     if not all(sizes):
         raise click.BadParameter(f"{tokens!r} is no list of numbers above 0, as in 1,8,64,512", param_hint="--tokens")
-    request = _request(model, weights, config, mesh, dtype, topology, screen, quantize)
+    request = _request(model, weights, config, mesh, dtype, topology, screen, quantize, cache)
     path = output or default_path()
     from tsc.tune import start
     from tsc.tune import tune as run

@@ -15,9 +15,10 @@ from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.front import ModelSource, place_model
 from tsc.graph import Program
 from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
-from tsc.request import Request, find_model, target_of, tuning_of
+from tsc.request import Cache, Request, find_model, target_of, tuning_of
 from tsc.weights import match_checkpoint, stored_tensors, stored_weights, write_weights
-from tskernels.registry import Measurements
+from tskernels.cache_layouts import INT8_CACHE
+from tskernels.registry import ROWS, Measurements
 from tskernels.target import Target
 from tskernels.tuning import threads_of_rank
 from tspasses.emit import emit
@@ -34,6 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 LINKS = {"cpu": "local"}
 """The links that ranks of a target have, where none are said."""
+CACHE_LAYOUTS: Mapping[Cache, str] = {"dtype": ROWS, "int8": INT8_CACHE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
         lambda name: progress(name, 0, 1),
         screen=request.screen,
         formats=formats,
+        cache_layout=CACHE_LAYOUTS[request.cache],
         measured=measured(placed.mesh.ranks),
     )
     return Graphs(target, checkpoint, config, digest, model, buckets, programs)
@@ -167,6 +170,7 @@ def _manifest(
         "ranks": placed.mesh.ranks,
         "target": request.target,
         "dtype": request.dtype,
+        "cache": request.cache,
         "vocabulary": vocabulary,
         "gives": "tokens" if gives_tokens else "logits",
         "context": config.get("max_position_embeddings"),

@@ -77,7 +77,8 @@ class WeightPart:
 @dataclass(frozen=True, slots=True)
 class Input:
     """What a placeholder stands for. name: of a step input; parts: of a weight, joined along dimension 0; axes: of a coordinate;
-    window: of a cache, and of the caches that a step input is about; layout: of a weight, how it is stored (`tskernels/layouts.py`)."""
+    window: of a cache, and of the caches that a step input is about; layout: how a weight or a cache is
+    stored (`tskernels/layouts.py`, `cache_layouts.py`)."""
 
     kind: InputKind
     name: str = ""
@@ -122,16 +123,17 @@ class Program:
 
 def sequence_groups(program: Program) -> int:
     """How many groups of ranks keep sequences of their own: those over which the pages of caches are split."""
-    placement = next((node_type(c).placement for c in _caches(program)), ())
+    placement = next((node_type(c).placement for c in caches(program)), ())
     return program.mesh.size_of([a.name for a, p in zip(program.mesh.active, placement, strict=False) if p == 0])
 
 
 def windows(program: Program) -> tuple[int, ...]:
     """The windows of its caches, in rising order: caches of one window share pages and block tables."""
-    return tuple(sorted({c.meta["input"].window for c in _caches(program)} - {0}))
+    return tuple(sorted({c.meta["input"].window for c in caches(program)} - {0}))
 
 
-def _caches(program: Program) -> Iterator[torch.fx.Node]:
+def caches(program: Program) -> Iterator[torch.fx.Node]:
+    """The placeholders that stand for caches."""
     return (n for g in program.graphs.values() for n in g.nodes if n.op == "placeholder" and n.meta["input"].kind == "cache")
 
 
@@ -139,12 +141,29 @@ CACHE_WRITES = ("cache_append", "latent_append")
 """The ops that change a cache and return it."""
 
 
+def row_of(mesh: Mesh, cache: torch.fx.Node) -> tuple[str, list[int]]:
+    """Element type and shape of what a rank's part of a cache holds for a token."""
+    return type_of(cache).dtype, [int(d) for d in type_of(cache).local(mesh)[1:]]
+
+
+def written_cache(node: torch.fx.Node) -> torch.fx.Node:
+    """The placeholder of the cache that ops have written to; any other node itself."""
+    while node.op == "call_function" and op_of(node) in CACHE_WRITES:
+        node = operands(node)[0]
+    return node
+
+
 def window_of(node: torch.fx.Node) -> int:
     """The window of a cache, or of what an op has made of it."""
-    while node.op != "placeholder":
-        node = operands(node)[0]
-    window: int = node.meta["input"].window
+    window: int = written_cache(node).meta["input"].window
     return window
+
+
+def layout_of(node: torch.fx.Node) -> str:
+    """How an operand is stored: inputs as they say, and a cache that has been written to as before."""
+    stored = written_cache(node)
+    layout: str = stored.meta["input"].layout if stored.op == "placeholder" else ROWS
+    return layout
 
 
 def step_name(name: str, window: int) -> str:

@@ -5,7 +5,7 @@ Does not: check that an op's type follows from its operands'; that is the verifi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from tsc.mesh import Axis, Mesh
 from tsc.spans import Source, Span
 from tsc.stdlib import BUILTINS
 from tsc.types import STEP_EXTENTS, AxisPlacement, Factor, Shape
+from tskernels.cache_layouts import CACHE_LAYOUTS
 from tskernels.dtypes import SIZES
 from tskernels.layouts import LAYOUTS
 from tskernels.registry import ROWS
@@ -119,16 +120,23 @@ class _Reader:
         if len(parts) != len(tensors.children):
             self._fail("TS0603", f"{len(tensors.children)} tensors for {len(parts)} types", tensors)
         bound = tuple(WeightPart(str(t)[1:-1], p) for t, p in zip(tensors.children, parts, strict=True))
-        layout = str(rest[0].children[0]) if len(rest) > 1 else ROWS
-        if layout not in LAYOUTS:
-            self._fail("TS0602", f"there is no layout `{layout}`{near(layout, LAYOUTS)}", rest[0])
-        self._placeholder(name, Input("weight", parts=bound, layout=layout), _join(parts, is_weight=True), span)
+        kind = Input("weight", parts=bound, layout=self._layout(rest, LAYOUTS))
+        self._placeholder(name, kind, _join(parts, is_weight=True), span)
 
     def _cache(self, span: Any, name: Any, type_: Any, *rest: Any) -> None:
-        self._placeholder(name, Input("cache", window=_window(rest)), self._type(type_), span)
+        self._placeholder(name, Input("cache", window=_window(rest), layout=self._layout(rest, CACHE_LAYOUTS)), self._type(type_), span)
 
     def _coordinate(self, span: Any, name: Any, type_: Any, axes: Any, tree: Any) -> None:
         self._placeholder(name, Input("coordinate", axes=self._leaves(axes)), self._type(type_), span)
+
+    def _layout(self, rest: tuple[Any, ...], known: Collection[str]) -> str:
+        """Of an input: what follows its type says it, or it is by rows."""
+        mark = _mark(rest, "layout")
+        if mark is None:
+            return ROWS
+        if mark not in known:
+            self._fail("TS0602", f"there is no layout `{mark}`{near(mark, known)}", mark)
+        return str(mark)
 
     def _placeholder(self, name: Any, kind: Input, type_: GraphType, span: Any) -> None:
         node = self._add(name, span, lambda text: self.graph.create_node("placeholder", text, (), {}, name=text))
@@ -293,8 +301,13 @@ def _split(tree: Any) -> tuple[Any, ...]:
 
 
 def _window(rest: tuple[Any, ...]) -> int:
-    """Of an input: what follows its type is a window or nothing, then the line itself."""
-    return int(rest[0].children[0]) if len(rest) > 1 else 0
+    """Of an input: what follows its type says it, or there is none."""
+    return int(_mark(rest, "window") or 0)
+
+
+def _mark(rest: tuple[Any, ...], name: str) -> Any:
+    """What a mark of an input says, None without it; after its marks comes the line itself."""
+    return next((mark.children[0] for mark in rest[:-1] if mark.data == name), None)
 
 
 def _join(parts: tuple[NodeType, ...], *, is_weight: bool) -> GraphType:

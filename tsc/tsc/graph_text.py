@@ -12,8 +12,8 @@
     }
 
 An axis `over` others, `ep over dp * tp`, is a product of axes that were given ranks of their own.
-A kernel, storage (`{T 0}`: region and offset), a frame and a weight's layout (`= "gate_proj.weight" in panels`) are there once a pass has
-set them; a span is when the node has a source.
+A kernel, storage (`{T 0}`: region and offset), a frame and the layout of a weight (`= "gate_proj.weight" in panels`) or a cache are there
+once a pass has set them; a span is when the node has a source.
 Does not: say why a collective is there; that is the plan's.
 """
 
@@ -99,10 +99,11 @@ def _input(mesh: Mesh, name: str, kind: Input, type_: GraphType) -> str:
         case "step":
             assert step_name(kind.name, kind.window) == name, f"%{name} is the step input {kind.name}"
         case "weight":
-            text += " = " + " + ".join(json.dumps(p.tensor) for p in kind.parts) + (f" in {kind.layout}" if kind.layout != ROWS else "")
+            text += " = " + " + ".join(json.dumps(p.tensor) for p in kind.parts)
         case "coordinate":
             text += f" of {mesh.name_of(kind.axes)}"
-    return text + (f" window {kind.window}" if kind.window else "")
+    window = f" window {kind.window}" if kind.window else ""
+    return text + window + (f" in {kind.layout}" if kind.layout != ROWS else "")
 
 
 def constants(node: torch.fx.Node) -> dict[str, Any]:

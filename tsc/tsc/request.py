@@ -19,12 +19,16 @@ from tskernels.tuning import Tuning, TuningError, default_path, read_tuning, thi
 Quantize = Literal["auto", "none", "int8", "int4"]
 """auto: what a checkpoint stores quantized as it is; none: everything in the model's element type; others: from the checkpoint's floats."""
 
+Cache = Literal["dtype", "int8"]
+"""dtype: keys and values in the model's element type; int8: in bytes, with a scale for each vector."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to compile. model None: found by architecture; weights None: a weightless artifact; topology None: the target's usual links;
     screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`); quantize: how weights are stored
-    (`tsc/quantization.py`); tuning: a file of measurements, None for this machine's if there is one; tuned: whether they decide."""
+    (`tsc/quantization.py`); cache: how keys and values are; tuning: a file of measurements, None for this machine's if there is one;
+    tuned: whether they decide."""
 
     model: Path | None
     weights: Path | None
@@ -35,6 +39,7 @@ class Request:
     topology: str | None = None
     screen: bool = True
     quantize: Quantize = "auto"
+    cache: Cache = "dtype"
     tuning: Path | None = None
     tuned: bool = True
 
@@ -45,7 +50,12 @@ def compile_key(request: Request) -> dict[str, str]:
     config, digest = load_config(source) if source else ({}, "")
     model = find_model(request, config)
     tuning, _ = tuning_of(request)
-    found = {"tsc": f"{__version__}+{_sources()[:12]}", "machine": str(target_of(request)), "quantize": request.quantize}
+    found = {
+        "tsc": f"{__version__}+{_sources()[:12]}",
+        "machine": str(target_of(request)),
+        "quantize": request.quantize,
+        "cache": request.cache,
+    }
     found["tuning"] = tuning.digest if tuning else "none"
     return found | {"model": model.name, "source_sha256": model.digest, "config_sha256": digest}
 

@@ -1,0 +1,47 @@
+"""How a cache may be stored: by rows, or as bytes with scales. Imports no torch.
+
+A layout says nothing of what a cache is: its type and shape stay those of its rows, `[pages, page_size, 2, K, E]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from tskernels.registry import ROWS
+
+INT8_CACHE: Final = "int8_cache"
+"""What the layout's bytes are is said in `int8_cache.py`, which needs torch."""
+SCALE_BYTES: Final = 4
+
+Sizes = Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """takes: whether caches of an element type can be stored so, given what they hold for a token, [2, K, E] or another; stored: element
+    type and shape of what is then stored for it."""
+
+    name: str
+    takes: Callable[[str, Sizes], bool]
+    stored: Callable[[str, Sizes], tuple[str, tuple[int, ...]]]
+
+
+def _takes_int8(dtype: str, row: Sizes) -> bool:
+    # Of an even width, so that scales lie where f32 may.
+    return dtype in ("bf16", "f32") and len(row) == 3 and row[-1] > 0 and row[-1] % 2 == 0
+
+
+def _int8(dtype: str, row: Sizes) -> tuple[str, tuple[int, ...]]:
+    return "u8", (prod(row[:-1]) * (row[-1] + SCALE_BYTES),)
+
+
+CACHE_LAYOUTS: Final[Mapping[str, CacheLayout]] = {
+    entry.name: entry
+    for entry in (
+        CacheLayout(ROWS, lambda dtype, row: True, lambda dtype, row: (dtype, tuple(row))),
+        CacheLayout(INT8_CACHE, _takes_int8, _int8),
+    )
+}
