@@ -170,9 +170,9 @@ def test_a_rank_that_leaves_is_missed_by_all_soon() -> None:
         if rank == 1:
             time.sleep(0.3)  # the others sleep by then
             return 0.0
-        begin, out = time.monotonic(), torch.full((4, 3), 7.0)
+        begin, x, out = time.monotonic(), torch.ones(4, 3), torch.full((4, 3), 7.0)
         with pytest.raises(RuntimeError, match=r"^rank 1 has ended$"):
-            _cpu.call(_cpu.Team(2), "all_reduce", [operand(torch.ones(4, 3))], operand(out), [0.0], [], memory.group("q"))
+            _cpu.call(_cpu.Team(2), "all_reduce", [operand(x)], operand(out), [0.0], [], memory.group("q"))
         assert out.count_nonzero() == 0  # what went on with it had no wild numbers
         return time.monotonic() - begin
 
@@ -231,10 +231,10 @@ def test_a_killed_process_is_missed_even_before_it_is_buried() -> None:
         assert other.stdout.readline() == "open\n"
         _cpu.Segment.unlink(name)
         threading.Timer(0.3, other.send_signal, (signal.SIGKILL,)).start()
-        x, begin = torch.ones(3), time.monotonic()
+        x, out, begin = torch.ones(3), torch.empty(6), time.monotonic()
         group = _cpu.RankGroup(segment, 0, [0, 1], 0, 10, 30.0)
         with pytest.raises(RuntimeError, match=r"^rank 1 has ended$"):
-            _cpu.call(_cpu.Team(1), "all_gather", [operand(x)], operand(torch.empty(6)), [0.0], [], group)
+            _cpu.call(_cpu.Team(1), "all_gather", [operand(x)], operand(out), [0.0], [], group)
         assert time.monotonic() - begin < 5.0
     finally:
         other.kill()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.kernels.bounds import gated_expected, linear_expected
 from tests.kernels.test_kernels import ABSOLUTE, RELATIVE
 from torch import Tensor
 
@@ -153,12 +154,7 @@ def test_linear(
     # 1/sqrt(inner): the products' sum stays of order one, and so does what cancels in it.
     w = normal(dtype, outer, inner) / inner**0.5
     rest = [normal(dtype, outer)] if bias else []
-    expected = op_named("ts::linear").reference(*wide([x, w, *rest]))
-    # What a sum in f32 may be off by, whatever its order: as many roundings as it has terms, of at most the sum of their sizes; then one to
-    # the result's type. A fixed tolerance would be passed now and then where thousands of sums are compared.
-    sizes_summed = op_named("ts::linear").reference(*(t.abs() for t in wide([x, w, *rest])))
-    bound = (inner + 2) * 2.0**-24 * sizes_summed
-    bound = bound + (2.0**-8 if dtype == "bf16" else 0.0) * (expected.abs() + bound)
+    expected, bound = linear_expected(x, w, *rest)
     for workers in TEAMS:
         out = torch.full(expected.shape, torch.nan, dtype=x.dtype)
         call(symbol, [x, in_layout(symbol, w), *rest], out, workers=workers)
@@ -182,12 +178,11 @@ def test_gated_linear(
     torch.manual_seed(seed)
     x = normal(dtype, tokens, *([] if heads is None else [heads]), inner, strided=strided)
     w = normal(dtype, 2 * outer, inner) / inner**0.5
-    expected = op_named("ts::gated_linear").reference(*wide([x, w]), activation)
+    expected, bound = gated_expected(x, w, activation)
     for workers in TEAMS:
         out = torch.full(expected.shape, torch.nan, dtype=x.dtype)
         call("gated_panels", [x, in_layout("gated_panels", w)], out, [ACTIVATIONS.index(activation)], workers)
-        # each product's error is multiplied by the other product, which is of order one: three terms, as of test_kernels
-        torch.testing.assert_close(out.double(), expected, rtol=3 * RELATIVE[dtype], atol=3 * ABSOLUTE[dtype])
+        assert ((out.double() - expected).abs() <= bound).all()
 
 
 @generated
