@@ -6,13 +6,14 @@ import difflib
 import importlib
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import exp, log
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from tskernels.cost import Cost, bandwidth_bound, free, message_bound
+from tskernels.cost import NOMINAL_SIZE, Cost, bandwidth_bound, free, message_bound
 from tskernels.dtypes import FLOATS
 from tskernels.target import CPU, Target
 
@@ -88,18 +89,23 @@ class Kernel:
 class Measurements(Protocol):
     """What kernels took on a machine (`tuning.py`)."""
 
-    def seconds(self, call: Call, kernel: str) -> float | None:
-        """In place of a cost; None where it was not measured."""
+    def seconds(self, call: Call, kernel: str) -> Mapping[int, float]:
+        """By the tokens of a step; none where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A kernel in a selection; `reason` says why it cannot run, None when it can; is_measured: its cost is no model's."""
+    """A kernel in a selection; `reason` says why it cannot run, None when it can; sizes: of the steps, in tokens, that its cost was
+    measured in, none where it is the model's. Costs compare where their sizes are the same."""
 
     kernel: Kernel
     reason: str | None
     cost_seconds: float
-    is_measured: bool = False
+    sizes: frozenset[int] = frozenset()
+
+    @property
+    def is_measured(self) -> bool:
+        return bool(self.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +194,14 @@ def select(call: Call, target: Target, measured: Measurements | None = None) -> 
     return best.kernel
 
 
-def explain(call: Call, target: Target, measured: Measurements | None = None) -> list[Candidate]:
+def explain(call: Call, target: Target, measured: Measurements | None = None, sizes: Collection[int] | None = None) -> list[Candidate]:
     """Every kernel of the call's op, best first; those that cannot run come last, with the reason. Where all that compete for the call
-    were measured, their costs are what they took."""
+    were measured in steps of the same sizes, their costs are what they took in these. sizes: no others count."""
     _load()
     _op_of(call.op)
     candidates = [_judge(candidate, call, target) for (op_name, _), candidate in _kernels.items() if op_name == call.op]
     if measured is not None:
-        candidates = _as_measured(candidates, call, measured)
+        candidates = _as_measured(candidates, call, measured, sizes)
     return sorted(candidates, key=lambda c: (c.reason is not None, *rank(c.kernel), c.cost_seconds, c.kernel.name))
 
 
@@ -285,11 +291,28 @@ def _judge(candidate: Kernel, call: Call, target: Target) -> Candidate:
     return Candidate(candidate, reason, candidate.cost(call, target))
 
 
-def _as_measured(candidates: list[Candidate], call: Call, measured: Measurements) -> list[Candidate]:
+def _as_measured(candidates: list[Candidate], call: Call, measured: Measurements, sizes: Collection[int] | None) -> list[Candidate]:
     seconds = {c.kernel.name: measured.seconds(call, c.kernel.name) for c in candidates if competes(c)}
-    if not seconds or None in seconds.values():  # a measured and a modelled second are not to be compared
+    common = in_common(seconds.values())
+    if sizes is not None:
+        common = common.intersection(sizes)
+    if not common:  # a measured and a modelled second are not to be compared, nor are those of small steps and of large ones
         return candidates
-    return [c if (s := seconds.get(c.kernel.name)) is None else replace(c, cost_seconds=s, is_measured=True) for c in candidates]
+    return [
+        c if (found := seconds.get(c.kernel.name)) is None else replace(c, cost_seconds=nominal(found, common), sizes=common)
+        for c in candidates
+    ]
+
+
+def in_common(sizes: Iterable[Iterable[int]]) -> frozenset[int]:
+    """What all of them have; nothing where there are none."""
+    found = [frozenset(s) for s in sizes]
+    return frozenset[int].intersection(*found) if found else frozenset()
+
+
+def nominal(seconds: Mapping[int, float], sizes: Collection[int]) -> float:
+    """Of a step of nominal size, from the seconds that steps of these sizes took, which count alike."""
+    return NOMINAL_SIZE * exp(sum(log(seconds[n] / n) for n in sorted(sizes)) / len(sizes))
 
 
 def competes(candidate: Candidate) -> bool:

@@ -1,7 +1,8 @@
 """Tuning files: what the kernels of calls took on one machine, and whether that says anything here. Imports no torch.
 
 A call has measurements for several sizes of a step, with the threads that a rank has. A kernel serves steps of all sizes, since two would
-give a prompt other bits than what follows it. The sizes count alike: half as long in steps of one makes up for twice as long in another's.
+give a prompt other bits than what follows it. Kernels are compared over the sizes that all of them have, which count alike: half as long in
+steps of one makes up for twice as long in another's.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Annotated, Final
 
 import msgspec
 
 from tskernels.cache_folder import cache_folder
-from tskernels.cost import NOMINAL_SIZE
 from tskernels.registry import Call
 from tskernels.target import parse_target
 
@@ -90,12 +89,8 @@ class Measured:
     tuning: Tuning
     threads: int
 
-    def seconds(self, call: Call, kernel: str) -> float | None:
-        """Of a step of nominal size, as the cost model gives them."""
-        found = self.by_tokens(call, kernel)
-        return NOMINAL_SIZE * geometric_mean(s / tokens for tokens, s in found.items()) if found else None
-
-    def by_tokens(self, call: Call, kernel: str) -> Mapping[int, float]:
+    def seconds(self, call: Call, kernel: str) -> Mapping[int, float]:
+        """By the tokens of a step; none where it was not measured."""
         return self.tuning.calls.get((name_of(call), self.threads), {}).get(kernel, {})
 
 

@@ -1,14 +1,15 @@
 """Choose how each weight is stored: in the layout that all its uses together cost least in.
 
 Guarantees: every op that reads a weight has a kernel that takes its layout; a layout other than rows is strictly cheaper than rows, and
-keeps every bit. Where all kernels that compete in all of a weight's layouts were measured, that decides, and the cost model elsewhere.
+keeps every bit. Where all kernels that compete in all of a weight's layouts were measured in steps of the same sizes, that decides, and
+the cost model elsewhere.
 Weights that a kernel takes in layouts together, as those of a mixture's experts, are all in the same.
 Does not: choose otherwise the layouts of several weights together, or change one that a weight has already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ import torch.fx
 from tsc.graph import Input, Program, bound_weights, op_of, tensor_operands, type_of
 from tsc.mesh import Mesh
 from tskernels.layouts import LAYOUTS
-from tskernels.registry import ROWS, Candidate, Measurements, explain, kernels, rank
+from tskernels.registry import ROWS, Candidate, Measurements, explain, in_common, kernels, rank
 from tskernels.target import Target
 from tspasses.joined_weights import tensor_of
 from tspasses.kernel_calls import call_of
@@ -98,15 +99,17 @@ def _cheapest(
     known = (ROWS, *sorted(_layouts_taken(weights, uses) - {ROWS}))
     layouts = [name for name in known if all(_takes(name, weight, meshes[weight.graph]) for weight in weights)]
 
-    def best(measured: Measurements | None) -> dict[str, list[Candidate]]:
+    def best(sizes: Collection[int] | None = None) -> dict[str, list[Candidate]]:
         """By layout that all uses have kernels for, the kernel of each use."""
         stored = {name: dict.fromkeys(weights, name) for name in layouts}
-        found = {name: [explain(call_of(meshes[u.graph], u, stored[name]), target, measured)[0] for u in uses] for name in layouts}
+        calls = {name: [call_of(meshes[u.graph], u, stored[name]) for u in uses] for name in layouts}
+        found = {name: [explain(call, target, measured, sizes)[0] for call in asked] for name, asked in calls.items()}
         return {name: chosen for name, chosen in found.items() if all(c.reason is None for c in chosen)}
 
-    found = best(measured)
-    if not all(c.is_measured for chosen in found.values() for c in chosen):  # measured and modelled seconds do not add up
-        found = best(None)
+    found = best()
+    sizes = [c.sizes for chosen in found.values() for c in chosen]
+    if len(set(sizes)) > 1:  # seconds of steps of other sizes do not add up, nor do measured and modelled ones
+        found = best(in_common(sizes))
     costs = {}
     for name, chosen in found.items():
         ranks = [rank(c.kernel) for c in chosen]

@@ -160,6 +160,44 @@ def test_measurements_overrule_the_model_and_the_artifact_says_so(workspace: Pat
 
 
 @NATIVE
+@pytest.mark.parametrize(
+    ("rows", "panels", "kernel"),
+    [
+        ({"1": 1e-5}, {"1": 1e-4, "512": 1e-4}, "simd"),  # quicker in steps of one, which both have
+        ({"1": 1e-4}, {"1": 1e-5, "512": 1e3}, "simd_panels"),
+        ({"1": 1e-9}, {"4": 1e-3}, "simd_panels"),  # none in common: as the model has it
+    ],
+)
+def test_layouts_are_compared_in_steps_of_the_sizes_that_all_were_measured_at(
+    rows: dict[str, float], panels: dict[str, float], kernel: str, workspace: Path, tuning: Path, tsc: Tsc
+) -> None:
+    def change(tuning: Tuning) -> None:
+        for entry in tuning["calls"]:
+            if entry["call"].startswith(DOWN):
+                entry["seconds"] = dict.fromkeys(entry["seconds"], panels if "in panels" in entry["call"] else rows)
+
+    edit(tuning, change)
+    assert compiled(workspace, tsc, "--tuning", "tuning.json")[0]["Layer.linear_5"] == kernel
+
+
+@NATIVE
+def test_the_table_compares_the_sizes_that_all_were_measured_at(tuning: Path, tsc: Tsc) -> None:
+    def change(tuning: Tuning) -> None:
+        for entry in tuning["calls"]:
+            if entry["call"].startswith(DOWN):
+                for name in entry["seconds"]:
+                    entry["seconds"][name] = {"1": 1e-4, "4": 1e-4, "512": 1e3} if name == "simd_panels" else {"1": 1e-3, "4": 1e-3}
+
+    edit(tuning, change)
+    code, output = tsc(*TUNE, "-o", "tuning.json")
+    assert code == 0
+    lines = output.splitlines()
+    [first] = [i for i, line in enumerate(lines) if re.match(r"\s*linear f32\[\?, 64\] f32\[32, 64\] ", line)]
+    assert re.search(r" simd_panels .* 1\.00x", lines[first]), output
+    assert re.search(r" simd .* 10\.00x", lines[first + 1]), output
+
+
+@NATIVE
 def test_no_measurement_lets_a_kernel_in_whose_bits_depend_on_the_company(workspace: Path, tuning: Path, tsc: Tsc) -> None:
     modelled, _ = compiled(workspace, tsc)
 

@@ -69,8 +69,23 @@ def test_sizes_of_steps_count_alike() -> None:
     tuning = Tuning.here()
     for tokens, seconds in ((1, 1e-6), (64, 64e-8)):
         tuning.add(SILU, 1, "torch", tokens, seconds)
-    assert tuning.of(1).seconds(SILU, "torch") == pytest.approx(16 * 1e-7)
-    assert tuning.of(1).seconds(SILU, "other") is None
+    [torch_] = [c for c in explain(SILU, CPU, tuning.of(1)) if c.is_measured]
+    assert torch_.cost_seconds == pytest.approx(16 * 1e-7)
+    assert torch_.sizes == {1, 64}
+    assert tuning.of(1).seconds(SILU, "other") == {}
+
+
+def test_kernels_are_compared_in_steps_of_the_sizes_that_all_were_measured_at() -> None:
+    """A token of a large step takes less than that of a small one: who has large steps alone would win."""
+    add("ts::silu", "slow")
+    tuning = Tuning.here()
+    tuning.add(SILU, 1, "slow", 1, 1e-5)
+    tuning.add(SILU, 1, "torch", 512, 1e-4)
+    assert not any(c.is_measured for c in explain(SILU, CPU, tuning.of(1)))
+    tuning.add(SILU, 1, "torch", 1, 1e-4)
+    assert names(tuning) == ["slow", "torch"]
+    assert {c.sizes for c in explain(SILU, CPU, tuning.of(1)) if c.is_measured} == {frozenset({1})}
+    assert not any(c.is_measured for c in explain(SILU, CPU, tuning.of(1), sizes={512}))
 
 
 def test_a_calls_name_does_not_depend_on_the_order_of_its_attributes() -> None:

@@ -46,9 +46,9 @@ class _Asked:
 
     calls: dict[str, Call] = field(default_factory=dict)
 
-    def seconds(self, call: Call, kernel: str) -> float | None:
+    def seconds(self, call: Call, kernel: str) -> Mapping[int, float]:
         self.calls.setdefault(name_of(call), call)
-        return None
+        return {}
 
 
 def tune(request: Request, tuning: Tuning, tokens: Sequence[int], progress: Progress, save: Callable[[], None], *, again: bool) -> Tuned:
@@ -87,7 +87,7 @@ def contests(calls: Mapping[str, Call], target: Target, tokens: Sequence[int]) -
 def _missing(contest: Contest, tuning: Tuning, threads: int) -> Sequence[int]:
     """The sizes of steps that not every contender was measured at."""
     measured = tuning.of(threads)
-    return [n for n in contest.tokens if any(n not in measured.by_tokens(c.call, c.kernel.name) for c in contest.contenders)]
+    return [n for n in contest.tokens if any(n not in measured.seconds(c.call, c.kernel.name) for c in contest.contenders)]
 
 
 def start(path: Path, *, named: bool, again: bool) -> tuple[Tuning, str]:

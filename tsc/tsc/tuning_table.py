@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tsc.tables import print_table
 from tsc.tune import Contest, Tuned
 from tskernels.measure import Contender
-from tskernels.registry import Call, rank
+from tskernels.registry import Call, in_common, nominal, rank
 from tskernels.tuning import Measured, Tuning
 
 
 def print_tuned(tuned: Tuned, tuning: Tuning) -> None:
     """On the standard output: microseconds of each kernel in steps of T tokens; then how many times as long as the first it takes, where
-    all sizes count alike. The first is what the compiler takes, unless another use of the weight is against it."""
+    all sizes that they have in common count alike. The first is what the compiler takes, unless another use of the weight is against it."""
     sizes = sorted({n for contest in tuned.contests for n in contest.tokens})
     measured = tuning.of(tuned.threads)
     rows = [row for contest in tuned.contests for row in _rows(contest, measured, sizes)]
@@ -20,15 +22,18 @@ def print_tuned(tuned: Tuned, tuning: Tuning) -> None:
 
 
 def _rows(contest: Contest, measured: Measured, sizes: list[int]) -> list[tuple[str, ...]]:
+    def by_tokens(contender: Contender) -> Mapping[int, float]:
+        return measured.seconds(contender.call, contender.kernel.name)
+
+    common = in_common(map(by_tokens, contest.contenders))
+
     def seconds(contender: Contender) -> float:
-        found = measured.seconds(contender.call, contender.kernel.name)
-        assert found is not None, "all contenders were measured"
-        return found
+        return nominal(by_tokens(contender), common)
 
     ordered = sorted(contest.contenders, key=lambda c: (*rank(c.kernel), seconds(c), c.kernel.name))
     rows = []
     for place, contender in enumerate(ordered):
-        taken = measured.by_tokens(contender.call, contender.kernel.name)
+        taken = by_tokens(contender)
         times = (_microseconds(taken[n]) if n in taken else "" for n in sizes)
         bits = "fixed" if contender.kernel.fixed_bits else "of the company"
         ratio = f"{seconds(contender) / seconds(ordered[0]):.2f}x"
