@@ -12,7 +12,8 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,16 +26,22 @@ from tskernels.registry import Call
 from tskernels.target import parse_target
 
 FORMAT: Final = 1
+MOST_TOKENS: Final = 65_536
+"""Of a step that is measured: more than a step has, and a bound to the memory that its operands take."""
 _AGAIN: Final = "measure again with `tsc tune`"
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Tokens = Annotated[int, msgspec.Meta(gt=0)]
-Seconds = dict[str, dict[Tokens, Positive]]
+Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
+Taken = Annotated[float, msgspec.Meta(ge=1e-12, le=1e9)]
+"""No call takes less or more; of what is between, means and ratios can be computed."""
+Seconds = dict[str, dict[Count, Taken]]
 """By kernel, then by the tokens of a step."""
 
 
 class TuningError(Exception):
-    """A tuning file that can not be used; one line that names it and says how to mend it."""
+    """A tuning file that can not be used; one line that names it and says how to mend it, whatever the file holds."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(" ".join(reason.splitlines()))
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +72,7 @@ class Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     call: str
-    threads: Tokens
+    threads: Count
     seconds: Seconds
 
 
@@ -127,13 +134,26 @@ class Tuning:
         """The file has the old measurements or the new ones, never a part. Raises OSError."""
         entries = [_Entry(call, threads, _sorted(seconds)) for (call, threads), seconds in sorted(self.calls.items())]
         text = msgspec.json.format(msgspec.json.encode(_File(FORMAT, self.machine, self.versions, entries)), indent=1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with _beside(path) as temporary:
             temporary.write_bytes(text + b"\n")
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+
+def try_to_write(path: Path) -> None:
+    """Raise the OSError that a write would, before there is anything to write; the file stays as it is."""
+    with _beside(path) as temporary:
+        temporary.touch()
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A name for a file in the same folder, which is made where there is none; what is left there at the end is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sorted(seconds: Seconds) -> Seconds:
@@ -149,8 +169,8 @@ def read_tuning(path: Path) -> Tuning:
             raise TuningError(f"{path}: is of format {found}, this is for format {FORMAT}; {_AGAIN}")
         file = msgspec.json.decode(text, type=_File)
     except OSError as error:
-        raise TuningError(f"{path}: can not be read ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TuningError(f"{path}: can not be read ({error.strerror}); give a file that `tsc tune` has written") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TuningError(f"{path}: is no tuning file ({error}); {_AGAIN}") from None
     calls = {(entry.call, entry.threads): entry.seconds for entry in file.calls}
     tuning = Tuning(file.machine, file.versions, calls, hashlib.sha256(text).hexdigest())

@@ -238,6 +238,14 @@ def _other_kernels(tuning: Tuning) -> None:
     tuning["versions"]["torch"] = "1.0"
 
 
+def _split_lines(tuning: Tuning) -> None:
+    tuning["machine"]["processor"] = "Aba\ncus\u2028"
+
+
+def _split_versions(tuning: Tuning) -> None:
+    tuning["versions"]["kernels"] = "a\r\nb"
+
+
 def _other_format(tuning: Tuning) -> None:
     tuning["format"] = 99
 
@@ -250,7 +258,9 @@ REFUSED = [
     (_other_machine, r"was measured on another machine \(Abacus, \d+ cores, cpu\S*; this is .*\)"),
     (_other_kernels, r"was measured with other kernels \(kernels (\w+) with torch 1.0; these are kernels \1 with torch .*\)"),
     (_other_format, "is of format 99, this is for format 1"),
-    (_not_seconds, r"is no tuning file \(Expected `float` > 0.*\)"),
+    (_not_seconds, r"is no tuning file \(Expected `float` >= 1e-12.*\)"),
+    (_split_lines, r"was measured on another machine \(Aba cus , \d+ cores, cpu\S*; this is .*\)"),
+    (_split_versions, r"was measured with other kernels \(kernels a b with torch .*; these are .*\)"),
     (lambda tuning: tuning.clear(), r"is no tuning file \(Object missing required field `format`\)"),
 ]
 
@@ -288,16 +298,24 @@ def test_a_file_that_does_not_fit_is_begun_anew(workspace: Path, tuning: Path, t
     assert json.loads(tuning.read_text())["machine"] == json.loads(cache.read_text())["machine"]
 
 
+GIVE = "; give a file that `tsc tune` has written"
+
+
 def test_what_can_not_be_measured_is_told_in_one_line(workspace: Path, tsc: Tsc) -> None:
     code, output = tsc("compile", *OPTIONS, "--tuning", "nowhere.json", "-o", "tiny.tsa")
-    assert (code, output) == (1, "error[TS0510]: --tuning: nowhere.json: can not be read (No such file or directory)\n")
-    for tokens in ("", "0", "1,x", "-1"):
+    assert (code, output) == (1, f"error[TS0510]: --tuning: nowhere.json: can not be read (No such file or directory){GIVE}\n")
+    code, output = tsc("compile", *OPTIONS, "--tuning", "checkpoint", "-o", "tiny.tsa")
+    assert (code, output) == (1, f"error[TS0510]: --tuning: checkpoint: can not be read (Is a directory){GIVE}\n")
+    for tokens in ("", "0", "1,x", "-1", "²", "1,65537", "5000000000", "9" * 23, "9" * 5000):
         code, output = tsc("tune", *OPTIONS, "--tokens", tokens)
         assert code == 2
-        assert "is no list of numbers above 0" in output
+        assert f"--tokens: '{tokens}' is no list of numbers from 1 to 65,536, as in 1,8,64,512" in output
     code, output = tsc("compile", *OPTIONS, "--tuning", "tuning.json", "--target", "cpu+avx2", "-o", "tiny.tsa")
     assert code == 1
     assert "can only be of this machine" in output
     code, output = tsc("tune", *OPTIONS, "--tokens", "1", "-o", "llama.ts/tuning.json")
-    assert code == 3
-    assert output.splitlines()[-1].startswith("error: llama.ts")
+    assert (code, output) == (3, "error: --output: llama.ts/tuning.json: can not be written (File exists); give another --output\n")
+    for again in ((), ("--again",)):
+        for folder in ("checkpoint", "/"):
+            code, output = tsc("tune", *OPTIONS, "--tokens", "1", "-o", folder, *again)
+            assert (code, output) == (1, f"error[TS0510]: --output: {folder}: is a directory; give another --output\n")

@@ -15,7 +15,7 @@ from tskernels.measure import FEWEST_ROUNDS, Contender, measure, step_sizes
 from tskernels.registry import REFERENCE, Call, Kernel, Operand, add_kernel, competes, explain, isolated, lookup, select
 from tskernels.samples import Samples, in_rows, is_measurable
 from tskernels.target import CPU, parse_target
-from tskernels.tuning import Tuning, name_of, read_tuning
+from tskernels.tuning import Tuning, TuningError, name_of, read_tuning
 
 X = Operand("f32", (None, 64))
 SILU = Call("ts::silu", (X,))
@@ -101,6 +101,32 @@ def test_a_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
     found = read_tuning(tmp_path / "folder" / "tuning.json")
     assert found.calls == {(name_of(LINEAR), 2): {"torch": {8: 1e-6, 64: 1.235e-5}}}
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["tuning.json"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        '{"1": 5e-324}',
+        '{"1": 1e300}',
+        f'{{"1": 1{"0" * 400}}}',
+        f'{{"1{"0" * 400}": 1e-6}}',
+        f'{{"1{"0" * 5000}": 1e-6}}',
+        '{"65537": 1e-6}',
+        '{"a\\nb": 1e-6}',
+        "[" * 100_000,
+    ],
+    ids=lambda wrong: wrong[:16],
+)
+def test_numbers_that_nothing_can_be_computed_with_are_refused_in_one_line(wrong: str, tmp_path: Path) -> None:
+    tuning = Tuning.here()
+    tuning.add(SILU, 1, "torch", 1, 1e-6)
+    tuning.write(tmp_path / "tuning.json")
+    text = (tmp_path / "tuning.json").read_text()
+    start = text.index("{", text.index('"torch": {'))
+    (tmp_path / "tuning.json").write_text(text[:start] + wrong + text[text.index("}", start) + 1 :])
+    with pytest.raises(TuningError, match=r"tuning\.json: is no tuning file \(.*\); measure again with `tsc tune`$") as refused:
+        read_tuning(tmp_path / "tuning.json")
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_the_quicker_kernel_is_found_and_the_slower_one_soon_dropped() -> None:

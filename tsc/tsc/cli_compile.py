@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tsc.request import Cache, Quantize, Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+TOKENS = "1,8,64,512"
+"""Of the steps that are measured: a user's next token, several users', and prompts."""
 
 
 def _compiled(command: Command) -> Command:
@@ -126,7 +128,7 @@ def compile_(
 
 @click.command()
 @_compiled
-@click.option("--tokens", default="1,8,64,512", show_default=True, help="of the steps to measure, which count alike")
+@click.option("--tokens", default=TOKENS, show_default=True, help="of the steps to measure, which count alike")
 @click.option("--again", is_flag=True, help="measure what was measured already, too")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="the tuning file; by default one that `tsc compile` finds")
 def tune(
@@ -151,9 +153,7 @@ def tune(
     from tskernels.waiting import spin_briefly
 
     spin_briefly()  # as the runtime does, before torch is loaded
-    sizes = [int(n) if n.strip().isdigit() else 0 for n in tokens.split(",")]
-    if not all(sizes):
-        raise click.BadParameter(f"{tokens!r} is no list of numbers above 0, as in 1,8,64,512", param_hint="--tokens")
+    sizes = _sizes(tokens)
     request = _request(model, weights, config, mesh, dtype, topology, screen, quantize, cache)
     path = output or default_path()
     from tsc.tune import start
@@ -170,3 +170,15 @@ def tune(
         tuned = run(request, tuning, sizes, step, lambda: tuning.write(path), again=again)
     print_tuned(tuned, tuning)
     click.echo(f"measured {tuned.measured} of {len(tuned.contests)} calls with {tuned.threads} threads; {path}")
+
+
+def _sizes(tokens: str) -> list[int]:
+    from tskernels.tuning import MOST_TOKENS
+
+    try:
+        sizes = [int(n) for n in tokens.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or not all(1 <= n <= MOST_TOKENS for n in sizes):
+        raise click.BadParameter(f"{tokens!r} is no list of numbers from 1 to {MOST_TOKENS:,}, as in {TOKENS}", param_hint="--tokens")
+    return sizes

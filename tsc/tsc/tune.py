@@ -9,17 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tsc.diagnostics import CompileError, Diagnostic
+from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.driver import Progress, compile_graphs_of
 from tsc.request import Request, target_of
 from tskernels.measure import Contender, measure, step_sizes
 from tskernels.registry import Call, competes, explain
 from tskernels.samples import Samples, in_rows, is_measurable
 from tskernels.target import Target
-from tskernels.tuning import Tuning, TuningError, name_of, read_tuning, threads_of_rank
-
-TOKENS = (1, 8, 64, 512)
-"""Of the steps that are measured: a user's next token, several users', and prompts."""
+from tskernels.tuning import Tuning, TuningError, name_of, read_tuning, threads_of_rank, try_to_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,13 @@ def _missing(contest: Contest, tuning: Tuning, threads: int) -> Sequence[int]:
 
 def start(path: Path, *, named: bool, again: bool) -> tuple[Tuning, str]:
     """The measurements of a file, to add to. One that was found and does not fit is begun anew, with a line that says why; one that was
-    named is so only with `again`, and else is refused by CompileError."""
+    named is so only with `again`, and else is refused by CompileError. Raises MissingCapability where no file can be written there."""
+    try:
+        if path.is_dir():
+            raise CompileError(Diagnostic("TS0510", f"--output: {path}: is a directory; give another --output"))
+        try_to_write(path)
+    except OSError as error:
+        raise MissingCapability(f"--output: {path}: can not be written ({error.strerror}); give another --output") from None
     if not path.exists():
         return Tuning.here(), ""
     try:
