@@ -10,11 +10,14 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from tsrun._core import Sampler, choose
 from tsrun.errors import RequestError
 from tsrun.output import Output
 from tsrun.step import Ints
+
+_SHOWN_BITS = 128  # of a number in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +35,19 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise RequestError("temperature", f"got {self.temperature}", "give 0 (greedy) or a positive number")
+        for name, value in (("top-k", self.top_k), ("seed", self.seed)):
+            if value is not None and not isinstance(value, Integral):
+                raise _refused(name, value, "give a whole number")
+        if not (_is_finite(self.temperature) and self.temperature >= 0):
+            raise _refused("temperature", self.temperature, "give 0 (greedy) or a positive number")
         if self.top_k < 0:
-            raise RequestError("top-k", f"got {self.top_k}", "give 0 (off) or a positive count")
+            raise _refused("top-k", self.top_k, "give 0 (off) or a positive count")
         if not 0 < self.top_p <= 1:
-            raise RequestError("top-p", f"got {self.top_p}", "give a number above 0 and at most 1 (off)")
+            raise _refused("top-p", self.top_p, "give a number above 0 and at most 1 (off)")
         if not 0 <= self.min_p <= 1:
-            raise RequestError("min-p", f"got {self.min_p}", "give a number from 0 (off) to 1")
+            raise _refused("min-p", self.min_p, "give a number from 0 (off) to 1")
         if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise RequestError("seed", f"got {self.seed}", "give a number from 0 to 2**64 - 1")
+            raise _refused("seed", self.seed, "give a number from 0 to 2**64 - 1")
 
     @property
     def greedy(self) -> bool:
@@ -50,12 +56,29 @@ class Sampling:
     @property
     def keep(self) -> int:
         """How many of the largest logits decide the token; 0 is all."""
-        return 1 if self.greedy else self.top_k
+        return 1 if self.greedy else self._top_k
 
     def sampler(self) -> Sampler:
         """What chooses the tokens of one request, with a seed of its own where none is given."""
         seed = secrets.randbits(63) if self.seed is None else self.seed
-        return Sampler(temperature=self.temperature, top_k=min(self.top_k, 2**31), top_p=self.top_p, min_p=self.min_p, seed=seed)
+        return Sampler(temperature=self.temperature, top_k=self._top_k, top_p=self.top_p, min_p=self.min_p, seed=seed)
+
+    @property
+    def _top_k(self) -> int:
+        """As an int32, which no vocabulary outgrows."""
+        return min(self.top_k, 2**31 - 1)
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def _refused(name: str, value: object, mend: str) -> RequestError:
+    huge = isinstance(value, int) and value.bit_length() > _SHOWN_BITS
+    return RequestError(name, "got a number of too many digits" if huge else f"got {value}", mend)
 
 
 @dataclass(frozen=True, slots=True)

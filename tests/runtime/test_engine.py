@@ -229,3 +229,13 @@ def test_a_request_that_can_not_run_is_refused_in_one_line(toy_artifact: Path, r
             engine.submit(request_)
         assert "\n" not in refusal.value.line
         assert engine.num_open == 0
+
+
+@pytest.mark.parametrize("top_k", [2**31 - 1, 2**31, 2**63, 10**400])
+def test_a_top_k_of_any_size_is_that_of_all(toy_artifact: Path, top_k: int) -> None:
+    def tokens(top_k: int) -> list[int]:
+        with Engine(toy_artifact) as engine:
+            engine.submit(GenerationRequest([1, 2, 3], 4, Sampling(temperature=0.8, seed=3, top_k=top_k), ignore_eos=True))
+            return [token for event in engine.events() for token in event.token_ids]
+
+    assert tokens(top_k) == tokens(0)

@@ -315,6 +315,10 @@ def test_a_seed_is_drawn_where_none_is_given() -> None:
         ({"top_p": 1.5}, "top-p: got 1.5"),
         ({"min_p": -0.5}, "min-p: got -0.5"),
         ({"seed": -1}, "seed: got -1"),
+        ({"temperature": 10**400}, "temperature: got a number of too many digits"),
+        ({"seed": 10**5000}, "seed: got a number of too many digits"),
+        ({"seed": 1.5}, "seed: got 1.5; give a whole number"),
+        ({"top_k": 1.5}, "top-k: got 1.5; give a whole number"),
     ],
 )
 def test_parameters_out_of_range_are_refused_in_one_line(options: dict[str, float], said: str) -> None:
