@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -114,16 +115,18 @@ def open_artifact(path: Path, *, rank: int | None = None, progress: Progress | N
     """Open and verify an artifact.
 
     Every file's presence and size is checked, then its digest. With `rank`, weights of other ranks are left to those
-    ranks: together the ranks verify everything once. With `memory`, files that it knows are not read again.
+    ranks: together the ranks verify everything once. With `memory`, files that it knows as the manifest has them are not read again.
     `progress` is called with bytes read and bytes to read in all.
     """
     manifest = read_manifest(path)
     _check_presence(path, manifest)
     others = set() if rank is None else {weights_name(r) for r in range(manifest.ranks) if r != rank}
     files = {path / name: entry.sha256 for name, entry in sorted(manifest.files.items()) if name not in others}
-    for file, digest in (file_digests if memory is None else memory.digests)(list(files), progress):
-        if digest != files[file]:
-            raise ArtifactError(str(file), "edited: its digest is not the manifest's", "copy the artifact again, or " + _AGAIN)
+    found = file_digests(list(files), progress) if memory is None else memory.digests(list(files), progress, wanted=files)
+    with contextlib.closing(found):
+        for file, digest in found:
+            if digest != files[file]:
+                raise ArtifactError(str(file), "edited: its digest is not the manifest's", "copy the artifact again, or " + _AGAIN)
     return Artifact(path, manifest)
 
 

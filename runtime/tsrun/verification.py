@@ -14,8 +14,8 @@ READ_AGAIN = "TSRUN_VERIFY"
 """The variable that `--verify` sets: the other ranks are processes."""
 
 
-def files_read_before() -> DigestMemory | None:
-    """Which files need not be read again; None where all are to be."""
+def files_read_before() -> DigestMemory:
+    """Which files need not be read again: none where `--verify` says so."""
     from tsrun.digests import DigestMemory  # late: the command line reads READ_AGAIN alone
 
-    return None if os.environ.get(READ_AGAIN) else DigestMemory(cache_folder() / "digests.json")
+    return DigestMemory(cache_folder() / "digests.json", read_again=bool(os.environ.get(READ_AGAIN)))

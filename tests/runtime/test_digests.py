@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,76 @@ def test_an_edit_that_keeps_size_and_time_is_found(toy_artifact: Path, tmp_path:
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(ArtifactError, match="edited"):
         open_artifact(copy, memory=DigestMemory(memory))
+
+
+def _memory_of(files: Sequence[Path], memory: Path) -> dict[str, str]:
+    list(DigestMemory(memory).digests(files))
+    known: dict[str, str] = json.loads(memory.read_text())
+    return known
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("value", [5, None, ["a"], "", "a", "G" * 64, "A" * 64, "0" * 65], ids=str)
+def test_what_can_be_no_digest_is_forgotten(tmp_path: Path, read: list[str], value: object) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    memory = tmp_path / "memory"
+    known = _memory_of([tmp_path / "a"], memory)
+    memory.write_text(json.dumps(dict.fromkeys(known, value)))
+    read.clear()
+    assert dict(DigestMemory(memory).digests([tmp_path / "a"])) == {tmp_path / "a": expected(b"one")}
+    assert read == ["a"]
+    assert json.loads(memory.read_text()) == known
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("data", [b"", b"5", b"[" * 200_000, b'{"a":' * 200_000, b'{"\xff": "\xff"}', b'{"\\ud800": "a"}'], ids=len)
+def test_a_damaged_memory_is_an_empty_one(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "memory").write_bytes(data)
+    assert list(_memory_of([tmp_path / "a"], tmp_path / "memory").values()) == [expected(b"one")]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_memory_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    os.mkfifo(tmp_path / "memory")
+    assert list(_memory_of([tmp_path / "a"], tmp_path / "memory").values()) == [expected(b"one")]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_memory_that_contradicts_the_manifest_is_not_believed(toy_artifact: Path, tmp_path: Path, read: list[str]) -> None:
+    memory = tmp_path / "memory"
+    open_artifact(toy_artifact, memory=DigestMemory(memory))
+    known = json.loads(memory.read_text())
+    memory.write_text(json.dumps({state: digest[::-1] for state, digest in known.items()}))
+    read.clear()
+    open_artifact(toy_artifact, memory=DigestMemory(memory))
+    assert len(read) == len(known)
+    assert json.loads(memory.read_text()) == known
+
+
+@pytest.mark.usefixtures("settled")
+def test_who_reads_again_remembers_what_was_read(toy_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Path(shutil.copytree(toy_artifact, tmp_path / "copy.tsa"))
+    monkeypatch.setattr(tsrun.digests, "_state", lambda status: str(status.st_ino))  # what rots changes no time
+    memory = tmp_path / "memory"
+    open_artifact(copy, memory=DigestMemory(memory))
+    weights = copy / "weights/rank-00000.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    open_artifact(copy, memory=DigestMemory(memory))
+    for read_again in (True, False):
+        with pytest.raises(ArtifactError, match="edited"):
+            open_artifact(copy, memory=DigestMemory(memory, read_again=read_again))
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_memory_that_can_not_be_replaced_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "memory").mkdir()
+    assert dict(DigestMemory(tmp_path / "memory").digests([tmp_path / "a"])) == {tmp_path / "a": expected(b"one")}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "memory"]
 
 
 @pytest.mark.usefixtures("settled")
