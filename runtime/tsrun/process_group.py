@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from tskernels import gloo, simd
 from tskernels.communicator import MeshCommunicator, num_ranks, use
+from tsrun import segment_names
 from tsrun.errors import MachineError, UsageError
 from tsrun.limits import Limits
 from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
@@ -64,32 +65,29 @@ def join(sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Seq
 def _share_memory(sizes: Mapping[str, int], rank: int, axes: Sequence[str], threads: int) -> SharedMemory | None:
     """Memory that every rank has open. None where one can not: ranks on several hosts, no room for it, no kernels in C++."""
     token = torch.frombuffer(bytearray(os.urandom(16)), dtype=torch.uint8)
+    dist.broadcast(token, src=0)
+    name = f"/tsrun-{token.numpy().tobytes().hex()}"
+    can = bool(axes) and simd.is_available()
 
     def opened() -> SharedMemory | None:
-        if not axes or not simd.is_available():
+        if not can:
             return None
         from tskernels.shared_memory import SharedMemory  # late: it needs the kernels
 
         try:
-            return SharedMemory(sizes, rank, axes, _name(token), threads=threads, timeout_seconds=_JOIN_TIMEOUT.total_seconds())
+            return SharedMemory(sizes, rank, axes, name, threads=threads, timeout_seconds=_JOIN_TIMEOUT.total_seconds())
         except OSError:
             return None
 
-    memory = opened() if rank == 0 else None
-    try:
-        dist.broadcast(token, src=0)
+    with segment_names.known(name) if can else nullcontext():
+        dist.barrier()  # before there is anything of this name: whoever knows it can take it away when the others have been killed
+        memory = opened() if rank == 0 else None
+        dist.barrier()
         if rank != 0:
             memory = opened()
         everyone = torch.tensor([int(memory is not None)])
         dist.all_reduce(everyone, dist.ReduceOp.MIN)
-    finally:
-        if rank == 0 and memory is not None:
-            memory.unlink()
     return memory if everyone.item() else None
-
-
-def _name(token: torch.Tensor) -> str:
-    return f"/tsrun-{token.numpy().tobytes().hex()}"
 
 
 def share_limits(limits: Limits | None) -> Limits:

@@ -98,9 +98,12 @@ def _take_stdout() -> Callable[[dict[str, str]], None]:
 
 def _end_with_parent(parent: int) -> None:
     """End this process, whatever it is doing, when rank 0's process closes our standard input or is gone."""
+    from tsrun.segment_names import take_away
+
     while True:
         ready, _, _ = select.select([0], [], [], _POLL_SECONDS)
         if (ready and not os.read(0, 1)) or os.getppid() != parent:
+            take_away()
             os._exit(0)
 
 

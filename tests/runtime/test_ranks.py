@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.runtime.toy import Toy, write_manifest
+from tests.segments import left_behind, segments
 
 from tsrun.engine import Engine
 from tsrun.errors import MachineError, RankError, UsageError
@@ -141,6 +142,30 @@ def test_workers_end_when_the_engine_is_killed(toy_artifact_of_two_ranks: Path) 
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 1
     assert wait_until_gone(pids)
+
+
+ENGINE_THAT_IS_KILLED_WHILE_RANKS_JOIN = """
+import os, signal, sys
+from pathlib import Path
+from tskernels.shared_memory import SharedMemory
+from tsrun.engine import Engine
+def killed(self, sizes, rank, axes, name, **options):
+    made(self, sizes, rank, axes, name, **options)
+    print(*os.listdir("/dev/shm"), "|", name[1:], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+made, SharedMemory.__init__ = SharedMemory.__init__, killed
+Engine(Path(sys.argv[1]))
+"""
+
+
+def test_shared_memory_that_nobody_has_opened_yet_goes_with_rank_0(toy_artifact_of_two_ranks: Path) -> None:
+    pytest.importorskip("tskernels._cpu")
+    command = [sys.executable, "-c", ENGINE_THAT_IS_KILLED_WHILE_RANKS_JOIN, str(toy_artifact_of_two_ranks)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    found, name = done.stdout.split("|")
+    assert name.strip() in found.split()
+    assert left_behind({segment for segment in segments() if segment != name.strip()}) == set()
 
 
 def test_ranks_that_a_launcher_started_are_used(toy_artifact: Path, toy_artifact_of_two_ranks: Path, tmp_path: Path) -> None:
