@@ -41,14 +41,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence. Without `add_bos_token` the tokenizer's own post-processor decides."""
-        ids = self._encoder.encode(text, add_special_tokens=self._add_bos is None)
+        ids = self._encode(text, add_special_tokens=self._add_bos is None)
         if self._add_bos:
             ids.insert(0, self._bos())
         return ids
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to where the assistant answers; a bos is there only if the template writes it."""
-        return self._encoder.encode(self.render_chat(messages), add_special_tokens=False)
+        return self._encode(self.render_chat(messages), add_special_tokens=False)
 
     def render_chat(self, messages: Sequence[Message]) -> str:
         if self._template_source is None:
@@ -60,6 +60,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return self._encoder.decode(ids)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes of a command line that are no text come as halves of pairs
+            raise RequestError("prompt", f"is not UTF-8 at character {error.start}", "give a text that is") from None
+        return self._encoder.encode(text, add_special_tokens=add_special_tokens)
 
     def _bos(self) -> int:
         token = self._special_tokens.get("bos_token")

@@ -184,3 +184,10 @@ def test_rates_count_prompts_until_the_first_token_and_tokens_after_it() -> None
     second.first_token_seconds, second.total_seconds, second.tokens = 2.0, 5.0, 9
     assert str(Rates.of([first, second])) == "prefill 20.0 tokens/s, decode 3.0 tokens/s"
     assert str(Rates.of([RequestTiming(10)])) == "prefill 0.0 tokens/s"
+
+
+def test_a_prompt_of_bytes_that_are_no_text_is_told_in_one_line(toy_artifact: Path) -> None:
+    command = [sys.executable, "-m", "tsrun", "generate", str(toy_artifact), "-p", os.fsdecode(b"\xff\xfe")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "tsrun: prompt: is not UTF-8 at character 0; give a text that is\n"

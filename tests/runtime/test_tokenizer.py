@@ -126,3 +126,13 @@ def test_a_tokenizer_that_is_not_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"tokenizer.json: can not be read"):
         Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["\udcff\udcfe", "a\ud800"])
+def test_a_text_that_is_not_utf8_is_refused(tmp_path: Path, text: str) -> None:
+    loaded = tokenizer(tmp_path, chat_template="{{ messages[0]['content'] }}")
+    said = r"^prompt: is not UTF-8 at character [01]; give a text that is$"
+    with pytest.raises(RequestError, match=said):
+        loaded.encode(text)
+    with pytest.raises(RequestError, match=said):
+        loaded.encode_chat([{"role": "user", "content": text}])
