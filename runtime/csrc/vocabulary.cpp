@@ -1,7 +1,9 @@
 #include "vocabulary.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <queue>
+#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -32,6 +34,36 @@ bool rises(std::span<const std::int32_t> begins, std::size_t end) {
          static_cast<std::size_t>(begins.back()) == end;
 }
 
+// The bytes of the character at the front of a text, 0 where it is none of UTF-8.
+std::size_t character_bytes(std::string_view text) {
+  const auto at = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned lead = at(0);
+  if (lead < 0x80) return 1;
+  if (lead < 0xc2 || lead > 0xf4) return 0;
+  const std::size_t bytes = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+  if (text.size() < bytes) return 0;
+  for (std::size_t i = 1; i < bytes; ++i) {
+    if ((at(i) & 0xc0) != 0x80) return 0;
+  }
+  // Longer than it need be, half of a pair of UTF-16, or past the last.
+  const bool wrong = (lead == 0xe0 && at(1) < 0xa0) || (lead == 0xed && at(1) > 0x9f) ||
+                     (lead == 0xf0 && at(1) < 0x90) || (lead == 0xf4 && at(1) > 0x8f);
+  return wrong ? 0 : bytes;
+}
+
+bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const std::size_t bytes = character_bytes(text);
+    if (bytes == 0) return false;
+    text.remove_prefix(bytes);
+  }
+  return true;
+}
+
+void require(bool holds, const char* otherwise) {
+  if (!holds) throw std::invalid_argument(otherwise);
+}
+
 bool is_one_character(std::string_view word) {
   const auto lead = word.empty() ? 0xffu : static_cast<unsigned char>(word[0]);
   const std::size_t bytes = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
@@ -46,11 +78,21 @@ Vocabulary::Vocabulary(VocabularyArrays arrays)
     return std::ranges::all_of(ids, [this](std::int32_t id) { return 0 <= id && id < size_; });
   };
   const std::size_t merges = arrays.right.size();
-  if (!rises(arrays.begin, arrays.text.size()) || !rises(arrays.first, merges) ||
-      arrays.first.size() != arrays.begin.size() || arrays.rank.size() != merges || arrays.result.size() != merges ||
-      !are_ids(arrays.order) || !are_ids(arrays.right) || !are_ids(arrays.result)) {
-    throw std::invalid_argument("its arrays do not fit each other");
-  }
+  require(rises(arrays.begin, arrays.text.size()) && rises(arrays.first, merges) &&
+              arrays.first.size() == arrays.begin.size() && arrays.rank.size() == merges &&
+              arrays.result.size() == merges && are_ids(arrays.order) && are_ids(arrays.right) &&
+              are_ids(arrays.result),
+          "its arrays do not fit each other");
+  require(std::ranges::all_of(arrays.rank, [](std::int32_t rank) { return rank >= 0; }), "a merge has a negative rank");
+  const auto in_order = [&](std::int32_t left) {
+    const auto rights = arrays.right.subspan(arrays.first[left], arrays.first[left + 1] - arrays.first[left]);
+    return std::ranges::adjacent_find(rights, std::greater_equal{}) == rights.end();
+  };
+  const auto ids = std::views::iota(std::int32_t{0}, size_);
+  require(std::ranges::all_of(ids, in_order), "its merges are not in order");
+  require(std::ranges::all_of(ids, [this](std::int32_t id) { return is_utf8(word(id)); }), "its words are not UTF-8");
+  require(std::ranges::is_sorted(arrays.order, {}, [this](std::int32_t id) { return word(id); }),
+          "its words are not in order");
 }
 
 std::string_view Vocabulary::word(std::int32_t id) const {

@@ -24,7 +24,7 @@ struct VocabularyArrays {
 
 class Vocabulary {
  public:
-  // std::invalid_argument where the arrays do not fit each other.
+  // std::invalid_argument where the arrays do not fit each other, are not in their orders, or words are not UTF-8.
   explicit Vocabulary(VocabularyArrays arrays);
 
   // Ids of symbols, and each one's word: symbols that follow each other with the same word are merged; one without

@@ -132,7 +132,10 @@ class Scheduler:
         """The table of a request's states: state, event, next state or empty, and the reason or meaning."""
 
 class Vocabulary:
-    """A byte pair encoding: V ids, W words of the model, M merges. ValueError where the arrays do not fit each other."""
+    """A byte pair encoding: V ids, W words of the model, M merges.
+
+    ValueError where the arrays do not fit each other, are not in their orders, or words are not UTF-8.
+    """
 
     def __init__(
         self,

@@ -67,12 +67,14 @@ class _SplitEncoder:
     def __init__(self, library: Any, file: Path) -> None:
         self._library = library
         self._decoder = library.decoder
-        self._special = {index for index, token in library.get_added_tokens_decoder().items() if token.special}
+        added = library.get_added_tokens_decoder()
+        self._special = {index for index, token in added.items() if token.special}
         weights = Weights(file)
         try:
+            begin = _ints(weights, "begin")
             self._vocabulary = Vocabulary(
                 text=np.frombuffer(weights.buffer("text", "u8"), np.uint8),
-                begin=_ints(weights, "begin"),
+                begin=begin,
                 order=_ints(weights, "order"),
                 first=_ints(weights, "first"),
                 right=_ints(weights, "right"),
@@ -82,13 +84,19 @@ class _SplitEncoder:
             )
         except ValueError as error:
             raise ArtifactError(str(file), f"can not be read ({error})", _AGAIN) from None
+        self._ids = range(len(begin) - 1)
+        # Of symbols, of added tokens, and of those that go around a text.
+        largest = max([*library.get_vocab(with_added_tokens=False).values(), *added, *library.encode("").ids], default=-1)
+        if largest >= len(self._ids):
+            what = f"has {len(self._ids)} words, tokenizer.json the id {largest}"
+            raise ArtifactError(str(file), what, _AGAIN)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         found = self._library.encode(text, add_special_tokens=add_special_tokens)
         return self._vocabulary.merge(found.ids, found.word_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        words = self._vocabulary.words([index for index in ids if index not in self._special])
+        words = self._vocabulary.words([index for index in ids if index in self._ids and index not in self._special])
         text: str = " ".join(words) if self._decoder is None else self._decoder.decode(words)
         return text
 

@@ -57,7 +57,8 @@ class Weights:
         for name, tensor in self._tensors.items():
             begin, end = tensor.data_offsets
             known = _DTYPES.get(tensor.dtype)
-            if known is None or not 0 <= begin <= end <= size - self._begin or end - begin != prod(tensor.shape) * size_bytes(known):
+            fits = 0 <= begin <= end <= size - self._begin and all(length >= 0 for length in tensor.shape)
+            if known is None or not fits or end - begin != prod(tensor.shape) * size_bytes(known):
                 raise self._refuse(f"says of tensor {name!r} what can not be: {tensor.dtype} {tensor.shape} in bytes {begin} to {end}")
             if screen and f"{name}#{SCREEN}" in self._tensors:  # huge pages would make all of it resident
                 ask_for_small_pages(self._map, self._begin + begin, self._begin + end)
@@ -75,7 +76,8 @@ class Weights:
             raise self._refuse(f"holds no tensor {name!r}, which the program names")
         stored = _DTYPES[tensor.dtype]
         if (dtype is not None and stored != dtype) or (shape is not None and tuple(tensor.shape) != shape):
-            raise self._refuse(f"tensor {name!r} is {stored} {tensor.shape}, the program wants {dtype} {list(shape or ())}")
+            wanted = [*([] if dtype is None else [dtype]), "of any shape" if shape is None else str(list(shape))]
+            raise self._refuse(f"tensor {name!r} is {stored} {tensor.shape}, the program wants {' '.join(wanted)}")
         begin, end = (self._begin + offset for offset in tensor.data_offsets)
         return fixed(self._address + begin, stored, tensor.shape, self._view[begin:end])
 

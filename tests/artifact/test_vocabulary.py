@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from tsc.artifact import split_tokenizer
 from tsc.checkpoint.tokenizer_bytelevel import CUTS
+from tsrun._core import Vocabulary
 from tsrun.encoder import Encoder, read_encoder
 from tsrun.errors import ArtifactError
 
@@ -181,12 +182,128 @@ def test_the_same_tokenizer_gives_the_same_bytes() -> None:
     assert split_tokenizer({"tokenizer.json": data.encode()}) == split_tokenizer({"tokenizer.json": data.encode()})
 
 
-@pytest.mark.parametrize("name", ["begin", "first", "right", "order", "result"])
-def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path: Path, name: str) -> None:
+Arrays = dict[str, np.ndarray]
+
+
+def _exchanged(name: str) -> Callable[[Arrays], None]:
+    """The first two elements of one array, which are ordered."""
+
+    def damage(arrays: Arrays) -> None:
+        arrays[name][[0, 1]] = arrays[name][[1, 0]]
+
+    return damage
+
+
+def _exchanged_rights(arrays: Arrays) -> None:
+    begin = int(arrays["first"][np.argmax(np.diff(arrays["first"]))])  # of the id with most merges
+    arrays["right"][[begin, begin + 1]] = arrays["right"][[begin + 1, begin]]
+
+
+def _set(name: str, place: int, value: int) -> Callable[[Arrays], None]:
+    def damage(arrays: Arrays) -> None:
+        arrays[name][place] = value
+
+    return damage
+
+
+def _without_words(arrays: Arrays) -> None:
+    for name in arrays:
+        arrays[name] = np.zeros(1 if name in ("begin", "first", "whole") else 0, arrays[name].dtype)
+
+
+def _with_fewer_words(arrays: Arrays) -> None:
+    """As many as can be without the ids that merges make."""
+    kept = 4
+    arrays["begin"] = arrays["begin"][: kept + 1].copy()
+    arrays["text"] = arrays["text"][: arrays["begin"][-1]].copy()
+    arrays["first"] = np.zeros(kept + 1, np.int32)
+    arrays["order"] = arrays["order"][arrays["order"] < kept].copy()
+    arrays |= {name: np.zeros(0, np.int32) for name in ("right", "rank", "result")}
+
+
+NOT_UTF8 = [
+    b"\xff",
+    b"\x80",
+    b"\xc0\x80",
+    b"\xc3",
+    b"\xe0\x80\x80",
+    b"\xed\xa0\x80",
+    b"\xf0\x80\x80\x80",
+    b"\xf4\x90\x80\x80",
+    b"\xf5\x80\x80\x80",
+]
+
+
+def _with_word(word: bytes) -> Callable[[Arrays], None]:
+    """A word more, which no array but that of texts knows."""
+
+    def damage(arrays: Arrays) -> None:
+        arrays["text"] = np.concatenate([arrays["text"], np.frombuffer(word, np.uint8)])
+        arrays["begin"] = np.append(arrays["begin"], np.int32(len(arrays["text"])))
+        arrays["first"] = np.append(arrays["first"], arrays["first"][-1])
+
+    return damage
+
+
+def _damaged(folder: Path, damage: Callable[[Arrays], None]) -> Path:
     files = split_tokenizer({"tokenizer.json": byte_level("gpt-2").to_str().encode()})
-    arrays = load(files["vocabulary.safetensors"])
-    arrays[name] = np.array([*arrays[name][:-1], 1 << 20], dtype=np.int32)
-    (tmp_path / "tokenizer.json").write_bytes(files["tokenizer.json"])
-    (tmp_path / "vocabulary.safetensors").write_bytes(save(arrays))
-    with pytest.raises(ArtifactError, match=r"vocabulary.safetensors: can not be read \(its arrays do not fit each other\)"):
+    arrays = {name: array.copy() for name, array in load(files["vocabulary.safetensors"]).items()}
+    damage(arrays)
+    (folder / "tokenizer.json").write_bytes(files["tokenizer.json"])
+    (folder / "vocabulary.safetensors").write_bytes(save(arrays))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        *((_set(name, -1, 1 << 20), r"its arrays do not fit each other") for name in ("begin", "first", "right", "order", "result")),
+        (_set("rank", 0, -1), "a merge has a negative rank"),
+        (_exchanged("order"), "its words are not in order"),
+        (_exchanged_rights, "its merges are not in order"),
+        *((_with_word(word), "its words are not UTF-8") for word in NOT_UTF8),
+    ],
+)
+def test_damaged_arrays_are_refused(tmp_path: Path, damage: Callable[[Arrays], None], said: str) -> None:
+    with pytest.raises(ArtifactError, match=rf"vocabulary.safetensors: can not be read \({said}\)"):
+        read_encoder(_damaged(tmp_path, damage))
+
+
+@settings(max_examples=300, deadline=None)
+@given(word=st.one_of(st.text(min_size=1).map(str.encode), st.binary(min_size=1, max_size=5)))
+def test_words_are_utf8_as_python_has_it(word: bytes) -> None:
+    def vocabulary() -> Vocabulary:
+        none, begin = np.zeros(0, np.int32), np.array([0, len(word)], np.int32)
+        return Vocabulary(np.frombuffer(word, np.uint8), begin, none, np.zeros(2, np.int32), none, none, none, False)
+
+    try:
+        text = word.decode()
+    except UnicodeDecodeError:
+        with pytest.raises(ValueError, match="UTF-8"):
+            vocabulary()
+    else:
+        assert vocabulary().words([0]) == [text]
+
+
+@pytest.mark.parametrize(("damage", "words"), [(_without_words, 0), (_with_fewer_words, 4)])
+def test_ids_that_the_vocabulary_has_no_words_for_are_refused(tmp_path: Path, damage: Callable[[Arrays], None], words: int) -> None:
+    with pytest.raises(ArtifactError, match=rf"vocabulary.safetensors: has {words} words, tokenizer.json the id \d+; compile"):
+        read_encoder(_damaged(tmp_path, damage))
+
+
+@pytest.mark.parametrize("where", ["symbol", "around"])
+def test_so_are_those_of_tokenizer_json(tmp_path: Path, where: str) -> None:
+    file = _damaged(tmp_path, lambda arrays: None) / "tokenizer.json"
+    state = json.loads(file.read_text())
+    if where == "symbol":
+        state["model"]["vocab"]["a"] = 2**32 - 1
+    else:
+        state["post_processor"]["special_tokens"]["<s>"]["ids"] = [5000]
+    file.write_text(json.dumps(state))
+    with pytest.raises(ArtifactError, match=r"vocabulary.safetensors: has \d+ words, tokenizer.json the id \d+; compile"):
         read_encoder(tmp_path)
+
+
+def test_ids_that_there_are_not_have_no_text(pair: tuple[Tokenizer, Encoder]) -> None:
+    whole, split = pair
+    assert split.decode([3, 2**31, 2**32 - 1, 4]) == whole.decode([3, 2**31, 2**32 - 1, 4]) == split.decode([3, -1, 2**80, 4])

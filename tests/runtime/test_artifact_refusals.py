@@ -15,6 +15,7 @@ from tsrun.artifact import open_artifact
 from tsrun.engine import Engine
 from tsrun.errors import ArtifactError
 from tsrun.program import read_program
+from tsrun.weights import Weights
 
 WEIGHTS = "weights/rank-00000.safetensors"
 
@@ -115,6 +116,26 @@ def test_weights_of_another_shape_are_refused(toy: Toy, copy: Path) -> None:
     shutil.copy(other / WEIGHTS, copy / WEIGHTS)
     write_manifest(toy, copy)
     assert "tensor '0.gate' is f32 [40, 32], the program wants f32 [48, 32]" in refusal(copy)
+
+
+def test_weights_of_negative_lengths_are_refused(toy: Toy, copy: Path) -> None:
+    file = copy / WEIGHTS
+    data = file.read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    header["0.gate"]["shape"] = [-length for length in header["0.gate"]["shape"]]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[begin:])
+    write_manifest(toy, copy)
+    assert "says of tensor '0.gate' what can not be: F32 [-48, -32]" in refusal(copy)
+
+
+def test_weights_of_another_type_are_refused(copy: Path) -> None:
+    weights = Weights(copy / WEIGHTS)
+    with pytest.raises(ArtifactError, match=r"tensor '0.gate' is f32 \[48, 32\], the program wants i32 of any shape; compile"):
+        weights.place("0.gate", "i32", None)
+    with pytest.raises(ArtifactError, match=r"tensor '0.gate' is f32 \[48, 32\], the program wants i32 \[\]; compile"):
+        weights.place("0.gate", "i32", ())
 
 
 def test_a_weightless_artifact_says_what_to_do(toy: Toy, tmp_path: Path) -> None:
