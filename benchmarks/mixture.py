@@ -8,10 +8,12 @@ The two take turns in every round. A ratio is the median of the rounds' ratios, 
 from __future__ import annotations
 
 import argparse
+import operator
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,12 +70,11 @@ def measure_layer(rounds: int) -> None:
     in_cpp, in_torch = lookup("ts::experts", "simd_panels").function, lookup("ts::experts", "torch").function
     for tokens in TOKENS:
         x = torch.randn(tokens, WIDTH, dtype=torch.bfloat16)
-        choice = {"score": "softmax", "normalize": True, "scale": 1.0, "groups": 1, "top_groups": 1, "group_best": 1}
-        weights = route(torch.randn(tokens, EXPERTS, dtype=torch.bfloat16), top_k=CHOSEN, **choice)  # type: ignore[arg-type]
+        logits = torch.randn(tokens, EXPERTS, dtype=torch.bfloat16)        weights = route(logits, top_k=CHOSEN, score="softmax", normalize=True, scale=1.0, groups=1, top_groups=1, group_best=1)
         out = torch.empty_like(x)
         runs: dict[str, Callable[[], object]] = {
-            "C++": lambda x=x, w=weights, out=out: in_cpp(x, w, *stored, out=out),  # type: ignore[misc]
-            "torch": lambda x=x, w=weights, out=out: in_torch(x, w, gate, up, down, out=out),  # type: ignore[misc]
+            "C++": partial(in_cpp, x, weights, *stored, out=out),
+            "torch": partial(in_torch, x, weights, gate, up, down, out=out),
         }
         show(f"layer, {tokens} tokens", in_turns(runs, rounds), "ms", lambda s: 1e3 * s)
 
@@ -125,8 +126,8 @@ def measure_model(rounds: int, threads: int) -> None:
             compile_artifact(Request(None, checkpoint, None, {}, "bf16", target, None), path, lambda stage, done, total: None)
             engines[kind] = Engine(path, options, threads=threads)
         for users in USERS:
-            runs: dict[str, Callable[[], object]] = {k: lambda e=e, n=users: generate(e, n) for k, e in engines.items()}  # type: ignore[misc]
-            show(f"model, {users} users", in_turns(runs, rounds), "tokens/s", lambda s, n=users: n * NEW_TOKENS / s)  # type: ignore[misc]
+            runs: dict[str, Callable[[], object]] = {kind: partial(generate, engine, users) for kind, engine in engines.items()}
+            show(f"model, {users} users", in_turns(runs, rounds), "tokens/s", partial(operator.truediv, users * NEW_TOKENS))
         for engine in engines.values():
             engine.close()
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ _cpu = pytest.importorskip("tskernels._cpu", reason="needs the native kernels, w
 from tskernels.shared_memory import SharedMemory  # noqa: E402  (it needs the native kernels)
 from tskernels.simd_kernels import operand  # noqa: E402
 
+Result = TypeVar("Result")
 AXES = ("kv", "q", "kv*q", "q*kv")
 SLOT = 256 * 1024
 """Bytes that travel in one piece."""
@@ -41,11 +43,11 @@ def nothing_is_left() -> Iterator[None]:
     assert not left_behind(before)
 
 
-def on_ranks(sizes: Mapping[str, int], function: Callable[[SharedMemory, int], object], axes: Sequence[str] = AXES) -> list[object]:
+def on_ranks(sizes: Mapping[str, int], function: Callable[[SharedMemory, int], Result], axes: Sequence[str] = AXES) -> list[Result]:
     """As `run_ranks`, each rank with a segment of its own of one name."""
     name, meeting = f"/tsrun-{secrets.token_hex(8)}", threading.Barrier(num_ranks(sizes), timeout=60)
 
-    def run(mesh: MeshCommunicator) -> object:
+    def run(mesh: MeshCommunicator) -> Result:
         def joined() -> SharedMemory:
             return SharedMemory(sizes, mesh.rank, axes, name, threads=1, timeout_seconds=30)
 
@@ -176,7 +178,7 @@ def test_a_rank_that_leaves_is_missed_by_all_soon() -> None:
         assert out.count_nonzero() == 0  # what went on with it had no wild numbers
         return time.monotonic() - begin
 
-    assert max(map(float, on_ranks({"q": 3}, run, ("q",)))) < 5.0  # type: ignore[arg-type]
+    assert max(on_ranks({"q": 3}, run, ("q",))) < 5.0
 
 
 def test_a_rank_that_lives_and_does_not_come_is_not_waited_for_for_ever() -> None:

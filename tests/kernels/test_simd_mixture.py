@@ -4,6 +4,7 @@ instruction set."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -83,9 +84,9 @@ def test_route(
     ranked = scores + bias[0].double() if bias else scores
     best = ranked.view(tokens, groups, size).sort(dim=-1, descending=True).values[..., :2].sum(-1)
     assume(is_told_apart(ranked) and is_told_apart(best))
-    choice = {"top_k": min(top_k, number), "score": score, "normalize": normalize, "scale": 2.5}
+    choice: dict[str, Any] = {"top_k": min(top_k, number), "score": score, "normalize": normalize, "scale": 2.5}
     choice |= {"groups": groups, "top_groups": min(top_groups, groups), "group_best": 2}
-    expected = route(*wide([logits, *bias]), **choice)  # type: ignore[arg-type]
+    expected = route(*wide([logits, *bias]), **choice)
     for workers in TEAMS:
         found = route_in_cpp([logits, *bias], choice, workers)
         assert torch.equal(found != 0, expected != 0)
@@ -104,8 +105,8 @@ def test_route_of_what_is_not_finite_is_the_references(score: str, dtype: str) -
     logits[2, 5] = -torch.inf
     logits[3] = -torch.inf
     logits[4, 20] = torch.nan
-    choice = dict(PLAIN, top_k=3, score=score)
-    expected = route(logits.double(), **choice)  # type: ignore[arg-type]
+    choice: dict[str, Any] = dict(PLAIN, top_k=3, score=score)
+    expected = route(logits.double(), **choice)
     found = route_in_cpp([logits], choice).double()
     torch.testing.assert_close(found, expected, rtol=RELATIVE[dtype], atol=ABSOLUTE[dtype], equal_nan=True)
 
