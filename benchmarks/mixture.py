@@ -70,7 +70,8 @@ def measure_layer(rounds: int) -> None:
     in_cpp, in_torch = lookup("ts::experts", "simd_panels").function, lookup("ts::experts", "torch").function
     for tokens in TOKENS:
         x = torch.randn(tokens, WIDTH, dtype=torch.bfloat16)
-        logits = torch.randn(tokens, EXPERTS, dtype=torch.bfloat16)        weights = route(logits, top_k=CHOSEN, score="softmax", normalize=True, scale=1.0, groups=1, top_groups=1, group_best=1)
+        logits = torch.randn(tokens, EXPERTS, dtype=torch.bfloat16)
+        weights = route(logits, top_k=CHOSEN, score="softmax", normalize=True, scale=1.0, groups=1, top_groups=1, group_best=1)
         out = torch.empty_like(x)
         runs: dict[str, Callable[[], object]] = {
             "C++": partial(in_cpp, x, weights, *stored, out=out),
