@@ -1,8 +1,7 @@
 // Products with weights: by panels, and by rows where the weight is read by row elsewhere too. Included inside an
 // instruction set's namespace. A row of the result has the same bits in any company.
 
-// Where many blocks read a panel it is widened once; a panel longer than this would not stay in the cache.
-constexpr std::int64_t widest_panel = 4096;
+// So many blocks make it worth while to widen a panel for all of them.
 constexpr std::int64_t fewest_blocks = 3;
 
 // How a product of many rows goes through its operands: some panels at once, so that a block of x is brought to the
@@ -52,21 +51,6 @@ std::int64_t linear_scratch_of(const Call& call, int num_workers) {
 inline std::int64_t linear_scratch(const Call& call, int num_workers) {
   return call.operands[1].dtype == DType::bf16 ? linear_scratch_of<bf16>(call, num_workers)
                                                : linear_scratch_of<float>(call, num_workers);
-}
-
-// Calls f with a panel that so many blocks read: the panel, or a wide copy of it.
-template <class Weight, class Function>
-void with_panel(const Weight* panel, [[maybe_unused]] std::int64_t K, [[maybe_unused]] std::int64_t num_blocks,
-                [[maybe_unused]] float* wide, const Function& f) {
-#ifndef TSK_DOT_BF16
-  if constexpr (sizeof(Weight) == 2) {
-    if (num_blocks >= fewest_blocks && K <= widest_panel) {
-      widen_panel(panel, K, wide);
-      return f(static_cast<const float*>(wide));
-    }
-  }
-#endif
-  f(panel);
 }
 
 // Where row r of x begins: rows of x, and vectors within them, may be spaced differently.

@@ -5,12 +5,29 @@
 // * up is made, by panels of all experts, which the workers share out by what they cost. Then each worker makes its own
 // outputs of all pairs, and adds them up, so that a token's sum is in the order of the experts.
 
+// A panel longer than this would not stay in the cache when it is widened.
+constexpr std::int64_t widest_panel = 4096;
 // What is worked on before the next tokens are begun: so much scratch memory holds.
 constexpr std::int64_t most_pairs = 16384, most_mixture_tokens = 2048;
 // Tokens of an expert whose packed rows stay in the cache while its panels pass by.
 constexpr std::int64_t batch_rows = 96;
 // What it takes to read a panel, in rows of a product with it.
 constexpr std::int64_t panel_reading = 12;
+
+// Calls f with a panel that so many blocks read: the panel, or a wide copy of it.
+template <class Weight, class Function>
+void with_panel(const Weight* panel, [[maybe_unused]] std::int64_t K, [[maybe_unused]] std::int64_t num_blocks,
+                [[maybe_unused]] float* wide, const Function& f) {
+#ifndef TSK_DOT_BF16
+  if constexpr (sizeof(Weight) == 2) {
+    if (num_blocks >= fewest_blocks && K <= widest_panel) {
+      widen_panel(panel, K, wide);
+      return f(static_cast<const float*>(wide));
+    }
+  }
+#endif
+  f(panel);
+}
 
 struct Batch {
   std::int64_t expert, first, count;  // pairs

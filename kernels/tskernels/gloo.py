@@ -21,12 +21,6 @@ from tskernels.mesh_axes import group_members
 _TIMEOUT: Final = timedelta(minutes=10)
 
 
-def connect(sizes: Mapping[str, int], rank: int, init_method: str, *, timeout: timedelta = _TIMEOUT) -> MeshCommunicator:
-    """Join the process group and give this rank's mesh. Blocks until all ranks are there."""
-    join(num_ranks(sizes), rank, init_method, timeout=timeout)
-    return mesh(sizes)
-
-
 def join(ranks: int, rank: int, init_method: str, *, timeout: timedelta = _TIMEOUT) -> None:
     """Make the default process group (`file://PATH`, `tcp://HOST:PORT` or `env://`). Blocks until all ranks are there."""
     distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=ranks, timeout=timeout)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 PANEL: Final = 32
 FACTS: Final = 3
-MOST_KEPT: Final = 64
-"""As many largest logits are worth the search; who wants more gets all (`most_kept` in screen.hpp)."""
 
 
 def stored_bytes(rows: int, columns: int) -> int:

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <functional>
 #include <queue>
-#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -11,7 +10,7 @@
 namespace tsrun {
 namespace {
 
-constexpr std::int32_t none = -1;
+constexpr std::int32_t no_symbol = -1;
 
 // Merges wait by rank, those of one rank from left to right.
 struct Candidate {
@@ -88,9 +87,10 @@ Vocabulary::Vocabulary(VocabularyArrays arrays)
     const auto rights = arrays.right.subspan(arrays.first[left], arrays.first[left + 1] - arrays.first[left]);
     return std::ranges::adjacent_find(rights, std::greater_equal{}) == rights.end();
   };
-  const auto ids = std::views::iota(std::int32_t{0}, size_);
-  require(std::ranges::all_of(ids, in_order), "its merges are not in order");
-  require(std::ranges::all_of(ids, [this](std::int32_t id) { return is_utf8(word(id)); }), "its words are not UTF-8");
+  for (std::int32_t id = 0; id < size_; ++id) {
+    require(in_order(id), "its merges are not in order");
+    require(is_utf8(word(id)), "its words are not UTF-8");
+  }
   require(std::ranges::is_sorted(arrays.order, {}, [this](std::int32_t id) { return word(id); }),
           "its words are not in order");
 }
@@ -133,26 +133,26 @@ void Vocabulary::merge_word(std::span<const std::int32_t> ids, std::vector<std::
   std::priority_queue<Candidate> waiting;
   const auto consider = [&](std::int32_t place) {
     const std::int32_t next = symbols[place].after;
-    if (next == none) return;
+    if (next == no_symbol) return;
     if (const auto merge = merge_of(symbols[place].id, symbols[next].id)) {
       waiting.push({merge->rank, place, merge->result});
     }
   };
-  for (std::int32_t i = 0; i < count; ++i) symbols[i] = {ids[i], i - 1, i + 1 < count ? i + 1 : none};
+  for (std::int32_t i = 0; i < count; ++i) symbols[i] = {ids[i], i - 1, i + 1 < count ? i + 1 : no_symbol};
   for (std::int32_t i = 0; i < count; ++i) consider(i);
   while (!waiting.empty()) {
     const Candidate best = waiting.top();
     waiting.pop();
     Symbol& left = symbols[best.place];
-    if (left.gone || left.after == none) continue;
+    if (left.gone || left.after == no_symbol) continue;
     Symbol& right = symbols[left.after];
     const auto merge = merge_of(left.id, right.id);
     if (!merge || merge->result != best.result) continue;  // one of its halves has become another since
     left.id = best.result;
     left.after = right.after;
     right.gone = true;
-    if (right.after != none) symbols[right.after].before = best.place;
-    if (left.before != none) consider(left.before);
+    if (right.after != no_symbol) symbols[right.after].before = best.place;
+    if (left.before != no_symbol) consider(left.before);
     consider(best.place);
   }
   for (const Symbol& symbol : symbols) {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tskernels import gloo
 from tskernels.collectives import all_gather, all_reduce, all_to_all, keep_first, local_slice, reduce_scatter
-from tskernels.communicator import MeshCommunicator, current, use
+from tskernels.communicator import MeshCommunicator, current, num_ranks, use
 from tskernels.simulated import run_ranks
 
 
@@ -33,7 +33,8 @@ def run_all(mesh: MeshCommunicator) -> list[Tensor]:
 
 def process(rank: int, sizes: dict[str, int], folder: str) -> None:
     torch.set_num_threads(1)
-    mesh = gloo.connect(sizes, rank, f"file://{folder}/meeting")
+    gloo.join(num_ranks(sizes), rank, f"file://{folder}/meeting")
+    mesh = gloo.mesh(sizes)
     with use(mesh):
         torch.save(run_all(mesh), f"{folder}/{rank}.pt")
     gloo.disconnect()

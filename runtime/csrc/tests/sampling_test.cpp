@@ -77,7 +77,7 @@ TEST("exactly as many are kept as top_k says, also among equals") {
     for (std::uint64_t position = 0; position < 20 * static_cast<std::uint64_t>(count); ++position)
       chosen.push_back(token(logits, sampler, position));
     std::ranges::sort(chosen);
-    chosen.erase(std::ranges::unique(chosen).begin(), chosen.end());
+    chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
     std::ranges::sort(kept);
     CHECK(chosen == kept);
   }
