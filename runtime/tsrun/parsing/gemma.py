@@ -83,7 +83,7 @@ def _gemma(begin: str, end: str, quote: str) -> Grammar:
             writer.end_string()
         elif opening is None:
             number = checked((yield from reader.run(_BARE, _BARE_LIMIT)))
-            if number is None:
+            if number is None or not (yield from reader.more()):
                 raise Malformed
             writer.value(number)
         else:

@@ -75,7 +75,8 @@ class JsonText:
             yield from self._string(is_key=False)
         else:
             scalar = yield from self._reader.run(_SCALAR_RUN, _SCALAR_LIMIT)
-            if not _SCALAR.fullmatch(scalar):
+            cut = self._open and not (yield from self._reader.more())
+            if cut or not _SCALAR.fullmatch(scalar):
                 raise Malformed
             self._held.append(scalar)
             self._take(0, whole=True)

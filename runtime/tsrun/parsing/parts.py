@@ -106,11 +106,12 @@ class Parts:
     def settle(self) -> None:
         """Whatever was read and is no part of a call becomes content. A call that is still open is closed, and if the text broke off
         in it, what is left of it (half a key or a number) is dropped."""
+        if self._closers is not None and self._reader.ended:
+            self._reader.skip()
         left = self._reader.unclaimed()
         if self._closers is not None:
             self.arguments(self._closers())
             self.end(complete=False)
-            left = "" if self._reader.ended else left
         if left:
             self.content(left)
 
@@ -150,8 +151,10 @@ class Parts:
 
     def _flush(self) -> None:
         if text := "".join(self._pieces):
-            is_text = self._kind is Content or self._kind is Reasoning
-            self._parts.append(self._kind(text) if is_text else CallArguments(self._index, text))
+            if self._kind is CallArguments:
+                self._parts.append(CallArguments(self._index, text))
+            else:
+                self._parts.append(Content(text) if self._kind is Content else Reasoning(text))
         self._pieces = []
 
 

@@ -15,7 +15,7 @@ TAGS = (_CALL, _END_CALL)
 
 def qwen3_coder(tools: Tools) -> Grammar:
     """`<tool_call>` may be missing, as the models leave it out now and then, and so may what closes it. A value ends at the first
-    `</parameter>`. It is a call when its first parameter has begun, or the function has ended. A name that is no tool's makes a call too."""
+    `</parameter>`. It is a call when a parameter has begun, or the function ended. A name that is no tool's makes a call too."""
     typed = TypedArguments(tools)
 
     def call(reader: Reader, parts: Parts, tag: str) -> Wait[None]:

@@ -52,6 +52,11 @@ class Reader:
     def claim(self) -> None:
         self._unclaimed = []
 
+    def skip(self) -> None:
+        """Drop what is there, read or not."""
+        self.at = len(self.text)
+        self._unclaimed = []
+
     def unclaimed(self) -> str:
         return "".join(self._unclaimed)
 
