@@ -150,6 +150,6 @@ def _object(text: str) -> str:
         text = checked(json.loads(text) or "{}") or ""
     if text == "null":
         return "{}"
-    if not text.startswith("{"):
+    if not text.startswith("{") or not is_unicode(text):
         raise Malformed
     return text

@@ -44,10 +44,14 @@ class JsonText:
             if reader.at == len(reader.text) and not (yield from reader.more()):
                 raise Malformed
             character = reader.text[reader.at]
-            if space := _SPACE.match(reader.text, reader.at):
+            if character in " \t\n\r" and (space := _SPACE.match(reader.text, reader.at)):
                 self._take(space.end() - space.start(), whole=not self._held)
             elif expected in ("value", "value or ]") and character != "]":
-                expected = yield from self._value(character)
+                if character in _CLOSER:
+                    expected = self._begin(character)
+                    continue
+                yield from self._string(is_key=False) if character == '"' else self._scalar()
+                expected = self._after_value()
             elif expected in ("key", "key or }") and character == '"':
                 yield from self._string(is_key=True)
                 expected = "colon"
@@ -64,26 +68,23 @@ class JsonText:
             else:
                 raise Malformed
 
-    def _value(self, character: str) -> Wait[str]:
-        if character in _CLOSER:
-            if len(self._open) == MAX_DEPTH:
-                raise Malformed
-            self._open.append(_CLOSER[character])
-            self._take(1, whole=True)
-            return "key or }" if character == "{" else "value or ]"
-        if character == '"':
-            yield from self._string(is_key=False)
-        else:
-            scalar = yield from self._reader.run(_SCALAR_RUN, _SCALAR_LIMIT)
-            cut = self._open and not (yield from self._reader.more())
-            if cut or not _SCALAR.fullmatch(scalar):
-                raise Malformed
-            self._held.append(scalar)
-            self._take(0, whole=True)
-        return self._after_value()
-
     def _after_value(self) -> str:
         return "comma" if self._open else "nothing"
+
+    def _begin(self, bracket: str) -> str:
+        if len(self._open) == MAX_DEPTH:
+            raise Malformed
+        self._open.append(_CLOSER[bracket])
+        self._take(1, whole=True)
+        return "key or }" if bracket == "{" else "value or ]"
+
+    def _scalar(self) -> Wait[None]:
+        scalar = yield from self._reader.run(_SCALAR_RUN, _SCALAR_LIMIT)
+        cut = self._open and not (yield from self._reader.more())
+        if cut or not _SCALAR.fullmatch(scalar):
+            raise Malformed
+        self._held.append(scalar)
+        self._take(0, whole=True)
 
     def _string(self, *, is_key: bool) -> Wait[None]:
         reader = self._reader

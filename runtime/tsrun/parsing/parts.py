@@ -158,9 +158,12 @@ class Parts:
         self._pieces = []
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def dump(value: object) -> str:
     """JSON text of a value; raises ValueError for what JSON has no text for. Halves of surrogate pairs are escaped."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = _ENCODER.encode(value)
     return text if is_unicode(text) else json.dumps(value)
 
 

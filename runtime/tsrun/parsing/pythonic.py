@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from tsrun.parsing.grammar import Grammar, Tools, attempt, tagged
+from tsrun.parsing.json_text import MAX_DEPTH
 from tsrun.parsing.parts import Parts
 from tsrun.parsing.python_calls import Call, python_calls
 from tsrun.parsing.reader import NAME_LIMIT, Malformed, Reader, Wait
@@ -68,7 +69,7 @@ def _brackets(reader: Reader) -> Wait[str]:
     pieces += [name, (yield from reader.expect("("))]
     depth = 2
     while depth:
-        if not (yield from reader.more()):
+        if depth > MAX_DEPTH or (reader.at == len(reader.text) and not (yield from reader.more())):
             raise Malformed
         character = reader.text[reader.at]
         if character in "\"'":

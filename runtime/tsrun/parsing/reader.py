@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias, TypeVar
 
@@ -50,12 +51,12 @@ class Reader:
         return text
 
     def claim(self) -> None:
-        self._unclaimed = []
+        self._unclaimed.clear()
 
     def skip(self) -> None:
         """Drop what is there, read or not."""
         self.at = len(self.text)
-        self._unclaimed = []
+        self.claim()
 
     def unclaimed(self) -> str:
         return "".join(self._unclaimed)
@@ -76,16 +77,11 @@ class Reader:
 
     def literal(self, *tags: str) -> Wait[str | None]:
         """Read whichever of the tags comes next, the longest; None, and nothing is read, where none does."""
-        longest = max(map(len, tags))
-        while True:
-            there = self.text[self.at : self.at + longest]
-            could_be = not self.ended and any(len(tag) > len(there) and tag.startswith(there) for tag in tags)
-            if not could_be:
-                found = max((tag for tag in tags if there.startswith(tag)), key=len, default=None)
-                if found is not None:
-                    self.take(len(found))
-                return found
+        them = _Tags.of(tags)
+        while len(self.text) - self.at < them.longest and not self.ended and self.text[self.at :] in them.beginnings:
             yield
+        match = them.pattern.match(self.text, self.at)
+        return self.take(match.end() - match.start()) if match else None
 
     def expect(self, *tags: str) -> Wait[str]:
         found = yield from self.literal(*tags)
@@ -115,7 +111,7 @@ class Reader:
         return name
 
     def space(self) -> Wait[None]:
-        while (yield from self.more()):
+        while self.at < len(self.text) or (yield from self.more()):
             match = _SPACE.match(self.text, self.at)
             if match is None:
                 return
@@ -123,10 +119,10 @@ class Reader:
 
     def until(self, tags: tuple[str, ...], write: Callable[[str], object]) -> Wait[str | None]:
         """Read up to the first tag and past it. What is before it goes to `write` as soon as it is certain; None if the text ends first."""
-        pattern = _any_of(tags)
+        them = _Tags.of(tags)
         while True:
-            match = pattern.search(self.text, self.at)
-            end = match.start() if match else len(self.text) - (0 if self.ended else self._begun(tags))
+            match = them.pattern.search(self.text, self.at)
+            end = match.start() if match else len(self.text) - (0 if self.ended else self._begun(them))
             if end > self.at:
                 write(self.take(end - self.at))
             if match:
@@ -135,12 +131,23 @@ class Reader:
                 return None
             yield
 
-    def _begun(self, tags: tuple[str, ...]) -> int:
+    def _begun(self, tags: _Tags) -> int:
         """The length of the longest end of the unread text that begins a tag."""
-        longest = min(len(self.text) - self.at, max(map(len, tags)) - 1)
-        return next((n for n in range(longest, 0, -1) if any(tag.startswith(self.text[-n:]) for tag in tags)), 0)
+        longest = min(len(self.text) - self.at, tags.longest - 1)
+        return next((n for n in range(longest, 0, -1) if self.text[-n:] in tags.beginnings), 0)
 
 
-@cache
-def _any_of(tags: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(tag) for tag in sorted(tags, key=len, reverse=True)))
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """What is looked for: any of the tags, and what may still become one."""
+
+    pattern: re.Pattern[str]
+    longest: int
+    beginnings: frozenset[str]
+
+    @staticmethod
+    @cache
+    def of(tags: tuple[str, ...]) -> _Tags:
+        longest_first = sorted(tags, key=len, reverse=True)
+        beginnings = frozenset(tag[:n] for tag in tags for n in range(len(tag)))
+        return _Tags(re.compile("|".join(map(re.escape, longest_first))), len(longest_first[0]), beginnings)

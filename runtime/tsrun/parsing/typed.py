@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,12 +77,16 @@ class TypedArguments:
 
     def __init__(self, tools: Tools) -> None:
         self._schemas = {tool.name: tool.parameters for tool in tools}
+        self._types: dict[tuple[str, str], frozenset[str]] = {}
 
     def types(self, tool: str, parameter: str) -> frozenset[str]:
         """The JSON types that a parameter may have; none where the schema does not say."""
-        root = self._schemas.get(tool, {})
-        properties = root.get("properties")
-        return _types(properties.get(parameter), root, 0) if isinstance(properties, Mapping) else frozenset()
+        if (tool, parameter) not in self._types:
+            root = self._schemas.get(tool, {})
+            properties = root.get("properties")
+            schema = properties.get(parameter) if isinstance(properties, Mapping) else None
+            self._types[tool, parameter] = _Schema(root).types(schema, 0)
+        return self._types[tool, parameter]
 
     def read(self, reader: Reader, writer: ArgumentWriter, types: frozenset[str], end: str, *, line: bool) -> Wait[bool]:
         """Read a value up to the tag that ends it, False where there is none. A string is written as it comes; of other types, the value is
@@ -107,43 +110,54 @@ class TypedArguments:
 
 
 def _json(text: str, types: frozenset[str]) -> str:
-    """A value of one of the types (of any where there are none), or else a string."""
+    """A value of one of the types (of any where there are none), or else a string. Strings stand as they are, so quotes are part of one."""
     word = text.strip()
     value = checked(_WORDS.get(word, word))
-    if value is not None and (not types or _type_of(value) in types or (_type_of(value) == "integer" and "number" in types)):
-        return value
-    return dump(text)
+    if value is None or value.startswith('"'):
+        return dump(text)
+    kinds = {_type_of(value)}
+    if kinds & {"integer", "number"}:
+        kinds = {"number", "integer"} if float(value).is_integer() else {"number"}
+    return value if not types or kinds & types else dump(text)
 
 
 def _type_of(json_text: str) -> str:
-    by_first = {"{": "object", "[": "array", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}
-    return by_first.get(json_text[0]) or ("number" if any(c in json_text for c in ".eE") else "integer")
+    return {"{": "object", "[": "array", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}.get(json_text[0], "number")
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
-    """The types a schema names, itself or in its alternatives; what is not understood names none."""
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
-        return frozenset()
-    named = schema.get("type")
-    if isinstance(named, str):
-        return frozenset({named})
-    if isinstance(named, list):
-        return frozenset(name for name in named if isinstance(name, str))
-    for values in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
+class _Schema:
+    """Follows the references of a schema, each once, so that one which refers to itself takes no longer than another."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._referred: dict[str, frozenset[str]] = {}
+
+    def types(self, schema: Any, depth: int) -> frozenset[str]:
+        """The types that a schema names, itself or in its alternatives; what is not understood names none."""
+        if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+            return frozenset()
+        named = schema.get("type")
+        if isinstance(named, str):
+            return frozenset({named})
+        if isinstance(named, list):
+            return frozenset(name for name in named if isinstance(name, str))
+        values = [schema["const"]] if "const" in schema else schema.get("enum")
         if isinstance(values, list) and values:
-            return frozenset(_type_of(json.dumps(value)) for value in values)
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        return _types(_at(root, reference), root, depth + 1)
-    for keyword in ("anyOf", "oneOf", "allOf"):
-        if isinstance(options := schema.get(keyword), list):
-            found = [_types(option, root, depth + 1) for option in options]
-            return frozenset().union(*found) if all(found) or keyword == "allOf" else frozenset()
-    return frozenset()
+            return frozenset(_type_of(dump(value)) for value in values)
+        if isinstance(reference := schema.get("$ref"), str):
+            if reference not in self._referred:
+                self._referred[reference] = frozenset()  # what a circle comes back to
+                self._referred[reference] = self.types(self._at(reference), depth + 1)
+            return self._referred[reference]
+        for keyword in ("anyOf", "oneOf"):
+            if isinstance(options := schema.get(keyword), list):
+                found = [self.types(option, depth + 1) for option in options]
+                return frozenset().union(*found) if all(found) else frozenset()
+        return frozenset()
 
-
-def _at(root: Mapping[str, Any], reference: str) -> Any:
-    place: Any = root
-    for step in reference[2:].split("/"):
-        place = place.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(place, Mapping) else None
-    return place
+    def _at(self, reference: str) -> Any:
+        start, *steps = reference.split("/")
+        place: Any = self._root if start == "#" else None
+        for step in steps:
+            place = place.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(place, Mapping) else None
+        return place

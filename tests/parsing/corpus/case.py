@@ -119,7 +119,7 @@ def meaning(parts: list[Part]) -> tuple[Meaning, ...]:
             case CallEnd():
                 assert begun is not None
                 assert part.index == index
-                arguments = json.loads("".join(pieces), parse_constant=_refuse)
+                arguments = json.loads("".join(pieces).encode(), parse_constant=_refuse)
                 assert isinstance(arguments, dict)
                 found.append(Call(begun.name, arguments, begun.id, part.complete))
                 begun = None

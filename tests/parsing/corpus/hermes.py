@@ -39,6 +39,11 @@ CASES = (
     case("arguments null", '<tool_call>\n{"name": "now", "arguments": null}\n</tool_call>', Call("now")),
     case("arguments in a string", '<tool_call>{"name": "get_weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>', PARIS),
     case("arguments an empty string", '<tool_call>{"name": "now", "arguments": ""}</tool_call>', Call("now")),
+    case(
+        "arguments in a string, with half a character",
+        '<tool_call>{"name": "now", "arguments": "{\\"a\\": \\"\\ud800\\"}"}</tool_call>',
+        '<tool_call>{"name": "now", "arguments": "{\\"a\\": \\"\\ud800\\"}"}</tool_call>',
+    ),
     case("name last", '<tool_call>{"arguments": {"city": "Paris"}, "name": "get_weather"}</tool_call>', PARIS),
     case(
         "other keys", '<tool_call>{"type": "function", "name": "now", "strict": [1, {"a": null}], "arguments": {}}</tool_call>', Call("now")
