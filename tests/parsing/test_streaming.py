@@ -25,6 +25,10 @@ def test_what_begins_a_tag_waits_until_it_is_none(tools: str) -> None:
     assert fed(tools, "a", tag[:-1], "~") == [[Content("a")], [], [Content(tag[:-1] + "~")], []]
 
 
+def test_a_list_that_begins_with_no_tool_comes_at_once() -> None:
+    assert fed("pythonic", "[see", "(", "page")[:3] == [[], [Content("[see(")], [Content("page")]]
+
+
 def test_arguments_come_as_they_are_written() -> None:
     assert fed("hermes", '<tool_call>{"name": "now", ', '"arguments": ', '{"a"', ": [1", ", 2, ", '"x', 'y"', "]}", "}</tool_call>") == [
         [],

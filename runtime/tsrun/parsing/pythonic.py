@@ -46,7 +46,7 @@ def tool_code(tools: Tools) -> Grammar:
 
 def _list(reader: Reader, parts: Parts, names: frozenset[str] | None) -> Wait[None]:
     yield from reader.space()
-    text = yield from _brackets(reader)
+    text = yield from _brackets(reader, names)
     _give_out(parts, python_calls(text), names)
     yield from reader.space()
     if names is None and (yield from reader.literal(_END)):
@@ -60,11 +60,13 @@ def _give_out(parts: Parts, calls: list[Call], names: frozenset[str] | None) -> 
         parts.call(call.name, None, call.arguments)
 
 
-def _brackets(reader: Reader) -> Wait[str]:
+def _brackets(reader: Reader, names: frozenset[str] | None) -> Wait[str]:
     """Read a list that begins with a call, to its closing bracket. What can not become one is malformed at once."""
     pieces = [(yield from reader.expect("["))]
     yield from reader.space()
     name = yield from reader.run(_FUNCTION, NAME_LIMIT)
+    if names is not None and name not in names:
+        raise Malformed
     yield from reader.space()
     pieces += [name, (yield from reader.expect("("))]
     depth = 2
