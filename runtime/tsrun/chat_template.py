@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tsrun.errors import RequestError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 
 
 class _GenerationTag(Extension):
@@ -42,10 +42,11 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise RequestError("chat template", f"line {error.lineno}: {error.message}", "generate without --chat") from None
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        variables: dict[str, Any] = {**self._special_tokens, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
+    def render(self, messages: Sequence[Message], tools: Sequence[Any] = (), variables: Mapping[str, Any] | None = None) -> str:
+        """variables: that the template knows besides; they go before those that it is always given, but for the conversation."""
+        given: dict[str, Any] = {**self._special_tokens, "documents": None, "add_generation_prompt": True, **(variables or {})}
         try:
-            return self._template.render(tools=None, documents=None, **variables)
+            return self._template.render({**given, "messages": list(messages), "tools": list(tools) or None})
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise RequestError("chat template", str(error) or type(error).__name__, "change the messages") from None
 

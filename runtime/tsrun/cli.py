@@ -41,6 +41,34 @@ def _set_verify(context: click.Context, _: click.Parameter, value: bool) -> None
 debug_option = click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_set_debug, help="Show tracebacks.")
 
 
+_ENGINE_OPTIONS = (
+    click.option("--mesh", help="For a checkpoint: the mesh to compile for, such as tp=2."),
+    click.option("--dtype", type=click.Choice(["f32", "bf16"]), help="For a checkpoint: the element type to compile for."),
+    click.option("--page-size", type=int, default=16, show_default=True, help="Tokens in a page of the cache."),
+    click.option("--num-pages", type=int, help="Pages of the cache."),
+    click.option("--cache-bytes", type=int, help="Memory of the cache, a rank [default: a quarter of the machine's]."),
+    click.option("--max-sequences", type=int, default=32, show_default=True, help="Sequences in a step at most."),
+    click.option("--max-step-tokens", type=int, default=512, show_default=True, help="Tokens in a step at most."),
+    click.option("--max-context", type=int, help="Longest sequence [default: the model's]."),
+    click.option("--depth", type=int, default=2, show_default=True, help="Steps under way at once: 1 or 2."),
+    click.option(
+        "--no-screen", "screen", flag_value=False, default=True, help="Read the whole head for each token; the tokens are the same."
+    ),
+    click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew."),
+    click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a rank [default: the cores divided among the ranks]."),
+    click.option(
+        "--verify", is_flag=True, expose_value=False, callback=_set_verify, help="Read all files again, also those untouched since."
+    ),
+)
+
+
+def engine_options(command: Command) -> Command:
+    """The options of every command that opens an engine, in this order."""
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @debug_option
 def cli() -> None:
@@ -62,19 +90,7 @@ def cli() -> None:
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model says it is done.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a prompt: token ids, text, finish reason, timings.")
-@click.option("--mesh", help="For a checkpoint: the mesh to compile for, such as tp=2.")
-@click.option("--dtype", type=click.Choice(["f32", "bf16"]), help="For a checkpoint: the element type to compile for.")
-@click.option("--page-size", type=int, default=16, show_default=True, help="Tokens in a page of the cache.")
-@click.option("--num-pages", type=int, help="Pages of the cache.")
-@click.option("--cache-bytes", type=int, help="Memory of the cache, a rank [default: a quarter of the machine's].")
-@click.option("--max-sequences", type=int, default=32, show_default=True, help="Sequences in a step at most.")
-@click.option("--max-step-tokens", type=int, default=512, show_default=True, help="Tokens in a step at most.")
-@click.option("--max-context", type=int, help="Longest sequence [default: the model's].")
-@click.option("--depth", type=int, default=2, show_default=True, help="Steps under way at once: 1 or 2.")
-@click.option("--no-screen", "screen", flag_value=False, default=True, help="Read the whole head for each token; the tokens are the same.")
-@click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a rank [default: the cores divided among the ranks].")
-@click.option("--verify", is_flag=True, expose_value=False, callback=_set_verify, help="Read all files again, also those untouched since.")
+@engine_options
 @debug_option
 def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, chat: bool, system: str | None, **rest: Any) -> None:
     """Continue prompts with a compiled artifact, or with a checkpoint that is compiled first (once)."""
@@ -100,6 +116,32 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
     except RequestError as error:
         raise UsageError(f"--{error.where}", error.what, error.mend) from None
     generate(GenerateOptions(model, texts, chat, system, sampling=sampling, limits=limits, **rest))
+
+
+@cli.command("serve")
+@click.argument("model", type=_PATH, metavar="NAME.tsa|CHECKPOINT")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any that is free.")
+@click.option("--model-name", help="What clients call the model [default: the name of the file].")
+@click.option("--api-key", "api_keys", multiple=True, envvar="TSRUN_API_KEY", help="Only who sends it may ask; may be given several times.")
+@click.option("--insecure", is_flag=True, help="Listen for other machines without an API key.")
+@click.option("--tool-parser", help="How the model writes calls of tools [default: as its chat template shows].")
+@click.option("--reasoning-parser", help="How it marks its reasoning [default: as its chat template shows].")
+@click.option("--drain-seconds", type=click.FloatRange(min=0), default=30, show_default=True, help="For requests under way at the end.")
+@click.option("--ssl-certfile", type=_PATH, help="A certificate: HTTPS.")
+@click.option("--ssl-keyfile", type=_PATH, help="The certificate's key.")
+@engine_options
+@debug_option
+def serve_command(model: Path, **rest: Any) -> None:
+    """Serve a model over HTTP: the APIs of OpenAI and Anthropic."""
+    from tsrun.limits import LimitOptions
+    from tsrun.serve.server import ServeOptions, serve
+
+    try:
+        limits = LimitOptions(**{option.name: rest.pop(option.name) for option in fields(LimitOptions)})
+    except RequestError as error:
+        raise UsageError(f"--{error.where}", error.what, error.mend) from None
+    serve(ServeOptions(model, limits=limits, **rest))
 
 
 @cli.command("demo")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +20,11 @@ _AGAIN = "compile the artifact again"
 
 class Encoder(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens."""
+    def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
+        """Text without special tokens, but for those that are to be shown."""
 
+    @property
+    def special_ids(self) -> frozenset[int]: ...
     def id_of(self, token: str) -> int | None: ...
 
 
@@ -47,13 +49,15 @@ class _WholeEncoder:
 
     def __init__(self, library: Any) -> None:
         self._library = library
+        self.special_ids = _special_ids(library)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._library.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
+        seen = [index for index in ids if index not in self.special_ids or index in shown]
+        text: str = self._library.decode(seen, skip_special_tokens=False)
         return text
 
     def id_of(self, token: str) -> int | None:
@@ -68,7 +72,7 @@ class _SplitEncoder:
         self._library = library
         self._decoder = library.decoder
         added = library.get_added_tokens_decoder()
-        self._special = {index for index, token in added.items() if token.special}
+        self.special_ids = _special_ids(library)
         weights = Weights(file)
         try:
             begin = _ints(weights, "begin")
@@ -95,14 +99,19 @@ class _SplitEncoder:
         found = self._library.encode(text, add_special_tokens=add_special_tokens)
         return self._vocabulary.merge(found.ids, found.word_ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        words = self._vocabulary.words([index for index in ids if index in self._ids and index not in self._special])
+    def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
+        seen = [index for index in ids if index in self._ids and (index not in self.special_ids or index in shown)]
+        words = self._vocabulary.words(seen)
         text: str = " ".join(words) if self._decoder is None else self._decoder.decode(words)
         return text
 
     def id_of(self, token: str) -> int | None:
         found: int | None = self._library.token_to_id(token)
         return self._vocabulary.find(token) if found is None else found
+
+
+def _special_ids(library: Any) -> frozenset[int]:
+    return frozenset(index for index, token in library.get_added_tokens_decoder().items() if token.special)
 
 
 def _ints(weights: Weights, name: str) -> NDArray[np.int32]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.artifact import Artifact
 from tsrun.errors import MachineError, RequestError
-from tsrun.generation import Event, GenerationRequest, StepLogits
+from tsrun.generation import Event, GenerationRequest, Load, StepLogits
 from tsrun.limits import LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
@@ -156,8 +156,19 @@ class Engine:
         return len(self._streams) + len(self._events)
 
     @property
+    def has_work(self) -> bool:
+        """Whether a request is open, or a step under way whose requests have all ended: pages are given back at its end."""
+        return self.num_open > 0 or self._running is not None
+
+    @property
     def num_preemptions(self) -> int:
         return self._scheduler.preemptions
+
+    def load(self) -> Load:
+        scheduler = self._scheduler
+        return Load(
+            scheduler.num_running, scheduler.num_waiting, scheduler.num_free_pages, scheduler.num_cached_pages, scheduler.preemptions
+        )
 
     def worker_pids(self) -> list[int]:
         """Processes of the other ranks that this engine started."""

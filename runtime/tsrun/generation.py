@@ -19,7 +19,8 @@ class GenerationRequest:
     """A prompt and how to continue it. `max_tokens` None is as far as the context goes.
 
     user: whose requests share one turn in the queue; priority: 0 goes first, to 7; deadline_seconds: from its submission on, when it ends
-    with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache.
+    with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache; shown: special tokens that
+    are text here.
     """
 
     prompt: Sequence[int]
@@ -31,6 +32,7 @@ class GenerationRequest:
     priority: int = 0
     deadline_seconds: float | None = None
     cache_salt: str | None = None
+    shown: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,18 @@ class Event:
     text: str
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the engine is busy with: requests, and pages of the caches without a window, of which cached ones that no request holds are
+    free too."""
+
+    running: int
+    waiting: int
+    free_pages: int
+    cached_pages: int
+    preemptions: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from tsrun.detokenizer import Decoder, Detokenizer
 from tsrun.generation import FinishReason, GenerationRequest
 from tsrun.stops import StopStrings
 
 
+class SpecialDecoder(Protocol):
+    def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str: ...
+
+
+class _Showing:
+    """Decodes some special tokens as their text."""
+
+    def __init__(self, decoder: SpecialDecoder, shown: Collection[int]) -> None:
+        self._decoder = decoder
+        self._shown = frozenset(shown)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._decoder.decode(ids, self._shown)
+
+
 class Stream:
     """The state of a request on the engine's side. Without a decoder there are tokens and no text."""
 
-    def __init__(self, request: GenerationRequest, *, decoder: Decoder | None, eos_ids: Collection[int], max_tokens: int) -> None:
+    def __init__(self, request: GenerationRequest, *, decoder: SpecialDecoder | None, eos_ids: Collection[int], max_tokens: int) -> None:
         self.sampling = request.sampling
         self.sampler = request.sampling.sampler()
-        self._detokenizer = None if decoder is None else Detokenizer(decoder, request.prompt)
+        shown: Decoder | None = _Showing(decoder, request.shown) if decoder is not None and request.shown else decoder
+        self._detokenizer = None if shown is None else Detokenizer(shown, request.prompt)
         self._stops = StopStrings(request.stop)
         self._eos_ids = frozenset() if request.ignore_eos else frozenset(eos_ids)
         self._left = max_tokens

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tsrun.encoder import read_encoder
 from tsrun.errors import ArtifactError, RequestError
 
 if TYPE_CHECKING:
-    from tsrun.chat_template import Message
+    from tsrun.chat_template import ChatTemplate, Message
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -36,8 +37,9 @@ class Tokenizer:
         return cls(artifact.path / "tokenizer")
 
     @property
-    def has_chat_template(self) -> bool:
-        return self._template_source is not None
+    def template_source(self) -> str | None:
+        """The checkpoint's chat template, None where it has none."""
+        return self._template_source
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence. Without `add_bos_token` the tokenizer's own post-processor decides."""
@@ -48,18 +50,35 @@ class Tokenizer:
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to where the assistant answers; a bos is there only if the template writes it."""
-        return self._encode(self.render_chat(messages), add_special_tokens=False)
+        return self.encode_rendered(self.render_chat(messages))
 
-    def render_chat(self, messages: Sequence[Message]) -> str:
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of a text that has what special tokens it needs, or of a part of one."""
+        return self._encode(text, add_special_tokens=False)
+
+    def render_chat(self, messages: Sequence[Message], tools: Sequence[Any] = (), variables: Mapping[str, Any] | None = None) -> str:
+        return self._template.render(messages, tools, variables or {})
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
         if self._template_source is None:
             raise RequestError(str(self._folder), "the checkpoint has no chat template", "generate without --chat")
         from tsrun.chat_template import ChatTemplate  # late: no start needs jinja2
 
-        return ChatTemplate(self._template_source, self._special_tokens).render(messages)
+        return ChatTemplate(self._template_source, self._special_tokens)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens."""
-        return self._encoder.decode(ids)
+    def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
+        """Text without special tokens, but for those that are to be shown."""
+        return self._encoder.decode(ids, shown)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self._encoder.special_ids
+
+    def special_ids_of(self, texts: Collection[str]) -> tuple[int, ...]:
+        """Those of the texts that are special tokens."""
+        found = (self._encoder.id_of(text) for text in texts)
+        return tuple(index for index in found if index is not None and index in self.special_ids)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:

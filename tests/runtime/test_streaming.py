@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import pytest
@@ -21,7 +21,7 @@ BYTES = byte_tokenizer()
 
 
 class BytesDecoder:
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
         text: str = BYTES.decode(list(ids), skip_special_tokens=True)
         return text
 

@@ -74,7 +74,7 @@ def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_a_template_says_so(tmp_path: Path) -> None:
     loaded = tokenizer(tmp_path)
-    assert not loaded.has_chat_template
+    assert loaded.template_source is None
     with pytest.raises(RequestError, match="no chat template; generate without --chat"):
         loaded.encode_chat(USER)
 

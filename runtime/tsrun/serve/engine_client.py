@@ -1,0 +1,221 @@
+"""A front end's side of the engine: starts its process, sends requests, and gives each its events as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from tsrun.errors import MachineError, RequestError, TsrunError
+from tsrun.generation import Event, GenerationRequest
+from tsrun.limits import LimitOptions
+from tsrun.serve.engine_process import Failed, Spec
+from tsrun.serve.messages import Abort, Events, FromFront, Hello, Over, Ready, Refused, Statistics, Stop, Submit, from_engine, packed
+
+_END_SECONDS = 10.0
+_LOOK_SECONDS = 0.05
+
+
+class EngineProcess:
+    """The process behind an address. It ends when this process does."""
+
+    def __init__(self, path: Path, limits: LimitOptions, threads: int | None) -> None:
+        # Private: who can open the socket can ask for anything.
+        self._folder = tempfile.TemporaryDirectory(prefix="tsrun-")
+        self.address = f"ipc://{self._folder.name}/engine"
+        spec = msgspec.json.encode(Spec(str(path), self.address, limits, threads)).decode()
+        command = [sys.executable, "-m", "tsrun.serve.engine_process", spec]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    @property
+    def has_bound(self) -> bool:
+        return Path(self._folder.name, "engine").exists()
+
+    def error(self) -> TsrunError:
+        """Why it has ended, in its own words where it had some."""
+        assert self._process.stdout is not None
+        lines = self._process.stdout.read().splitlines()
+        if not lines:
+            return MachineError("engine", f"its process {self.how_it_ended()}", "start the server again")
+        failed = msgspec.json.decode(lines[-1], type=Failed)
+        error = TsrunError(failed.where, failed.what, failed.mend)
+        error.exit_code = failed.exit_code
+        return error
+
+    def how_it_ended(self) -> str:
+        code = self._process.wait()
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    def end(self) -> None:
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._folder.cleanup()
+
+
+class Generation:
+    """One request under way: an asynchronous iterator of what it brings. Leave it by `async with`, which aborts what has not ended."""
+
+    def __init__(self, client: EngineClient, number: int) -> None:
+        self._client = client
+        self._number = number
+        self._events: deque[Event | Exception] = deque()
+        self._news = asyncio.Event()
+        self.has_ended = False
+        self.last_news = time.monotonic()
+
+    def __aiter__(self) -> AsyncIterator[list[Event]]:
+        return self._batches()
+
+    async def _batches(self) -> AsyncIterator[list[Event]]:
+        """Events, as many as have come since; raises RequestError where the request was refused, MachineError when the engine has gone."""
+        ended = False
+        while not ended:
+            await self._news.wait()
+            self._news.clear()
+            batch: list[Event] = []
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, Exception):
+                    raise event
+                batch.append(event)
+                ended = event.finish_reason is not None
+            if batch:
+                yield batch
+
+    def put(self, event: Event | Exception) -> None:
+        self.has_ended = self.has_ended or isinstance(event, Exception) or event.finish_reason is not None
+        self.last_news = time.monotonic()
+        self._events.append(event)
+        self._news.set()
+
+    def abort(self) -> None:
+        if not self.has_ended:
+            self._client.send(Abort(self._number))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.abort()
+
+
+class EngineClient:
+    """The connection to an engine. Of one event loop."""
+
+    def __init__(self, process: EngineProcess) -> None:
+        self._process = process
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._generations: dict[int, Generation] = {}
+        self._next = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self.statistics: Statistics | None = None
+        self.failure: str | None = None
+        self.last_news = time.monotonic()
+
+    async def connect(self) -> Ready:
+        """Wait until the engine is ready. Raises its own error when its process ends instead."""
+        while not self._process.has_bound:
+            if self._process.exit_code is not None:
+                raise self._process.error()
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._socket.connect(self._process.address)
+        self.send(Hello())
+        ready = from_engine(await self._socket.recv())
+        assert isinstance(ready, Ready)
+        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
+        return ready
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        if self.failure is not None:
+            raise MachineError("engine", self.failure, "start the server again")
+        generation = self._generations[self._next] = Generation(self, self._next)
+        self.send(Submit(self._next, request))
+        self._next += 1
+        return generation
+
+    def send(self, message: FromFront) -> None:
+        # The future that it gives is done: the socket's queue is as long as memory. Not by another way: what comes would go unnoticed.
+        self._socket.send(packed(message))
+
+    @property
+    def num_open(self) -> int:
+        return len(self._generations)
+
+    @property
+    def quiet_seconds(self) -> float:
+        """How long the engine has said nothing while it had something to do; 0 while it has nothing."""
+        return time.monotonic() - self.last_news if self._generations else 0.0
+
+    async def close(self, *, at_once: bool = False) -> None:
+        """Let the engine end what is open, or abort it; then end its process."""
+        for task in self._tasks:
+            task.cancel()
+        if self.failure is None:
+            with contextlib.suppress(zmq.ZMQError):
+                self.send(Stop(at_once))
+        await asyncio.to_thread(self._process.end)
+        self._socket.close()
+        self._context.destroy(linger=0)
+
+    async def _receive(self) -> None:
+        while True:
+            data = await self._socket.recv()
+            if not self._generations:
+                self.last_news = time.monotonic()
+            match from_engine(data):
+                case Events(events, statistics):
+                    self.last_news = time.monotonic()
+                    self.statistics = statistics or self.statistics
+                    for event in events:
+                        self._put(event.request, event, ends=event.finish_reason is not None)
+                case Refused(request, where, what, mend):
+                    self._put(request, RequestError(where, what, mend), ends=True)
+                case Over(line):
+                    self._fail(line)
+                case Ready():
+                    pass
+
+    async def _watch(self) -> None:
+        while self._process.exit_code is None:
+            await asyncio.sleep(0.25)
+        self._fail(f"its process {self._process.how_it_ended()}")
+
+    def _put(self, request: int, event: Event | Exception, *, ends: bool) -> None:
+        generation = self._generations.pop(request, None) if ends else self._generations.get(request)
+        if generation is not None:
+            generation.put(event)
+
+    def _fail(self, line: str) -> None:
+        self.failure = self.failure or line
+        for request in list(self._generations):
+            self._put(request, MachineError("engine", self.failure, "start the server again"), ends=True)

@@ -1,0 +1,175 @@
+"""The engine's process: takes requests from front ends, runs steps as long as there are any, and sends what they bring.
+
+`python -m tsrun.serve.engine_process SPEC` is started by `engine_client.py`, and ends with its parent. One thread does it all: a step's
+computing needs no interpreter, and messages move in a thread of ZeroMQ's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from tskernels.waiting import spin_briefly
+from tsrun.engine import Engine
+from tsrun.errors import RequestError, TsrunError
+from tsrun.generate import open_engine
+from tsrun.generation import Event
+from tsrun.limits import LimitOptions
+from tsrun.serve.messages import Abort, Events, FromEngine, Hello, Over, Ready, Refused, Statistics, Stop, Submit, from_front, packed
+
+_POLL_MS = 500  # between looks at whether the parent is there, while nothing is to be done
+_STATISTICS_SECONDS = 0.2
+
+Front = bytes  # the identity of a front end's socket
+
+
+class Spec(msgspec.Struct):
+    """The command line of the process, as JSON."""
+
+    path: str
+    address: str
+    limits: LimitOptions
+    threads: int | None = None
+
+
+class Failed(msgspec.Struct):
+    """Why the process ended, on its standard output."""
+
+    where: str
+    what: str
+    mend: str
+    exit_code: int
+
+
+class EngineServer:
+    """Between the sockets of the front ends and an engine. `run` returns when it was told to stop, or the parent has gone."""
+
+    def __init__(self, engine: Engine, socket: zmq.Socket[bytes], ready: Ready) -> None:
+        self._engine = engine
+        self._socket = socket
+        self._ready = ready
+        self._parent = os.getppid()
+        self._fronts: set[Front] = set()
+        self._asked: dict[int, tuple[Front, int]] = {}  # of the engine's requests: who asked, and their number
+        self._numbers: dict[tuple[Front, int], int] = {}  # the other way
+        self._statistics = Statistics(engine.load())
+        self._told = 0.0
+        self._stop: Stop | None = None
+
+    def run(self) -> None:
+        while os.getppid() == self._parent:
+            for front, data in self._messages(wait=not self._engine.has_work and self._stop is None):
+                self._take(front, data)
+            if self._stop is not None and (self._stop.at_once or not self._engine.has_work):
+                return
+            if self._engine.has_work:
+                began = time.perf_counter()
+                events = self._engine.step()
+                self._statistics.steps += 1
+                self._statistics.busy_seconds += time.perf_counter() - began
+                self._give(events)
+
+    def tell_all(self, message: FromEngine) -> None:
+        for front in self._fronts:
+            self._send(front, message)
+
+    def _messages(self, *, wait: bool) -> Iterator[tuple[Front, bytes]]:
+        if wait and not self._socket.poll(_POLL_MS):
+            return
+        with contextlib.suppress(zmq.Again):
+            while True:
+                front, data = self._socket.recv_multipart(zmq.NOBLOCK)
+                yield front, data
+
+    def _take(self, front: Front, data: bytes) -> None:
+        match from_front(data):
+            case Hello():
+                self._fronts.add(front)
+                self._send(front, self._ready)
+                self._send(front, Events([], self._statistics))
+            case Submit(request, what):
+                try:
+                    number = self._engine.submit(what)
+                except RequestError as error:
+                    self._send(front, Refused(request, error.where, error.what, error.mend))
+                else:
+                    self._asked[number] = front, request
+                    self._numbers[front, request] = number
+            case Abort(request):
+                aborted = self._numbers.get((front, request))
+                if aborted is not None:
+                    self._engine.abort(aborted)
+            case Stop() as stop:
+                self._stop = stop
+
+    def _give(self, events: list[Event]) -> None:
+        """Send events to those who asked, one message each; statistics go to all, not with every step."""
+        parts: dict[Front, list[Event]] = defaultdict(list)
+        for event in events:
+            front, request = self._asked[event.request]
+            parts[front].append(replace(event, request=request))
+            self._statistics.generated_tokens += len(event.token_ids)
+            if event.finish_reason is not None:
+                del self._asked[event.request], self._numbers[front, request]
+        now = time.monotonic()
+        telling = now - self._told > _STATISTICS_SECONDS or not self._engine.has_work
+        if telling:
+            self._told = now
+            self._statistics.load = self._engine.load()
+        for front in self._fronts if telling else parts:
+            self._send(front, Events(parts[front], self._statistics if telling else None))
+
+    def _send(self, front: Front, message: FromEngine) -> None:
+        self._socket.send_multipart([front, packed(message)])
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the front end too, which decides
+    began = time.perf_counter()
+    spec = msgspec.json.decode(sys.argv[1], type=Spec)
+    spin_briefly()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.LINGER, 1000)
+    socket.setsockopt(zmq.SNDHWM, 0)  # a front end that is slow must not lose events
+    try:
+        with open_engine(Path(spec.path), spec.limits, spec.threads) as engine:
+            limits = engine.limits
+            ready = Ready(
+                artifact=spec.path,
+                max_context=limits.max_context,
+                max_sequences=limits.max_sequences,
+                num_pages=limits.num_pages,
+                page_size=limits.page_size,
+                load_seconds=time.perf_counter() - began,
+            )
+            socket.bind(spec.address)
+            server = EngineServer(engine, socket, ready)
+            try:
+                server.run()
+            except Exception as error:
+                server.tell_all(Over(str(error)))
+                raise
+    except TsrunError as error:
+        if os.environ.get("TSRUN_DEBUG"):
+            traceback.print_exc()
+        print(msgspec.json.encode(Failed(error.where, error.what, error.mend, error.exit_code)).decode())
+        return error.exit_code
+    finally:
+        context.destroy(linger=1000)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What all APIs share: from a conversation to tokens, from tokens to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from tsrun.generation import GenerationRequest
+from tsrun.parsing import Choice
+from tsrun.serve.conversation import Conversation
+from tsrun.serve.engine_client import EngineClient, Generation
+from tsrun.serve.http_errors import HttpError, context_exceeded
+from tsrun.serve.known_texts import KnownTexts
+from tsrun.serve.messages import Ready
+from tsrun.serve.metrics import Metrics
+from tsrun.serve.reading import Reading
+from tsrun.serve.rendering import TOOLS_AS_TEXT, knows_tools, render
+from tsrun.serve.sessions import Sessions
+from tsrun.serve.tools import parsed_tools
+from tsrun.tokenizer import Tokenizer
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+_SHORT = 2_000
+"""Characters of a prompt that are rendered and tokenized at once; longer ones in a thread, so that streams go on meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """text: None where the prompt came as tokens; known: of its tokens, those kept from an earlier turn."""
+
+    ids: Sequence[int]
+    text: str | None = None
+    known: int = 0
+
+
+class Front:
+    """The model as the APIs see it."""
+
+    def __init__(self, model: str, tokenizer: Tokenizer, engine: EngineClient, ready: Ready, vocabulary: int, choice: Choice) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.ready = ready
+        self.vocabulary = vocabulary
+        self._choice = choice
+        self.is_draining = False
+        self.metrics = Metrics(model, engine, ready)
+        self.sessions = Sessions()
+        self.drops_nonces = True
+        self._known = KnownTexts(tokenizer.encode_rendered, cuts=_may_be_cut(tokenizer))
+        self._thread = ThreadPoolExecutor(1, "tsrun-prompts")
+
+    async def prompt_of(self, conversation: Conversation) -> Prompt:
+        """Raises RequestError where the template refuses the conversation, HttpError where it is too long."""
+        prompt = await self.read(conversation)
+        self.check_length(prompt, of_messages=True)
+        return prompt
+
+    async def read(self, conversation: Conversation) -> Prompt:
+        """The prompt, however long it is."""
+        size = sum(len(str(m["content"])) for m in conversation.messages) + sum(len(str(tool)) for tool in conversation.tools)
+        return self._read(conversation) if size < _SHORT else await self._run(self._read, conversation)
+
+    async def encoded(self, text: str) -> Prompt:
+        """A text that begins a sequence."""
+        ids = self.tokenizer.encode(text) if len(text) < _SHORT else await self._run(self.tokenizer.encode, text)
+        return Prompt(ids, text)
+
+    def _read(self, conversation: Conversation) -> Prompt:
+        text = render(self.tokenizer, conversation)
+        found = self._known.encode(text)
+        return Prompt(found.ids, text, found.known)
+
+    async def _run(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
+
+    def check_length(self, prompt: Prompt, *, of_messages: bool) -> None:
+        if len(prompt.ids) >= self.ready.max_context:
+            raise context_exceeded(self.ready.max_context, len(prompt.ids), of_messages=of_messages)
+
+    def reading(self, conversation: Conversation, prompt: Prompt) -> Reading:
+        """How the answer to a conversation is to be read. An answer that goes on from one that was begun is no reasoning any more."""
+        choice = self._choice
+        tools = parsed_tools(conversation.tools) if conversation.tools else None
+        if tools and not knows_tools(self.tokenizer.template_source):
+            choice = replace(choice, tools=TOOLS_AS_TEXT)
+        inside = prompt.text is not None and choice.starts_inside(prompt.text)
+        return Reading(partial(choice.parser, tools, starts_inside=inside), self.tokenizer.special_ids_of(choice.tags))
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        if self.is_draining:
+            raise HttpError(503, "the server is shutting down", retry_after=10)
+        return self.engine.submit(request)
+
+    def keep(self, prompt: Prompt, text: str, ids: Sequence[int]) -> None:
+        """Remember what the model wrote, for the next turn."""
+        if prompt.text is not None:
+            self._known.keep(prompt.text + text, [*prompt.ids, *ids])
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _may_be_cut(tokenizer: Tokenizer) -> bool:
+    """Whether a text's parts, encoded one by one, are that text: tokenizers that put a space before every text can not."""
+    parts = ("Hello", " world", "\n", "x")
+    ids = [index for part in parts for index in tokenizer.encode_rendered(part)]
+    return tokenizer.decode(ids, tokenizer.special_ids) == "".join(parts)

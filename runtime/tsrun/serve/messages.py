@@ -1,0 +1,101 @@
+"""What a front end and the engine say to one another: msgpack over a Unix socket that only this user may open.
+
+A request has the number that its front end gave it; the engine knows front ends by the identity of their socket.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from tsrun.generation import Event, GenerationRequest, Load
+
+Message = TypeVar("Message")
+
+
+class Hello(msgspec.Struct, tag=True):
+    """A front end's first word; the engine answers with `Ready`."""
+
+
+class Submit(msgspec.Struct, tag=True):
+    request: int
+    what: GenerationRequest
+
+
+class Abort(msgspec.Struct, tag=True):
+    """Its last event, with the reason `abort`, comes as for any other end. Of a request that has ended: nothing."""
+
+    request: int
+
+
+class Stop(msgspec.Struct, tag=True):
+    """End the process when nothing is open any more, or at once."""
+
+    at_once: bool = False
+
+
+FromFront = Hello | Submit | Abort | Stop
+
+
+class Ready(msgspec.Struct, tag=True):
+    """What a front end has to know of the engine. load_seconds: from the start of its process."""
+
+    artifact: str
+    max_context: int
+    max_sequences: int
+    num_pages: int
+    page_size: int
+    load_seconds: float
+
+
+class Refused(msgspec.Struct, tag=True):
+    """A request that can never run: the three parts of its error."""
+
+    request: int
+    where: str
+    what: str
+    mend: str
+
+
+class Statistics(msgspec.Struct):
+    """The engine as it is, and what it has done since it started."""
+
+    load: Load
+    steps: int = 0
+    busy_seconds: float = 0.0
+    generated_tokens: int = 0
+
+
+class Events(msgspec.Struct, tag=True):
+    """What steps brought this front end's requests; statistics now and then."""
+
+    events: list[Event]
+    statistics: Statistics | None = None
+
+
+class Over(msgspec.Struct, tag=True):
+    """The engine has failed, and its process ends."""
+
+    line: str
+
+
+FromEngine = Ready | Refused | Events | Over
+
+_encoder = msgspec.msgpack.Encoder()
+_from_front: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromFront)
+_from_engine: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromEngine)
+
+
+def packed(message: FromFront | FromEngine) -> bytes:
+    return _encoder.encode(message)
+
+
+def from_front(data: bytes) -> FromFront:
+    message: FromFront = _from_front.decode(data)
+    return message
+
+
+def from_engine(data: bytes) -> FromEngine:
+    message: FromEngine = _from_engine.decode(data)
+    return message

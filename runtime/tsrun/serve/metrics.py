@@ -1,0 +1,92 @@
+"""`/metrics`, for Prometheus. A metric that means what one of vLLM's means has its name, so that dashboards for it work here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from tsrun.serve.engine_client import EngineClient
+from tsrun.serve.messages import Ready
+from tsrun.serve.usage import Usage
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Metrics:
+    """Of one HTTP process and the engine behind it."""
+
+    def __init__(self, model: str, engine: EngineClient, ready: Ready) -> None:
+        self._registry = CollectorRegistry()
+        labels = ["model_name"]
+
+        def counter(name: str, text: str, *more: str) -> Counter:
+            return Counter(name, text, [*labels, *more], registry=self._registry)
+
+        def seconds(name: str, text: str) -> Histogram:
+            return Histogram(name, text, labels, registry=self._registry, buckets=_SECONDS).labels(model)
+
+        self._model = model
+        self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts, cached ones too.").labels(model)
+        self.generation_tokens = counter("vllm:generation_tokens", "Tokens that were generated.").labels(model)
+        self.cache_queries = counter("vllm:prefix_cache_queries", "Tokens of prompts that were looked for in the prefix cache.").labels(
+            model
+        )
+        self.cache_hits = counter("vllm:prefix_cache_hits", "Of these, those that were there.").labels(model)
+        self._success = counter("vllm:request_success", "Requests that ended.", "finished_reason")
+        self._cache_misses = counter("tsrun:prefix_misses", "Turns of a session whose beginning was not in the cache.", "reason")
+        self._unknown = counter("tsrun:unknown_fields", "Fields of requests that no API here knows.", "field")
+        self.first_token = seconds("vllm:time_to_first_token_seconds", "From a request to its first token.")
+        self.next_token = seconds("vllm:inter_token_latency_seconds", "From one token to the next.")
+        self.whole = seconds("vllm:e2e_request_latency_seconds", "From a request to its end.")
+        self._registry.register(_EngineCollector(model, engine, ready))
+
+    def end(self, reason: str, usage: Usage) -> None:
+        """A request has ended."""
+        self._success.labels(self._model, reason).inc()
+        self.prompt_tokens.inc(usage.prompt)
+        self.generation_tokens.inc(usage.completion)
+        self.cache_queries.inc(usage.prompt)
+        self.cache_hits.inc(usage.cached)
+        if usage.miss is not None:
+            self._cache_misses.labels(self._model, usage.miss).inc()
+
+    def unknown_field(self, name: str) -> None:
+        self._unknown.labels(self._model, name).inc()
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    """What the engine said last of itself."""
+
+    def __init__(self, model: str, engine: EngineClient, ready: Ready) -> None:
+        self._model = model
+        self._engine = engine
+        self._pages = ready.num_pages
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        found = self._engine.statistics
+        if found is None:
+            return
+        used = self._pages - found.load.free_pages
+        gauges = (
+            ("vllm:num_requests_running", "Requests in steps.", found.load.running),
+            ("vllm:num_requests_waiting", "Requests that wait for pages or a place.", found.load.waiting),
+            ("vllm:kv_cache_usage_perc", "Share of the cache's pages that requests hold, from 0 to 1.", used / self._pages),
+            ("tsrun:cached_pages", "Pages that no request holds, with prompts that may come again.", found.load.cached_pages),
+        )
+        counters = (
+            ("vllm:num_preemptions", "Requests that gave their pages to others and began anew.", found.load.preemptions),
+            ("tsrun:steps", "Steps of the engine.", found.steps),
+            ("tsrun:busy_seconds", "Seconds that the engine spent in steps.", found.busy_seconds),
+        )
+        for kind, metrics in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+            for name, text, value in metrics:
+                family = kind(name, text, labels=["model_name"])
+                family.add_metric([self._model], value)
+                yield family

@@ -1,0 +1,315 @@
+"""`/v1/responses`: OpenAI's newer form, a list of items in and a list of items out, which the server keeps for the next turn."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Any, assert_never
+
+import msgspec
+
+from tsrun.parsing import CallArguments, CallBegin, CallEnd, Content, Part, Reasoning
+from tsrun.serve.answers import Answer, Origin, begin
+from tsrun.serve.conversation import Conversation, Message, text_of, tool_call
+from tsrun.serve.front import Front
+from tsrun.serve.http_errors import HttpError, invalid, unsupported
+from tsrun.serve.sampling_fields import SamplingFields, check_count
+from tsrun.serve.sse import event
+from tsrun.serve.tools import offered
+
+MOST_KEPT = 1024
+"""Responses; the oldest are forgotten."""
+Item = dict[str, Any]
+
+
+class ResponsesRequest(msgspec.Struct, kw_only=True):
+    """The fields that are known. `include`, `metadata`, `store` and others that change no token are taken as they are."""
+
+    input: Any
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    reasoning: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    metadata: dict[str, Any] | None = None
+    truncation: str | None = None
+    top_logprobs: int | None = None
+    max_tool_calls: int | None = None
+    prompt_cache_key: str | None = None
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.stream)
+
+    def check(self) -> None:
+        check_count("max_output_tokens", self.max_output_tokens)
+        if self.background:
+            raise unsupported("background", "ask again with `stream`")
+        if self.conversation is not None:
+            raise unsupported("conversation", "send `previous_response_id` or the items themselves")
+        if self.truncation == "auto":
+            raise unsupported("truncation", "shorten the input, or send 'disabled'")
+        form = (self.text or {}).get("format")
+        if isinstance(form, dict) and form.get("type", "text") != "text":
+            raise unsupported("text.format", "only 'text' is done here yet")
+
+    def choice_fields(self) -> SamplingFields:
+        return SamplingFields(temperature=self.temperature, top_p=self.top_p)
+
+
+class KeptResponses:
+    """Items of earlier turns by the id of their response, with whose they are."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Origin, list[Item], dict[str, Any]]] = OrderedDict()
+
+    def keep(self, origin: Origin, items: list[Item], response: dict[str, Any]) -> None:
+        self._kept[response["id"]] = origin, items, response
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+
+    def items(self, origin: Origin, identity: str) -> list[Item]:
+        return self._found(origin, identity)[1]
+
+    def response(self, origin: Origin, identity: str) -> dict[str, Any]:
+        return self._found(origin, identity)[2]
+
+    def delete(self, origin: Origin, identity: str) -> None:
+        self._found(origin, identity)
+        del self._kept[identity]
+
+    def _found(self, origin: Origin, identity: str) -> tuple[Origin, list[Item], dict[str, Any]]:
+        found = self._kept.get(identity)
+        if found is None or found[0].user != origin.user:
+            raise HttpError(404, f"Response with id '{identity}' not found.", param="previous_response_id", code="response_not_found")
+        return found
+
+
+def messages_of(items: list[Item]) -> list[Message]:
+    """Items as the messages that templates take: an answer's reasoning, text and calls are one message."""
+    messages: list[Message] = []
+
+    def assistant() -> Message:
+        if not messages or messages[-1]["role"] != "assistant":
+            messages.append({"role": "assistant", "content": ""})
+        return messages[-1]
+
+    for index, item in enumerate(items):
+        where = f"input[{index}]"
+        match item:
+            case {"type": "function_call", "name": str(name), "call_id": str(identity)}:
+                assistant().setdefault("tool_calls", []).append(tool_call(identity, name, item.get("arguments")))
+            case {"type": "function_call_output", "call_id": str(identity)}:
+                output = item.get("output")
+                messages.append({"role": "tool", "tool_call_id": identity, "content": text_of(output, where)})
+            case {"type": "reasoning"}:
+                parts = item.get("content") or item.get("summary") or []
+                text = "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+                if text:
+                    message = assistant()
+                    message["reasoning_content"] = message.get("reasoning_content", "") + text
+            case {"role": str(role)} if item.get("type", "message") == "message":
+                if role not in ("user", "assistant", "system", "developer"):
+                    raise invalid(where, f"{where}.role: got '{role}'; give 'user', 'assistant', 'system' or 'developer'")
+                text = text_of(item.get("content"), where)
+                if role == "assistant":
+                    message = assistant()
+                    message["content"] = f"{message['content']}{text}"
+                else:
+                    messages.append({"role": "system" if role == "developer" else role, "content": text})
+            case {"type": "item_reference"}:
+                raise unsupported(f"{where}.type", "send the item itself")
+            case {"type": str(kind)}:
+                raise unsupported(f"{where}.type", f"items of type '{kind}' are not known")
+            case _:
+                raise invalid(where, f"{where}: an item has a `type`, or a `role` and `content`")
+    return messages
+
+
+class ResponseAnswer:
+    """One response. `start` may refuse; then `whole` or `stream`."""
+
+    def __init__(self, front: Front, request: ResponsesRequest, kept: KeptResponses) -> None:
+        self._front = front
+        self._request = request
+        self._kept = kept
+        self._answer: Answer | None = None
+        self._items: list[Item] = []
+        self._origin = Origin()
+        self._response = self._new_response()
+        self._sequence = 0
+        self._output = OutputItems(self._response["output"])
+
+    async def start(self, origin: Origin) -> None:
+        request = self._request
+        request.check()
+        choice = request.choice_fields().token_choice()
+        given = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
+        if not isinstance(given, list) or not given:
+            raise invalid("input", "input: give a text or an array of items")
+        earlier = [] if request.previous_response_id is None else self._kept.items(origin, request.previous_response_id)
+        self._origin, self._items = origin, [*earlier, *given]
+        instructions: list[Message] = [{"role": "system", "content": request.instructions}] if request.instructions else []
+        messages = [*instructions, *messages_of(self._items)]
+        effort = (request.reasoning or {}).get("effort")
+        variables = {} if effort is None else {"reasoning_effort": effort}
+        conversation = Conversation(messages, offered(request.tools, request.tool_choice), variables)
+        prompt = await self._front.prompt_of(conversation)
+        reading = self._front.reading(conversation, prompt)
+        (self._answer,) = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
+
+    async def whole(self) -> dict[str, Any]:
+        assert self._answer is not None
+        async for parts in self._answer.parts():
+            for part in parts:
+                self._output.take(part)
+        self._output.end()
+        self._finish(self._answer)
+        return self._response
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Events from `response.created` to `response.completed` or `response.incomplete`."""
+        assert self._answer is not None
+        yield self._event("response.created", {"response": self._response})
+        yield self._event("response.in_progress", {"response": self._response})
+        async for parts in self._answer.parts():
+            data = b"".join(self._event(kind, fields) for part in parts for kind, fields in self._output.take(part))
+            if data:
+                yield data
+        for kind, fields in self._output.end():
+            yield self._event(kind, fields)
+        self._finish(self._answer)
+        yield self._event(f"response.{self._response['status']}", {"response": self._response})
+
+    def _finish(self, answer: Answer) -> None:
+        if answer.finish_reason == "stop":
+            self._response["status"] = "completed"
+        else:
+            self._response["status"] = "incomplete"
+            self._response["incomplete_details"] = {"reason": "max_output_tokens"}
+        self._response["usage"] = answer.usage.responses()
+        if self._request.store is not False:
+            self._kept.keep(self._origin, [*self._items, *self._response["output"]], self._response)
+
+    def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
+        self._sequence += 1
+        return event({"type": kind, "sequence_number": self._sequence - 1, **fields}, kind)
+
+    def _new_response(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "id": f"resp_{uuid.uuid4().hex}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "status": "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            "instructions": request.instructions,
+            "max_output_tokens": request.max_output_tokens,
+            "model": self._front.model,
+            "output": [],
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
+            "previous_response_id": request.previous_response_id,
+            "reasoning": {"effort": (request.reasoning or {}).get("effort"), "summary": None},
+            "store": request.store is not False,
+            "temperature": 1.0 if request.temperature is None else request.temperature,
+            "text": {"format": {"type": "text"}},
+            "tool_choice": "auto" if request.tool_choice is None else request.tool_choice,
+            "tools": request.tools or [],
+            "top_p": 1.0 if request.top_p is None else request.top_p,
+            "truncation": "disabled",
+            "usage": None,
+            "metadata": request.metadata or {},
+        }
+
+
+Events = list[tuple[str, dict[str, Any]]]
+
+
+class OutputItems:
+    """Parts as items, one after the other: each part's events, and the items as they grow."""
+
+    def __init__(self, items: list[Item]) -> None:
+        self._items = items
+        self._open: str | None = None  # the type of the item that is open
+        self._text = ""
+
+    def take(self, part: Part) -> Events:
+        match part:
+            case Content(text):
+                return [*self._ensure("message"), *self._grow("response.output_text.delta", text, {"content_index": 0, "logprobs": []})]
+            case Reasoning(text):
+                return [*self._ensure("reasoning"), *self._grow("response.reasoning_text.delta", text, {"content_index": 0})]
+            case CallBegin(_, name, identity):
+                events = self.end()
+                call = identity or f"call_{uuid.uuid4().hex[:24]}"
+                item = {"id": _id("fc"), "type": "function_call", "status": "in_progress", "call_id": call, "name": name, "arguments": ""}
+                return [*events, *self._begin("function_call", item)]
+            case CallArguments(_, text):
+                return self._grow("response.function_call_arguments.delta", text, {})
+            case CallEnd():
+                return self.end()
+        assert_never(part)
+
+    def end(self) -> Events:
+        """Close the item that is open."""
+        kind, self._open = self._open, None
+        if kind is None:
+            return []
+        item, place = self._items[-1], self._place()
+        events: Events = []
+        if kind == "message":
+            part = {"type": "output_text", "text": self._text, "annotations": [], "logprobs": []}
+            item["content"] = [part]
+            events = [
+                ("response.output_text.done", {**place, "content_index": 0, "text": self._text, "logprobs": []}),
+                ("response.content_part.done", {**place, "content_index": 0, "part": part}),
+            ]
+        elif kind == "reasoning":
+            item["content"] = [{"type": "reasoning_text", "text": self._text}]
+            events = [("response.reasoning_text.done", {**place, "content_index": 0, "text": self._text})]
+        else:
+            item["arguments"] = self._text
+            events = [("response.function_call_arguments.done", {**place, "name": item["name"], "arguments": self._text})]
+        if kind != "reasoning":
+            item["status"] = "completed"
+        return [*events, ("response.output_item.done", {"output_index": place["output_index"], "item": item})]
+
+    def _ensure(self, kind: str) -> Events:
+        if self._open == kind:
+            return []
+        events = self.end()
+        if kind == "reasoning":
+            return [*events, *self._begin(kind, {"id": _id("rs"), "type": "reasoning", "summary": [], "content": []})]
+        item = {"id": _id("msg"), "type": "message", "status": "in_progress", "role": "assistant", "content": []}
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        begun = self._begin(kind, item)
+        return [*events, *begun, ("response.content_part.added", {**self._place(), "content_index": 0, "part": part})]
+
+    def _begin(self, kind: str, item: Item) -> Events:
+        self._open, self._text = kind, ""
+        self._items.append(item)
+        return [("response.output_item.added", {"output_index": len(self._items) - 1, "item": dict(item)})]
+
+    def _grow(self, kind: str, text: str, fields: dict[str, Any]) -> Events:
+        self._text += text
+        return [(kind, {**self._place(), **fields, "delta": text})]
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1}
+
+
+def _id(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex}"

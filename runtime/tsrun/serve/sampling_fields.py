@@ -1,0 +1,98 @@
+"""The fields that say how tokens are chosen and when to stop, which OpenAI's completions and chat completions share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tsrun.errors import RequestError
+from tsrun.sampler import Sampling
+from tsrun.serve.http_errors import HttpError, invalid
+
+MOST_STOPS = 16
+MOST_CHOICES = 128
+MOST_PRIORITY = 7
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """What the fields of any API come to."""
+
+    sampling: Sampling
+    stops: tuple[str, ...] = ()
+    num_choices: int = 1
+    ignore_eos: bool = False
+    priority: int = 0
+    deadline_seconds: float | None = None
+    cache_salt: str | None = None
+
+
+class SamplingFields(msgspec.Struct, kw_only=True):
+    """temperature and top_p have OpenAI's defaults; top_k, min_p, repetition_penalty, ignore_eos, priority, cache_salt, session_id and
+    deadline_seconds are ours and vLLM's."""
+
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    n: int | None = None
+    user: str | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    prompt_cache_key: str | None = None
+    session_id: str | None = None
+    deadline_seconds: float | None = None
+
+    def token_choice(self) -> TokenChoice:
+        """Raises HttpError where a field has no meaning."""
+        if self.priority is not None and not 0 <= self.priority <= MOST_PRIORITY:
+            raise invalid("priority", f"priority: got {self.priority}; give 0 (first) to {MOST_PRIORITY}")
+        if self.n is not None and not 1 <= self.n <= MOST_CHOICES:
+            raise invalid("n", f"n: got {self.n}; give 1 to {MOST_CHOICES}")
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(stops) > MOST_STOPS or "" in stops:
+            raise invalid("stop", f"stop: give at most {MOST_STOPS} texts, none of them empty")
+        seconds = self.deadline_seconds
+        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+            raise invalid("deadline_seconds", f"deadline_seconds: got {seconds}; give a positive number")
+        return TokenChoice(self._sampling(), tuple(stops), self.n or 1, bool(self.ignore_eos), self.priority or 0, seconds, self.cache_salt)
+
+    def _sampling(self) -> Sampling:
+        try:
+            return Sampling(
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_k=max(self.top_k or 0, 0),  # -1 is off, too
+                top_p=1.0 if self.top_p is None else self.top_p,
+                min_p=self.min_p or 0.0,
+                seed=None if self.seed is None else self.seed % 2**64,
+            )
+        except RequestError as error:
+            field = error.where.replace("-", "_")
+            raise invalid(field, f"{field}: {error.what}; {error.mend}") from None
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.stream)
+
+    @property
+    def includes_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.get("include_usage"))
+
+
+def check_count(field: str, value: int | None) -> None:
+    """Raise HttpError where a count of tokens is none."""
+    if value is not None and value < 1:
+        raise HttpError(400, f"{field}: got {value}; give a positive count", param=field, code="invalid_value")

@@ -1,0 +1,47 @@
+"""`/tokenize` and `/detokenize`, in vLLM's form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tsrun.serve.conversation import Conversation, openai_messages
+from tsrun.serve.front import Front
+from tsrun.serve.http_errors import invalid
+from tsrun.serve.rendering import render
+from tsrun.serve.tools import offered
+
+
+class Tokenize(msgspec.Struct, kw_only=True):
+    """A prompt, or messages as chat completions would render them."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Any] | None = None
+    tools: list[Any] | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def answer(self, front: Front) -> dict[str, Any]:
+        if (self.prompt is None) == (self.messages is None):
+            raise invalid("prompt", "give either `prompt` or `messages`")
+        if self.messages is not None:
+            conversation = Conversation(openai_messages(self.messages), offered(self.tools, None), self.chat_template_kwargs or {})
+            ids = front.tokenizer.encode_rendered(render(front.tokenizer, conversation))
+        else:
+            assert self.prompt is not None
+            encode = front.tokenizer.encode_rendered if self.add_special_tokens is False else front.tokenizer.encode
+            ids = encode(self.prompt)
+        return {"count": len(ids), "max_model_len": front.ready.max_context, "tokens": ids}
+
+
+class Detokenize(msgspec.Struct, kw_only=True):
+    model: str | None = None
+    tokens: list[int]
+
+    def answer(self, front: Front) -> dict[str, Any]:
+        outside = [index for index in self.tokens if not 0 <= index < front.vocabulary]
+        if outside:
+            raise invalid("tokens", f"tokens: {outside[0]} is outside of the vocabulary of {front.vocabulary}")
+        return {"prompt": front.tokenizer.decode(self.tokens, front.tokenizer.special_ids)}

@@ -1,0 +1,76 @@
+"""A server as users have it: the command, in a process of its own, in front of a toy model."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.runtime.toy import Toy, write_artifact
+
+_READY = re.compile(r" at (https?://\S+), ready in")
+
+
+@dataclass
+class Server:
+    """`lines` is what it said."""
+
+    process: subprocess.Popen[str]
+    url: str = ""
+    lines: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
+
+    def client(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)  # type: ignore[arg-type]
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        if self.reader is not None:
+            self.reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+
+def start(*arguments: str | Path) -> Server:
+    """Start `tsrun serve` at a free port and wait until it is ready; AssertionError with what it said when it ends instead."""
+    command = [sys.executable, "-m", "tsrun", "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    server = Server(process)
+    assert process.stderr is not None
+    for line in process.stderr:
+        server.lines.append(line)
+        if found := _READY.search(line):
+            server.url = found[1]
+            break
+    assert server.url, "".join(server.lines)
+
+    def read() -> None:
+        assert process.stderr is not None
+        server.lines.extend(process.stderr)
+
+    server.reader = threading.Thread(target=read, daemon=True)
+    server.reader.start()
+    return server
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of bytes, with a context long enough for a conversation."""
+    return write_artifact(Toy(context=4096), tmp_path_factory.mktemp("serve") / "toy.tsa", ranks=1)
+
+
+@pytest.fixture(scope="session")
+def server(model: Path) -> Iterator[Server]:
+    running = start(model)
+    yield running
+    assert running.stop() == 0
