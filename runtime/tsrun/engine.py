@@ -108,9 +108,12 @@ class Engine:
             raise RequestError(where, what, "shorten it, or give more with --max-context, --num-pages or --cache-bytes")
         if request.max_tokens is not None and request.max_tokens < 1:
             raise RequestError("max-tokens", f"got {request.max_tokens}", "give a positive count")
-        if self._gives_tokens and not request.sampling.greedy:
-            what = "the model picks its tokens greedily, and gives no probabilities to sample from"
-            raise RequestError("temperature", what, "leave it at 0, or use a model whose entry returns logits")
+        for token in request.sampling.logit_bias:
+            if not 0 <= token < vocabulary:
+                raise RequestError("logit-bias", f"token {token} is outside of the vocabulary of {vocabulary}", "leave it out")
+        if self._gives_tokens and request.needs_logits:
+            what = "the model picks its tokens greedily, and gives no logits to choose by"
+            raise RequestError(request.needs_logits[0], what, "leave it out, or use a model whose entry returns logits")
         if request.deadline_seconds is not None and not request.deadline_seconds > 0:
             raise RequestError("deadline-seconds", f"got {request.deadline_seconds}", "give a positive number")
         if request.stop and self.tokenizer is None:

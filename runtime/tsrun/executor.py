@@ -76,7 +76,7 @@ class Executor:
     def run(self, step: Step, draws: Draws | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits."""
         output = self.programs.run(*self._filled(step))
-        return output if draws is None else replace(output, chosen=draws.tokens(output))
+        return output if draws is None else replace(output, chosen=draws.choose(output))
 
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""

@@ -32,6 +32,11 @@ class GenerationRequest:
     deadline_seconds: float | None = None
     cache_salt: str | None = None
 
+    @property
+    def needs_logits(self) -> tuple[str, ...]:
+        """What it asks for that a model which picks tokens can not give."""
+        return (*(() if self.sampling.greedy else ("temperature",)), *self.sampling.adjusted_by)
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -14,7 +14,7 @@ class Stream:
 
     def __init__(self, request: GenerationRequest, *, decoder: Decoder | None, eos_ids: Collection[int], max_tokens: int) -> None:
         self.sampling = request.sampling
-        self.sampler = request.sampling.sampler()
+        self.sampler = request.sampling.sampler(request.prompt)
         self._detokenizer = None if decoder is None else Detokenizer(decoder, request.prompt)
         self._stops = StopStrings(request.stop)
         self._eos_ids = frozenset() if request.ignore_eos else frozenset(eos_ids)
