@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.artifact import Artifact
 from tsrun.errors import MachineError, RequestError
-from tsrun.generation import Event, GenerationRequest, StepLogits
+from tsrun.generation import Event, GenerationRequest, StepLogits, TokenLogprobs
 from tsrun.limits import LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
@@ -32,6 +32,9 @@ from tsrun.sampler import Draws
 from tsrun.step import Ints, Step
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tsrun._core import Logprobs
 
 Observer = Callable[[StepLogits], None]
 
@@ -204,16 +207,24 @@ class Engine:
             self._ranks.start(Step.of(self._running, self._keep(self._running)), self._draws(self._running))
         plan = self._running
         following = self._plan(events) if self._depth > 1 else None
-        tokens_S = self._tokens(plan, self._ranks.result())
+        result = self._ranks.result()
+        tokens_S = self._tokens(plan, result)
+        failed = self._take_failed(plan, tokens_S)
+        tokens_S = np.maximum(tokens_S, 0)
         self._running = following
         if following is not None:
             step = Step.of(following, self._keep(following))
             _fill(step.ids, tokens_S)
             self._ranks.start(step, self._draws(following))
-        sampled = [(request, int(tokens_S[s])) for s, request in self._sampling(plan)]
-        cached = {request: self._scheduler.cached_tokens(request) for request, _ in sampled}  # a commit may end them
+        sampled = [(s, request) for s, request in self._sampling(plan)]
+        cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
         self._scheduler.commit(plan.step, tokens_S, now=time.monotonic())
-        events.extend(self._advance(request, token, cached[request]) for request, token in sampled)
+        for s, request in sampled:
+            logprobs = None if result.chosen is None else result.chosen.logprobs.get(s)
+            events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs))
+        for event in failed:
+            self._scheduler.abort(event.request)
+        events.extend(failed)
         self._end_expired(events)
         return events
 
@@ -240,7 +251,7 @@ class Engine:
         """How many of each sequence's largest logits its sampling looks at, 0 for all; of one that gets no token the fewest."""
         keep_S = np.ones(len(plan.requests), dtype=np.int32)
         for s, request in self._sampling(plan):
-            keep_S[s] = 0 if self._keeps_all else self._streams[request].sampling.keep
+            keep_S[s] = 0 if self._keeps_all else self._streams[request].keep
         return keep_S
 
     def _draws(self, plan: StepPlan) -> Draws | None:
@@ -253,24 +264,32 @@ class Engine:
         return Draws(samplers, plan.lengths)
 
     def _tokens(self, plan: StepPlan, result: Output) -> Ints:
-        """The next token of each sequence of the step, 0 where it gets none."""
+        """The next token of each sequence of the step, 0 where it gets none, negative where there is none for it."""
         if self._observer is not None:
             self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result.numbers()))
         picked_S = result.tokens()
         tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
         for s, _ in self._sampling(plan):
-            if picked_S[s] < 0:
-                what = "the model's largest logit is not finite"
-                raise RequestError(f"position {int(plan.lengths[s])}", what, "check the weights and the dtype")
             tokens_S[s] = picked_S[s]
         return tokens_S
 
-    def _advance(self, request: int, token: int, cached_tokens: int) -> Event:
-        text, reason = self._streams[request].take(token)
+    def _take_failed(self, plan: StepPlan, tokens_S: Ints) -> list[Event]:
+        """End the requests of a step that there is no token for; the others go on."""
+        failed = [(s, request) for s, request in self._sampling(plan) if tokens_S[s] < 0]
+        return [Event(n, (), self._streams.pop(n).flush(), "error", error=_not_finite(int(plan.lengths[s])).line) for s, n in failed]
+
+    def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None) -> Event:
+        stream = self._streams[request]
+        text, reason = stream.take(token)
         if reason is not None:
             del self._streams[request]
             self._scheduler.finish(request)
-        return Event(request, (token,), text, reason, cached_tokens)
+        found = () if logprobs is None else (TokenLogprobs(token, logprobs[0], tuple(logprobs[1])),)
+        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found)
+
+
+def _not_finite(position: int) -> RequestError:
+    return RequestError(f"position {position}", "the model's largest logit is not finite", "check the weights and the dtype")
 
 
 def _read_tokenizer(path: Path, found: Future[Tokenizer]) -> None:

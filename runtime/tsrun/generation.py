@@ -9,9 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tsrun.errors import RequestError
 from tsrun.sampler import Sampling
 
-FinishReason = Literal["stop", "length", "abort", "deadline"]
+FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
+_MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,9 @@ class GenerationRequest:
     """A prompt and how to continue it. `max_tokens` None is as far as the context goes.
 
     user: whose requests share one turn in the queue; priority: 0 goes first, to 7; deadline_seconds: from its submission on, when it ends
-    with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache.
+    with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache; stop_token_ids: tokens that end
+    it, beside the model's own, which `ignore_eos` leaves out; logprobs: give the log probability of each token, and of so many of the
+    likeliest, 20 at most, as the model has them before anything is adjusted, filtered or constrained.
     """
 
     prompt: Sequence[int]
@@ -31,18 +35,40 @@ class GenerationRequest:
     priority: int = 0
     deadline_seconds: float | None = None
     cache_salt: str | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and not 0 <= self.logprobs <= _MOST_LOGPROBS:
+            raise RequestError("logprobs", f"got {self.logprobs}", f"give a count from 0 to {_MOST_LOGPROBS}")
 
     @property
     def needs_logits(self) -> tuple[str, ...]:
         """What it asks for that a model which picks tokens can not give."""
-        return (*(() if self.sampling.greedy else ("temperature",)), *self.sampling.adjusted_by)
+        asked = {"temperature": not self.sampling.greedy, "logprobs": self.logprobs is not None}
+        return (*self.sampling.adjusted_by, *(name for name, is_asked in asked.items() if is_asked))
+
+    @property
+    def keep(self) -> int:
+        """How many of the largest logits it looks at; 0 is all."""
+        return self.sampling.keep if self.logprobs is None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely the model held a token. top: the tokens that it held likeliest and their log probabilities, the likeliest first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """What a step brought a request. A token may bring no text yet; the last event carries the reason.
 
-    cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted.
+    cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted. stopped_by: the stop string, or the
+    token, that it stopped at. logprobs: of each token, where the request asks for them. error: why it could not go on, in one line.
     """
 
     request: int
@@ -50,6 +76,9 @@ class Event:
     text: str
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    stopped_by: str | int | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

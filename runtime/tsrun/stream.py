@@ -13,25 +13,28 @@ class Stream:
     """The state of a request on the engine's side. Without a decoder there are tokens and no text."""
 
     def __init__(self, request: GenerationRequest, *, decoder: Decoder | None, eos_ids: Collection[int], max_tokens: int) -> None:
-        self.sampling = request.sampling
-        self.sampler = request.sampling.sampler(request.prompt)
+        self.keep = request.keep
+        self.sampler = request.sampling.sampler(request.prompt, logprobs=request.logprobs)
+        self.stopped_by: str | int | None = None
         self._detokenizer = None if decoder is None else Detokenizer(decoder, request.prompt)
         self._stops = StopStrings(request.stop)
-        self._eos_ids = frozenset() if request.ignore_eos else frozenset(eos_ids)
+        self._end_ids = frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else frozenset(eos_ids))
         self._left = max_tokens
 
     def take(self, token: int) -> tuple[str, FinishReason | None]:
-        """Take the next token; return the text to show and, at the end, why it ended. An eos token has no text."""
+        """Take the next token; return the text to show and, at the end, why it ended. A token that ends a request has no text."""
         self._left -= 1
-        if token in self._eos_ids:
-            return self.flush(), "stop"
-        text = "" if self._detokenizer is None else self._stops.feed(self._detokenizer.feed(token))
-        if self._stops.met is not None:
+        if token in self._end_ids:
+            text = self.flush()
+            self.stopped_by = token if self._stops.met is None else self._stops.met
             return text, "stop"
-        if self._left > 0:
-            return text, None
-        text += self.flush()
-        return text, "length" if self._stops.met is None else "stop"
+        text = "" if self._detokenizer is None else self._stops.feed(self._detokenizer.feed(token))
+        if self._stops.met is None and self._left <= 0:
+            text += self.flush()
+        self.stopped_by = self._stops.met
+        if self.stopped_by is not None:
+            return text, "stop"
+        return text, "length" if self._left <= 0 else None
 
     def flush(self) -> str:
         """The text that was withheld, now that no token follows. It may still end in a stop string."""
