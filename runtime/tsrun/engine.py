@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -23,18 +23,21 @@ from numpy.typing import NDArray
 
 from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.artifact import Artifact
+from tsrun.constraint import Constraint
 from tsrun.errors import MachineError, RequestError
 from tsrun.generation import Event, GenerationRequest, StepLogits, TokenLogprobs
 from tsrun.limits import LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
-from tsrun.sampler import Draws
+from tsrun.sampler import NONE_ALLOWED, Draws
 from tsrun.step import Ints, Step
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tsrun._core import Logprobs
+    from tsrun.grammars import Grammars
+    from tsrun.matching import Masks, Matching
 
 Observer = Callable[[StepLogits], None]
 
@@ -76,6 +79,9 @@ class Engine:
         self._depth = options.depth
         self._keeps_all = observer is not None or not options.screen
         self._running: StepPlan | None = None
+        self._grammars: Grammars | None = None  # of constraints, from the first one on
+        self._grammars_lock = Lock()
+        self._masks: Masks | None = None
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
         self._events: list[Event] = []  # of aborts: they come out with the next step's
@@ -122,7 +128,11 @@ class Engine:
         if request.stop and self.tokenizer is None:
             raise RequestError("stop", "the artifact has no tokenizer, so there is no text to stop at", "leave it out")
         max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
-        stream = Stream(request, decoder=self.tokenizer, eos_ids=self.artifact.manifest.eos_token_ids, max_tokens=max_tokens)
+        matching = None
+        if request.constraint is not None:
+            matching = self._grammars_for(request.constraint).matching(request.constraint, ignore_eos=request.ignore_eos)
+        eos_ids = self.artifact.manifest.eos_token_ids
+        stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, matching=matching)
         now = time.monotonic()
         try:
             self._scheduler.submit(
@@ -140,6 +150,10 @@ class Engine:
         self._streams[self._next_request] = stream
         self._next_request += 1
         return self._next_request - 1
+
+    def prepare(self, constraint: Constraint) -> None:
+        """Compile a constraint, so that `submit` finds it. For any thread, while others run steps. RequestError when it can not be."""
+        self._grammars_for(constraint).compile(constraint)
 
     def seed_of(self, request: int) -> int:
         """The seed of an open request, also when the engine drew it."""
@@ -186,6 +200,12 @@ class Engine:
     def close(self) -> None:
         self._over = self._over or "it was closed"
         self._ranks.close()
+        if self._masks is not None:
+            self._masks.close()
+        with self._grammars_lock:
+            grammars, self._grammars = self._grammars, None
+        if grammars is not None:
+            grammars.close()
 
     def _check_open(self) -> None:
         if self._over is not None:
@@ -259,9 +279,35 @@ class Engine:
         if self._gives_tokens:
             return None
         samplers: list[Sampler | None] = [None] * len(plan.requests)
+        matchings: list[Matching] = []
         for s, request in self._sampling(plan):
-            samplers[s] = self._streams[request].sampler
-        return Draws(samplers, plan.lengths)
+            stream = self._streams[request]
+            samplers[s] = stream.sampler
+            if stream.matching is not None:
+                matchings.append(stream.matching)
+        return Draws(samplers, plan.lengths, self._fill(matchings) if matchings else None)
+
+    def _fill(self, matchings: list[Matching]) -> Future[None]:
+        """Begin to find out what constraints allow, while the model computes what it makes of the same tokens."""
+        if self._masks is None:
+            from tsrun.matching import Masks
+
+            self._masks = Masks()
+        return self._masks.fill(matchings)
+
+    def _grammars_for(self, constraint: Constraint) -> Grammars:
+        with self._grammars_lock:
+            self._check_open()
+            if self._grammars is None:
+                if self.tokenizer is None:
+                    raise RequestError("constraint", "the artifact has no tokenizer, so that no grammar can be held against its tokens")
+                if not self.artifact.manifest.eos_token_ids:
+                    raise RequestError("constraint", "the model has no token that ends an answer", "leave it out")
+                from tsrun.grammars import Grammars  # late: only who constrains needs it
+
+                manifest = self.artifact.manifest
+                self._grammars = Grammars(self.artifact.path, self.tokenizer, manifest.vocabulary, manifest.eos_token_ids)
+            return self._grammars
 
     def _tokens(self, plan: StepPlan, result: Output) -> Ints:
         """The next token of each sequence of the step, 0 where it gets none, negative where there is none for it."""
@@ -274,9 +320,17 @@ class Engine:
         return tokens_S
 
     def _take_failed(self, plan: StepPlan, tokens_S: Ints) -> list[Event]:
-        """End the requests of a step that there is no token for; the others go on."""
-        failed = [(s, request) for s, request in self._sampling(plan) if tokens_S[s] < 0]
-        return [Event(n, (), self._streams.pop(n).flush(), "error", error=_not_finite(int(plan.lengths[s])).line) for s, n in failed]
+        """End the requests of a step that there is no token for; the others go on, and their constraints take the tokens."""
+        failed: list[Event] = []
+        for s, request in list(self._sampling(plan)):
+            stream, token = self._streams[request], int(tokens_S[s])
+            if token < 0:
+                del self._streams[request]
+                error = _no_token(token, int(plan.lengths[s]), stream.matching)
+                failed.append(Event(request, (), stream.flush(), "error", error=error.line))
+            elif stream.matching is not None:
+                stream.matching.take(token)
+        return failed
 
     def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None) -> Event:
         stream = self._streams[request]
@@ -288,8 +342,12 @@ class Engine:
         return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found)
 
 
-def _not_finite(position: int) -> RequestError:
-    return RequestError(f"position {position}", "the model's largest logit is not finite", "check the weights and the dtype")
+def _no_token(why: int, position: int, matching: Matching | None) -> RequestError:
+    where = f"position {position}"
+    if why == NONE_ALLOWED:
+        what = (matching and matching.error) or "none of the tokens that it allows has a finite logit"
+        return RequestError(where, f"the constraint can not go on: {what}", "give another constraint")
+    return RequestError(where, "the model's largest logit is not finite", "check the weights and the dtype")
 
 
 def _read_tokenizer(path: Path, found: Future[Tokenizer]) -> None:

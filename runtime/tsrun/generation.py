@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
 from tsrun.sampler import Sampling
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
 _MOST_LOGPROBS = 20
+_MOST_SIBLINGS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class GenerationRequest:
     user: whose requests share one turn in the queue; priority: 0 goes first, to 7; deadline_seconds: from its submission on, when it ends
     with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache; stop_token_ids: tokens that end
     it, beside the model's own, which `ignore_eos` leaves out; logprobs: give the log probability of each token, and of so many of the
-    likeliest, 20 at most, as the model has them before anything is adjusted, filtered or constrained.
+    likeliest, 20 at most, as the model has them before anything is adjusted, filtered or constrained; constraint: what the answer must
+    look like; where nothing more may come it ends, `ignore_eos` or not.
     """
 
     prompt: Sequence[int]
@@ -37,6 +40,7 @@ class GenerationRequest:
     cache_salt: str | None = None
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.logprobs is not None and not 0 <= self.logprobs <= _MOST_LOGPROBS:
@@ -45,13 +49,30 @@ class GenerationRequest:
     @property
     def needs_logits(self) -> tuple[str, ...]:
         """What it asks for that a model which picks tokens can not give."""
-        asked = {"temperature": not self.sampling.greedy, "logprobs": self.logprobs is not None}
+        asked = {
+            "temperature": not self.sampling.greedy,
+            "logprobs": self.logprobs is not None,
+            "constraint": self.constraint is not None,
+        }
         return (*self.sampling.adjusted_by, *(name for name, is_asked in asked.items() if is_asked))
 
     @property
     def keep(self) -> int:
         """How many of the largest logits it looks at; 0 is all."""
-        return self.sampling.keep if self.logprobs is None else 0
+        return self.sampling.keep if self.logprobs is None and self.constraint is None else 0
+
+
+def siblings(request: GenerationRequest, n: int) -> list[GenerationRequest]:
+    """Requests for n answers to one prompt. Where it has a seed the i-th, from 0 on, has the seed + i, past the largest from 0 again.
+
+    Submitted one after the other they share the prompt's pages: the scheduler holds back who needs a page that another computes.
+    """
+    if not 1 <= n <= _MOST_SIBLINGS:
+        raise RequestError("n", f"got {n}", f"give a count from 1 to {_MOST_SIBLINGS}")
+    seed = request.sampling.seed
+    if seed is None:
+        return [request] * n
+    return [replace(request, sampling=replace(request.sampling, seed=(seed + i) % 2**64)) for i in range(n)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -153,11 +154,15 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S]."""
+    """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S];
+    masks: over when the samplers may read what is allowed."""
 
     samplers: Sequence[Sampler | None]
     positions: Ints
+    masks: Future[None] | None = None
 
     def choose(self, logits: Output) -> Chosen:
         """Without the interpreter's lock."""
+        if self.masks is not None:
+            self.masks.result()
         return Chosen(*choose(logits.address, logits.dtype, logits.shape[1], self.samplers, self.positions, logits.largest))

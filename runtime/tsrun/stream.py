@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from tsrun.detokenizer import Decoder, Detokenizer
 from tsrun.generation import FinishReason, GenerationRequest
 from tsrun.stops import StopStrings
 
+if TYPE_CHECKING:
+    from tsrun.matching import Matching
+
 
 class Stream:
     """The state of a request on the engine's side. Without a decoder there are tokens and no text."""
 
-    def __init__(self, request: GenerationRequest, *, decoder: Decoder | None, eos_ids: Collection[int], max_tokens: int) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        *,
+        decoder: Decoder | None,
+        eos_ids: Collection[int],
+        max_tokens: int,
+        matching: Matching | None = None,
+    ) -> None:
         self.keep = request.keep
-        self.sampler = request.sampling.sampler(request.prompt, logprobs=request.logprobs)
+        self.matching = matching
+        allowed = None if matching is None else matching.allowed
+        self.sampler = request.sampling.sampler(request.prompt, allowed=allowed, logprobs=request.logprobs)
         self.stopped_by: str | int | None = None
         self._detokenizer = None if decoder is None else Detokenizer(decoder, request.prompt)
         self._stops = StopStrings(request.stop)
-        self._end_ids = frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else frozenset(eos_ids))
+        ends_at_eos = not request.ignore_eos or matching is not None  # a constraint then has eos only where nothing else may come
+        self._end_ids = frozenset(request.stop_token_ids) | frozenset(eos_ids if ends_at_eos else ())
         self._left = max_tokens
 
     def take(self, token: int) -> tuple[str, FinishReason | None]:
