@@ -124,9 +124,17 @@ class Logits {
     if (first == last && allowed == nullptr) return stored;
     if (stored != room.of) std::copy(stored, stored + block_size, room.of);
     for (auto edit = first; edit != last; ++edit) room.of[edit->id - begin] = edit->logit;
-    if (allowed != nullptr)
-      for (std::int64_t i = 0; i < block_size; ++i)
-        if ((allowed[i / word_bits] >> (i % word_bits) & 1) == 0) room.of[i] = -std::numeric_limits<float>::infinity();
+    if (allowed == nullptr) return room.of;
+    constexpr float out = -std::numeric_limits<float>::infinity();
+    for (int word = 0; word < words; ++word) {
+      float* logits = room.of + word * word_bits;
+      if (allowed[word] == 0) {
+        std::fill(logits, logits + word_bits, out);
+      } else if (allowed[word] != ~0u) {
+        for (int bit = 0; bit < word_bits; ++bit)
+          if ((allowed[word] >> bit & 1) == 0) logits[bit] = out;
+      }
+    }
     return room.of;
   }
 
