@@ -84,7 +84,8 @@ std::shared_ptr<Scheduler> make(std::int32_t num_pages, std::int32_t page_size, 
                                 std::int32_t max_step_tokens, std::int32_t max_context, const Pairs& windows,
                                 const Pairs& states, std::int32_t num_rank_groups, const Pairs& paddings,
                                 std::int32_t num_host_pages, std::int32_t depth, bool prefix_cache,
-                                std::uint64_t name_space, bool events, double aging_seconds, double floor) {
+                                std::uint64_t name_space, bool events, double aging_seconds, double floor,
+                                std::int32_t scored_rows) {
   tsrun::CacheLayout caches{page_size, {{tsrun::CacheKind::full, num_pages}}};
   for (const auto& [extent, pages] : windows) caches.groups.push_back({tsrun::CacheKind::window, pages, extent});
   for (const auto& [extent, pages] : states) caches.groups.push_back({tsrun::CacheKind::state, pages, extent});
@@ -92,17 +93,17 @@ std::shared_ptr<Scheduler> make(std::int32_t num_pages, std::int32_t page_size, 
   for (const auto& [tokens, multiple] : paddings) given.push_back({tokens, multiple});
   const tsrun::Limits limits{std::move(caches), max_sequences, max_step_tokens, max_context, num_rank_groups,
                              num_host_pages,    depth};
-  return std::make_shared<Scheduler>(limits, tsrun::Policy{prefix_cache, name_space, events, aging_seconds, floor},
-                                     std::move(given));
+  return std::make_shared<Scheduler>(
+      limits, tsrun::Policy{prefix_cache, name_space, events, aging_seconds, floor, scored_rows}, std::move(given));
 }
 
 void submit(Scheduler& self, std::int64_t request, const Ints& prompt, std::int32_t max_new_tokens, std::int64_t user,
             std::int32_t priority, double deadline, std::uint64_t salt, std::int32_t device_drafts, bool needs_token,
-            double now) {
+            bool scores_prompt, double now) {
   const std::span<const Token> tokens = flat(prompt, "prompt");
   const py::gil_scoped_release release;
   self.submit(RequestId{request}, tokens, max_new_tokens,
-              {UserId{user}, priority, deadline, salt, device_drafts, needs_token}, now);
+              {UserId{user}, priority, deadline, salt, device_drafts, needs_token, scores_prompt}, now);
 }
 
 std::optional<PlanView> plan(const std::shared_ptr<Scheduler>& self, double now) {
@@ -245,6 +246,28 @@ py::tuple log_probabilities_as_python(const tsrun::LogProbabilities& found) {
   return py::make_tuple(found.of_token, top);
 }
 
+py::list score(std::uintptr_t address, const std::string& dtype, std::int64_t width, const Ints& rows,
+               const Ints& tokens, const Ints& counts) {
+  const LogitRows logits(address, dtype, width);
+  const std::span<const std::int32_t> each = flat(rows, "rows"), of = flat(tokens, "tokens"),
+                                      top = flat(counts, "counts");
+  if (of.size() != each.size() || top.size() != each.size())
+    throw std::invalid_argument("every array must have an element for each row");
+  for (std::size_t i = 0; i < each.size(); ++i)
+    if (each[i] < 0 || top[i] < 0 || of[i] < 0 || of[i] >= width)
+      throw std::invalid_argument("a row, token or count that there is not");
+  std::vector<tsrun::LogProbabilities> found;
+  {
+    const py::gil_scoped_release release;
+    static thread_local tsrun::Ranking room;
+    for (std::size_t i = 0; i < each.size(); ++i)
+      found.push_back(log_probabilities(logits[each[i]], of[i], top[i], room));
+  }
+  py::list all;
+  for (const tsrun::LogProbabilities& one : found) all.append(log_probabilities_as_python(one));
+  return all;
+}
+
 py::tuple choose(std::uintptr_t address, const std::string& dtype, std::int64_t width,
                  const std::vector<Sampler*>& samplers, const Ints& positions, const std::optional<Ints>& largest) {
   const LogitRows rows(address, dtype, width);
@@ -312,6 +335,7 @@ PYBIND11_MODULE(_core, module) {
       .def_readonly("seed", &Sampler::seed);
   module.def("choose", &choose, "address"_a, "dtype"_a, "width"_a, "samplers"_a, "positions"_a,
              "largest"_a = py::none());
+  module.def("score", &score, "address"_a, "dtype"_a, "width"_a, "rows"_a, "tokens"_a, "counts"_a);
   module.def("uniform", &tsrun::uniform, "seed"_a, "position"_a);
 
   py::class_<PlanView>(module, "StepPlan")
@@ -333,7 +357,7 @@ PYBIND11_MODULE(_core, module) {
       .def(py::init(&make), py::kw_only(), "num_pages"_a, "page_size"_a, "max_sequences"_a, "max_step_tokens"_a,
            "max_context"_a, "windows"_a = py::tuple(), "states"_a = py::tuple(), "num_rank_groups"_a = 1,
            "paddings"_a = py::tuple(), "num_host_pages"_a = 0, "depth"_a = 1, "prefix_cache"_a = true,
-           "namespace"_a = 0, "events"_a = false, "aging_seconds"_a = 30.0, "floor"_a = 0.0)
+           "namespace"_a = 0, "events"_a = false, "aging_seconds"_a = 30.0, "floor"_a = 0.0, "scored_rows"_a = 64)
       .def(
           "refusal",
           [](const Scheduler& self, std::int64_t prompt_tokens,
@@ -345,7 +369,7 @@ PYBIND11_MODULE(_core, module) {
           "prompt_tokens"_a, "max_new_tokens"_a)
       .def("submit", &submit, "request"_a, "prompt"_a, "max_new_tokens"_a, py::kw_only(), "user"_a = 0,
            "priority"_a = 0, "deadline"_a = tsrun::never, "salt"_a = 0, "device_drafts"_a = 0, "needs_token"_a = false,
-           "now"_a = 0.0)
+           "scores_prompt"_a = false, "now"_a = 0.0)
       .def(
           "draft",
           [](Scheduler& self, std::int64_t request, const Ints& tokens) {

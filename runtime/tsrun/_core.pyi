@@ -75,6 +75,7 @@ class Scheduler:
         events: bool = False,  # keep page events for `page_events`
         aging_seconds: float = 30.0,  # a waiting request rises by one priority class after so long
         floor: float = 0.0,  # tokens per second that every decoding request keeps
+        scored_rows: int = 64,  # of a step at most, in prompts that are scored
     ) -> None: ...
     def refusal(self, prompt_tokens: int, max_new_tokens: int) -> str | None:
         """Why a request of this size can never run, or None; asked before `submit`."""
@@ -89,6 +90,7 @@ class Scheduler:
         deadline: float = ...,  # in the seconds of `now`
         salt: int = 0,  # of the cache: requests of another salt or adapter share no pages
         device_drafts: int = 0,  # tokens that the device drafts for each step
+        scores_prompt: bool = False,  # the logits of all its prompt are looked at: it is computed whole, in chunks of few rows
         needs_token: bool = False,  # the next step needs the last token on the host: a grammar, drafts by `draft`
         now: float = 0.0,
     ) -> None: ...
@@ -192,6 +194,16 @@ def choose(
     """[S]: a token for each row, -1 where its largest logit is not finite or one is NaN, -2 where no token that is allowed has a finite
     one, 0 where there is no sampler. And for rows whose samplers ask for them the log probabilities. A token depends on nothing but its
     row's logits, sampler, position and the tokens before. ValueError for what can not be rows of logits, or not of these samplers."""
+
+def score(
+    address: int,  # of logits [R, V], row after row
+    dtype: str,
+    width: int,  # V
+    rows: NDArray[np.int32],  # [N]
+    tokens: NDArray[np.int32],  # [N]
+    counts: NDArray[np.int32],  # [N]: of the likeliest
+) -> list[Logprobs]:
+    """[N]: of each token by its row, as `choose` gives them. NaN where the row's largest logit is not finite."""
 
 def uniform(seed: int, position: int) -> float:
     """The random number of a token: `numpy.random.Generator(numpy.random.Philox(key=seed, counter=position)).random()`."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -24,20 +24,21 @@ from numpy.typing import NDArray
 from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.artifact import Artifact
 from tsrun.constraint import Constraint
+from tsrun.constraints import Constraints
 from tsrun.errors import MachineError, RequestError
 from tsrun.generation import Event, GenerationRequest, StepLogits, TokenLogprobs
-from tsrun.limits import LimitOptions, Limits
+from tsrun.limits import SCORED_ROWS, LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
 from tsrun.sampler import NONE_ALLOWED, Draws
+from tsrun.scoring import Scored, with_rows
 from tsrun.step import Ints, Step
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tsrun._core import Logprobs
-    from tsrun.grammars import Grammars
-    from tsrun.matching import Masks, Matching
+    from tsrun.matching import Matching
 
 Observer = Callable[[StepLogits], None]
 
@@ -79,11 +80,10 @@ class Engine:
         self._depth = options.depth
         self._keeps_all = observer is not None or not options.screen
         self._running: StepPlan | None = None
-        self._grammars: Grammars | None = None  # of constraints, from the first one on
-        self._grammars_lock = Lock()
-        self._masks: Masks | None = None
+        self._constraints = Constraints(self.artifact, self.tokenizer)
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
+        self._scoring: set[int] = set()  # requests whose prompts are not scored to their ends
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
 
@@ -97,6 +97,7 @@ class Engine:
             paddings=self._ranks.program.paddings,
             depth=options.depth,
             prefix_cache=options.prefix_cache,
+            scored_rows=SCORED_ROWS,
             namespace=self.artifact.namespace,
         )
 
@@ -123,6 +124,9 @@ class Engine:
         if self._gives_tokens and request.needs_logits:
             what = "the model picks its tokens greedily, and gives no logits to choose by"
             raise RequestError(request.needs_logits[0], what, "leave it out, or use a model whose entry returns logits")
+        if request.prompt_logprobs is not None and self._ranks.program.sequence_groups > 1:
+            what = "groups of ranks keep sequences of their own, and give the logits of one row of each"
+            raise RequestError("prompt-logprobs", what, "leave it out, or use an artifact without `paged@` caches")
         if request.deadline_seconds is not None and not request.deadline_seconds > 0:
             raise RequestError("deadline-seconds", f"got {request.deadline_seconds}", "give a positive number")
         if request.stop and self.tokenizer is None:
@@ -130,7 +134,7 @@ class Engine:
         max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
         matching = None
         if request.constraint is not None:
-            matching = self._grammars_for(request.constraint).matching(request.constraint, ignore_eos=request.ignore_eos)
+            matching = self._constraints.matching(request.constraint, ignore_eos=request.ignore_eos)
         eos_ids = self.artifact.manifest.eos_token_ids
         stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, matching=matching)
         now = time.monotonic()
@@ -142,18 +146,22 @@ class Engine:
                 user=request.user,
                 priority=request.priority,
                 deadline=math.inf if request.deadline_seconds is None else now + request.deadline_seconds,
+                scores_prompt=request.prompt_logprobs is not None,
                 salt=0 if request.cache_salt is None else _digest(request.cache_salt),
                 now=now,
             )
         except ValueError as error:
             raise RequestError("", str(error)) from None
         self._streams[self._next_request] = stream
+        if stream.scores is not None:
+            self._scoring.add(self._next_request)
         self._next_request += 1
         return self._next_request - 1
 
     def prepare(self, constraint: Constraint) -> None:
         """Compile a constraint, so that `submit` finds it. For any thread, while others run steps. RequestError when it can not be."""
-        self._grammars_for(constraint).compile(constraint)
+        self._check_open()
+        self._constraints.prepare(constraint)
 
     def seed_of(self, request: int) -> int:
         """The seed of an open request, also when the engine drew it."""
@@ -200,12 +208,7 @@ class Engine:
     def close(self) -> None:
         self._over = self._over or "it was closed"
         self._ranks.close()
-        if self._masks is not None:
-            self._masks.close()
-        with self._grammars_lock:
-            grammars, self._grammars = self._grammars, None
-        if grammars is not None:
-            grammars.close()
+        self._constraints.close()
 
     def _check_open(self) -> None:
         if self._over is not None:
@@ -224,7 +227,7 @@ class Engine:
             if self._running is None:
                 assert not self._streams, "the scheduler has nothing to do for the requests that are open"
                 return events
-            self._ranks.start(Step.of(self._running, self._keep(self._running)), self._draws(self._running))
+            self._start(self._running)
         plan = self._running
         following = self._plan(events) if self._depth > 1 else None
         result = self._ranks.result()
@@ -233,12 +236,15 @@ class Engine:
         tokens_S = np.maximum(tokens_S, 0)
         self._running = following
         if following is not None:
-            step = Step.of(following, self._keep(following))
-            _fill(step.ids, tokens_S)
-            self._ranks.start(step, self._draws(following))
+            _fill(following.ids, tokens_S)
+            self._start(following)
         sampled = [(s, request) for s, request in self._sampling(plan)]
         cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
         self._scheduler.commit(plan.step, tokens_S, now=time.monotonic())
+        for one, found in () if result.chosen is None else result.chosen.scores:
+            scores = self._streams[one.request].scores if one.request in self._streams else None
+            if scores is not None:
+                scores.take(one.position, found)
         for s, request in sampled:
             logprobs = None if result.chosen is None else result.chosen.logprobs.get(s)
             events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs))
@@ -247,6 +253,22 @@ class Engine:
         events.extend(failed)
         self._end_expired(events)
         return events
+
+    def _start(self, plan: StepPlan) -> None:
+        """Begin a step whose ids are all known."""
+        step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
+        self._ranks.start(with_rows(step, scored) if scored else step, self._draws(plan, scored))
+
+    def _scored(self, plan: StepPlan) -> list[Scored]:
+        """The tokens of prompts that a step's rows say the log probabilities of."""
+        found: list[Scored] = []
+        self._scoring &= self._streams.keys()
+        for request in self._scoring:
+            scores = self._streams[request].scores
+            for s in np.flatnonzero(plan.requests == request):
+                assert scores is not None
+                found += scores.of_chunk(request, plan, int(s))
+        return found
 
     def _plan(self, events: list[Event]) -> StepPlan | None:
         plan = self._scheduler.plan(time.monotonic())
@@ -274,7 +296,7 @@ class Engine:
             keep_S[s] = 0 if self._keeps_all else self._streams[request].keep
         return keep_S
 
-    def _draws(self, plan: StepPlan) -> Draws | None:
+    def _draws(self, plan: StepPlan, scored: list[Scored]) -> Draws | None:
         """The tokens that a step is to bring; None where the program picks them."""
         if self._gives_tokens:
             return None
@@ -285,34 +307,16 @@ class Engine:
             samplers[s] = stream.sampler
             if stream.matching is not None:
                 matchings.append(stream.matching)
-        return Draws(samplers, plan.lengths, self._fill(matchings) if matchings else None)
-
-    def _fill(self, matchings: list[Matching]) -> Future[None]:
-        """Begin to find out what constraints allow, while the model computes what it makes of the same tokens."""
-        if self._masks is None:
-            from tsrun.matching import Masks
-
-            self._masks = Masks()
-        return self._masks.fill(matchings)
-
-    def _grammars_for(self, constraint: Constraint) -> Grammars:
-        with self._grammars_lock:
-            self._check_open()
-            if self._grammars is None:
-                if self.tokenizer is None:
-                    raise RequestError("constraint", "the artifact has no tokenizer, so that no grammar can be held against its tokens")
-                if not self.artifact.manifest.eos_token_ids:
-                    raise RequestError("constraint", "the model has no token that ends an answer", "leave it out")
-                from tsrun.grammars import Grammars  # late: only who constrains needs it
-
-                manifest = self.artifact.manifest
-                self._grammars = Grammars(self.artifact.path, self.tokenizer, manifest.vocabulary, manifest.eos_token_ids)
-            return self._grammars
+        masks = self._constraints.fill(matchings) if matchings else None
+        if not scored:
+            return Draws(samplers, plan.lengths, masks)
+        positions = np.concatenate((plan.lengths, np.zeros(len(scored), dtype=np.int32)))
+        return Draws([*samplers, *[None] * len(scored)], positions, masks, scored)
 
     def _tokens(self, plan: StepPlan, result: Output) -> Ints:
         """The next token of each sequence of the step, 0 where it gets none, negative where there is none for it."""
         if self._observer is not None:
-            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result.numbers()))
+            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result.numbers()[: len(plan.requests)]))
         picked_S = result.tokens()
         tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
         for s, _ in self._sampling(plan):
@@ -338,8 +342,16 @@ class Engine:
         if reason is not None:
             del self._streams[request]
             self._scheduler.finish(request)
-        found = () if logprobs is None else (TokenLogprobs(token, logprobs[0], tuple(logprobs[1])),)
-        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found)
+        found = () if logprobs is None else (_token_logprobs(token, logprobs),)
+        scores: tuple[TokenLogprobs, ...] = ()
+        if request in self._scoring and stream.scores is not None:
+            scores = tuple(_token_logprobs(*each) for each in stream.scores.all())
+            self._scoring.discard(request)
+        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found, scores)
+
+
+def _token_logprobs(token: int, found: Logprobs) -> TokenLogprobs:
+    return TokenLogprobs(token, found[0], tuple(found[1]))
 
 
 def _no_token(why: int, position: int, matching: Matching | None) -> RequestError:

@@ -25,8 +25,9 @@ class GenerationRequest:
     user: whose requests share one turn in the queue; priority: 0 goes first, to 7; deadline_seconds: from its submission on, when it ends
     with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache; stop_token_ids: tokens that end
     it, beside the model's own, which `ignore_eos` leaves out; logprobs: give the log probability of each token, and of so many of the
-    likeliest, 20 at most, as the model has them before anything is adjusted, filtered or constrained; constraint: what the answer must
-    look like; where nothing more may come it ends, `ignore_eos` or not.
+    likeliest, 20 at most, as the model has them before anything is adjusted, filtered or constrained; prompt_logprobs: the same for the
+    tokens of the prompt, which is then computed anew, in small steps; constraint: what the answer must look like; where nothing more may
+    come it ends, `ignore_eos` or not.
     """
 
     prompt: Sequence[int]
@@ -40,11 +41,13 @@ class GenerationRequest:
     cache_salt: str | None = None
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
-        if self.logprobs is not None and not 0 <= self.logprobs <= _MOST_LOGPROBS:
-            raise RequestError("logprobs", f"got {self.logprobs}", f"give a count from 0 to {_MOST_LOGPROBS}")
+        for name, count in (("logprobs", self.logprobs), ("prompt-logprobs", self.prompt_logprobs)):
+            if count is not None and not 0 <= count <= _MOST_LOGPROBS:
+                raise RequestError(name, f"got {count}", f"give a count from 0 to {_MOST_LOGPROBS}")
 
     @property
     def needs_logits(self) -> tuple[str, ...]:
@@ -52,6 +55,7 @@ class GenerationRequest:
         asked = {
             "temperature": not self.sampling.greedy,
             "logprobs": self.logprobs is not None,
+            "prompt-logprobs": self.prompt_logprobs is not None,
             "constraint": self.constraint is not None,
         }
         return (*self.sampling.adjusted_by, *(name for name, is_asked in asked.items() if is_asked))
@@ -89,7 +93,8 @@ class Event:
     """What a step brought a request. A token may bring no text yet; the last event carries the reason.
 
     cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted. stopped_by: the stop string, or the
-    token, that it stopped at. logprobs: of each token, where the request asks for them. error: why it could not go on, in one line.
+    token, that it stopped at. logprobs: of each token, where the request asks for them; prompt_logprobs: of each token of the
+    prompt but the first, with the first token. error: why it could not go on, in one line.
     """
 
     request: int
@@ -99,6 +104,7 @@ class Event:
     cached_tokens: int = 0
     stopped_by: str | int | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tsrun._core import Sampler, choose
 from tsrun.errors import RequestError
 from tsrun.output import Output
+from tsrun.scoring import Scored, scores
 from tsrun.step import Ints
 
 if TYPE_CHECKING:
@@ -146,23 +147,26 @@ def refused(name: str, value: object, mend: str) -> RequestError:
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """What came of a step's logits: tokens [S], or negative why there is none (NOT_FINITE, NONE_ALLOWED), of no meaning where a sequence
-    gets no token; logprobs: of the sequences whose requests ask for them, by their places."""
+    gets no token; logprobs: of the sequences whose requests ask for them, by their places; scores: of tokens of prompts."""
 
     tokens: Ints
     logprobs: Mapping[int, Logprobs] = field(default_factory=dict)
+    scores: Sequence[tuple[Scored, Logprobs]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Draws:
     """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S];
-    masks: over when the samplers may read what is allowed."""
+    masks: over when the samplers may read what is allowed; scored: tokens of prompts, by the step's last rows."""
 
     samplers: Sequence[Sampler | None]
     positions: Ints
     masks: Future[None] | None = None
+    scored: Sequence[Scored] = ()
 
     def choose(self, logits: Output) -> Chosen:
         """Without the interpreter's lock."""
         if self.masks is not None:
             self.masks.result()
-        return Chosen(*choose(logits.address, logits.dtype, logits.shape[1], self.samplers, self.positions, logits.largest))
+        tokens, logprobs = choose(logits.address, logits.dtype, logits.shape[1], self.samplers, self.positions, logits.largest)
+        return Chosen(tokens, logprobs, scores(logits, self.scored) if self.scored else ())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tsrun.detokenizer import Decoder, Detokenizer
 from tsrun.generation import FinishReason, GenerationRequest
+from tsrun.scoring import PromptScores
 from tsrun.stops import StopStrings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Stream:
         self.matching = matching
         allowed = None if matching is None else matching.allowed
         self.sampler = request.sampling.sampler(request.prompt, allowed=allowed, logprobs=request.logprobs)
+        self.scores = None if request.prompt_logprobs is None else PromptScores(request.prompt, request.prompt_logprobs)
         self.stopped_by: str | int | None = None
         self._detokenizer = None if decoder is None else Detokenizer(decoder, request.prompt)
         self._stops = StopStrings(request.stop)

@@ -302,8 +302,9 @@ def test_the_same_constraint_is_compiled_once_from_any_thread(toy_artifact: Path
 def test_the_process_that_checks_ends_with_the_engine(toy_artifact: Path) -> None:
     with Engine(toy_artifact) as engine:
         engine.prepare(CASES["regex"][0])
-        assert engine._grammars is not None
-        process = engine._grammars._check._process
+        grammars = engine._constraints._grammars
+        assert grammars is not None
+        process = grammars._check._process
         assert process is not None
         os.kill(process.pid, 0)
     assert process.poll() is not None
@@ -311,7 +312,7 @@ def test_the_process_that_checks_ends_with_the_engine(toy_artifact: Path) -> Non
 
 def test_without_a_tokenizer_or_an_end_nothing_is_constrained(toy_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Engine(toy_artifact) as engine:
-        monkeypatch.setattr(engine, "tokenizer", None)
+        monkeypatch.setattr(engine._constraints, "_tokenizer", None)
         with pytest.raises(RequestError, match="constraint: the artifact has no tokenizer"):
             engine.submit(GenerationRequest([9], constraint=CASES["regex"][0]))
 
