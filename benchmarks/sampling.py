@@ -73,10 +73,10 @@ def measure(logits: NDArray[np.float32], sampling: Sampling, rounds: int) -> tup
     numpys: list[float] = []
     for position in range(rounds + 1):
         where = np.array([position], dtype=np.int32)
-        spent, tokens = _timed(Draws(sampler, where).tokens, 5, output)
+        spent, found = _timed(Draws(sampler, where).choose, 5, output)
         spent_numpy, same = _timed(numpy_sampler.choose, 1, logits, sampling, 1, position)
-        if tokens[0] != same:
-            raise RuntimeError(f"{sampling} at {position}: {tokens[0]} and {same}")
+        if found.tokens[0] != same:
+            raise RuntimeError(f"{sampling} at {position}: {found.tokens[0]} and {same}")
         ours.append(spent)
         numpys.append(spent_numpy)
     return ours[1:], numpys[1:]

@@ -111,7 +111,8 @@ Entry* Scheduler::choose(Entry& front, RankGroupId& ranks, bool& lacks_pages) {
   for (Entry* entry : candidates_) {
     if (still_waits(*entry)) continue;
     if (num_looked_up++ == max_candidates) break;
-    const std::int32_t num_pages = policy_.prefix_cache ? (entry->request().length() - 1) / limits_.page_size() : 0;
+    const bool looks_up = policy_.prefix_cache && !entry->options.scores_prompt;
+    const std::int32_t num_pages = looks_up ? (entry->request().length() - 1) / limits_.page_size() : 0;
     for (std::int32_t at = 0; at < limits_.num_rank_groups; ++at) {
       const RankGroupId here{at};
       if (budgets_[place(here)] == 0) continue;
@@ -150,7 +151,7 @@ bool Scheduler::computes(const Entry& other, std::int32_t page) const {
 // Whether the page after the match is about to be computed. Who it is and which page is kept, so that a long prompt is
 // not looked up again in each step of the other.
 bool Scheduler::is_computed_soon(Entry& entry, RankGroupId ranks, const Match& match) {
-  if (!policy_.prefix_cache) return false;
+  if (!policy_.prefix_cache || entry.options.scores_prompt) return false;
   const std::int32_t size = limits_.page_size();
   const std::int32_t next = match.device + match.host;
   if (next >= (entry.request().length() - 1) / size) return false;

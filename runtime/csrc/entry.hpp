@@ -31,7 +31,8 @@ struct RequestOptions {
   Seconds deadline = never;
   std::uint64_t salt = 0;  // of the prefix cache
   std::int32_t device_drafts = 0;
-  bool needs_token = false;  // its next step can not be planned before the last one's token is known
+  bool needs_token = false;    // its next step can not be planned before the last one's token is known
+  bool scores_prompt = false;  // the logits of all its prompt are looked at: it is computed whole, in short chunks
 };
 
 // A visitor out of one lambda a state. There is no default: a state without its lambda does not compile.

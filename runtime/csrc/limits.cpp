@@ -91,6 +91,7 @@ Policy checked(Policy policy) {
   if (!(policy.floor >= 0) || !std::isfinite(policy.floor)) {
     invalid("floor must be tokens per second, 0 or more, got ", policy.floor);
   }
+  if (policy.scored_rows < 1) invalid("scored_rows must be at least 1, got ", policy.scored_rows);
   return policy;
 }
 

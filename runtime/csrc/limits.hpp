@@ -28,8 +28,9 @@ struct Policy {
   bool prefix_cache = true;
   std::uint64_t name_space = 0;  // of the prefix cache: the model's digest
   bool keep_events = false;
-  Seconds aging = 30;  // a waiting request rises by one priority class after so long
-  double floor = 0;    // tokens per second that every decoding request keeps
+  Seconds aging = 30;             // a waiting request rises by one priority class after so long
+  double floor = 0;               // tokens per second that every decoding request keeps
+  std::int32_t scored_rows = 64;  // of a step at most, in prompts that are scored
 };
 
 // Steps of `tokens` tokens or more are padded to a multiple, which num_rank_groups divides and max_step_tokens is one

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -83,7 +84,8 @@ std::shared_ptr<Scheduler> make(std::int32_t num_pages, std::int32_t page_size, 
                                 std::int32_t max_step_tokens, std::int32_t max_context, const Pairs& windows,
                                 const Pairs& states, std::int32_t num_rank_groups, const Pairs& paddings,
                                 std::int32_t num_host_pages, std::int32_t depth, bool prefix_cache,
-                                std::uint64_t name_space, bool events, double aging_seconds, double floor) {
+                                std::uint64_t name_space, bool events, double aging_seconds, double floor,
+                                std::int32_t scored_rows) {
   tsrun::CacheLayout caches{page_size, {{tsrun::CacheKind::full, num_pages}}};
   for (const auto& [extent, pages] : windows) caches.groups.push_back({tsrun::CacheKind::window, pages, extent});
   for (const auto& [extent, pages] : states) caches.groups.push_back({tsrun::CacheKind::state, pages, extent});
@@ -91,17 +93,17 @@ std::shared_ptr<Scheduler> make(std::int32_t num_pages, std::int32_t page_size, 
   for (const auto& [tokens, multiple] : paddings) given.push_back({tokens, multiple});
   const tsrun::Limits limits{std::move(caches), max_sequences, max_step_tokens, max_context, num_rank_groups,
                              num_host_pages,    depth};
-  return std::make_shared<Scheduler>(limits, tsrun::Policy{prefix_cache, name_space, events, aging_seconds, floor},
-                                     std::move(given));
+  return std::make_shared<Scheduler>(
+      limits, tsrun::Policy{prefix_cache, name_space, events, aging_seconds, floor, scored_rows}, std::move(given));
 }
 
 void submit(Scheduler& self, std::int64_t request, const Ints& prompt, std::int32_t max_new_tokens, std::int64_t user,
             std::int32_t priority, double deadline, std::uint64_t salt, std::int32_t device_drafts, bool needs_token,
-            double now) {
+            bool scores_prompt, double now) {
   const std::span<const Token> tokens = flat(prompt, "prompt");
   const py::gil_scoped_release release;
   self.submit(RequestId{request}, tokens, max_new_tokens,
-              {UserId{user}, priority, deadline, salt, device_drafts, needs_token}, now);
+              {UserId{user}, priority, deadline, salt, device_drafts, needs_token, scores_prompt}, now);
 }
 
 std::optional<PlanView> plan(const std::shared_ptr<Scheduler>& self, double now) {
@@ -199,34 +201,113 @@ tsrun::LogitType logit_type_of(const std::string& name) {
   throw std::invalid_argument("logits can not be of type `" + name + "`");
 }
 
-py::array_t<std::int32_t> choose(std::uintptr_t address, const std::string& dtype, std::int64_t width,
-                                 const std::vector<const Sampler*>& samplers, const Ints& positions,
-                                 const std::optional<Ints>& largest) {
-  const tsrun::LogitType type = logit_type_of(dtype);
+// [row, width] of logits, which is not checked to be there.
+struct LogitRows {
+  std::uintptr_t address;
+  tsrun::LogitType type;
+  std::int64_t width;
+
+  LogitRows(std::uintptr_t address, const std::string& dtype, std::int64_t width)
+      : address(address), type(logit_type_of(dtype)), width(width) {
+    if (width < 1 || width > INT32_MAX) throw std::invalid_argument("a row of logits has 1 to 2**31 - 1 of them");
+  }
+
+  tsrun::Logits operator[](std::size_t row) const {
+    const std::uintptr_t logits = address + row * static_cast<std::size_t>(width) * size_of(type);
+    return {reinterpret_cast<const void*>(logits), type, width};
+  }
+};
+
+using Ids = std::vector<std::pair<std::int32_t, double>>;
+using Words = py::array_t<std::uint32_t, py::array::c_style>;
+
+Sampler make_sampler(double temperature, std::int64_t top_k, double top_p, double min_p, std::uint64_t seed,
+                     const Ids& logit_bias, double repetition, double frequency, double presence,
+                     const std::optional<Ints>& prompt, const std::optional<Words>& allowed, int num_logprobs) {
+  Sampler sampler{temperature, top_k, top_p, min_p, seed};
+  const tsrun::Penalties penalties{repetition, frequency, presence};
+  if (penalties.look_back() || !logit_bias.empty()) {
+    std::span<const std::int32_t> tokens;
+    if (prompt) tokens = flat(*prompt, "prompt");
+    const auto is_negative = [](std::int32_t id) { return id < 0; };
+    if (std::ranges::any_of(tokens, is_negative) ||
+        std::ranges::any_of(logit_bias, is_negative, &Ids::value_type::first))
+      throw std::invalid_argument("a token is at least 0");
+    sampler.adjustment.emplace(penalties, logit_bias, tokens);
+  }
+  if (allowed) sampler.allowed = {allowed->data(), static_cast<std::size_t>(allowed->size())};
+  sampler.num_log_probabilities = num_logprobs;
+  return sampler;
+}
+
+py::tuple log_probabilities_as_python(const tsrun::LogProbabilities& found) {
+  py::list top;
+  for (const auto& [id, value] : found.top) top.append(py::make_tuple(id, value));
+  return py::make_tuple(found.of_token, top);
+}
+
+py::list score(std::uintptr_t address, const std::string& dtype, std::int64_t width, const Ints& rows,
+               const Ints& tokens, const Ints& counts) {
+  const LogitRows logits(address, dtype, width);
+  const std::span<const std::int32_t> each = flat(rows, "rows"), of = flat(tokens, "tokens"),
+                                      top = flat(counts, "counts");
+  if (of.size() != each.size() || top.size() != each.size())
+    throw std::invalid_argument("every array must have an element for each row");
+  for (std::size_t i = 0; i < each.size(); ++i)
+    if (each[i] < 0 || top[i] < 0 || of[i] < 0 || of[i] >= width)
+      throw std::invalid_argument("a row, token or count that there is not");
+  std::vector<tsrun::LogProbabilities> found;
+  {
+    const py::gil_scoped_release release;
+    static thread_local tsrun::Ranking room;
+    for (std::size_t i = 0; i < each.size(); ++i)
+      found.push_back(log_probabilities(logits[each[i]], of[i], top[i], room));
+  }
+  py::list all;
+  for (const tsrun::LogProbabilities& one : found) all.append(log_probabilities_as_python(one));
+  return all;
+}
+
+py::tuple choose(std::uintptr_t address, const std::string& dtype, std::int64_t width,
+                 const std::vector<Sampler*>& samplers, const Ints& positions, const std::optional<Ints>& largest) {
+  const LogitRows rows(address, dtype, width);
   const std::size_t num_rows = samplers.size();
   const std::span<const std::int32_t> places = flat(positions, "positions");
   std::optional<std::span<const std::int32_t>> first;
   if (largest) first = flat(*largest, "largest");
   if (places.size() != num_rows || (first && first->size() != num_rows))
     throw std::invalid_argument("every array must have an element for each sampler");
-  if (width < 1 || width > INT32_MAX) throw std::invalid_argument("a row of logits has 1 to 2**31 - 1 of them");
+  for (const Sampler* sampler : samplers) {
+    if (sampler == nullptr) continue;
+    if (sampler->adjustment && sampler->adjustment->largest_id() >= width)
+      throw std::invalid_argument("a sampler has tokens that a row of logits has not");
+    if (!sampler->allowed.empty() && std::ssize(sampler->allowed) != tsrun::words_of(width))
+      throw std::invalid_argument("a sampler allows tokens of another vocabulary");
+  }
   py::array_t<std::int32_t> tokens(static_cast<py::ssize_t>(num_rows));
   std::int32_t* token = tokens.mutable_data();
-  const py::gil_scoped_release release;
-  static thread_local tsrun::Ranking room;
-  for (std::size_t row = 0; row < num_rows; ++row) {
-    token[row] = 0;
-    if (samplers[row] == nullptr) continue;
-    if (first && samplers[row]->is_greedy()) {
-      token[row] = (*first)[row];
-      continue;
+  std::vector<std::optional<tsrun::LogProbabilities>> log_probabilities;
+  {
+    const py::gil_scoped_release release;
+    static thread_local tsrun::Ranking room;
+    for (std::size_t row = 0; row < num_rows; ++row) {
+      token[row] = 0;
+      if (samplers[row] == nullptr) continue;
+      if (first && samplers[row]->takes_first()) {
+        token[row] = (*first)[row];
+        continue;
+      }
+      tsrun::Choice choice = choose(rows[row], *samplers[row], static_cast<std::uint64_t>(places[row]), room);
+      token[row] = choice.token;
+      if (!choice.log_probabilities) continue;
+      log_probabilities.resize(num_rows);
+      log_probabilities[row] = std::move(choice.log_probabilities);
     }
-    const std::uintptr_t logits = address + row * static_cast<std::size_t>(width) * size_of(type);
-    token[row] = choose({reinterpret_cast<const void*>(logits), type, width}, *samplers[row],
-                        static_cast<std::uint64_t>(places[row]), room)
-                     .token;
   }
-  return tokens;
+  py::dict found;
+  for (std::size_t row = 0; row < log_probabilities.size(); ++row)
+    if (log_probabilities[row]) found[py::int_(row)] = log_probabilities_as_python(*log_probabilities[row]);
+  return py::make_tuple(tokens, found);
 }
 
 }  // namespace
@@ -247,13 +328,14 @@ PYBIND11_MODULE(_core, module) {
           "word"_a);
 
   py::class_<Sampler>(module, "Sampler")
-      .def(py::init([](double temperature, std::int64_t top_k, double top_p, double min_p, std::uint64_t seed) {
-             return Sampler{temperature, top_k, top_p, min_p, seed};
-           }),
-           py::kw_only(), "temperature"_a = 0.0, "top_k"_a = 0, "top_p"_a = 1.0, "min_p"_a = 0.0, "seed"_a = 0)
+      .def(py::init(&make_sampler), py::kw_only(), py::keep_alive<1, 12>(), "temperature"_a = 0.0, "top_k"_a = 0,
+           "top_p"_a = 1.0, "min_p"_a = 0.0, "seed"_a = 0, "logit_bias"_a = Ids{}, "repetition_penalty"_a = 1.0,
+           "frequency_penalty"_a = 0.0, "presence_penalty"_a = 0.0, "prompt"_a.noconvert() = py::none(),
+           "allowed"_a.noconvert() = py::none(), "num_logprobs"_a = -1)
       .def_readonly("seed", &Sampler::seed);
   module.def("choose", &choose, "address"_a, "dtype"_a, "width"_a, "samplers"_a, "positions"_a,
              "largest"_a = py::none());
+  module.def("score", &score, "address"_a, "dtype"_a, "width"_a, "rows"_a, "tokens"_a, "counts"_a);
   module.def("uniform", &tsrun::uniform, "seed"_a, "position"_a);
 
   py::class_<PlanView>(module, "StepPlan")
@@ -275,7 +357,7 @@ PYBIND11_MODULE(_core, module) {
       .def(py::init(&make), py::kw_only(), "num_pages"_a, "page_size"_a, "max_sequences"_a, "max_step_tokens"_a,
            "max_context"_a, "windows"_a = py::tuple(), "states"_a = py::tuple(), "num_rank_groups"_a = 1,
            "paddings"_a = py::tuple(), "num_host_pages"_a = 0, "depth"_a = 1, "prefix_cache"_a = true,
-           "namespace"_a = 0, "events"_a = false, "aging_seconds"_a = 30.0, "floor"_a = 0.0)
+           "namespace"_a = 0, "events"_a = false, "aging_seconds"_a = 30.0, "floor"_a = 0.0, "scored_rows"_a = 64)
       .def(
           "refusal",
           [](const Scheduler& self, std::int64_t prompt_tokens,
@@ -287,7 +369,7 @@ PYBIND11_MODULE(_core, module) {
           "prompt_tokens"_a, "max_new_tokens"_a)
       .def("submit", &submit, "request"_a, "prompt"_a, "max_new_tokens"_a, py::kw_only(), "user"_a = 0,
            "priority"_a = 0, "deadline"_a = tsrun::never, "salt"_a = 0, "device_drafts"_a = 0, "needs_token"_a = false,
-           "now"_a = 0.0)
+           "scores_prompt"_a = false, "now"_a = 0.0)
       .def(
           "draft",
           [](Scheduler& self, std::int64_t request, const Ints& tokens) {

@@ -97,6 +97,7 @@ void Scheduler::plan_fills() {
   std::ranges::sort(fills_, goes_first);
   fill_rows_ = limits_.max_step_tokens;
   yielding_rows_ = std::max(1, limits_.max_step_tokens / 2);
+  scored_rows_ = policy_.scored_rows;
   fewest_running_ = fewest_ending_ = limits_.max_sequences;
   if (users_.size() > 1) {
     for (const Entry* entry : running_) fewest_running_ = std::min(fewest_running_, entry->user->num_running);
@@ -131,6 +132,7 @@ void Scheduler::plan_fill(Entry& entry) {
   if (const std::int32_t every = limits_.caches.snapshot_tokens(); every > 0) {
     wanted = std::min(wanted, (begin / every + 1) * every);  // a state can be copied only between chunks
   }
+  if (entry.options.scores_prompt) wanted = std::min(wanted, begin + scored_rows_);
   // Rows that make no token in this step keep others waiting. A user with more requests than another computes at most
   // half a step of them, so that who comes meanwhile waits for a short step; and none where another's first token is
   // due.
@@ -143,6 +145,7 @@ void Scheduler::plan_fill(Entry& entry) {
   if (end == length) fewest_ending_ = std::min(fewest_ending_, entry.user->num_running);
   if (yields) yielding_rows_ -= end - begin;
   fill_rows_ -= end - begin;
+  if (entry.options.scores_prompt) scored_rows_ -= end - begin;
   add_chunk(entry, begin, end - begin, end == length ? 1 : 0, -1);
 }
 

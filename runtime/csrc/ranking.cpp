@@ -42,7 +42,7 @@ class Levels {
 
 }  // namespace
 
-bool Ranking::read(const Logits& logits) {
+RowState Ranking::read(const Logits& logits) {
   logits_ = logits;
   const std::int64_t num_blocks = logits.num_blocks();
   maxima_.resize((num_blocks + block_size - 1) / block_size);
@@ -53,7 +53,8 @@ bool Ranking::read(const Logits& logits) {
     entry(maxima_, block) = maximum_of(logits.block(block, room_), has_nan);
   largest_ = -infinity;
   for (const Block<float>& some : maxima_) largest_ = std::max(largest_, maximum_of(some.of, has_nan));
-  return !has_nan && std::isfinite(largest_);
+  if (has_nan || largest_ == infinity) return RowState::not_finite;
+  return largest_ == -infinity ? RowState::empty : RowState::usable;
 }
 
 std::int32_t Ranking::first() const {
@@ -62,6 +63,31 @@ std::int32_t Ranking::first() const {
   Block<float> room;
   const float* logits = logits_.block(block, room);
   return static_cast<std::int32_t>(block * block_size + (std::find(logits, logits + block_size, largest_) - logits));
+}
+
+void Ranking::first(std::size_t count, std::vector<Ranked>& found) const {
+  const auto precedes = [](const Ranked& a, const Ranked& b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+  };
+  found.clear();  // a heap with the last of them on top
+  Block<float> room;
+  for (std::int64_t block = 0; block < logits_.num_blocks() && count > 0; ++block) {
+    const auto goes_in = [&](float logit) {
+      return logit != -infinity && (found.size() < count || logit > found.front().logit);
+    };
+    if (!goes_in(entry(maxima_, block))) continue;
+    const float* logits = logits_.block(block, room);
+    for (std::int64_t i = 0; i < block_size; ++i) {
+      if (!goes_in(logits[i])) continue;
+      if (found.size() == count) {
+        std::ranges::pop_heap(found, precedes);
+        found.pop_back();
+      }
+      found.push_back({static_cast<std::int32_t>(block * block_size + i), logits[i]});
+      std::ranges::push_heap(found, precedes);
+    }
+  }
+  std::ranges::sort_heap(found, precedes);
 }
 
 void Ranking::set_temperature(double temperature) {
@@ -112,6 +138,13 @@ std::int32_t Ranking::at_share(double share) {
     if (before > target) break;
   }
   return static_cast<std::int32_t>(found->block * block_size + last);
+}
+
+double Ranking::total() {
+  double total = 0;
+  for (std::int64_t block = 0; block < logits_.num_blocks(); ++block)
+    if (may_have(block, 0)) total += sum_of(weights_of(block));
+  return total;
 }
 
 // Keep the shortest beginning whose measures add up to the goal.

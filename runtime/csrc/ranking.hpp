@@ -17,13 +17,26 @@ struct Cut {
   std::int64_t end_id = std::numeric_limits<std::int64_t>::max();
 };
 
+struct Ranked {
+  std::int32_t id;
+  float logit;
+};
+
+// What a row is good for: with no finite logit, all of which are -inf, or with one that is NaN or infinite, for
+// nothing.
+enum class RowState : std::uint8_t { usable, empty, not_finite };
+
 class Ranking {
  public:
-  // Takes up a row, whose memory must stay. False: its largest logit is not finite, or one is NaN.
-  bool read(const Logits& logits);
+  // Takes up a row, whose memory must stay. The calls below are for usable ones.
+  RowState read(const Logits& logits);
 
-  // The id of the largest logit.
+  // The id of the largest logit, and the logit.
   std::int32_t first() const;
+  float largest() const { return largest_; }
+
+  // The first so many, or all that are not -inf.
+  void first(std::size_t count, std::vector<Ranked>& found) const;
 
   // Gives all logits weights, and keeps all; before the calls below. The first weighs 1.
   void set_temperature(double temperature);
@@ -36,6 +49,9 @@ class Ranking {
   // Of what is kept, by rising ids, the first whose weight and those before it are more than this share of all. For
   // shares below 1.
   std::int32_t at_share(double share);
+
+  // The weight of all that is kept.
+  double total();
 
  private:
   struct Candidate {

@@ -172,6 +172,7 @@ class Scheduler {
   StepId planned_{};
   std::vector<std::int32_t> budgets_;  // rows left, of each group of ranks
   std::int32_t fill_rows_ = 0;         // that may still be prefilled without breaking the floor
+  std::int32_t scored_rows_ = 0;       // left for prompts that are scored
   std::int32_t yielding_rows_ = 0;     // left for unfinished prompts of users with more requests than another
   std::int32_t fewest_running_ = 0;    // requests that a user has running
   std::int32_t fewest_ending_ = 0;     // and one who ends a prompt in this step

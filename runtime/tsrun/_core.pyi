@@ -75,6 +75,7 @@ class Scheduler:
         events: bool = False,  # keep page events for `page_events`
         aging_seconds: float = 30.0,  # a waiting request rises by one priority class after so long
         floor: float = 0.0,  # tokens per second that every decoding request keeps
+        scored_rows: int = 64,  # of a step at most, in prompts that are scored
     ) -> None: ...
     def refusal(self, prompt_tokens: int, max_new_tokens: int) -> str | None:
         """Why a request of this size can never run, or None; asked before `submit`."""
@@ -89,6 +90,7 @@ class Scheduler:
         deadline: float = ...,  # in the seconds of `now`
         salt: int = 0,  # of the cache: requests of another salt or adapter share no pages
         device_drafts: int = 0,  # tokens that the device drafts for each step
+        scores_prompt: bool = False,  # the logits of all its prompt are looked at: it is computed whole, in chunks of few rows
         needs_token: bool = False,  # the next step needs the last token on the host: a grammar, drafts by `draft`
         now: float = 0.0,
     ) -> None: ...
@@ -156,11 +158,30 @@ class Vocabulary:
         """The id of a word of the model."""
 
 class Sampler:
-    """How the tokens of one request are chosen: `tsrun.sampler.Sampling` with a seed, and not checked again."""
+    """How the tokens of one request are chosen: `tsrun.sampler.Sampling` with a seed, and not checked again. It remembers the tokens that
+    it has chosen, where penalties look back at them."""
 
-    def __init__(self, *, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, seed: int = 0) -> None: ...
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        logit_bias: Sequence[tuple[int, float]] = (),
+        repetition_penalty: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        prompt: NDArray[np.int32] | None = None,  # for penalties
+        allowed: NDArray[np.uint32] | None = None,  # [W]: a bit for each token, padded to a multiple of 128; looked at by each choice
+        num_logprobs: int = -1,  # of the likeliest tokens, beside that of the chosen one; -1: none at all
+    ) -> None: ...
     @property
     def seed(self) -> int: ...
+
+Logprobs = tuple[float, list[tuple[int, float]]]
+"""Of one token, and of the likeliest with their ids, the likeliest first: the logarithms of the softmax of what the model gave."""
 
 def choose(
     address: int,  # of logits [S, V], row after row
@@ -169,9 +190,20 @@ def choose(
     samplers: Sequence[Sampler | None],  # None: the row is not looked at
     positions: NDArray[np.int32],  # [S], of the tokens that are chosen
     largest: NDArray[np.int32] | None = None,  # [S]: what greedy samplers would choose, where it is known
-) -> NDArray[np.int32]:
-    """[S]: a token for each row, -1 where its largest logit is not finite or one is NaN, 0 where there is no sampler. A token depends on
-    nothing but its row's logits, sampler and position. ValueError for what can not be rows of logits."""
+) -> tuple[NDArray[np.int32], dict[int, Logprobs]]:
+    """[S]: a token for each row, -1 where its largest logit is not finite or one is NaN, -2 where no token that is allowed has a finite
+    one, 0 where there is no sampler. And for rows whose samplers ask for them the log probabilities. A token depends on nothing but its
+    row's logits, sampler, position and the tokens before. ValueError for what can not be rows of logits, or not of these samplers."""
+
+def score(
+    address: int,  # of logits [R, V], row after row
+    dtype: str,
+    width: int,  # V
+    rows: NDArray[np.int32],  # [N]
+    tokens: NDArray[np.int32],  # [N]
+    counts: NDArray[np.int32],  # [N]: of the likeliest
+) -> list[Logprobs]:
+    """[N]: of each token by its row, as `choose` gives them. NaN where the row's largest logit is not finite."""
 
 def uniform(seed: int, position: int) -> float:
     """The random number of a token: `numpy.random.Generator(numpy.random.Philox(key=seed, counter=position)).random()`."""

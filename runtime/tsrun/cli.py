@@ -86,6 +86,9 @@ def cli() -> None:
 @click.option("--top-k", type=int, default=0, help="Only the so many likeliest tokens.")
 @click.option("--top-p", type=float, default=1.0, help="Only the likeliest tokens that make this share.")
 @click.option("--min-p", type=float, default=0.0, help="Only tokens this likely relative to the likeliest.")
+@click.option("--presence-penalty", type=float, default=0.0, help="Taken off the logits of tokens that the answer has [-2 to 2].")
+@click.option("--frequency-penalty", type=float, default=0.0, help="The same for each time that it has them [-2 to 2].")
+@click.option("--repetition-penalty", type=float, default=1.0, help="What logits of tokens of prompt and answer are divided by [1 is off].")
 @click.option("--seed", type=int, help="Makes sampling repeatable [default: drawn].")
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the model says it is done.")
@@ -111,7 +114,8 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
         return {name: rest.pop(name) for name in names}
 
     try:
-        sampling = Sampling(**take("temperature", "top_k", "top_p", "min_p", "seed"))
+        penalties = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+        sampling = Sampling(**take("temperature", "top_k", "top_p", "min_p", "seed", *penalties))
         limits = LimitOptions(**take(*(option.name for option in fields(LimitOptions))))
     except RequestError as error:
         raise UsageError(f"--{error.where}", error.what, error.mend) from None

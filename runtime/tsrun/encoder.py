@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer as Library
 from tsrun._core import Vocabulary
 from tsrun.errors import ArtifactError
 from tsrun.memory import give_back_memory
+from tsrun.token_bytes import TokenBytes, token_bytes
 from tsrun.weights import Weights
 
 _AGAIN = "compile the artifact again"
@@ -26,6 +28,8 @@ class Encoder(Protocol):
     @property
     def special_ids(self) -> frozenset[int]: ...
     def id_of(self, token: str) -> int | None: ...
+    def token_bytes(self) -> TokenBytes | None:
+        """None where the words have no bytes of their own."""
 
 
 def read_encoder(folder: Path) -> Encoder:
@@ -64,6 +68,13 @@ class _WholeEncoder:
         found: int | None = self._library.token_to_id(token)
         return found
 
+    def token_bytes(self) -> TokenBytes | None:
+        ids: dict[str, int] = self._library.get_vocab(with_added_tokens=True)
+        words = [""] * (max(ids.values(), default=-1) + 1)
+        for word, index in ids.items():
+            words[index] = word
+        return _token_bytes(self._library, words)
+
 
 class _SplitEncoder:
     """The library knows no merges: it cuts a text into words and these into symbols; its decoder joins words that are looked up here."""
@@ -89,6 +100,7 @@ class _SplitEncoder:
         except ValueError as error:
             raise ArtifactError(str(file), f"can not be read ({error})", _AGAIN) from None
         self._ids = range(len(begin) - 1)
+        self._text, self._begin = weights.buffer("text", "u8"), begin
         # Of symbols, of added tokens, and of those that go around a text.
         largest = max([*library.get_vocab(with_added_tokens=False).values(), *added, *library.encode("").ids], default=-1)
         if largest >= len(self._ids):
@@ -108,6 +120,16 @@ class _SplitEncoder:
     def id_of(self, token: str) -> int | None:
         found: int | None = self._library.token_to_id(token)
         return self._vocabulary.find(token) if found is None else found
+
+    def token_bytes(self) -> TokenBytes | None:
+        text, begin = bytes(self._text), self._begin
+        return _token_bytes(self._library, [text[begin[i] : begin[i + 1]].decode() for i in self._ids])
+
+
+def _token_bytes(library: Any, words: list[str]) -> TokenBytes | None:
+    added = library.get_added_tokens_decoder()
+    found = token_bytes(words, added.keys(), json.loads(library.to_str())["decoder"])
+    return None if found is None else TokenBytes(found, [index for index, token in added.items() if token.special])
 
 
 def _special_ids(library: Any) -> frozenset[int]:

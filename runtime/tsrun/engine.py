@@ -16,22 +16,29 @@ from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.artifact import Artifact
+from tsrun.constraint import Constraint
+from tsrun.constraints import Constraints
 from tsrun.errors import MachineError, RequestError
-from tsrun.generation import Event, GenerationRequest, Load, StepLogits
-from tsrun.limits import LimitOptions, Limits
+from tsrun.generation import Event, GenerationRequest, Load, StepLogits, TokenLogprobs
+from tsrun.limits import SCORED_ROWS, LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
-from tsrun.sampler import Draws
+from tsrun.sampler import NONE_ALLOWED, Draws
+from tsrun.scoring import Scored, with_rows
 from tsrun.step import Ints, Step
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tsrun._core import Logprobs
+    from tsrun.matching import Matching
 
 Observer = Callable[[StepLogits], None]
 
@@ -73,8 +80,10 @@ class Engine:
         self._depth = options.depth
         self._keeps_all = observer is not None or not options.screen
         self._running: StepPlan | None = None
+        self._constraints = Constraints(self.artifact, self.tokenizer)
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
+        self._scoring: set[int] = set()  # requests whose prompts are not scored to their ends
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
 
@@ -88,6 +97,7 @@ class Engine:
             paddings=self._ranks.program.paddings,
             depth=options.depth,
             prefix_cache=options.prefix_cache,
+            scored_rows=SCORED_ROWS,
             namespace=self.artifact.namespace,
         )
 
@@ -108,15 +118,25 @@ class Engine:
             raise RequestError(where, what, "shorten it, or give more with --max-context, --num-pages or --cache-bytes")
         if request.max_tokens is not None and request.max_tokens < 1:
             raise RequestError("max-tokens", f"got {request.max_tokens}", "give a positive count")
-        if self._gives_tokens and not request.sampling.greedy:
-            what = "the model picks its tokens greedily, and gives no probabilities to sample from"
-            raise RequestError("temperature", what, "leave it at 0, or use a model whose entry returns logits")
+        for token in request.sampling.logit_bias:
+            if not 0 <= token < vocabulary:
+                raise RequestError("logit-bias", f"token {token} is outside of the vocabulary of {vocabulary}", "leave it out")
+        if self._gives_tokens and request.needs_logits:
+            what = "the model picks its tokens greedily, and gives no logits to choose by"
+            raise RequestError(request.needs_logits[0], what, "leave it out, or use a model whose entry returns logits")
+        if request.prompt_logprobs is not None and self._ranks.program.sequence_groups > 1:
+            what = "groups of ranks keep sequences of their own, and give the logits of one row of each"
+            raise RequestError("prompt-logprobs", what, "leave it out, or use an artifact without `paged@` caches")
         if request.deadline_seconds is not None and not request.deadline_seconds > 0:
             raise RequestError("deadline-seconds", f"got {request.deadline_seconds}", "give a positive number")
         if request.stop and self.tokenizer is None:
             raise RequestError("stop", "the artifact has no tokenizer, so there is no text to stop at", "leave it out")
         max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
-        stream = Stream(request, decoder=self.tokenizer, eos_ids=self.artifact.manifest.eos_token_ids, max_tokens=max_tokens)
+        matching = None
+        if request.constraint is not None:
+            matching = self._constraints.matching(request.constraint, ignore_eos=request.ignore_eos)
+        eos_ids = self.artifact.manifest.eos_token_ids
+        stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, matching=matching)
         now = time.monotonic()
         try:
             self._scheduler.submit(
@@ -126,14 +146,22 @@ class Engine:
                 user=request.user,
                 priority=request.priority,
                 deadline=math.inf if request.deadline_seconds is None else now + request.deadline_seconds,
+                scores_prompt=request.prompt_logprobs is not None,
                 salt=0 if request.cache_salt is None else _digest(request.cache_salt),
                 now=now,
             )
         except ValueError as error:
             raise RequestError("", str(error)) from None
         self._streams[self._next_request] = stream
+        if stream.scores is not None:
+            self._scoring.add(self._next_request)
         self._next_request += 1
         return self._next_request - 1
+
+    def prepare(self, constraint: Constraint) -> None:
+        """Compile a constraint, so that `submit` finds it. For any thread, while others run steps. RequestError when it can not be."""
+        self._check_open()
+        self._constraints.prepare(constraint)
 
     def seed_of(self, request: int) -> int:
         """The seed of an open request, also when the engine drew it."""
@@ -191,6 +219,7 @@ class Engine:
     def close(self) -> None:
         self._over = self._over or "it was closed"
         self._ranks.close()
+        self._constraints.close()
 
     def _check_open(self) -> None:
         if self._over is not None:
@@ -209,21 +238,48 @@ class Engine:
             if self._running is None:
                 assert not self._streams, "the scheduler has nothing to do for the requests that are open"
                 return events
-            self._ranks.start(Step.of(self._running, self._keep(self._running)), self._draws(self._running))
+            self._start(self._running)
         plan = self._running
         following = self._plan(events) if self._depth > 1 else None
-        tokens_S = self._tokens(plan, self._ranks.result())
+        result = self._ranks.result()
+        tokens_S = self._tokens(plan, result)
+        failed = self._take_failed(plan, tokens_S)
+        tokens_S = np.maximum(tokens_S, 0)
         self._running = following
         if following is not None:
-            step = Step.of(following, self._keep(following))
-            _fill(step.ids, tokens_S)
-            self._ranks.start(step, self._draws(following))
-        sampled = [(request, int(tokens_S[s])) for s, request in self._sampling(plan)]
-        cached = {request: self._scheduler.cached_tokens(request) for request, _ in sampled}  # a commit may end them
+            _fill(following.ids, tokens_S)
+            self._start(following)
+        sampled = [(s, request) for s, request in self._sampling(plan)]
+        cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
         self._scheduler.commit(plan.step, tokens_S, now=time.monotonic())
-        events.extend(self._advance(request, token, cached[request]) for request, token in sampled)
+        for one, found in () if result.chosen is None else result.chosen.scores:
+            scores = self._streams[one.request].scores if one.request in self._streams else None
+            if scores is not None:
+                scores.take(one.position, found)
+        for s, request in sampled:
+            logprobs = None if result.chosen is None else result.chosen.logprobs.get(s)
+            events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs))
+        for event in failed:
+            self._scheduler.abort(event.request)
+        events.extend(failed)
         self._end_expired(events)
         return events
+
+    def _start(self, plan: StepPlan) -> None:
+        """Begin a step whose ids are all known."""
+        step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
+        self._ranks.start(with_rows(step, scored) if scored else step, self._draws(plan, scored))
+
+    def _scored(self, plan: StepPlan) -> list[Scored]:
+        """The tokens of prompts that a step's rows say the log probabilities of."""
+        found: list[Scored] = []
+        self._scoring &= self._streams.keys()
+        for request in self._scoring:
+            scores = self._streams[request].scores
+            for s in np.flatnonzero(plan.requests == request):
+                assert scores is not None
+                found += scores.of_chunk(request, plan, int(s))
+        return found
 
     def _plan(self, events: list[Event]) -> StepPlan | None:
         plan = self._scheduler.plan(time.monotonic())
@@ -248,37 +304,73 @@ class Engine:
         """How many of each sequence's largest logits its sampling looks at, 0 for all; of one that gets no token the fewest."""
         keep_S = np.ones(len(plan.requests), dtype=np.int32)
         for s, request in self._sampling(plan):
-            keep_S[s] = 0 if self._keeps_all else self._streams[request].sampling.keep
+            keep_S[s] = 0 if self._keeps_all else self._streams[request].keep
         return keep_S
 
-    def _draws(self, plan: StepPlan) -> Draws | None:
+    def _draws(self, plan: StepPlan, scored: list[Scored]) -> Draws | None:
         """The tokens that a step is to bring; None where the program picks them."""
         if self._gives_tokens:
             return None
         samplers: list[Sampler | None] = [None] * len(plan.requests)
+        matchings: list[Matching] = []
         for s, request in self._sampling(plan):
-            samplers[s] = self._streams[request].sampler
-        return Draws(samplers, plan.lengths)
+            stream = self._streams[request]
+            samplers[s] = stream.sampler
+            if stream.matching is not None:
+                matchings.append(stream.matching)
+        masks = self._constraints.fill(matchings) if matchings else None
+        if not scored:
+            return Draws(samplers, plan.lengths, masks)
+        positions = np.concatenate((plan.lengths, np.zeros(len(scored), dtype=np.int32)))
+        return Draws([*samplers, *[None] * len(scored)], positions, masks, scored)
 
     def _tokens(self, plan: StepPlan, result: Output) -> Ints:
-        """The next token of each sequence of the step, 0 where it gets none."""
+        """The next token of each sequence of the step, 0 where it gets none, negative where there is none for it."""
         if self._observer is not None:
-            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result.numbers()))
+            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result.numbers()[: len(plan.requests)]))
         picked_S = result.tokens()
         tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
         for s, _ in self._sampling(plan):
-            if picked_S[s] < 0:
-                what = "the model's largest logit is not finite"
-                raise RequestError(f"position {int(plan.lengths[s])}", what, "check the weights and the dtype")
             tokens_S[s] = picked_S[s]
         return tokens_S
 
-    def _advance(self, request: int, token: int, cached_tokens: int) -> Event:
-        text, reason = self._streams[request].take(token)
+    def _take_failed(self, plan: StepPlan, tokens_S: Ints) -> list[Event]:
+        """End the requests of a step that there is no token for; the others go on, and their constraints take the tokens."""
+        failed: list[Event] = []
+        for s, request in list(self._sampling(plan)):
+            stream, token = self._streams[request], int(tokens_S[s])
+            if token < 0:
+                del self._streams[request]
+                error = _no_token(token, int(plan.lengths[s]), stream.matching)
+                failed.append(Event(request, (), stream.flush(), "error", error=error.line))
+            elif stream.matching is not None:
+                stream.matching.take(token)
+        return failed
+
+    def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None) -> Event:
+        stream = self._streams[request]
+        text, reason = stream.take(token)
         if reason is not None:
             del self._streams[request]
             self._scheduler.finish(request)
-        return Event(request, (token,), text, reason, cached_tokens)
+        found = () if logprobs is None else (_token_logprobs(token, logprobs),)
+        scores: tuple[TokenLogprobs, ...] = ()
+        if request in self._scoring and stream.scores is not None:
+            scores = tuple(_token_logprobs(*each) for each in stream.scores.all())
+            self._scoring.discard(request)
+        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found, scores)
+
+
+def _token_logprobs(token: int, found: Logprobs) -> TokenLogprobs:
+    return TokenLogprobs(token, found[0], tuple(found[1]))
+
+
+def _no_token(why: int, position: int, matching: Matching | None) -> RequestError:
+    where = f"position {position}"
+    if why == NONE_ALLOWED:
+        what = (matching and matching.error) or "none of the tokens that it allows has a finite logit"
+        return RequestError(where, f"the constraint can not go on: {what}", "give another constraint")
+    return RequestError(where, "the model's largest logit is not finite", "check the weights and the dtype")
 
 
 def _read_tokenizer(path: Path, found: Future[Tokenizer]) -> None:

@@ -68,15 +68,15 @@ class Executor:
         if self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
-            most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_sequences}
+            most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_output_rows}
             self.programs = TorchPrograms(program, plans, file, threads, most)
         else:
-            self.programs = SimdPrograms(plans, file, threads, limits.max_sequences, memory)
+            self.programs = SimdPrograms(plans, file, threads, limits.max_output_rows, memory)
 
     def run(self, step: Step, draws: Draws | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits."""
         output = self.programs.run(*self._filled(step))
-        return output if draws is None else replace(output, chosen=draws.tokens(output))
+        return output if draws is None else replace(output, chosen=draws.choose(output))
 
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""

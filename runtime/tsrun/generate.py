@@ -13,7 +13,7 @@ from typing import TextIO
 from tsrun.artifact import is_artifact
 from tsrun.compile_cache import CompileCache
 from tsrun.engine import Engine
-from tsrun.errors import ArtifactError, CacheError, UsageError
+from tsrun.errors import ArtifactError, CacheError, RequestError, UsageError
 from tsrun.generation import FinishReason, GenerationRequest
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions
@@ -149,6 +149,8 @@ def run_batch(engine: Engine, options: GenerateOptions, stream: TextIO | None) -
     printer = None if stream is None else OrderedPrinter(len(results), stream)
     index = {number: place for place, number in enumerate(results)}
     for event in engine.events():
+        if event.error is not None:
+            raise RequestError("", event.error)
         result = results[event.request]
         result.token_ids.extend(event.token_ids)
         result.pieces.append(event.text)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsrun.constraint import Constraint
+from tsrun.errors import RequestError
 from tsrun.sampler import Sampling
 
-FinishReason = Literal["stop", "length", "abort", "deadline"]
+FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
+_MOST_LOGPROBS = 20
+_MOST_SIBLINGS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +23,11 @@ class GenerationRequest:
     """A prompt and how to continue it. `max_tokens` None is as far as the context goes.
 
     user: whose requests share one turn in the queue; priority: 0 goes first, to 7; deadline_seconds: from its submission on, when it ends
-    with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache; shown: special tokens that
-    are text here.
+    with what it has; cache_salt: only requests of one salt find each other's prompts in the prefix cache; stop_token_ids: tokens that end
+    it, beside the model's own, which `ignore_eos` leaves out; logprobs: give the log probability of each token, and of so many of the
+    likeliest, 20 at most, as the model has them before anything is adjusted, filtered or constrained; prompt_logprobs: the same for the
+    tokens of the prompt, which is then computed anew, in small steps; constraint: what the answer must look like; where nothing more may
+    come it ends, `ignore_eos` or not; shown: special tokens that are text here.
     """
 
     prompt: Sequence[int]
@@ -32,14 +39,63 @@ class GenerationRequest:
     priority: int = 0
     deadline_seconds: float | None = None
     cache_salt: str | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
     shown: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, count in (("logprobs", self.logprobs), ("prompt-logprobs", self.prompt_logprobs)):
+            if count is not None and not 0 <= count <= _MOST_LOGPROBS:
+                raise RequestError(name, f"got {count}", f"give a count from 0 to {_MOST_LOGPROBS}")
+
+    @property
+    def needs_logits(self) -> tuple[str, ...]:
+        """What it asks for that a model which picks tokens can not give."""
+        asked = {
+            "temperature": not self.sampling.greedy,
+            "logprobs": self.logprobs is not None,
+            "prompt-logprobs": self.prompt_logprobs is not None,
+            "constraint": self.constraint is not None,
+        }
+        return (*self.sampling.adjusted_by, *(name for name, is_asked in asked.items() if is_asked))
+
+    @property
+    def keep(self) -> int:
+        """How many of the largest logits it looks at; 0 is all."""
+        return self.sampling.keep if self.logprobs is None and self.constraint is None else 0
+
+
+def siblings(request: GenerationRequest, n: int) -> list[GenerationRequest]:
+    """Requests for n answers to one prompt. Where it has a seed the i-th, from 0 on, has the seed + i, past the largest from 0 again.
+
+    Submitted one after the other they share the prompt's pages: the scheduler holds back who needs a page that another computes.
+    """
+    if not 1 <= n <= _MOST_SIBLINGS:
+        raise RequestError("n", f"got {n}", f"give a count from 1 to {_MOST_SIBLINGS}")
+    seed = request.sampling.seed
+    if seed is None:
+        return [request] * n
+    return [replace(request, sampling=replace(request.sampling, seed=(seed + i) % 2**64)) for i in range(n)]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely the model held a token. top: the tokens that it held likeliest and their log probabilities, the likeliest first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """What a step brought a request. A token may bring no text yet; the last event carries the reason.
 
-    cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted.
+    cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted. stopped_by: the stop string, or the
+    token, that it stopped at. logprobs: of each token, where the request asks for them; prompt_logprobs: of each token of the
+    prompt but the first, with the first token. error: why it could not go on, in one line.
     """
 
     request: int
@@ -47,6 +103,10 @@ class Event:
     text: str
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    stopped_by: str | int | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

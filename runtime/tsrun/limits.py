@@ -13,6 +13,8 @@ from tsrun.errors import MachineError, RequestError
 
 _CACHE_SHARE_OF_MEMORY = 4  # a quarter; pages that are never written are never made resident
 _MOST_DEPTH = 2
+SCORED_ROWS = 64
+"""Of a step at most, whose logits are there only to score prompts: each takes as much memory as the vocabulary."""
 _MOST_STEP = 2**20  # tokens and sequences of a step, whose arrays are allocated for the largest
 
 
@@ -61,6 +63,11 @@ class Limits:
     max_step_tokens: int
     max_context: int
     windows: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def max_output_rows(self) -> int:
+        """Of a step: one a sequence, and those that score prompts."""
+        return self.max_sequences + SCORED_ROWS
 
     def pages_of(self, tokens: int) -> int:
         return -(-tokens // self.page_size)

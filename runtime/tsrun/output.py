@@ -5,27 +5,30 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tskernels.dtypes import size_bytes
 
+if TYPE_CHECKING:
+    from tsrun.sampler import Chosen
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """Row s is of the step's sequence s: logits `[S, V]`, or tokens `[S]` in i32.
 
-    largest: the first index of each row's largest logit where the program has found it, -1 where that is not finite. chosen: the tokens
-    that were chosen from logits.
+    largest: the first index of each row's largest logit where the program has found it, -1 where that is not finite. chosen: what came
+    of logits.
     """
 
     address: int
     dtype: str
     shape: tuple[int, ...]
     largest: NDArray[np.int32] | None = None
-    chosen: NDArray[np.int32] | None = None
+    chosen: Chosen | None = None
 
     def numbers(self) -> NDArray[np.float32]:
         """The rows as f32: a copy where they are stored otherwise."""
@@ -34,9 +37,9 @@ class Output:
         return self._array(np.dtype({"f32": np.float32, "f64": np.float64, "f16": np.float16}[self.dtype])).astype(np.float32, copy=False)
 
     def tokens(self) -> NDArray[np.int32]:
-        """[S]: the next token of each sequence that gets one, -1 where its logits are not finite."""
+        """[S]: the next token of each sequence that gets one, or negative why there is none (`tsrun.sampler.Chosen`)."""
         if self.chosen is not None:
-            return self.chosen
+            return self.chosen.tokens
         assert self.dtype == "i32", f"tokens of type {self.dtype}"
         return self._array(np.dtype(np.int32))
 

@@ -1,22 +1,38 @@
 """How a request's tokens are chosen, and who gets one in a step. The choice itself is in C++ (runtime/csrc/sampling.hpp).
 
-Dimensions: S sequences in the step. A token's random number comes from its request's seed and its position, not from a stream that requests
-share, so it does not depend on what else is in the batch, on chunking, or on a preemption.
+Dimensions: S sequences in the step, V vocabulary. A token's random number comes from its request's seed and its position, not from a stream
+that requests share, so it does not depend on what else is in the batch, on chunking, or on a preemption. Nor do penalties: they look at the
+tokens that the request has, however often these were computed.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from numbers import Integral
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tsrun._core import Sampler, choose
 from tsrun.errors import RequestError
 from tsrun.output import Output
+from tsrun.scoring import Scored, scores
 from tsrun.step import Ints
 
+if TYPE_CHECKING:
+    from tsrun._core import Logprobs
+
+Words = NDArray[np.uint32]
+NOT_FINITE = -1
+"""Instead of a token: the model's largest logit is not finite, or one is NaN."""
+NONE_ALLOWED = -2
+"""Instead of a token: what is allowed has no finite logit."""
+_MOST_BIASES = 1024
 _SHOWN_BITS = 128  # of a number in an error
 
 
@@ -24,8 +40,10 @@ _SHOWN_BITS = 128  # of a number in an error
 class Sampling:
     """How a request's tokens are chosen.
 
-    Filters apply in this order, each over what the one before left: temperature, `top_k` (0 is off), `top_p` (1 is off),
-    `min_p` (0 is off). `seed` None draws one.
+    First logits are adjusted: those of tokens of prompt or answer by `repetition_penalty` (divided where positive, else multiplied; 1 is
+    off), then those of tokens of the answer by `frequency_penalty` for each time and `presence_penalty` once, and `logit_bias` is added,
+    by token. Then filters apply in this order, each over what the one before left: temperature, `top_k` (0 is off), `top_p` (1 is off),
+    `min_p` (0 is off). Without a temperature the largest adjusted logit decides. `seed` None draws one.
     """
 
     temperature: float = 0.0
@@ -33,35 +51,79 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in (("top-k", self.top_k), ("seed", self.seed)):
             if value is not None and not isinstance(value, Integral):
-                raise _refused(name, value, "give a whole number")
+                raise refused(name, value, "give a whole number")
         if not (_is_finite(self.temperature) and self.temperature >= 0):
-            raise _refused("temperature", self.temperature, "give 0 (greedy) or a positive number")
+            raise refused("temperature", self.temperature, "give 0 (greedy) or a positive number")
         if self.top_k < 0:
-            raise _refused("top-k", self.top_k, "give 0 (off) or a positive count")
+            raise refused("top-k", self.top_k, "give 0 (off) or a positive count")
         if not 0 < self.top_p <= 1:
-            raise _refused("top-p", self.top_p, "give a number above 0 and at most 1 (off)")
+            raise refused("top-p", self.top_p, "give a number above 0 and at most 1 (off)")
         if not 0 <= self.min_p <= 1:
-            raise _refused("min-p", self.min_p, "give a number from 0 (off) to 1")
+            raise refused("min-p", self.min_p, "give a number from 0 (off) to 1")
         if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise _refused("seed", self.seed, "give a number from 0 to 2**64 - 1")
+            raise refused("seed", self.seed, "give a number from 0 to 2**64 - 1")
+        for name, penalty in (("presence-penalty", self.presence_penalty), ("frequency-penalty", self.frequency_penalty)):
+            if not -2 <= penalty <= 2:
+                raise refused(name, penalty, "give a number from -2 to 2, 0 being off")
+        if not (_is_finite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise refused("repetition-penalty", self.repetition_penalty, "give a positive number, 1 being off")
+        if len(self.logit_bias) > _MOST_BIASES:
+            raise refused("logit-bias", f"{len(self.logit_bias)} tokens", f"give at most {_MOST_BIASES}")
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, Integral):
+                raise refused("logit-bias", f"the token {token!r}", "give ids of tokens")
+            if not -100 <= bias <= 100:
+                raise refused("logit-bias", f"{bias} for token {token}", "give numbers from -100 to 100")
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
 
     @property
+    def adjusted_by(self) -> tuple[str, ...]:
+        """The parameters that change the model's logits before one is chosen."""
+        asked = {
+            "logit-bias": bool(self.logit_bias),
+            "presence-penalty": self.presence_penalty != 0,
+            "frequency-penalty": self.frequency_penalty != 0,
+            "repetition-penalty": self.repetition_penalty != 1,
+        }
+        return tuple(name for name, is_asked in asked.items() if is_asked)
+
+    @property
     def keep(self) -> int:
         """How many of the largest logits decide the token; 0 is all."""
+        if self.adjusted_by:
+            return 0
         return 1 if self.greedy else self._top_k
 
-    def sampler(self) -> Sampler:
-        """What chooses the tokens of one request, with a seed of its own where none is given."""
-        seed = secrets.randbits(63) if self.seed is None else self.seed
-        return Sampler(temperature=self.temperature, top_k=self._top_k, top_p=self.top_p, min_p=self.min_p, seed=seed)
+    def sampler(self, prompt: Sequence[int] = (), *, allowed: Words | None = None, logprobs: int | None = None) -> Sampler:
+        """What chooses the tokens of one request, with a seed of its own where none is given.
+
+        allowed: a bit for each token, in words of whole blocks, looked at by each choice; logprobs: of so many of the likeliest tokens.
+        """
+        return Sampler(
+            temperature=self.temperature,
+            top_k=self._top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=secrets.randbits(63) if self.seed is None else self.seed,
+            logit_bias=list(self.logit_bias.items()),
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            prompt=np.array(prompt, dtype=np.int32) if self.adjusted_by else None,
+            allowed=allowed,
+            num_logprobs=-1 if logprobs is None else logprobs,
+        )
 
     @property
     def _top_k(self) -> int:
@@ -76,19 +138,35 @@ def _is_finite(number: float) -> bool:
         return False
 
 
-def _refused(name: str, value: object, mend: str) -> RequestError:
+def refused(name: str, value: object, mend: str) -> RequestError:
+    """The error of a parameter that is out of its range."""
     huge = isinstance(value, int) and value.bit_length() > _SHOWN_BITS
     return RequestError(name, "got a number of too many digits" if huge else f"got {value}", mend)
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """What came of a step's logits: tokens [S], or negative why there is none (NOT_FINITE, NONE_ALLOWED), of no meaning where a sequence
+    gets no token; logprobs: of the sequences whose requests ask for them, by their places; scores: of tokens of prompts."""
+
+    tokens: Ints
+    logprobs: Mapping[int, Logprobs] = field(default_factory=dict)
+    scores: Sequence[tuple[Scored, Logprobs]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Draws:
-    """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S]."""
+    """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S];
+    masks: over when the samplers may read what is allowed; scored: tokens of prompts, by the step's last rows."""
 
     samplers: Sequence[Sampler | None]
     positions: Ints
+    masks: Future[None] | None = None
+    scored: Sequence[Scored] = ()
 
-    def tokens(self, logits: Output) -> Ints:
-        """[S]: -1 where the largest logit is not finite, or one is NaN; of no meaning where a sequence gets no token. Without the
-        interpreter's lock."""
-        return choose(logits.address, logits.dtype, logits.shape[1], self.samplers, self.positions, logits.largest)
+    def choose(self, logits: Output) -> Chosen:
+        """Without the interpreter's lock."""
+        if self.masks is not None:
+            self.masks.result()
+        tokens, logprobs = choose(logits.address, logits.dtype, logits.shape[1], self.samplers, self.positions, logits.largest)
+        return Chosen(tokens, logprobs, scores(logits, self.scored) if self.scored else ())

@@ -31,14 +31,12 @@ def can_run(calls: Sequence[BoundCall], memory: SharedMemory | None) -> bool:
 class SimdPrograms:
     """The plans of a program, which take turns in one arena. Where a program gives logits, its last call finds the largest."""
 
-    def __init__(
-        self, plans: Sequence[BoundPlan], file: Path, threads: int, max_sequences: int, memory: SharedMemory | None = None
-    ) -> None:
+    def __init__(self, plans: Sequence[BoundPlan], file: Path, threads: int, max_rows: int, memory: SharedMemory | None = None) -> None:
         from tskernels import _cpu
 
         self._team = _cpu.Team(threads) if memory is None else _cpu.Team(threads, spins=memory.spins)
         self._plans = plans
-        self._largest = np.zeros(max_sequences, dtype=np.int32)
+        self._largest = np.zeros(max_rows, dtype=np.int32)
         arena = _cpu.Arena()
         self._programs = []
         for bound in plans:

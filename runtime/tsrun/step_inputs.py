@@ -37,10 +37,10 @@ class StepInputs:
     """One array an input, as large as the limits allow: a step uses the beginning."""
 
     def __init__(self, limits: Limits) -> None:
-        T, S = limits.max_step_tokens, limits.max_sequences
+        T, S = limits.max_step_tokens, limits.max_output_rows
         columns = table_columns(limits.pages_of(limits.max_context))
         self._windows = tuple(limits.pages)
-        self._tables = BlockTables(len(self._windows), S, columns)
+        self._tables = BlockTables(len(self._windows), limits.max_sequences, columns)
         sizes = {("ids", 0): T, ("positions", 0): T, ("spans", 0): 2 * S, ("lengths", 0): S, ("last", 0): S, ("keep", 0): S}
         for window in self._windows:
             sizes |= {("slots", window): T, ("tables", window): S * columns}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tsrun.detokenizer import Decoder, Detokenizer
 from tsrun.generation import FinishReason, GenerationRequest
+from tsrun.scoring import PromptScores
 from tsrun.stops import StopStrings
+
+if TYPE_CHECKING:
+    from tsrun.matching import Matching
 
 
 class SpecialDecoder(Protocol):
@@ -28,27 +32,42 @@ class _Showing:
 class Stream:
     """The state of a request on the engine's side. Without a decoder there are tokens and no text."""
 
-    def __init__(self, request: GenerationRequest, *, decoder: SpecialDecoder | None, eos_ids: Collection[int], max_tokens: int) -> None:
-        self.sampling = request.sampling
-        self.sampler = request.sampling.sampler()
+    def __init__(
+        self,
+        request: GenerationRequest,
+        *,
+        decoder: SpecialDecoder | None,
+        eos_ids: Collection[int],
+        max_tokens: int,
+        matching: Matching | None = None,
+    ) -> None:
+        self.keep = request.keep
+        self.matching = matching
+        allowed = None if matching is None else matching.allowed
+        self.sampler = request.sampling.sampler(request.prompt, allowed=allowed, logprobs=request.logprobs)
+        self.scores = None if request.prompt_logprobs is None else PromptScores(request.prompt, request.prompt_logprobs)
+        self.stopped_by: str | int | None = None
         shown: Decoder | None = _Showing(decoder, request.shown) if decoder is not None and request.shown else decoder
         self._detokenizer = None if shown is None else Detokenizer(shown, request.prompt)
         self._stops = StopStrings(request.stop)
-        self._eos_ids = frozenset() if request.ignore_eos else frozenset(eos_ids)
+        ends_at_eos = not request.ignore_eos or matching is not None  # a constraint then has eos only where nothing else may come
+        self._end_ids = frozenset(request.stop_token_ids) | frozenset(eos_ids if ends_at_eos else ())
         self._left = max_tokens
 
     def take(self, token: int) -> tuple[str, FinishReason | None]:
-        """Take the next token; return the text to show and, at the end, why it ended. An eos token has no text."""
+        """Take the next token; return the text to show and, at the end, why it ended. A token that ends a request has no text."""
         self._left -= 1
-        if token in self._eos_ids:
-            return self.flush(), "stop"
-        text = "" if self._detokenizer is None else self._stops.feed(self._detokenizer.feed(token))
-        if self._stops.met is not None:
+        if token in self._end_ids:
+            text = self.flush()
+            self.stopped_by = token if self._stops.met is None else self._stops.met
             return text, "stop"
-        if self._left > 0:
-            return text, None
-        text += self.flush()
-        return text, "length" if self._stops.met is None else "stop"
+        text = "" if self._detokenizer is None else self._stops.feed(self._detokenizer.feed(token))
+        if self._stops.met is None and self._left <= 0:
+            text += self.flush()
+        self.stopped_by = self._stops.met
+        if self.stopped_by is not None:
+            return text, "stop"
+        return text, "length" if self._left <= 0 else None
 
     def flush(self) -> str:
         """The text that was withheld, now that no token follows. It may still end in a stop string."""

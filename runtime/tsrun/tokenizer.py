@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tsrun.artifact import Artifact
 from tsrun.encoder import read_encoder
 from tsrun.errors import ArtifactError, RequestError
+from tsrun.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
     from tsrun.chat_template import ChatTemplate, Message
@@ -48,6 +49,10 @@ class Tokenizer:
             ids.insert(0, self._bos())
         return ids
 
+    def encode_part(self, text: str) -> list[int]:
+        """Ids of a text that goes on with one: nothing is put before or after it."""
+        return self._encode(text, add_special_tokens=False)
+
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to where the assistant answers; a bos is there only if the template writes it."""
         return self.encode_rendered(self.render_chat(messages))
@@ -66,6 +71,14 @@ class Tokenizer:
         from tsrun.chat_template import ChatTemplate  # late: no start needs jinja2
 
         return ChatTemplate(self._template_source, self._special_tokens)
+
+    def token_bytes(self) -> TokenBytes:
+        """What each token adds to a text. RequestError where the tokenizer is of a kind that does not say."""
+        found = self._encoder.token_bytes()
+        if found is None:
+            what = "the words of this tokenizer have no bytes of their own, so that no grammar can be held against them"
+            raise RequestError("constraint", what, "leave it out")
+        return found
 
     def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
         """Text without special tokens, but for those that are to be shown."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,29 @@ def choose(logits_V: NDArray[np.float32], sampling: Sampling, seed: int, positio
     cumulative = np.cumsum(weights)
     index = int(np.searchsorted(cumulative, uniform(seed, position) * cumulative[-1], side="right"))
     return int(ids[min(index, len(ids) - 1)])
+
+
+def adjusted(
+    logits_V: NDArray[np.float32], sampling: Sampling, prompt: Sequence[int] = (), answer: Sequence[int] = ()
+) -> NDArray[np.float32]:
+    """The logits with penalties and biases, in f64 and rounded once."""
+    changed = logits_V.astype(np.float64)
+    counts = np.bincount(np.array(answer, dtype=np.int64), minlength=len(changed))
+    seen = counts > 0
+    seen[np.array(prompt, dtype=np.int64)] = True
+    repeated = changed[seen]
+    changed[seen] = np.where(repeated > 0, repeated / sampling.repetition_penalty, repeated * sampling.repetition_penalty)
+    changed -= sampling.frequency_penalty * counts
+    changed -= sampling.presence_penalty * (counts > 0)
+    for token, bias in sampling.logit_bias.items():
+        changed[token] += bias
+    return changed.astype(np.float32)
+
+
+def logprobs(logits_V: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of every token, by the logits as the model gave them."""
+    shifted = logits_V.astype(np.float64) - logits_V.max()
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
 
 
 def uniform(seed: int, position: int) -> float:

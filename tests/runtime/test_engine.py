@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +85,21 @@ def test_sampled_tokens_follow_from_the_logits_that_an_observer_sees(toy_artifac
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_p=0.9)], ids=["greedy", "sampled"])
-def test_logits_that_are_no_numbers_end_the_engine_in_one_line(toy: Toy, tmp_path: Path, sampling: Sampling) -> None:
+@pytest.mark.parametrize("depth", [1, 2])
+def test_logits_that_are_no_numbers_end_their_request_alone(tmp_path: Path, sampling: Sampling, depth: int) -> None:
     broken = Toy()
-    broken.weights["norm"] = toy.weights["norm"] * float("nan")
-    with Engine(write_artifact(broken, tmp_path / "toy.tsa")) as engine:
-        engine.submit(GenerationRequest([9, 9], sampling=sampling))
-        with pytest.raises(RequestError, match="position 2: the model's largest logit is not finite; check the weights"):
-            list(engine.events())
+    broken.weights["embed"][3] *= float("nan")
+    with Engine(write_artifact(broken, tmp_path / "toy.tsa"), LimitOptions(depth=depth)) as engine:
+        good = GenerationRequest([9, 9], 12, replace(sampling, seed=4), ignore_eos=True)
+        expected = [engine.submit(good)] and [token for event in engine.events() for token in event.token_ids]
+        for _ in range(2):
+            bad, other = engine.submit(GenerationRequest([3, 9], sampling=sampling)), engine.submit(good)
+            events = list(engine.events())
+            (failed,) = [event for event in events if event.request == bad]
+            assert (failed.finish_reason, failed.token_ids) == ("error", ())
+            assert failed.error == "position 2: the model's largest logit is not finite; check the weights and the dtype"
+            assert [token for event in events if event.request == other for token in event.token_ids] == expected
+        assert engine.num_open == 0
 
 
 def test_greedy_tokens_are_those_of_plain_torch(toy: Toy, alone: dict[str, list[list[int]]]) -> None:
@@ -189,7 +198,7 @@ def test_a_stop_string_ends_a_request_and_is_not_shown(toy_artifact: Path) -> No
         engine.submit(GenerationRequest(request.prompt, 40, request.sampling, (stop,), ignore_eos=True))
         events = list(engine.events())
     assert "".join(event.text for event in events) == text[: text.index(stop)]
-    assert events[-1].finish_reason == "stop"
+    assert (events[-1].finish_reason, events[-1].stopped_by) == ("stop", stop)
 
 
 def test_eos_ends_a_request_unless_it_is_ignored(toy_artifact: Path) -> None:
@@ -200,7 +209,21 @@ def test_eos_ends_a_request_unless_it_is_ignored(toy_artifact: Path) -> None:
         events = list(engine.events())
     assert len(ignored) == 8
     assert [token for event in events for token in event.token_ids] == ignored[: ignored.index(EOS) + 1]
-    assert events[-1].finish_reason == "stop"
+    assert (events[-1].finish_reason, events[-1].stopped_by) == ("stop", EOS)
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_a_stop_token_ends_a_request_and_has_no_text(toy: Toy, toy_artifact: Path, ignore_eos: bool) -> None:
+    tokens = toy.greedy(PROMPTS[0], 20)
+    stop = next(token for token in tokens[3:] if token < 128)
+    expected = tokens[: tokens.index(stop) + 1]
+    with Engine(toy_artifact) as engine:
+        engine.submit(GenerationRequest(PROMPTS[0], 20, stop_token_ids=(300, stop), ignore_eos=ignore_eos))
+        events = list(engine.events())
+        assert engine.tokenizer is not None
+        assert "".join(event.text for event in events) == engine.tokenizer.decode(expected[:-1])
+    assert [token for event in events for token in event.token_ids] == expected
+    assert (events[-1].finish_reason, events[-1].stopped_by) == ("stop", stop)
 
 
 def _hot(seed: int) -> Sampling:

@@ -42,14 +42,14 @@ def choose(logits_RV: ArrayLike, samplings: Sequence[Sampling | None], positions
     """The token of each row."""
     rows = stored(logits_RV, dtype)
     draws = Draws([None if s is None else s.sampler() for s in samplings], np.array(positions, dtype=np.int32))
-    return [int(token) for token in draws.tokens(output(rows, dtype))]
+    return [int(token) for token in draws.choose(output(rows, dtype)).tokens]
 
 
 def choose_each(logits_V: NDArray[np.float32], sampling: Sampling, positions: Sequence[int], dtype: str = "f32") -> list[int]:
     """The token of a row at each of the positions."""
     rows = stored(logits_V[None], dtype)
     samplers = [sampling.sampler()]
-    return [int(Draws(samplers, np.array([p], dtype=np.int32)).tokens(output(rows, dtype))[0]) for p in positions]
+    return [int(Draws(samplers, np.array([p], dtype=np.int32)).choose(output(rows, dtype)).tokens[0]) for p in positions]
 
 
 def assert_defined(logits_V: NDArray[np.float32], sampling: Sampling, positions: Sequence[int], dtype: str = "f32") -> None:
@@ -267,7 +267,7 @@ def test_the_largest_that_a_program_has_found_is_the_greedy_token() -> None:
     rows = np.array([[0, 1], [-np.inf, 1]], dtype=np.float32)
     largest = np.array([-1, 0], dtype=np.int32)
     draws = Draws([Sampling().sampler(), Sampling(temperature=1.0).sampler()], np.zeros(2, dtype=np.int32))
-    assert draws.tokens(replace(output(rows, "f32"), largest=largest)).tolist() == [-1, 1]
+    assert draws.choose(replace(output(rows, "f32"), largest=largest)).tokens.tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_k=2)], ids=str)
@@ -286,7 +286,7 @@ def test_f16_is_read_exactly() -> None:
     finite = halves[np.isfinite(halves)]
     pairs = np.stack([finite, np.roll(finite, 1)], axis=1)
     draws = Draws([Sampling().sampler()] * len(pairs), np.zeros(len(pairs), dtype=np.int32))
-    assert draws.tokens(output(pairs, "f16")).tolist() == np.argmax(pairs, axis=1).tolist()
+    assert draws.choose(output(pairs, "f16")).tokens.tolist() == np.argmax(pairs, axis=1).tolist()
 
 
 def test_what_can_not_be_logits_is_refused() -> None:

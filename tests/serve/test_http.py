@@ -144,10 +144,10 @@ def test_requests_that_are_broken_off_anywhere_leave_nothing(server: Server) -> 
 
 
 def test_what_runs_ends_before_the_server_does(model: Path) -> None:
-    server = start(model)
+    server = start(model, "--drain-seconds", "300")
     with (
         server.client() as client,
-        client.stream("POST", "/v1/completions", json=LONG) as stream,
+        client.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 400}) as stream,
     ):
         lines = stream.iter_lines()
         next(lines)

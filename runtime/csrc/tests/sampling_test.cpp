@@ -21,10 +21,13 @@ std::vector<float> logits_of(std::size_t width, std::uint64_t seed, float range)
   return logits;
 }
 
-std::int32_t token(const std::vector<float>& logits, const Sampler& sampler, std::uint64_t position) {
+Logits row_of(const std::vector<float>& logits) {
+  return {logits.data(), LogitType::f32, static_cast<std::int64_t>(logits.size())};
+}
+
+std::int32_t token(const std::vector<float>& logits, Sampler sampler, std::uint64_t position) {
   Ranking room;
-  return choose({logits.data(), LogitType::f32, static_cast<std::int64_t>(logits.size())}, sampler, position, room)
-      .token;
+  return choose(row_of(logits), sampler, position, room).token;
 }
 
 // What a sampler may choose, by sorting.
@@ -86,10 +89,9 @@ TEST("exactly as many are kept as top_k says, also among equals") {
 TEST("a row has its token whatever the room was used for before") {
   Ranking room;
   for (const std::size_t width : {3000, 7, 129, 20000, 1})
-    for (const Sampler& sampler : samplers) {
+    for (Sampler sampler : samplers) {
       const std::vector<float> logits = logits_of(width, 3, 8);
-      const Logits row(logits.data(), LogitType::f32, static_cast<std::int64_t>(width));
-      CHECK(choose(row, sampler, 5, room).token == token(logits, sampler, 5));
+      CHECK(choose(row_of(logits), sampler, 5, room).token == token(logits, sampler, 5));
     }
 }
 
@@ -101,6 +103,77 @@ TEST("what is not a number gives no token") {
       for (const Sampler& sampler : samplers) CHECK(token(logits, sampler, 0) == -1);
     }
   CHECK(token(std::vector<float>(300, -INFINITY), samplers[1], 0) == -1);
+}
+
+TEST("a row with edits is as if they stood in it") {
+  for (const std::size_t width : {1, 127, 129, 1000}) {
+    std::vector<float> logits = logits_of(width, 2, 5);
+    const std::vector<std::int32_t> prompt{0, 0, static_cast<std::int32_t>(width / 2)};
+    for (Sampler sampler : samplers) {
+      Ranking room;
+      sampler.adjustment.emplace(
+          Penalties{1.5, 0.5, 0.25},
+          std::vector<std::pair<std::int32_t, double>>{{static_cast<std::int32_t>(width - 1), 2}}, prompt);
+      std::vector<int> counts(width);
+      for (std::uint64_t position = 3; position < 40; ++position) {
+        std::vector<float> edited = logits;
+        for (std::size_t id = 0; id < width; ++id) {
+          double logit = logits[id];
+          if (counts[id] > 0 || id == 0 || id == width / 2) logit = logit > 0 ? logit / 1.5 : logit * 1.5;
+          edited[id] =
+              static_cast<float>(logit - 0.5 * counts[id] - (counts[id] > 0 ? 0.25 : 0) + (id + 1 == width ? 2 : 0));
+        }
+        Sampler plain = sampler;
+        plain.adjustment.reset();
+        const std::int32_t chosen = choose(row_of(logits), sampler, position, room).token;
+        CHECK(chosen == token(edited, plain, position));
+        ++counts[chosen];
+      }
+    }
+  }
+}
+
+TEST("only what is allowed is chosen, and where nothing is, nothing") {
+  for (const std::size_t width : {1, 31, 128, 129, 1000}) {
+    const std::vector<float> logits = logits_of(width, 4, 5);
+    std::vector<std::uint32_t> allowed(words_of(static_cast<std::int64_t>(width)));
+    for (Sampler sampler : samplers) {
+      sampler.allowed = allowed;
+      std::ranges::fill(allowed, 0);
+      CHECK(token(logits, sampler, 0) == none_allowed);
+      std::vector<float> masked(width, -INFINITY);
+      for (std::size_t id = width / 2; id < width; id += 3) {
+        allowed[id / word_bits] |= 1u << (id % word_bits);
+        masked[id] = logits[id];
+      }
+      Sampler plain = sampler;
+      plain.allowed = {};
+      for (std::uint64_t position = 0; position < 30; ++position)
+        CHECK(token(logits, sampler, position) == token(masked, plain, position));
+      std::ranges::fill(allowed, ~0u);
+      CHECK(token(logits, sampler, 1) == token(logits, plain, 1));
+    }
+  }
+}
+
+TEST("log probabilities are those of the softmax, and of equals the first comes first") {
+  Ranking room;
+  for (const std::size_t width : {1, 127, 129, 5000}) {
+    std::vector<float> logits = logits_of(width, 6, 7);
+    for (float& logit : logits) logit = std::round(logit * 2) / 2;
+    double total = 0;
+    for (const float logit : logits) total += std::exp(double{logit});
+    std::vector<std::int32_t> ids(width);
+    std::iota(ids.begin(), ids.end(), 0);
+    std::ranges::stable_sort(ids, [&](std::int32_t a, std::int32_t b) { return logits[a] > logits[b]; });
+    const LogProbabilities found = log_probabilities(row_of(logits), static_cast<std::int32_t>(width / 3), 20, room);
+    CHECK(std::abs(found.of_token - (logits[width / 3] - std::log(total))) < 1e-5);
+    CHECK(found.top.size() == std::min<std::size_t>(width, 20));
+    for (std::size_t i = 0; i < found.top.size(); ++i) {
+      CHECK(found.top[i].id == ids[i]);
+      CHECK(std::abs(found.top[i].logit - (logits[ids[i]] - std::log(total))) < 1e-5);
+    }
+  }
 }
 
 // As computed where vectors have 16 elements, 8 or 4: instruction sets do not differ.

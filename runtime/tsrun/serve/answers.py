@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
-from tsrun.generation import FinishReason, GenerationRequest
-from tsrun.parsing import CallBegin, Parser, Part, Reasoning
+from tsrun.generation import Event, FinishReason, GenerationRequest, TokenLogprobs, siblings
+from tsrun.parsing import CallBegin, Part, Reasoning
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
-from tsrun.serve.reading import Reading
+from tsrun.serve.http_errors import HttpError
+from tsrun.serve.reading import Reading, TextParser
 from tsrun.serve.sampling_fields import TokenChoice
 from tsrun.serve.sessions import Turn, miss_reason
 from tsrun.serve.usage import Usage
@@ -26,63 +27,78 @@ class Origin:
     session: str | None = None
 
 
+@dataclass(slots=True)
+class Batch:
+    """What has come of an answer since the last time. logprobs: of its tokens, which may come before or after the text that they are."""
+
+    parts: list[Part] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
 class Answer:
-    """`parts` gives what has come, in batches, once. The counts are final when it is through."""
+    """`batches` gives what has come, once. What is said of the whole is final when it is through."""
 
     def __init__(
-        self,
-        front: Front,
-        prompt: Prompt,
-        generation: Generation,
-        parser: Parser,
-        *,
-        has_stops: bool,
-        turn: tuple[Turn | None, str] | None = None,
+        self, front: Front, prompt: Prompt, generation: Generation, parser: TextParser, turn: tuple[Turn | None, str] | None = None
     ) -> None:
         """turn: the session's turn before, and this one's text."""
         self._front = front
         self._prompt = prompt
         self._generation = generation
         self._parser = parser
-        self._has_stops = has_stops
         self._turn = turn
         self._began = time.monotonic()
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
+        self.stop_string: str | None = None
         self.has_calls = False
+        self._is_reasoning = False
+        self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
-    async def parts(self) -> AsyncIterator[list[Part]]:
+    async def batches(self) -> AsyncIterator[Batch]:
         ids: list[int] = []
         pieces: list[str] = []
+        last = 0.0
         try:
-            async for parts in self._read(ids, pieces):
-                yield parts
+            async with self._generation:
+                async for events in self._generation:
+                    last = self._time(last, sum(len(event.token_ids) for event in events))
+                    batch = Batch()
+                    for event in events:
+                        ids += event.token_ids
+                        pieces.append(event.text)
+                        self._take(event, batch)
+                    if batch.parts or batch.logprobs:
+                        yield batch
         finally:
             self._front.metrics.end(self.finish_reason, self.usage)
             self._front.metrics.whole.observe(time.monotonic() - self._began)
         self._keep("".join(pieces), ids)
 
-    async def _read(self, ids: list[int], pieces: list[str]) -> AsyncIterator[list[Part]]:
-        is_reasoning = False
-        last = 0.0
-        async with self._generation:
-            async for events in self._generation:
-                parts: list[Part] = []
-                for event in events:
-                    ids += event.token_ids
-                    pieces.append(event.text)
-                    self.usage.completion += len(event.token_ids)
-                    self.usage.cached = max(self.usage.cached, event.cached_tokens)
-                    parts += self._parser.feed(event.text)
-                    if event.finish_reason is not None:
-                        self.finish_reason = event.finish_reason
-                        parts += self._parser.finish()
-                    is_reasoning = any(isinstance(p, Reasoning) for p in parts) or (is_reasoning and not parts)
-                    self.usage.reasoning += len(event.token_ids) if is_reasoning else 0
-                self.has_calls = self.has_calls or any(isinstance(p, CallBegin) for p in parts)
-                last = self._time(last, sum(len(event.token_ids) for event in events))
-                if parts:
-                    yield parts
+    async def accepted(self) -> None:
+        """Raises RequestError where the engine refuses it."""
+        await self._generation.accepted()
+
+    def abort(self) -> None:
+        """Where nobody reads on. What has ended has ended."""
+        self._generation.abort()
+
+    def _take(self, event: Event, batch: Batch) -> None:
+        if event.error is not None:
+            raise HttpError(500 if self.usage.completion else 400, event.error)
+        parts = self._parser.feed(event.text)
+        if event.finish_reason is not None:
+            self.finish_reason = event.finish_reason
+            self.stop_string = event.stopped_by if isinstance(event.stopped_by, str) else None
+            parts += self._parser.finish()
+        self._is_reasoning = any(isinstance(part, Reasoning) for part in parts) or (self._is_reasoning and not parts)
+        self.has_calls = self.has_calls or any(isinstance(part, CallBegin) for part in parts)
+        self.usage.completion += len(event.token_ids)
+        self.usage.reasoning += len(event.token_ids) if self._is_reasoning else 0
+        self.usage.cached = max(self.usage.cached, event.cached_tokens)
+        self.prompt_logprobs = self.prompt_logprobs or event.prompt_logprobs
+        batch.parts += parts
+        batch.logprobs += event.logprobs
 
     def _time(self, last: float, num_tokens: int) -> float:
         """Observe tokens that came together; the time at which they did."""
@@ -99,50 +115,48 @@ class Answer:
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:
         """Unless the text ends before its tokens do: at a stop string. The last token of a turn that ended by itself has no text."""
-        if self.finish_reason == "stop" and self._has_stops:
+        if self.stop_string is not None:
             return
         shown = ids[:-1] if self.finish_reason == "stop" else ids
         self._front.keep(self._prompt, text, shown)
 
 
 def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, origin: Origin, *, most_tokens: int | None) -> list[Answer]:
-    """Submit all continuations that a request asks for. Of one with a seed each has a seed of its own, the next number."""
-    answers = []
+    """Submit all continuations that a request asks for."""
     turn = None
     if origin.session is not None and prompt.text is not None:
         turn = front.sessions.note(f"{origin.user} {origin.session}", prompt.text, len(prompt.ids)), prompt.text
-    for index in range(choice.num_choices):
-        sampling = choice.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=(sampling.seed + index) % 2**64)
-        request = GenerationRequest(
-            prompt=prompt.ids,
-            max_tokens=most_tokens,
-            sampling=sampling,
-            stop=choice.stops,
-            ignore_eos=choice.ignore_eos,
-            user=origin.user,
-            priority=choice.priority,
-            deadline_seconds=choice.deadline_seconds,
-            cache_salt=choice.cache_salt if origin.cache_salt is None else f"{origin.cache_salt}\n{choice.cache_salt or ''}",
-            shown=reading.shown,
-        )
-        answers.append(Answer(front, prompt, front.submit(request), reading.parser(), has_stops=bool(choice.stops), turn=turn))
-    return answers
+    request = GenerationRequest(
+        prompt=prompt.ids,
+        max_tokens=most_tokens,
+        sampling=choice.sampling,
+        stop=choice.stops,
+        ignore_eos=choice.ignore_eos,
+        user=origin.user,
+        priority=choice.priority,
+        deadline_seconds=choice.deadline_seconds,
+        cache_salt=choice.cache_salt if origin.cache_salt is None else f"{origin.cache_salt}\n{choice.cache_salt or ''}",
+        stop_token_ids=choice.stop_token_ids,
+        logprobs=choice.logprobs,
+        prompt_logprobs=choice.prompt_logprobs,
+        constraint=choice.constraint,
+        shown=reading.shown,
+    )
+    return [Answer(front, prompt, front.submit(one), reading.parser(), turn) for one in siblings(request, choice.num_choices)]
 
 
-async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, list[Part]]]:
+async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Batch]]:
     """What comes of several answers, in the order in which it comes, each with the number of its answer."""
     if len(answers) == 1:
-        async for parts in answers[0].parts():
-            yield 0, parts
+        async for batch in answers[0].batches():
+            yield 0, batch
         return
-    coming: asyncio.Queue[tuple[int, list[Part]] | Exception | None] = asyncio.Queue()
+    coming: asyncio.Queue[tuple[int, Batch] | Exception | None] = asyncio.Queue()
 
     async def read(index: int, answer: Answer) -> None:
         try:
-            async for parts in answer.parts():
-                coming.put_nowait((index, parts))
+            async for batch in answer.batches():
+                coming.put_nowait((index, batch))
         except Exception as error:
             coming.put_nowait(error)
         else:

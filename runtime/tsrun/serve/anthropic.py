@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, assert_never
 
 import msgspec
 
+from tsrun.constraint import Constraint
 from tsrun.parsing import CallArguments, CallBegin, CallEnd, Content, Part, Reasoning
 from tsrun.serve.answers import Answer, Origin, begin
+from tsrun.serve.constraints import of_call
 from tsrun.serve.conversation import Conversation, Message, Tool, text_of, tool_call
 from tsrun.serve.front import Front
-from tsrun.serve.http_errors import HttpError, invalid, unsupported
+from tsrun.serve.http_errors import HttpError, invalid
 from tsrun.serve.sampling_fields import SamplingFields, check_count
 from tsrun.serve.sse import event
 
@@ -64,17 +66,25 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
 
     def _tools(self) -> list[Tool]:
         match self.tool_choice:
-            case None | {"type": "auto"}:
-                name = None
+            case None | {"type": "auto" | "any"} | {"type": "tool", "name": str()}:
+                pass
             case {"type": "none"}:
                 return []
-            case {"type": "any"}:
-                raise unsupported("tool_choice", "a call can not be required yet; send 'auto'")
-            case {"type": "tool", "name": str(name)}:
-                raise unsupported("tool_choice", f"a call of {name} can not be required yet; send 'auto'")
             case _:
                 raise invalid("tool_choice", "tool_choice: give an object with the `type` 'auto', 'any', 'tool' or 'none'")
         return [_tool(tool, f"tools[{index}]") for index, tool in enumerate(self.tools or ()) if _is_clients(tool, index)]
+
+    def required_call(self, tools: Sequence[Tool]) -> Constraint | None:
+        """What the answer must be where a call is required."""
+        match self.tool_choice:
+            case {"type": "any"} if tools:
+                return of_call(tools, None)
+            case {"type": "tool", "name": name} if name in [tool["function"]["name"] for tool in tools]:
+                return of_call(tools, name)
+            case {"type": "any" | "tool"}:
+                raise invalid("tool_choice", "tool_choice: what must be called is not among `tools`")
+            case _:
+                return None
 
 
 def _is_clients(tool: Any, index: int) -> bool:
@@ -137,7 +147,7 @@ class MessagesAnswer:
         self._front = front
         self._request = request
         self._id = f"msg_{uuid.uuid4().hex}"
-        self._answer: Answer | None = None
+        self.answers: list[Answer] = []
         self._blocks = Blocks()
 
     async def start(self, origin: Origin) -> None:
@@ -145,44 +155,47 @@ class MessagesAnswer:
         if request.max_tokens is None:
             raise HttpError(400, "max_tokens: Field required", param="max_tokens")
         check_count("max_tokens", request.max_tokens)
-        choice = request.choice_fields().token_choice()
         conversation = request.conversation(drops_billing=self._front.drops_nonces)
+        call = request.required_call(conversation.tools)
+        choice = request.choice_fields().token_choice(call=call)
         prompt = await self._front.prompt_of(conversation)
-        reading = self._front.reading(conversation, prompt)
-        (self._answer,) = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_tokens)
+        reading = self._front.reading(conversation, prompt, is_call=call is not None)
+        self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_tokens)
 
     async def whole(self) -> dict[str, Any]:
-        assert self._answer is not None
-        async for parts in self._answer.parts():
-            for part in parts:
+        (answer,) = self.answers
+        async for batch in answer.batches():
+            for part in batch.parts:
                 self._blocks.take(part)
         self._blocks.end()
-        return self._message(self._blocks.whole(), self._stop_reason(self._answer), self._answer.usage.anthropic())
+        return self._message(self._blocks.whole(), self._stop_reason(answer), answer.usage.anthropic(), answer.stop_string)
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Events from `message_start` to `message_stop`."""
-        assert self._answer is not None
-        yield _named({"type": "message_start", "message": self._message([], None, self._answer.usage.anthropic())})
+        (answer,) = self.answers
+        yield _named({"type": "message_start", "message": self._message([], None, answer.usage.anthropic())})
         yield _named({"type": "ping"})
-        async for parts in self._answer.parts():
-            data = b"".join(_named(one) for part in parts for one in self._blocks.take(part))
+        async for batch in answer.batches():
+            data = b"".join(_named(one) for part in batch.parts for one in self._blocks.take(part))
             if data:
                 yield data
         for one in self._blocks.end():
             yield _named(one)
-        delta = {"stop_reason": self._stop_reason(self._answer), "stop_sequence": None}
-        yield _named({"type": "message_delta", "delta": delta, "usage": self._answer.usage.anthropic()})
+        delta = {"stop_reason": self._stop_reason(answer), "stop_sequence": answer.stop_string}
+        yield _named({"type": "message_delta", "delta": delta, "usage": answer.usage.anthropic()})
         yield _named({"type": "message_stop"})
 
-    def _message(self, content: list[Any], reason: str | None, usage: dict[str, Any]) -> dict[str, Any]:
+    def _message(self, content: list[Any], reason: str | None, usage: dict[str, Any], stop: str | None = None) -> dict[str, Any]:
         head = {"id": self._id, "type": "message", "role": "assistant", "model": self._front.model}
-        return {**head, "content": content, "stop_reason": reason, "stop_sequence": None, "usage": usage}
+        return {**head, "content": content, "stop_reason": reason, "stop_sequence": stop, "usage": usage}
 
     def _stop_reason(self, answer: Answer) -> str:
         match answer.finish_reason:
             case "stop":
+                if answer.stop_string is not None:
+                    return "stop_sequence"
                 return "tool_use" if answer.has_calls else "end_turn"
-            case "length" | "abort" | "deadline":
+            case "length" | "abort" | "deadline" | "error":
                 return "max_tokens"
         assert_never(answer.finish_reason)
 
@@ -254,6 +267,7 @@ class TokenCount:
         self._front = front
         self._request = request
         self._count = 0
+        self.answers: list[Answer] = []
 
     async def start(self, origin: Origin) -> None:
         conversation = self._request.conversation(drops_billing=self._front.drops_nonces)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any, assert_never
 
+from tsrun.generation import TokenLogprobs
 from tsrun.parsing import CallArguments, CallBegin, CallEnd, Content, Part, Reasoning
 from tsrun.serve.answers import Answer, Origin, begin, merged
 from tsrun.serve.conversation import Conversation, openai_messages
@@ -14,7 +15,8 @@ from tsrun.serve.front import Front
 from tsrun.serve.http_errors import invalid, unsupported
 from tsrun.serve.sampling_fields import SamplingFields, check_count
 from tsrun.serve.sse import event
-from tsrun.serve.tools import offered
+from tsrun.serve.token_logprobs import chat_logprobs, prompt_logprobs
+from tsrun.serve.tools import offered, required_call
 from tsrun.serve.usage import Usage
 
 Delta = dict[str, Any]
@@ -29,6 +31,8 @@ class ChatRequest(SamplingFields, kw_only=True):
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
@@ -46,6 +50,8 @@ class ChatRequest(SamplingFields, kw_only=True):
         for name in ("functions", "function_call"):
             if getattr(self, name) is not None:
                 raise unsupported(name, "send `tools` and `tool_choice`")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("top_logprobs", "top_logprobs: send `logprobs` too")
         check_count("max_tokens", self.max_tokens)
         check_count("max_completion_tokens", self.max_completion_tokens)
 
@@ -67,50 +73,57 @@ class ChatAnswer:
         self._front = front
         self._request = request
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": front.model}
-        self._answers: list[Answer] = []
-        self._call_ids: dict[tuple[int, int], str] = {}
+        self.answers: list[Answer] = []
 
     async def start(self, origin: Origin) -> None:
         request = self._request
         request.check()
-        sampling = request.token_choice()
         conversation = request.conversation()
+        call = required_call(conversation.tools, request.tool_choice)
+        choice = request.token_choice(logprobs=request.top_logprobs or 0 if request.logprobs else None, call=call)
         prompt = await self._front.prompt_of(conversation)
-        reading = self._front.reading(conversation, prompt)
-        self._answers = begin(
-            self._front, prompt, reading, sampling, origin, most_tokens=request.max_completion_tokens or request.max_tokens
-        )
+        reading = self._front.reading(conversation, prompt, is_call=call is not None)
+        most = request.max_completion_tokens or request.max_tokens
+        self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=most)
 
     async def whole(self) -> dict[str, Any]:
-        messages: list[dict[str, Any]] = [{"role": "assistant", "content": None} for _ in self._answers]
-        async for choice, parts in merged(self._answers):
-            for part in parts:
+        messages: list[dict[str, Any]] = [{"role": "assistant", "content": None} for _ in self.answers]
+        tokens: list[list[TokenLogprobs]] = [[] for _ in self.answers]
+        async for choice, batch in merged(self.answers):
+            tokens[choice] += batch.logprobs
+            for part in batch.parts:
                 _add(messages[choice], self._delta(choice, part))
         choices = []
-        for index, (answer, message) in enumerate(zip(self._answers, messages, strict=True)):
+        for index, (answer, message) in enumerate(zip(self.answers, messages, strict=True)):
             for call in message.get("tool_calls", ()):
                 del call["index"]
             if not message.get("tool_calls") and message["content"] is None:
                 message["content"] = ""
-            choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason(answer)})
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage().chat()}
+            logprobs = chat_logprobs(self._front, tokens[index]) if self._request.logprobs else None
+            choices.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(answer)})
+        found = {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage().chat()}
+        if self._request.prompt_logprobs is not None:
+            found["prompt_logprobs"] = prompt_logprobs(self._front, self.answers[0].prompt_logprobs)
+        return found
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Events up to `[DONE]`."""
-        for choice in range(len(self._answers)):
+        for choice in range(len(self.answers)):
             yield self._chunk(choice, {"role": "assistant", "content": ""})
-        async for choice, parts in merged(self._answers):
-            deltas = [delta for part in parts if (delta := self._delta(choice, part))]
-            if deltas:
-                yield b"".join(self._chunk(choice, delta) for delta in deltas)
-        for choice, answer in enumerate(self._answers):
+        async for choice, batch in merged(self.answers):
+            deltas = [delta for part in batch.parts if (delta := self._delta(choice, part))] or ([{}] if batch.logprobs else [])
+            logprobs = chat_logprobs(self._front, batch.logprobs) if batch.logprobs else None
+            chunks = [self._chunk(choice, delta, None, None if index else logprobs) for index, delta in enumerate(deltas)]
+            if chunks:
+                yield b"".join(chunks)
+        for choice, answer in enumerate(self.answers):
             yield self._chunk(choice, {}, finish_reason(answer))
         if self._request.includes_usage:
             yield event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage().chat()})
         yield b"data: [DONE]\n\n"
 
-    def _chunk(self, choice: int, delta: Delta, reason: str | None = None) -> bytes:
-        choices = [{"index": choice, "delta": delta, "logprobs": None, "finish_reason": reason}]
+    def _chunk(self, choice: int, delta: Delta, reason: str | None = None, logprobs: Any = None) -> bytes:
+        choices = [{"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}]
         return event({**self._head, "object": "chat.completion.chunk", "choices": choices})
 
     def _delta(self, choice: int, part: Part) -> Delta:
@@ -129,8 +142,8 @@ class ChatAnswer:
         assert_never(part)
 
     def _usage(self) -> Usage:
-        total = Usage(self._answers[0].usage.prompt)
-        for answer in self._answers:
+        total = Usage(self.answers[0].usage.prompt)
+        for answer in self.answers:
             total.add(answer.usage)
         return total
 
@@ -143,7 +156,7 @@ def finish_reason(answer: Answer) -> str:
     match answer.finish_reason:
         case "stop":
             return "tool_calls" if answer.has_calls else "stop"
-        case "length" | "abort" | "deadline":
+        case "length" | "abort" | "deadline" | "error":
             return "length"
     assert_never(answer.finish_reason)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from tsrun.generation import TokenLogprobs
 from tsrun.parsing import Content, Part
 from tsrun.serve.answers import Answer, Origin, begin, merged
 from tsrun.serve.chat import finish_reason
@@ -15,6 +17,7 @@ from tsrun.serve.http_errors import HttpError, invalid, unsupported
 from tsrun.serve.reading import Reading
 from tsrun.serve.sampling_fields import SamplingFields, check_count
 from tsrun.serve.sse import event
+from tsrun.serve.token_logprobs import completion_logprobs, prompt_logprobs
 from tsrun.serve.usage import Usage
 
 DEFAULT_TOKENS = 16
@@ -29,7 +32,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
-    add_special_tokens: bool | None = None
+    logprobs: int | None = None
 
     def check(self) -> None:
         check_count("max_tokens", self.max_tokens)
@@ -54,13 +57,15 @@ class Completion:
         self._front = front
         self._request = request
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time()), "model": front.model}
-        self._answers: list[Answer] = []
+        self.answers: list[Answer] = []
         self._prompts: list[Prompt] = []
 
     async def start(self, origin: Origin) -> None:
         request = self._request
         request.check()
-        choice = request.token_choice()
+        choice = request.token_choice(logprobs=request.logprobs)
+        if request.echo and request.logprobs is not None:
+            choice = replace(choice, prompt_logprobs=request.logprobs)
         prompts = request.prompts()
         if len(prompts) * choice.num_choices > MOST_PROMPTS:
             raise invalid("n", f"n: {len(prompts)} prompts of {choice.num_choices} choices are more than {MOST_PROMPTS}")
@@ -70,34 +75,54 @@ class Completion:
             self._prompts.append(prompt)
         for prompt in self._prompts:
             most = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
-            self._answers += begin(self._front, prompt, Reading(), choice, origin, most_tokens=most)
+            self.answers += begin(self._front, prompt, Reading(), choice, origin, most_tokens=most)
 
     async def whole(self) -> dict[str, Any]:
-        texts = [self._echo(index) for index in range(len(self._answers))]
-        async for index, parts in merged(self._answers):
-            texts[index] += _text(parts)
-        choices = [
-            {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason(answer)}
-            for index, (text, answer) in enumerate(zip(texts, self._answers, strict=True))
-        ]
+        texts = [self._echo(index) for index in range(len(self.answers))]
+        tokens: list[list[TokenLogprobs]] = [[] for _ in self.answers]
+        async for index, batch in merged(self.answers):
+            texts[index] += _text(batch.parts)
+            tokens[index] += batch.logprobs
+        choices = []
+        for index, (text, answer) in enumerate(zip(texts, self.answers, strict=True)):
+            choice = {
+                "index": index,
+                "text": text,
+                "logprobs": self._logprobs(index, tokens[index]),
+                "finish_reason": finish_reason(answer),
+            }
+            if self._request.prompt_logprobs is not None:
+                choice["prompt_logprobs"] = prompt_logprobs(self._front, answer.prompt_logprobs)
+            choices.append(choice)
         return {**self._head, "choices": choices, "usage": self._usage().chat()}
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Events up to `[DONE]`."""
-        for index in range(len(self._answers)):
+        for index in range(len(self.answers)):
             if echo := self._echo(index):
                 yield self._chunk(index, echo)
-        async for index, parts in merged(self._answers):
-            if text := _text(parts):
-                yield self._chunk(index, text)
-        for index, answer in enumerate(self._answers):
+        async for index, batch in merged(self.answers):
+            text = _text(batch.parts)
+            if text or batch.logprobs:
+                logprobs = completion_logprobs(self._front, None, batch.logprobs, 0) if batch.logprobs else None
+                yield self._chunk(index, text, None, logprobs)
+        for index, answer in enumerate(self.answers):
             yield self._chunk(index, "", finish_reason(answer))
         if self._request.includes_usage:
             yield event({**self._head, "choices": [], "usage": self._usage().chat()})
         yield b"data: [DONE]\n\n"
 
-    def _chunk(self, index: int, text: str, reason: str | None = None) -> bytes:
-        return event({**self._head, "choices": [{"index": index, "text": text, "logprobs": None, "finish_reason": reason}]})
+    def _chunk(self, index: int, text: str, reason: str | None = None, logprobs: Any = None) -> bytes:
+        return event({**self._head, "choices": [{"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}]})
+
+    def _logprobs(self, index: int, tokens: list[TokenLogprobs]) -> dict[str, Any] | None:
+        """With `echo` those of the prompt go before."""
+        if self._request.logprobs is None:
+            return None
+        if not self._request.echo:
+            return completion_logprobs(self._front, None, tokens, 0)
+        prompt = self._prompts[index // (self._request.n or 1)]
+        return completion_logprobs(self._front, prompt.ids[0], [*self.answers[index].prompt_logprobs, *tokens], 0)
 
     def _echo(self, index: int) -> str:
         if not self._request.echo:
@@ -114,7 +139,7 @@ class Completion:
 
     def _usage(self) -> Usage:
         total = Usage(sum(len(prompt.ids) for prompt in self._prompts))
-        for answer in self._answers:
+        for answer in self.answers:
             total.add(answer.usage)
         return total
 

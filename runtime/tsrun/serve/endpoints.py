@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from tsrun.serve.answers import Origin
+from tsrun.serve.answers import Answer, Origin
 from tsrun.serve.bodies import MOST_BYTES, parsed
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import HttpError, http_error
@@ -25,8 +25,10 @@ _MOST_NAMES = 1000  # of unknown fields that are counted
 
 
 class Answering(Protocol):
-    """One request under way: `start` may refuse, then one of the others."""
+    """One request under way: `start` may refuse, then one of the others. answers: what then runs, to be aborted when nobody reads on."""
 
+    @property
+    def answers(self) -> Sequence[Answer]: ...
     async def start(self, origin: Origin) -> None: ...
     async def whole(self) -> dict[str, Any]: ...
     def stream(self) -> AsyncIterator[bytes]: ...
@@ -143,11 +145,29 @@ async def read_body(receive: Receive) -> bytes:
 
 
 async def _started(answer: Answering, origin: Origin) -> AsyncIterator[bytes]:
-    await answer.start(origin)
-    async for data in answer.stream():
-        yield data
+    try:
+        await _start(answer, origin)
+        async for data in answer.stream():
+            yield data
+    finally:
+        _end(answer)
 
 
 async def _whole(answer: Answering, origin: Origin) -> dict[str, Any]:
+    try:
+        await _start(answer, origin)
+        return await answer.whole()
+    finally:
+        _end(answer)
+
+
+async def _start(answer: Answering, origin: Origin) -> None:
+    """What can not be is refused before anything is answered."""
     await answer.start(origin)
-    return await answer.whole()
+    for one in answer.answers:
+        await one.accepted()
+
+
+def _end(answer: Answering) -> None:
+    for one in answer.answers:
+        one.abort()

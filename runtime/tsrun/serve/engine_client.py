@@ -23,7 +23,21 @@ from tsrun.errors import MachineError, RequestError, TsrunError
 from tsrun.generation import Event, GenerationRequest
 from tsrun.limits import LimitOptions
 from tsrun.serve.engine_process import Failed, Spec
-from tsrun.serve.messages import Abort, Events, FromFront, Hello, Over, Ready, Refused, Statistics, Stop, Submit, from_engine, packed
+from tsrun.serve.messages import (
+    Abort,
+    Accepted,
+    Events,
+    FromFront,
+    Hello,
+    Over,
+    Ready,
+    Refused,
+    Statistics,
+    Stop,
+    Submit,
+    from_engine,
+    packed,
+)
 
 _END_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
@@ -86,8 +100,18 @@ class Generation:
         self._number = number
         self._events: deque[Event | Exception] = deque()
         self._news = asyncio.Event()
+        self._is_accepted = asyncio.Event()
         self.has_ended = False
         self.last_news = time.monotonic()
+
+    async def accepted(self) -> None:
+        """Wait until it runs, or waits for room only; raises what iterating would where it is refused."""
+        await self._is_accepted.wait()
+        if self._events and isinstance(self._events[0], Exception):
+            raise self._events[0]
+
+    def accept(self) -> None:
+        self._is_accepted.set()
 
     def __aiter__(self) -> AsyncIterator[list[Event]]:
         return self._batches()
@@ -113,6 +137,7 @@ class Generation:
         self.last_news = time.monotonic()
         self._events.append(event)
         self._news.set()
+        self._is_accepted.set()
 
     def abort(self) -> None:
         if not self.has_ended:
@@ -198,6 +223,9 @@ class EngineClient:
                     self.statistics = statistics or self.statistics
                     for event in events:
                         self._put(event.request, event, ends=event.finish_reason is not None)
+                case Accepted(request):
+                    if request in self._generations:
+                        self._generations[request].accept()
                 case Refused(request, where, what, mend):
                     self._put(request, RequestError(where, what, mend), ends=True)
                 case Over(line):

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +25,28 @@ from tskernels.waiting import spin_briefly
 from tsrun.engine import Engine
 from tsrun.errors import RequestError, TsrunError
 from tsrun.generate import open_engine
-from tsrun.generation import Event
+from tsrun.generation import Event, GenerationRequest
 from tsrun.limits import LimitOptions
-from tsrun.serve.messages import Abort, Events, FromEngine, Hello, Over, Ready, Refused, Statistics, Stop, Submit, from_front, packed
+from tsrun.serve.messages import (
+    Abort,
+    Accepted,
+    Events,
+    FromEngine,
+    Hello,
+    Over,
+    Ready,
+    Refused,
+    Statistics,
+    Stop,
+    Submit,
+    from_front,
+    packed,
+)
 
 _POLL_MS = 500  # between looks at whether the parent is there, while nothing is to be done
+_COMPILING_MS = 2  # and while grammars are compiled
 _STATISTICS_SECONDS = 0.2
+_COMPILERS = 2
 
 Front = bytes  # the identity of a front end's socket
 
@@ -63,6 +80,8 @@ class EngineServer:
         self._fronts: set[Front] = set()
         self._asked: dict[int, tuple[Front, int]] = {}  # of the engine's requests: who asked, and their number
         self._numbers: dict[tuple[Front, int], int] = {}  # the other way
+        self._compiling: dict[tuple[Front, int], tuple[GenerationRequest, Future[None]]] = {}
+        self._compiler = ThreadPoolExecutor(_COMPILERS, "tsrun-grammars")
         self._statistics = Statistics(engine.load())
         self._told = 0.0
         self._stop: Stop | None = None
@@ -71,7 +90,8 @@ class EngineServer:
         while os.getppid() == self._parent:
             for front, data in self._messages(wait=not self._engine.has_work and self._stop is None):
                 self._take(front, data)
-            if self._stop is not None and (self._stop.at_once or not self._engine.has_work):
+            self._submit_compiled()
+            if self._stop is not None and (self._stop.at_once or not (self._engine.has_work or self._compiling)):
                 return
             if self._engine.has_work:
                 began = time.perf_counter()
@@ -85,7 +105,7 @@ class EngineServer:
             self._send(front, message)
 
     def _messages(self, *, wait: bool) -> Iterator[tuple[Front, bytes]]:
-        if wait and not self._socket.poll(_POLL_MS):
+        if wait and not self._socket.poll(_COMPILING_MS if self._compiling else _POLL_MS):
             return
         with contextlib.suppress(zmq.Again):
             while True:
@@ -99,19 +119,35 @@ class EngineServer:
                 self._send(front, self._ready)
                 self._send(front, Events([], self._statistics))
             case Submit(request, what):
-                try:
-                    number = self._engine.submit(what)
-                except RequestError as error:
-                    self._send(front, Refused(request, error.where, error.what, error.mend))
-                else:
-                    self._asked[number] = front, request
-                    self._numbers[front, request] = number
+                if what.constraint is None:
+                    self._submit(front, request, what)
+                else:  # others need not wait until its grammar is compiled
+                    compiled = self._compiler.submit(self._engine.prepare, what.constraint)
+                    self._compiling[front, request] = what, compiled
             case Abort(request):
                 aborted = self._numbers.get((front, request))
                 if aborted is not None:
                     self._engine.abort(aborted)
+                elif self._compiling.pop((front, request), None) is not None:
+                    self._send(front, Events([Event(request, (), "", "abort")]))
             case Stop() as stop:
                 self._stop = stop
+
+    def _submit(self, front: Front, request: int, what: GenerationRequest) -> None:
+        try:
+            number = self._engine.submit(what)
+        except RequestError as error:
+            self._send(front, Refused(request, error.where, error.what, error.mend))
+        else:
+            self._asked[number] = front, request
+            self._numbers[front, request] = number
+            self._send(front, Accepted(request))
+
+    def _submit_compiled(self) -> None:
+        for (front, request), (what, compiled) in list(self._compiling.items()):
+            if compiled.done():
+                del self._compiling[front, request]
+                self._submit(front, request, what)  # which says what is wrong with it
 
     def _give(self, events: list[Event]) -> None:
         """Send events to those who asked, one message each; statistics go to all, not with every step."""

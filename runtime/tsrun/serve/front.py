@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
+from tsrun.errors import RequestError
 from tsrun.generation import GenerationRequest
 from tsrun.parsing import Choice
 from tsrun.serve.conversation import Conversation
@@ -17,10 +18,11 @@ from tsrun.serve.http_errors import HttpError, context_exceeded
 from tsrun.serve.known_texts import KnownTexts
 from tsrun.serve.messages import Ready
 from tsrun.serve.metrics import Metrics
-from tsrun.serve.reading import Reading
+from tsrun.serve.reading import Reading, WholeCall
 from tsrun.serve.rendering import TOOLS_AS_TEXT, knows_tools, render
 from tsrun.serve.sessions import Sessions
 from tsrun.serve.tools import parsed_tools
+from tsrun.token_bytes import TokenBytes
 from tsrun.tokenizer import Tokenizer
 
 Argument = TypeVar("Argument")
@@ -83,8 +85,10 @@ class Front:
         if len(prompt.ids) >= self.ready.max_context:
             raise context_exceeded(self.ready.max_context, len(prompt.ids), of_messages=of_messages)
 
-    def reading(self, conversation: Conversation, prompt: Prompt) -> Reading:
-        """How the answer to a conversation is to be read. An answer that goes on from one that was begun is no reasoning any more."""
+    def reading(self, conversation: Conversation, prompt: Prompt, *, is_call: bool = False) -> Reading:
+        """How the answer to a conversation is to be read. is_call: it was constrained to be one call, and is that alone."""
+        if is_call:
+            return Reading(WholeCall)
         choice = self._choice
         tools = parsed_tools(conversation.tools) if conversation.tools else None
         if tools and not knows_tools(self.tokenizer.template_source):
@@ -101,6 +105,21 @@ class Front:
         """Remember what the model wrote, for the next turn."""
         if prompt.text is not None:
             self._known.keep(prompt.text + text, [*prompt.ids, *ids])
+
+    def token_text(self, token: int) -> str:
+        return self.tokenizer.decode([token], self.tokenizer.special_ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to a text; of a tokenizer that does not say, the bytes of its text."""
+        known = self._token_bytes
+        return self.token_text(token).encode() if known is None else known.of[token]
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes | None:
+        try:
+            return self.tokenizer.token_bytes()
+        except RequestError:
+            return None
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

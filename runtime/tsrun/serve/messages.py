@@ -49,6 +49,12 @@ class Ready(msgspec.Struct, tag=True):
     load_seconds: float
 
 
+class Accepted(msgspec.Struct, tag=True):
+    """A request that runs now, or when there is room."""
+
+    request: int
+
+
 class Refused(msgspec.Struct, tag=True):
     """A request that can never run: the three parts of its error."""
 
@@ -80,7 +86,7 @@ class Over(msgspec.Struct, tag=True):
     line: str
 
 
-FromEngine = Ready | Refused | Events | Over
+FromEngine = Ready | Accepted | Refused | Events | Over
 
 _encoder = msgspec.msgpack.Encoder()
 _from_front: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromFront)

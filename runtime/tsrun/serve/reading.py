@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from tsrun.parsing import Parser
+from tsrun.parsing import Parser, Part, named
 from tsrun.parsing.grammar import plain
 
 
@@ -14,9 +15,30 @@ def plain_text() -> Parser:
     return Parser(plain)
 
 
+class TextParser(Protocol):
+    """Reads text as it comes. What may yet be part of a tag waits for what follows."""
+
+    def feed(self, text: str) -> list[Part]: ...
+    def finish(self) -> list[Part]: ...
+
+
+class WholeCall:
+    """A text that is one call, as JSON: read as such a call between the tags of the format that has it so."""
+
+    def __init__(self) -> None:
+        self._parser = named(tools="hermes").parser([])
+        self._parser.feed("<tool_call>")
+
+    def feed(self, text: str) -> list[Part]:
+        return self._parser.feed(text)
+
+    def finish(self) -> list[Part]:
+        return [*self._parser.feed("</tool_call>"), *self._parser.finish()]
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """shown: the special tokens that the parser has to see as text."""
 
-    parser: Callable[[], Parser] = plain_text
+    parser: Callable[[], TextParser] = plain_text
     shown: tuple[int, ...] = ()

@@ -6,18 +6,21 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, assert_never
 
 import msgspec
 
+from tsrun.constraint import Constraint
 from tsrun.parsing import CallArguments, CallBegin, CallEnd, Content, Part, Reasoning
 from tsrun.serve.answers import Answer, Origin, begin
+from tsrun.serve.constraints import of_format, only
 from tsrun.serve.conversation import Conversation, Message, text_of, tool_call
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import HttpError, invalid, unsupported
-from tsrun.serve.sampling_fields import SamplingFields, check_count
+from tsrun.serve.sampling_fields import SamplingFields, TokenChoice, check_count
 from tsrun.serve.sse import event
-from tsrun.serve.tools import offered
+from tsrun.serve.tools import offered, required_call
 
 MOST_KEPT = 1024
 """Responses; the oldest are forgotten."""
@@ -61,12 +64,11 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
             raise unsupported("conversation", "send `previous_response_id` or the items themselves")
         if self.truncation == "auto":
             raise unsupported("truncation", "shorten the input, or send 'disabled'")
-        form = (self.text or {}).get("format")
-        if isinstance(form, dict) and form.get("type", "text") != "text":
-            raise unsupported("text.format", "only 'text' is done here yet")
 
-    def choice_fields(self) -> SamplingFields:
-        return SamplingFields(temperature=self.temperature, top_p=self.top_p)
+    def token_choice(self, call: Constraint | None) -> TokenChoice:
+        choice = SamplingFields(temperature=self.temperature, top_p=self.top_p).token_choice(call=call)
+        form = of_format((self.text or {}).get("format"), "text.format")
+        return replace(choice, constraint=only(choice.constraint, form))
 
 
 class KeptResponses:
@@ -145,7 +147,7 @@ class ResponseAnswer:
         self._front = front
         self._request = request
         self._kept = kept
-        self._answer: Answer | None = None
+        self.answers: list[Answer] = []
         self._items: list[Item] = []
         self._origin = Origin()
         self._response = self._new_response()
@@ -155,7 +157,6 @@ class ResponseAnswer:
     async def start(self, origin: Origin) -> None:
         request = self._request
         request.check()
-        choice = request.choice_fields().token_choice()
         given = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
         if not isinstance(given, list) or not given:
             raise invalid("input", "input: give a text or an array of items")
@@ -166,31 +167,33 @@ class ResponseAnswer:
         effort = (request.reasoning or {}).get("effort")
         variables = {} if effort is None else {"reasoning_effort": effort}
         conversation = Conversation(messages, offered(request.tools, request.tool_choice), variables)
+        call = required_call(conversation.tools, request.tool_choice)
+        choice = request.token_choice(call)
         prompt = await self._front.prompt_of(conversation)
-        reading = self._front.reading(conversation, prompt)
-        (self._answer,) = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
+        reading = self._front.reading(conversation, prompt, is_call=call is not None)
+        self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
 
     async def whole(self) -> dict[str, Any]:
-        assert self._answer is not None
-        async for parts in self._answer.parts():
-            for part in parts:
+        (answer,) = self.answers
+        async for batch in answer.batches():
+            for part in batch.parts:
                 self._output.take(part)
         self._output.end()
-        self._finish(self._answer)
+        self._finish(answer)
         return self._response
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Events from `response.created` to `response.completed` or `response.incomplete`."""
-        assert self._answer is not None
+        (answer,) = self.answers
         yield self._event("response.created", {"response": self._response})
         yield self._event("response.in_progress", {"response": self._response})
-        async for parts in self._answer.parts():
-            data = b"".join(self._event(kind, fields) for part in parts for kind, fields in self._output.take(part))
+        async for batch in answer.batches():
+            data = b"".join(self._event(kind, fields) for part in batch.parts for kind, fields in self._output.take(part))
             if data:
                 yield data
         for kind, fields in self._output.end():
             yield self._event(kind, fields)
-        self._finish(self._answer)
+        self._finish(answer)
         yield self._event(f"response.{self._response['status']}", {"response": self._response})
 
     def _finish(self, answer: Answer) -> None:
@@ -225,7 +228,7 @@ class ResponseAnswer:
             "reasoning": {"effort": (request.reasoning or {}).get("effort"), "summary": None},
             "store": request.store is not False,
             "temperature": 1.0 if request.temperature is None else request.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": request.text or {"format": {"type": "text"}},
             "tool_choice": "auto" if request.tool_choice is None else request.tool_choice,
             "tools": request.tools or [],
             "top_p": 1.0 if request.top_p is None else request.top_p,

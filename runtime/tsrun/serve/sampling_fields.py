@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
 from tsrun.sampler import Sampling
+from tsrun.serve import constraints
 from tsrun.serve.http_errors import HttpError, invalid
 
 MOST_STOPS = 16
 MOST_CHOICES = 128
 MOST_PRIORITY = 7
+MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,10 @@ class TokenChoice:
     priority: int = 0
     deadline_seconds: float | None = None
     cache_salt: str | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
@@ -55,9 +63,20 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     prompt_cache_key: str | None = None
     session_id: str | None = None
     deadline_seconds: float | None = None
+    stop_token_ids: list[int] | None = None
+    prompt_logprobs: int | None = None
+    response_format: Any = None
+    regex: str | None = None
+    grammar: str | None = None
+    choice: list[str] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
-    def token_choice(self) -> TokenChoice:
-        """Raises HttpError where a field has no meaning."""
+    def token_choice(self, *, logprobs: int | None = None, call: Constraint | None = None) -> TokenChoice:
+        """Raises HttpError where a field has no meaning. call: the answer must be one."""
         if self.priority is not None and not 0 <= self.priority <= MOST_PRIORITY:
             raise invalid("priority", f"priority: got {self.priority}; give 0 (first) to {MOST_PRIORITY}")
         if self.n is not None and not 1 <= self.n <= MOST_CHOICES:
@@ -68,7 +87,31 @@ class SamplingFields(msgspec.Struct, kw_only=True):
         seconds = self.deadline_seconds
         if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
             raise invalid("deadline_seconds", f"deadline_seconds: got {seconds}; give a positive number")
-        return TokenChoice(self._sampling(), tuple(stops), self.n or 1, bool(self.ignore_eos), self.priority or 0, seconds, self.cache_salt)
+        for name, count in (("top_logprobs", logprobs), ("prompt_logprobs", self.prompt_logprobs)):
+            if count is not None and not 0 <= count <= MOST_LOGPROBS:
+                raise invalid(name, f"{name}: got {count}; give 0 to {MOST_LOGPROBS}")
+        return TokenChoice(
+            sampling=self._sampling(),
+            stops=tuple(stops),
+            num_choices=self.n or 1,
+            ignore_eos=bool(self.ignore_eos),
+            priority=self.priority or 0,
+            deadline_seconds=seconds,
+            cache_salt=self.cache_salt,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            constraint=constraints.only(call, self._constraint()),
+        )
+
+    def _constraint(self) -> Constraint | None:
+        guided = {"json": self.guided_json, "regex": self.guided_regex, "choice": self.guided_choice, "grammar": self.guided_grammar}
+        return constraints.only(
+            constraints.of_format(self.response_format, "response_format"),
+            constraints.of_extensions(self.regex, self.grammar, self.choice),
+            constraints.of_guided(self.structured_outputs, "structured_outputs"),
+            constraints.of_guided({name: value for name, value in guided.items() if value is not None}, "guided_json"),
+        )
 
     def _sampling(self) -> Sampling:
         try:
@@ -78,6 +121,10 @@ class SamplingFields(msgspec.Struct, kw_only=True):
                 top_p=1.0 if self.top_p is None else self.top_p,
                 min_p=self.min_p or 0.0,
                 seed=None if self.seed is None else self.seed % 2**64,
+                logit_bias=_biases(self.logit_bias or {}),
+                presence_penalty=self.presence_penalty or 0.0,
+                frequency_penalty=self.frequency_penalty or 0.0,
+                repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             )
         except RequestError as error:
             field = error.where.replace("-", "_")
@@ -90,6 +137,13 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     @property
     def includes_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.get("include_usage"))
+
+
+def _biases(given: Mapping[str, float]) -> dict[int, float]:
+    try:
+        return {int(token): bias for token, bias in given.items()}
+    except ValueError:
+        raise invalid("logit_bias", "logit_bias: give ids of tokens") from None
 
 
 def check_count(field: str, value: int | None) -> None:

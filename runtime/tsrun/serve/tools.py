@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from tsrun.constraint import Constraint
 from tsrun.parsing import Tool as ParsedTool
+from tsrun.serve.constraints import of_call
 from tsrun.serve.conversation import Tool
 from tsrun.serve.http_errors import invalid
 
@@ -24,6 +26,12 @@ def offered(tools: Sequence[Any] | None, tool_choice: Any) -> list[Tool]:
     if name is not None and name not in [tool["function"]["name"] for tool in found]:
         raise invalid("tool_choice", f"tool_choice: there is no function '{name}' in `tools`")
     return found
+
+
+def required_call(tools: Sequence[Tool], tool_choice: Any) -> Constraint | None:
+    """What the answer must be where a call is required."""
+    choice, name = chosen(tool_choice)
+    return of_call(tools, name) if choice == "required" else None
 
 
 def chosen(tool_choice: Any) -> tuple[ToolChoice, str | None]:

@@ -1,0 +1,98 @@
+"""What an answer must look like: a constraint of a request, and the grammar of llguidance that says the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal, assert_never, get_args
+
+from tsrun.errors import RequestError
+
+ConstraintKind = Literal["json_schema", "json_object", "regex", "lark", "choice", "structural_tag"]
+_MOST_CHARACTERS = 2**19
+_WHITESPACE = r"[ \t\n\r]{0,32}"  # between JSON's signs: a bound, since small models would else write it for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """The whole answer is of this form, up to where it ends.
+
+    text: a JSON schema; nothing; a regular expression; a grammar in llguidance's Lark; a JSON list of texts, one of which is the answer;
+    or `{"structures": [{"begin", "schema", "end"}, ...], "triggers": [...]}`, where text is free up to a trigger.
+    """
+
+    kind: ConstraintKind
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ConstraintKind):
+            raise RequestError("constraint", f"got {self.kind!r}", f"give one of {', '.join(get_args(ConstraintKind))}")
+        if len(self.text) > _MOST_CHARACTERS:
+            raise RequestError(self.kind, f"it has {len(self.text):,} characters", f"give at most {_MOST_CHARACTERS:,}")
+
+    def grammar(self, special: Collection[str] = ()) -> str:
+        """The same for llguidance; what the grammar's text means is checked when it is compiled. special: the tokens that no text has."""
+        from llguidance import LLMatcher  # late: only who constrains needs it
+
+        match self.kind:
+            case "json_schema":
+                return _of_schema(self.text)
+            case "json_object":
+                return _of_schema('{"type": "object"}')
+            case "regex":
+                return LLMatcher.grammar_from_regex(self.text)
+            case "lark":
+                return LLMatcher.grammar_from_lark(self.text)
+            case "choice":
+                return LLMatcher.grammar_from_lark(_of_choice(self.text))
+            case "structural_tag":
+                return _of_tags(self.text, special)
+        assert_never(self.kind)
+
+
+def _of_schema(text: str) -> str:
+    from llguidance import LLMatcher
+
+    schema = _parsed("json_schema", text)
+    if not isinstance(schema, (dict, bool)):
+        raise RequestError("json_schema", "it is no object", "give a JSON schema")
+    if schema is False:
+        raise RequestError("json_schema", "nothing is of the schema `false`", "give another")
+    options = {"whitespace_pattern": _WHITESPACE, "lenient": False}
+    return LLMatcher.grammar_from_json_schema("{}" if schema is True else text, overrides=options)  # type: ignore[arg-type]
+
+
+def _of_choice(text: str) -> str:
+    choices = _parsed("choice", text)
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
+        raise RequestError("choice", "it is no list of texts", "give one text at least, as JSON")
+    return "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+
+
+def _of_tags(text: str, special: Collection[str]) -> str:
+    from llguidance import StructTag
+
+    stated = _parsed("structural_tag", text)
+    try:
+        triggers, tags = stated["triggers"], []
+        for structure in stated["structures"]:
+            begin, end = structure["begin"], structure.get("end", "")
+            trigger = next(trigger for trigger in triggers if trigger and begin.startswith(trigger))
+            tags.append(StructTag(trigger=trigger, begin=begin, grammar=structure["schema"], end=end))
+        is_special = {tag.trigger in special for tag in tags}
+        if len(is_special) > 1:
+            raise RequestError("structural_tag", "some triggers are special tokens, others are text", "give triggers of one kind")
+        return StructTag.to_grammar(tags, assume_special=is_special == {True})
+    except StopIteration:
+        raise RequestError("structural_tag", f"{begin!r} begins with none of the triggers", "give a trigger that it begins with") from None
+    except (KeyError, TypeError, AttributeError, ValueError, AssertionError) as error:
+        what = f"it is none ({type(error).__name__}: {error})"
+        raise RequestError("structural_tag", what, "give structures of begin, schema and end, and triggers") from None
+
+
+def _parsed(kind: ConstraintKind, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(kind, f"it is not JSON ({error})", "give it as JSON") from None

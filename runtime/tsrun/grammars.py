@@ -1,0 +1,109 @@
+"""Compiles constraints for the tokens of one artifact: checked first where it can do no harm, then kept for whoever asks for the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from tsrun.constraint import Constraint
+from tsrun.errors import RequestError
+from tsrun.grammar_check import GrammarCheck
+from tsrun.matching import Matching
+from tsrun.tokenizer import Tokenizer
+
+_MOST_KEPT = 128
+_MOST_SHOWN = 300  # characters of what the library says
+_UNSUPPORTED = re.compile(r"Unimplemented keys: (\[.*\])")
+LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)  # 100 MB; fuel and sizes are the library's own
+"""Of what a grammar may take, to compile and in a step."""
+
+
+class Grammars:
+    """May be asked from several threads: to compile one takes up to five seconds, and others go on meanwhile."""
+
+    def __init__(self, artifact: Path, tokenizer: Tokenizer, vocabulary: int, eos_ids: Sequence[int]) -> None:
+        self._vocabulary, self._eos_ids = vocabulary, eos_ids
+        known = tokenizer.token_bytes()
+        self._special = {known.of[index].decode() for index in known.special}
+        self._tokens = grammar_tokens(tokenizer, vocabulary, eos_ids)
+        self._check = GrammarCheck(artifact)
+        self._checking = Lock()
+        self._kept: OrderedDict[Constraint, LLMatcher | RequestError] = OrderedDict()
+        self._keeping = Lock()
+
+    def matching(self, constraint: Constraint, *, ignore_eos: bool) -> Matching:
+        """A new answer's place in a constraint. RequestError when it can not be compiled."""
+        matcher = self.compile(constraint).deep_copy()
+        return Matching(matcher, vocabulary=self._vocabulary, eos_ids=self._eos_ids, ignore_eos=ignore_eos)
+
+    def compile(self, constraint: Constraint) -> LLMatcher:
+        """What is copied for each answer. Of the same text it is the same, and so is the error."""
+        found = self._look_up(constraint)
+        if found is None:
+            with self._checking:
+                found = self._look_up(constraint) or self._compiled(constraint)
+                with self._keeping:
+                    self._kept[constraint] = found
+                    if len(self._kept) > _MOST_KEPT:
+                        self._kept.popitem(last=False)
+        if isinstance(found, RequestError):
+            raise RequestError(found.where, found.what, found.mend)
+        return found
+
+    def close(self) -> None:
+        self._check.close()
+
+    def _look_up(self, constraint: Constraint) -> LLMatcher | RequestError | None:
+        with self._keeping:
+            found = self._kept.get(constraint)
+            if found is not None:
+                self._kept.move_to_end(constraint)
+            return found
+
+    def _compiled(self, constraint: Constraint) -> LLMatcher | RequestError:
+        try:
+            grammar = constraint.grammar(self._special)
+        except RequestError as error:
+            return error
+        said = self._check.error(grammar)
+        if said is None:
+            matcher = compiled(self._tokens, grammar)
+            if not matcher.is_error():
+                return matcher
+            said = matcher.get_error()
+        return _refused(constraint, said)
+
+
+def grammar_tokens(tokenizer: Tokenizer, vocabulary: int, eos_ids: Sequence[int]) -> LLTokenizer:
+    """The tokens of a model that has `vocabulary` of them, as llguidance wants them."""
+    known = tokenizer.token_bytes()
+    tokens = [*known.of[:vocabulary], *[b""] * (vocabulary - len(known.of))]
+
+    class Words(SimpleNamespace):
+        def __call__(self, text: bytes) -> list[int]:
+            return tokenizer.encode_part(text.decode())
+
+    special = sorted({index for index in known.special if index < vocabulary} | set(eos_ids))
+    words = Words(eos_token_id=eos_ids[0], bos_token_id=None, tokens=tokens, special_token_ids=special)
+    return LLTokenizer(TokenizerWrapper(words), eos_token=list(eos_ids))
+
+
+def compiled(tokens: LLTokenizer, grammar: str) -> LLMatcher:
+    """Without the interpreter's lock. It says itself whether it is one."""
+    return LLMatcher(tokens, grammar, log_level=0, limits=LIMITS)
+
+
+def _refused(constraint: Constraint, said: str) -> RequestError:
+    unsupported = _UNSUPPORTED.search(said)
+    if unsupported is not None:
+        names = ", ".join(f"`{name}`" for name in json.loads(unsupported[1]))
+        return RequestError(constraint.kind, f"the keyword {names} is not supported", "leave it out")
+    line = " ".join(said.split())
+    return RequestError(constraint.kind, line if len(line) <= _MOST_SHOWN else line[:_MOST_SHOWN] + "...", "mend it")
