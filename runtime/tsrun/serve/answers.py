@@ -96,6 +96,8 @@ class Answer:
         self.usage.completion += len(event.token_ids)
         self.usage.reasoning += len(event.token_ids) if self._is_reasoning else 0
         self.usage.cached = max(self.usage.cached, event.cached_tokens)
+        if self._turn is not None and self.usage.completion:
+            self.usage.miss = miss_reason(*self._turn, self.usage.cached, self._front.ready.page_size)
         self.prompt_logprobs = self.prompt_logprobs or event.prompt_logprobs
         batch.parts += parts
         batch.logprobs += event.logprobs
@@ -109,8 +111,6 @@ class Answer:
             self._front.metrics.first_token.observe(now - self._began)
         for _ in range(num_tokens if last else 0):
             self._front.metrics.next_token.observe((now - last) / num_tokens)
-        if self._turn is not None:
-            self.usage.miss = miss_reason(*self._turn, self.usage.cached, self._front.ready.page_size)
         return now
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:

@@ -114,10 +114,10 @@ class Generating(Generic[Body]):
 
 def _session_fields(body: Any) -> list[str | None]:
     metadata = getattr(body, "metadata", None) or {}
-    return [getattr(body, "session_id", None), getattr(body, "prompt_cache_key", None), _anthropic_session(metadata.get("user_id"))]
+    return [getattr(body, "session_id", None), getattr(body, "prompt_cache_key", None), anthropic_session(metadata.get("user_id"))]
 
 
-def _anthropic_session(user_id: Any) -> str | None:
+def anthropic_session(user_id: Any) -> str | None:
     """Of Claude Code's `metadata.user_id`, which is a JSON object as text, or names parts of it."""
     if not isinstance(user_id, str):
         return None

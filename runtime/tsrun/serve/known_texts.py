@@ -44,6 +44,9 @@ class KnownTexts:
         self._lengths: list[int] = []  # of kept texts, sorted
         self._counts = Counter[int]()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def encode(self, text: str) -> Encoded:
         data = text.encode()
         found = self._find(data) if self._cuts else None
