@@ -68,8 +68,11 @@ class Answer:
                         ids += event.token_ids
                         pieces.append(event.text)
                         self._take(event, batch)
+                    made_at = self._generation.made_at
                     if batch.parts or batch.logprobs:
                         yield batch
+                        # Whoever asks for the next batch has sent this one.
+                        self._front.metrics.delivery.observe(time.monotonic() - made_at)
         finally:
             self._front.metrics.end(self.finish_reason, self.usage)
             self._front.metrics.whole.observe(time.monotonic() - self._began)

@@ -102,7 +102,8 @@ class Generation:
         self._news = asyncio.Event()
         self._is_accepted = asyncio.Event()
         self.has_ended = False
-        self.last_news = time.monotonic()
+        self.made_at = 0.0
+        """When the oldest event of the last batch was made, by the machine's monotonic clock."""
 
     async def accepted(self) -> None:
         """Wait until it runs, or waits for room only; raises what iterating would where it is refused."""
@@ -132,9 +133,10 @@ class Generation:
             if batch:
                 yield batch
 
-    def put(self, event: Event | Exception) -> None:
+    def put(self, event: Event | Exception, at: float) -> None:
         self.has_ended = self.has_ended or isinstance(event, Exception) or event.finish_reason is not None
-        self.last_news = time.monotonic()
+        if not self._events:
+            self.made_at = at
         self._events.append(event)
         self._news.set()
         self._is_accepted.set()
@@ -218,16 +220,16 @@ class EngineClient:
             if not self._generations:
                 self.last_news = time.monotonic()
             match from_engine(data):
-                case Events(events, statistics):
+                case Events(events, at, statistics):
                     self.last_news = time.monotonic()
                     self.statistics = statistics or self.statistics
                     for event in events:
-                        self._put(event.request, event, ends=event.finish_reason is not None)
+                        self._put(event.request, event, at, ends=event.finish_reason is not None)
                 case Accepted(request):
                     if request in self._generations:
                         self._generations[request].accept()
                 case Refused(request, where, what, mend):
-                    self._put(request, RequestError(where, what, mend), ends=True)
+                    self._put(request, RequestError(where, what, mend), time.monotonic(), ends=True)
                 case Over(line):
                     self._fail(line)
                 case Ready():
@@ -238,12 +240,12 @@ class EngineClient:
             await asyncio.sleep(0.25)
         self._fail(f"its process {self._process.how_it_ended()}")
 
-    def _put(self, request: int, event: Event | Exception, *, ends: bool) -> None:
+    def _put(self, request: int, event: Event | Exception, at: float, *, ends: bool) -> None:
         generation = self._generations.pop(request, None) if ends else self._generations.get(request)
         if generation is not None:
-            generation.put(event)
+            generation.put(event, at)
 
     def _fail(self, line: str) -> None:
         self.failure = self.failure or line
         for request in list(self._generations):
-            self._put(request, MachineError("engine", self.failure, "start the server again"), ends=True)
+            self._put(request, MachineError("engine", self.failure, "start the server again"), time.monotonic(), ends=True)

@@ -117,7 +117,7 @@ class EngineServer:
             case Hello():
                 self._fronts.add(front)
                 self._send(front, self._ready)
-                self._send(front, Events([], self._statistics))
+                self._send(front, Events([], time.monotonic(), self._statistics))
             case Submit(request, what):
                 if what.constraint is None:
                     self._submit(front, request, what)
@@ -129,7 +129,7 @@ class EngineServer:
                 if aborted is not None:
                     self._engine.abort(aborted)
                 elif self._compiling.pop((front, request), None) is not None:
-                    self._send(front, Events([Event(request, (), "", "abort")]))
+                    self._send(front, Events([Event(request, (), "", "abort")], time.monotonic()))
             case Stop() as stop:
                 self._stop = stop
 
@@ -164,7 +164,7 @@ class EngineServer:
             self._told = now
             self._statistics.load = self._engine.load()
         for front in self._fronts if telling else parts:
-            self._send(front, Events(parts[front], self._statistics if telling else None))
+            self._send(front, Events(parts[front], now, self._statistics if telling else None))
 
     def _send(self, front: Front, message: FromEngine) -> None:
         self._socket.send_multipart([front, packed(message)])

@@ -74,9 +74,10 @@ class Statistics(msgspec.Struct):
 
 
 class Events(msgspec.Struct, tag=True):
-    """What steps brought this front end's requests; statistics now and then."""
+    """What steps brought this front end's requests; statistics now and then. at: when, by the machine's monotonic clock, in seconds."""
 
     events: list[Event]
+    at: float
     statistics: Statistics | None = None
 
 

@@ -41,6 +41,7 @@ class Metrics:
         self._unknown = counter("tsrun:unknown_fields", "Fields of requests that no API here knows.", "field")
         self.first_token = seconds("vllm:time_to_first_token_seconds", "From a request to its first token.")
         self.next_token = seconds("vllm:inter_token_latency_seconds", "From one token to the next.")
+        self.delivery = seconds("tsrun:delivery_seconds", "From the end of a step to its tokens being on their way to the client.")
         self.whole = seconds("vllm:e2e_request_latency_seconds", "From a request to its end.")
         self._registry.register(_EngineCollector(model, engine, ready))
 
