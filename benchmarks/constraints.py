@@ -4,8 +4,8 @@ usage: python benchmarks/constraints.py NAME.tsa [--sequences 1,8] [--tokens N] 
 
 Both take turns, round by round, from the same prompts and with the same number of tokens; the ratio is the median of the rounds' ratios,
 and their range. A rate is of the tokens after each sequence's first. The schema is an array that is never long enough to end, of objects
-with a text, a number and a list; what is free of it says something else, so that the two see different tokens. Greedy decoding without a
-constraint reads only a part of a screened head; one with a constraint reads all of it, as sampling without filters does.
+with a text, a number and a list; what is free of it says something else, so that the two see different tokens. Greedy decoding reads only a
+part of a screened head; under a constraint it does where the largest logit is allowed, and else the head runs again.
 """
 
 from __future__ import annotations

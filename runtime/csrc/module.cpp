@@ -269,13 +269,16 @@ py::list score(std::uintptr_t address, const std::string& dtype, std::int64_t wi
 }
 
 py::tuple choose(std::uintptr_t address, const std::string& dtype, std::int64_t width,
-                 const std::vector<Sampler*>& samplers, const Ints& positions, const std::optional<Ints>& largest) {
+                 const std::vector<Sampler*>& samplers, const Ints& positions, const std::optional<Ints>& largest,
+                 const std::optional<Ints>& keep) {
   const LogitRows rows(address, dtype, width);
   const std::size_t num_rows = samplers.size();
   const std::span<const std::int32_t> places = flat(positions, "positions");
   std::optional<std::span<const std::int32_t>> first;
   if (largest) first = flat(*largest, "largest");
-  if (places.size() != num_rows || (first && first->size() != num_rows))
+  std::optional<std::span<const std::int32_t>> kept;
+  if (keep) kept = flat(*keep, "keep");
+  if (places.size() != num_rows || (first && first->size() != num_rows) || (kept && kept->size() != num_rows))
     throw std::invalid_argument("every array must have an element for each sampler");
   for (const Sampler* sampler : samplers) {
     if (sampler == nullptr) continue;
@@ -294,8 +297,9 @@ py::tuple choose(std::uintptr_t address, const std::string& dtype, std::int64_t 
       token[row] = 0;
       if (samplers[row] == nullptr) continue;
       if (first && samplers[row]->takes_first()) {
-        token[row] = (*first)[row];
-        continue;
+        const std::int32_t id = (*first)[row];
+        token[row] = id < 0 || samplers[row]->allows(id) ? id : tsrun::not_kept;
+        if (token[row] != tsrun::not_kept || (kept && (*kept)[row] > 0)) continue;
       }
       tsrun::Choice choice = choose(rows[row], *samplers[row], static_cast<std::uint64_t>(places[row]), room);
       token[row] = choice.token;
@@ -334,7 +338,7 @@ PYBIND11_MODULE(_core, module) {
            "allowed"_a.noconvert() = py::none(), "num_logprobs"_a = -1)
       .def_readonly("seed", &Sampler::seed);
   module.def("choose", &choose, "address"_a, "dtype"_a, "width"_a, "samplers"_a, "positions"_a,
-             "largest"_a = py::none());
+             "largest"_a = py::none(), "keep"_a = py::none());
   module.def("score", &score, "address"_a, "dtype"_a, "width"_a, "rows"_a, "tokens"_a, "counts"_a);
   module.def("uniform", &tsrun::uniform, "seed"_a, "position"_a);
 

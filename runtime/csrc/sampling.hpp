@@ -26,12 +26,16 @@ struct Sampler {
   int num_log_probabilities = -1;            // of the likeliest tokens beside that of the chosen one; -1: not even that
 
   bool is_greedy() const { return temperature == 0; }
-  // The model's largest logit decides, and nothing else is asked for.
-  bool takes_first() const { return is_greedy() && !adjustment && allowed.empty() && num_log_probabilities < 0; }
+  // The largest logit of what is allowed decides, and nothing else is asked for.
+  bool takes_first() const { return is_greedy() && !adjustment && num_log_probabilities < 0; }
+  bool allows(std::int32_t id) const {
+    return allowed.empty() || (allowed[id / word_bits] >> (id % word_bits) & 1) != 0;
+  }
 };
 
 inline constexpr std::int32_t not_finite = -1;  // the largest logit is not finite, or one is NaN
 inline constexpr std::int32_t none_allowed = -2;
+inline constexpr std::int32_t not_kept = -3;  // only the largest logit is there, and its token is not allowed
 
 // What came of a row. log_probabilities: by the model's logits, before anything was done to them.
 struct Choice {

@@ -190,10 +190,12 @@ def choose(
     samplers: Sequence[Sampler | None],  # None: the row is not looked at
     positions: NDArray[np.int32],  # [S], of the tokens that are chosen
     largest: NDArray[np.int32] | None = None,  # [S]: what greedy samplers would choose, where it is known
+    keep: NDArray[np.int32] | None = None,  # [S]: so many of a row's largest logits are there, others may be -inf; 0, or None: all are
 ) -> tuple[NDArray[np.int32], dict[int, Logprobs]]:
     """[S]: a token for each row, -1 where its largest logit is not finite or one is NaN, -2 where no token that is allowed has a finite
-    one, 0 where there is no sampler. And for rows whose samplers ask for them the log probabilities. A token depends on nothing but its
-    row's logits, sampler, position and the tokens before. ValueError for what can not be rows of logits, or not of these samplers."""
+    one, -3 where the largest is not allowed and others were not kept, 0 where there is no sampler. And for rows whose samplers ask for
+    them the log probabilities. A token depends on nothing but its row's logits, sampler, position and the tokens before. ValueError for
+    what can not be rows of logits, or not of these samplers."""
 
 def score(
     address: int,  # of logits [R, V], row after row

@@ -268,7 +268,7 @@ class Engine:
     def _start(self, plan: StepPlan) -> None:
         """Begin a step whose ids are all known."""
         step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
-        self._ranks.start(with_rows(step, scored) if scored else step, self._draws(plan, scored))
+        self._ranks.start(with_rows(step, scored) if scored else step, self._draws(plan, scored, step.keep))
 
     def _scored(self, plan: StepPlan) -> list[Scored]:
         """The tokens of prompts that a step's rows say the log probabilities of."""
@@ -304,10 +304,11 @@ class Engine:
         """How many of each sequence's largest logits its sampling looks at, 0 for all; of one that gets no token the fewest."""
         keep_S = np.ones(len(plan.requests), dtype=np.int32)
         for s, request in self._sampling(plan):
-            keep_S[s] = 0 if self._keeps_all else self._streams[request].keep
+            stream = self._streams[request]
+            keep_S[s] = 0 if self._keeps_all else stream.first_keep if self._ranks.can_run_head else stream.keep
         return keep_S
 
-    def _draws(self, plan: StepPlan, scored: list[Scored]) -> Draws | None:
+    def _draws(self, plan: StepPlan, scored: list[Scored], keep_S: Ints) -> Draws | None:
         """The tokens that a step is to bring; None where the program picks them."""
         if self._gives_tokens:
             return None
@@ -320,9 +321,10 @@ class Engine:
                 matchings.append(stream.matching)
         masks = self._constraints.fill(matchings) if matchings else None
         if not scored:
-            return Draws(samplers, plan.lengths, masks)
-        positions = np.concatenate((plan.lengths, np.zeros(len(scored), dtype=np.int32)))
-        return Draws([*samplers, *[None] * len(scored)], positions, masks, scored)
+            return Draws(samplers, plan.lengths, masks, keep=keep_S)
+        nothing = np.zeros(len(scored), dtype=np.int32)
+        positions, keep_S = np.concatenate((plan.lengths, nothing)), np.concatenate((keep_S, nothing))
+        return Draws([*samplers, *[None] * len(scored)], positions, masks, scored, keep_S)
 
     def _tokens(self, plan: StepPlan, result: Output) -> Ints:
         """The next token of each sequence of the step, 0 where it gets none, negative where there is none for it."""

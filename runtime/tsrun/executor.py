@@ -18,7 +18,7 @@ from tsrun.memory import ask_for_huge_pages
 from tsrun.output import Output
 from tsrun.places import Place, fixed
 from tsrun.program import Program, Region
-from tsrun.sampler import Draws
+from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
 from tsrun.step import Step
 from tsrun.step_inputs import StepInputs, table_columns
@@ -33,6 +33,13 @@ class Programs(Protocol):
 
     def run(self, plan: int, T: int, S: int, P: int) -> Output:
         """Run one of the plans; its step inputs are filled."""
+
+    def run_head(self, plan: int, T: int, S: int, P: int) -> Output:
+        """Run the head of the step before again, with another `keep`."""
+
+    @property
+    def can_run_head(self) -> bool:
+        """Whether it can be run alone."""
 
 
 class Executor:
@@ -75,8 +82,16 @@ class Executor:
 
     def run(self, step: Step, draws: Draws | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits."""
-        output = self.programs.run(*self._filled(step))
-        return output if draws is None else replace(output, chosen=draws.choose(output))
+        sizes = self._filled(step)
+        output = self.programs.run(*sizes)
+        if draws is None:
+            return output
+        chosen = draws.choose(output)
+        if (chosen.tokens == NOT_KEPT).any():
+            self._inputs.keep_all(chosen.tokens == NOT_KEPT)
+            output = self.programs.run_head(*sizes)
+            chosen = draws.choose_again(output, chosen)
+        return replace(output, chosen=chosen)
 
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""

@@ -84,7 +84,7 @@ def _serve(artifact: Path) -> None:
     import numpy as np
 
     from tsrun.artifact import read_manifest
-    from tsrun.grammars import compiled, grammar_tokens
+    from tsrun.grammar_compiler import compiled, grammar_tokens
     from tsrun.tokenizer import Tokenizer
 
     manifest = read_manifest(artifact)

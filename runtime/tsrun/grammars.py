@@ -8,21 +8,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from types import SimpleNamespace
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
 from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
 from tsrun.grammar_check import GrammarCheck
+from tsrun.grammar_compiler import compiled, grammar_tokens
 from tsrun.matching import Matching
 from tsrun.tokenizer import Tokenizer
 
 _MOST_KEPT = 128
 _MOST_SHOWN = 300  # characters of what the library says
 _UNSUPPORTED = re.compile(r"Unimplemented keys: (\[.*\])")
-LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)  # 100 MB; fuel and sizes are the library's own
-"""Of what a grammar may take, to compile and in a step."""
 
 
 class Grammars:
@@ -79,25 +77,6 @@ class Grammars:
                 return matcher
             said = matcher.get_error()
         return _refused(constraint, said)
-
-
-def grammar_tokens(tokenizer: Tokenizer, vocabulary: int, eos_ids: Sequence[int]) -> LLTokenizer:
-    """The tokens of a model that has `vocabulary` of them, as llguidance wants them."""
-    known = tokenizer.token_bytes()
-    tokens = [*known.of[:vocabulary], *[b""] * (vocabulary - len(known.of))]
-
-    class Words(SimpleNamespace):
-        def __call__(self, text: bytes) -> list[int]:
-            return tokenizer.encode_part(text.decode())
-
-    special = sorted({index for index in known.special if index < vocabulary} | set(eos_ids))
-    words = Words(eos_token_id=eos_ids[0], bos_token_id=None, tokens=tokens, special_token_ids=special)
-    return LLTokenizer(TokenizerWrapper(words), eos_token=list(eos_ids))
-
-
-def compiled(tokens: LLTokenizer, grammar: str) -> LLMatcher:
-    """Without the interpreter's lock. It says itself whether it is one."""
-    return LLMatcher(tokens, grammar, log_level=0, limits=LIMITS)
 
 
 def _refused(constraint: Constraint, said: str) -> RequestError:

@@ -175,6 +175,11 @@ class Ranks:
             group.leave()
         self._end_workers()
 
+    @property
+    def can_run_head(self) -> bool:
+        """Whether the head of a step can be run again, here alone."""
+        return self._group is None and self._executor.programs.can_run_head
+
     def worker_pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers]
 

@@ -11,7 +11,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,8 @@ NOT_FINITE = -1
 """Instead of a token: the model's largest logit is not finite, or one is NaN."""
 NONE_ALLOWED = -2
 """Instead of a token: what is allowed has no finite logit."""
+NOT_KEPT = -3
+"""Instead of a token, where few logits were kept: what is allowed may be among the others."""
 _MOST_BIASES = 1024
 _SHOWN_BITS = 128  # of a number in an error
 
@@ -157,16 +159,25 @@ class Chosen:
 @dataclass(frozen=True, slots=True)
 class Draws:
     """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S];
-    masks: over when the samplers may read what is allowed; scored: tokens of prompts, by the step's last rows."""
+    masks: over when the samplers may read what is allowed; scored: tokens of prompts, by the step's last rows; keep:
+    so many of each row's largest logits are there [S], 0 being all."""
 
     samplers: Sequence[Sampler | None]
     positions: Ints
     masks: Future[None] | None = None
     scored: Sequence[Scored] = ()
+    keep: Ints | None = None
 
     def choose(self, logits: Output) -> Chosen:
         """Without the interpreter's lock."""
         if self.masks is not None:
             self.masks.result()
-        tokens, logprobs = choose(logits.address, logits.dtype, logits.shape[1], self.samplers, self.positions, logits.largest)
+        rows = (logits.address, logits.dtype, logits.shape[1])
+        tokens, logprobs = choose(*rows, self.samplers, self.positions, logits.largest, self.keep)
         return Chosen(tokens, logprobs, scores(logits, self.scored) if self.scored else ())
+
+    def choose_again(self, logits: Output, chosen: Chosen) -> Chosen:
+        """Those that few logits did not decide, by all of them."""
+        again = [sampler if token == NOT_KEPT else None for sampler, token in zip(self.samplers, chosen.tokens, strict=True)]
+        tokens, _ = choose(logits.address, logits.dtype, logits.shape[1], again, self.positions)
+        return replace(chosen, tokens=np.where(chosen.tokens == NOT_KEPT, tokens, chosen.tokens))

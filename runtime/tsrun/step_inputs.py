@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tsrun.block_tables import BlockTables
 from tsrun.limits import Limits
@@ -58,6 +59,10 @@ class StepInputs:
         for group, window in enumerate(self._windows):
             self._put(("slots", window), step.slots[group])
             self._tables.copy_rows(group, step.table_rows, self._arrays["tables", window][: S * columns].reshape(S, columns))
+
+    def keep_all(self, is_wanted_S: NDArray[np.bool_]) -> None:
+        """Of these sequences all logits are wanted, and of the others the fewest."""
+        self._put(("keep", 0), np.where(is_wanted_S, 0, 1).astype(np.int32))
 
     def _put(self, given: StepInput, source: Ints) -> None:
         np.copyto(self._arrays[given][: source.size], source.reshape(-1))

@@ -30,7 +30,10 @@ class _Showing:
 
 
 class Stream:
-    """The state of a request on the engine's side. Without a decoder there are tokens and no text."""
+    """The state of a request on the engine's side. Without a decoder there are tokens and no text.
+
+    keep: how many of the largest logits decide; first_keep: how many do most often, where the others may be asked for later.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,8 @@ class Stream:
         matching: Matching | None = None,
     ) -> None:
         self.keep = request.keep
+        is_plain = request.sampling.greedy and not request.sampling.adjusted_by and request.logprobs is None
+        self.first_keep = 1 if matching is not None and is_plain else self.keep
         self.matching = matching
         allowed = None if matching is None else matching.allowed
         self.sampler = request.sampling.sampler(request.prompt, allowed=allowed, logprobs=request.logprobs)

@@ -62,6 +62,11 @@ class TorchPrograms:
                 call()
         return bound.output
 
+    can_run_head = False  # none of its kernels leaves logits out
+
+    def run_head(self, plan: int, T: int, S: int, P: int) -> Output:
+        raise NotImplementedError
+
     def _bind(self, plan: int, T: int, S: int, P: int) -> _Replay:
         self._grow({"T": T, "S": S})
         sizes = {"T": T, "S": S, "P": P}

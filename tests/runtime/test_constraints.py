@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ from tests.runtime.numpy_sampler import logprobs
 from tests.runtime.test_engine import PROMPTS
 from tests.runtime.toy import EOS, Toy, byte_tokenizer
 
-from tsrun import grammar_check, grammars
+from tsrun import grammar_check, grammar_compiler
 from tsrun.constraint import Constraint
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
@@ -211,6 +213,14 @@ def test_a_kind_or_size_that_there_is_not_is_refused() -> None:
         Constraint("regex", "a" * (2**19 + 1))
 
 
+def checking_process(engine: Engine) -> subprocess.Popen[bytes]:
+    grammars = engine._constraints._grammars
+    assert grammars is not None
+    process = grammars._check._process
+    assert process is not None
+    return process
+
+
 def crashing(count: int) -> Constraint:
     """llguidance follows rules by recursion: its process would overflow its stack."""
     rules = "\n".join(f'r{i}: "a" | "b" r{(i + 1) % count}' for i in range(count))
@@ -231,16 +241,19 @@ def test_a_grammar_that_crashes_its_compiler_harms_nobody(toy_artifact: Path) ->
 def test_a_grammar_that_takes_too_long_is_given_up(toy_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Engine(toy_artifact) as engine:
         engine.prepare(CASES["choice"][0])
-        monkeypatch.setattr(grammar_check, "_CHECK_SECONDS", 0.0)
-        with pytest.raises(RequestError, match=r"regex: it takes more than 0\.0 seconds to compile"):
+        monkeypatch.setattr(grammar_check, "_CHECK_SECONDS", 0.2)
+        stuck = checking_process(engine)
+        stuck.send_signal(signal.SIGSTOP)  # as one that finds no end
+        with pytest.raises(RequestError, match=r"regex: it takes more than 0\.2 seconds to compile"):
             engine.prepare(CASES["regex"][0])
+        assert stuck.poll() is not None
         engine.prepare(CASES["choice"][0])
         monkeypatch.undo()
         engine.prepare(CASES["lark"][0])
 
 
 def test_a_constraint_that_can_not_go_on_ends_its_request_alone(toy_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grammars, "LIMITS", LLParserLimits(step_max_items=12))
+    monkeypatch.setattr(grammar_compiler, "LIMITS", LLParserLimits(step_max_items=12))
     for depth in (1, 2):
         with Engine(toy_artifact, LimitOptions(depth=depth)) as engine:
             other = GenerationRequest([9], 30, ignore_eos=True)
@@ -302,10 +315,7 @@ def test_the_same_constraint_is_compiled_once_from_any_thread(toy_artifact: Path
 def test_the_process_that_checks_ends_with_the_engine(toy_artifact: Path) -> None:
     with Engine(toy_artifact) as engine:
         engine.prepare(CASES["regex"][0])
-        grammars = engine._constraints._grammars
-        assert grammars is not None
-        process = grammars._check._process
-        assert process is not None
+        process = checking_process(engine)
         os.kill(process.pid, 0)
     assert process.poll() is not None
 
