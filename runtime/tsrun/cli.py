@@ -148,6 +148,19 @@ def serve_command(model: Path, **rest: Any) -> None:
     serve(ServeOptions(model, limits=limits, **rest))
 
 
+@cli.command("top")
+@click.argument("url", default="http://127.0.0.1:8000")
+@click.option("--api-key", envvar="TSRUN_API_KEY", help="What the server asks for.")
+@click.option("--once", is_flag=True, help="Once, and no more.")
+@click.option("--json", "as_json", is_flag=True, help="Once, as a JSON object.")
+@debug_option
+def top_command(url: str, api_key: str | None, once: bool, as_json: bool) -> None:
+    """Watch a running server: requests, tokens a second, pages, cache hits."""
+    from tsrun.top import top
+
+    top(url, api_key, once=once, as_json=as_json)
+
+
 @cli.command("demo")
 @click.option("-p", "--prompt", default="Why is the sky blue? Answer in two sentences.", show_default=True)
 @click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)

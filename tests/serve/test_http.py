@@ -17,7 +17,17 @@ import httpx
 import pytest
 from tests.serve.conftest import Server, start
 
-PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/tokenize", "/metrics", "/v1/models", "/version", "/"]
+PATHS = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/responses",
+    "/tokenize",
+    "/metrics",
+    "/v1/models",
+    "/version",
+    "/status",
+]
 LONG = {"prompt": "x", "max_tokens": 2000, "stream": True, "ignore_eos": True}
 
 

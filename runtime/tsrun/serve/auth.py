@@ -16,8 +16,8 @@ from tsrun.serve.answers import Origin
 from tsrun.serve.http_errors import HttpError
 from tsrun.serve.sse import send_error
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""Of probes, which have no key and learn nothing but that."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/"})
+"""Of probes, which have no key and learn nothing but that, and the page, which is the same everywhere and asks for the key."""
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 

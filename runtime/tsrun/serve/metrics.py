@@ -21,6 +21,7 @@ class Metrics:
 
     def __init__(self, model: str, engine: EngineClient, ready: Ready) -> None:
         self._registry = CollectorRegistry()
+        self._prompts = (0, 0)
         labels = ["model_name"]
 
         def counter(name: str, text: str, *more: str) -> Counter:
@@ -48,12 +49,17 @@ class Metrics:
     def end(self, reason: str, usage: Usage) -> None:
         """A request has ended."""
         self._success.labels(self._model, reason).inc()
+        self._prompts = self._prompts[0] + usage.prompt, self._prompts[1] + usage.cached
         self.prompt_tokens.inc(usage.prompt)
         self.generation_tokens.inc(usage.completion)
         self.cache_queries.inc(usage.prompt)
         self.cache_hits.inc(usage.cached)
         if usage.miss is not None:
             self._cache_misses.labels(self._model, usage.miss).inc()
+
+    def prompt_counts(self) -> tuple[int, int]:
+        """Tokens of prompts, and of these those that were cached."""
+        return self._prompts
 
     def unknown_field(self, name: str) -> None:
         self._unknown.labels(self._model, name).inc()

@@ -23,6 +23,7 @@ from tsrun.serve.health import Health
 from tsrun.serve.http_errors import HttpError, http_error
 from tsrun.serve.metrics import CONTENT_TYPE
 from tsrun.serve.responses import KeptResponses, ResponseAnswer, ResponsesRequest
+from tsrun.serve.status import Status, page
 from tsrun.serve.tokenizing import Detokenize, Tokenize
 
 OPENAI, ANTHROPIC = Dialect(), AnthropicDialect()
@@ -58,6 +59,8 @@ def application(front: Front, health: Health) -> Starlette:
             Route("/ready", health.ready),
             Route("/version", _version),
             Route("/metrics", _metrics(front)),
+            Route("/status", Status(front).status),
+            Route("/", page()),
         ],
         exception_handlers={HttpError: _error, HTTPException: _error, Exception: _error},
     )
