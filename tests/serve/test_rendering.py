@@ -55,7 +55,8 @@ def said(*turns: tuple[str, str]) -> list[dict[str, Any]]:
     ],
 )
 def test_a_conversation_is_said_as_the_template_takes_it(tmp_path: Path, template: str, messages: list[dict[str, Any]], text: str) -> None:
-    assert render(tokenizer(tmp_path, template), Conversation(messages)) == text
+    begun = messages[-1]["role"] == "assistant"
+    assert render(tokenizer(tmp_path, template), Conversation(messages, continues=begun)) == text
 
 
 def test_a_template_without_tools_is_told_of_them_in_words(tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_without_tools_a_call_is_text(client: Any) -> None:
         assert (message.content, message.tool_calls) == (CALL, None)
 
 
+def test_one_call_is_enough_where_no_others_may_run_beside_it(client: Any) -> None:
+    for stream in (False, True):
+        asked = {"model": "toy", "messages": ASK, "tools": [TOOL], "parallel_tool_calls": False, **written(TEXT)}
+        if stream:
+            deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(**asked, stream=True)]
+            indices = {call.index for delta in deltas for call in delta.tool_calls or ()}
+        else:
+            indices = set(range(len(client.chat.completions.create(**asked).choices[0].message.tool_calls)))
+        assert indices == {0}
+
+
 def test_a_required_call_is_one(client: Any) -> None:
     other = {
         "type": "function",

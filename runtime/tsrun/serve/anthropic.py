@@ -48,6 +48,10 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
     def choice_fields(self) -> SamplingFields:
         return SamplingFields(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, stop=self.stop_sequences)
 
+    @property
+    def most_calls(self) -> int | None:
+        return 1 if isinstance(self.tool_choice, dict) and self.tool_choice.get("disable_parallel_tool_use") else None
+
     def conversation(self, *, drops_billing: bool) -> Conversation:
         if not self.messages:
             raise invalid("messages", "messages is empty; give at least one message")
@@ -62,7 +66,7 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
         variables: dict[str, Any] = {}
         if self.thinking is not None:
             variables["enable_thinking"] = self.thinking.get("type") != "disabled"
-        return Conversation(messages, self._tools(), variables)
+        return Conversation(messages, self._tools(), variables, continues=messages[-1]["role"] == "assistant")
 
     def _tools(self) -> list[Tool]:
         match self.tool_choice:
@@ -159,7 +163,7 @@ class MessagesAnswer:
         call = request.required_call(conversation.tools)
         choice = request.choice_fields().token_choice(call=call)
         prompt = await self._front.prompt_of(conversation)
-        reading = self._front.reading(conversation, prompt, is_call=call is not None)
+        reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=request.most_calls)
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_tokens)
 
     async def whole(self) -> dict[str, Any]:

@@ -42,6 +42,10 @@ class ChatRequest(SamplingFields, kw_only=True):
     function_call: Any = None
     functions: list[Any] | None = None
 
+    @property
+    def most_calls(self) -> int | None:
+        return 1 if self.parallel_tool_calls is False else None
+
     def check(self) -> None:
         if self.modalities is not None and self.modalities != ["text"]:
             raise unsupported("modalities", "this model answers in text")
@@ -59,11 +63,13 @@ class ChatRequest(SamplingFields, kw_only=True):
         variables = dict(self.chat_template_kwargs or {})
         if self.reasoning_effort is not None:
             variables["reasoning_effort"] = self.reasoning_effort
+        if self.add_generation_prompt is not None:
+            variables["add_generation_prompt"] = self.add_generation_prompt
         messages = openai_messages(self.messages)
-        begun = messages[-1]["role"] == "assistant"
-        if self.continue_final_message and not begun:
+        continues = bool(self.continue_final_message)
+        if continues and messages[-1]["role"] != "assistant":
             raise invalid("continue_final_message", "continue_final_message: the last message is not the assistant's")
-        return Conversation(messages, offered(self.tools, self.tool_choice), variables)
+        return Conversation(messages, offered(self.tools, self.tool_choice), variables, continues)
 
 
 class ChatAnswer:
@@ -82,7 +88,7 @@ class ChatAnswer:
         call = required_call(conversation.tools, request.tool_choice)
         choice = request.token_choice(logprobs=request.top_logprobs or 0 if request.logprobs else None, call=call)
         prompt = await self._front.prompt_of(conversation)
-        reading = self._front.reading(conversation, prompt, is_call=call is not None)
+        reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=request.most_calls)
         most = request.max_completion_tokens or request.max_tokens
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=most)
 

@@ -17,16 +17,13 @@ _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """messages: with `role`, `content` (a text), and perhaps `tool_calls`, `tool_call_id`, `reasoning_content`; tools: in OpenAI's form,
-    `{"type": "function", "function": {…}}`; variables: what else the template is given."""
+    `{"type": "function", "function": {…}}`; variables: what else the template is given; continues: the answer goes on from the last
+    message, which the assistant has begun."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def continues(self) -> bool:
-        """Whether the answer goes on from an assistant's message that was begun."""
-        return bool(self.messages) and self.messages[-1]["role"] == "assistant"
+    continues: bool = False
 
 
 def openai_messages(messages: Sequence[Any], param: str = "messages") -> list[Message]:

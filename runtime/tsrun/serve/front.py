@@ -18,7 +18,7 @@ from tsrun.serve.http_errors import HttpError, context_exceeded
 from tsrun.serve.known_texts import KnownTexts
 from tsrun.serve.messages import Ready
 from tsrun.serve.metrics import Metrics
-from tsrun.serve.reading import Reading, WholeCall
+from tsrun.serve.reading import FirstCalls, Reading, WholeCall
 from tsrun.serve.rendering import TOOLS_AS_TEXT, knows_tools, render
 from tsrun.serve.sessions import Sessions
 from tsrun.serve.tools import parsed_tools
@@ -85,7 +85,7 @@ class Front:
         if len(prompt.ids) >= self.ready.max_context:
             raise context_exceeded(self.ready.max_context, len(prompt.ids), of_messages=of_messages)
 
-    def reading(self, conversation: Conversation, prompt: Prompt, *, is_call: bool = False) -> Reading:
+    def reading(self, conversation: Conversation, prompt: Prompt, *, is_call: bool = False, most_calls: int | None = None) -> Reading:
         """How the answer to a conversation is to be read. is_call: it was constrained to be one call, and is that alone."""
         if is_call:
             return Reading(WholeCall)
@@ -94,7 +94,9 @@ class Front:
         if tools and not knows_tools(self.tokenizer.template_source):
             choice = replace(choice, tools=TOOLS_AS_TEXT)
         inside = prompt.text is not None and choice.starts_inside(prompt.text)
-        return Reading(partial(choice.parser, tools, starts_inside=inside), self.tokenizer.special_ids_of(choice.tags))
+        parser = partial(choice.parser, tools, starts_inside=inside)
+        first = parser if most_calls is None else lambda: FirstCalls(parser(), most_calls)
+        return Reading(first, self.tokenizer.special_ids_of(choice.tags))
 
     def submit(self, request: GenerationRequest) -> Generation:
         if self.is_draining:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from tsrun.parsing import Parser, Part, named
+from tsrun.parsing import CallEnd, Parser, Part, named
 from tsrun.parsing.grammar import plain
 
 
@@ -34,6 +34,28 @@ class WholeCall:
 
     def finish(self) -> list[Part]:
         return [*self._parser.feed("</tool_call>"), *self._parser.finish()]
+
+
+class FirstCalls:
+    """What another parser reads, up to the end of so many calls."""
+
+    def __init__(self, parser: TextParser, most: int) -> None:
+        self._parser = parser
+        self._left = most
+
+    def feed(self, text: str) -> list[Part]:
+        return self._first(self._parser.feed(text))
+
+    def finish(self) -> list[Part]:
+        return self._first(self._parser.finish())
+
+    def _first(self, parts: list[Part]) -> list[Part]:
+        found: list[Part] = []
+        for part in parts:
+            if self._left:
+                found.append(part)
+                self._left -= isinstance(part, CallEnd)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

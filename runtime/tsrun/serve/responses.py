@@ -49,7 +49,6 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     metadata: dict[str, Any] | None = None
     truncation: str | None = None
     top_logprobs: int | None = None
-    max_tool_calls: int | None = None
     prompt_cache_key: str | None = None
 
     @property
@@ -62,6 +61,8 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
             raise unsupported("background", "ask again with `stream`")
         if self.conversation is not None:
             raise unsupported("conversation", "send `previous_response_id` or the items themselves")
+        if self.top_logprobs:
+            raise unsupported("top_logprobs", "chat completions give log probabilities")
         if self.truncation == "auto":
             raise unsupported("truncation", "shorten the input, or send 'disabled'")
 
@@ -170,7 +171,8 @@ class ResponseAnswer:
         call = required_call(conversation.tools, request.tool_choice)
         choice = request.token_choice(call)
         prompt = await self._front.prompt_of(conversation)
-        reading = self._front.reading(conversation, prompt, is_call=call is not None)
+        most_calls = 1 if request.parallel_tool_calls is False else None
+        reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=most_calls)
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
 
     async def whole(self) -> dict[str, Any]:

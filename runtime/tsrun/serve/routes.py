@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from tsrun.serve.anthropic import CountTokens, MessagesAnswer, MessagesRequest, TokenCount
@@ -22,6 +23,7 @@ from tsrun.serve.front import Front
 from tsrun.serve.health import Health
 from tsrun.serve.http_errors import HttpError, http_error
 from tsrun.serve.metrics import CONTENT_TYPE
+from tsrun.serve.openapi import Operation, docs_page, openapi
 from tsrun.serve.responses import KeptResponses, ResponseAnswer, ResponsesRequest
 from tsrun.serve.status import Status, page
 from tsrun.serve.tokenizing import Detokenize, Tokenize
@@ -32,6 +34,7 @@ OPENAI, ANTHROPIC = Dialect(), AnthropicDialect()
 def application(front: Front, health: Health) -> Starlette:
     unknown = UnknownFields(front.metrics)
     kept = KeptResponses()
+    status = Status(front)
 
     def generating(form: Any, answer: Any, dialect: Dialect = OPENAI) -> Generating[Any]:
         return Generating(front, form, answer, dialect, unknown)
@@ -43,27 +46,64 @@ def application(front: Front, health: Health) -> Starlette:
 
         return endpoint
 
-    return Starlette(
-        routes=[
-            Route("/v1/chat/completions", generating(ChatRequest, ChatAnswer), methods=["POST"]),
-            Route("/v1/completions", generating(CompletionRequest, Completion), methods=["POST"]),
-            Route("/v1/messages", generating(MessagesRequest, MessagesAnswer, ANTHROPIC), methods=["POST"]),
-            Route("/v1/messages/count_tokens", generating(CountTokens, TokenCount, ANTHROPIC), methods=["POST"]),
-            Route("/v1/responses", generating(ResponsesRequest, lambda front, body: ResponseAnswer(front, body, kept)), methods=["POST"]),
-            Route("/v1/responses/{id}", _kept(kept), methods=["GET", "DELETE"]),
-            Route("/v1/models", _models(front)),
-            Route("/v1/models/{model:path}", _models(front)),
-            Route("/tokenize", answered(Tokenize), methods=["POST"]),
-            Route("/detokenize", answered(Detokenize), methods=["POST"]),
-            Route("/health", health.health),
-            Route("/ready", health.ready),
-            Route("/version", _version),
-            Route("/metrics", _metrics(front)),
-            Route("/status", Status(front).status),
-            Route("/", page()),
-        ],
-        exception_handlers={HttpError: _error, HTTPException: _error, Exception: _error},
+    def respond(front: Front, body: ResponsesRequest) -> ResponseAnswer:
+        return ResponseAnswer(front, body, kept)
+
+    chat, text, response = (
+        _posted(ChatRequest, streams=True),
+        _posted(CompletionRequest, streams=True),
+        _posted(ResponsesRequest, streams=True),
     )
+    table: list[tuple[Operation, Any]] = [
+        (chat("/v1/chat/completions", "Answer a conversation: OpenAI's form."), generating(ChatRequest, ChatAnswer)),
+        (text("/v1/completions", "Continue a text: OpenAI's older form."), generating(CompletionRequest, Completion)),
+        (response("/v1/responses", "Answer items: OpenAI's newer form, kept for the next turn."), generating(ResponsesRequest, respond)),
+        (Operation("GET", "/v1/responses/{id}", "A response that was kept."), _kept(kept)),
+        (Operation("DELETE", "/v1/responses/{id}", "Forget a response."), _kept(kept)),
+        (
+            _posted(MessagesRequest, streams=True)("/v1/messages", "Answer messages: Anthropic's form."),
+            generating(MessagesRequest, MessagesAnswer, ANTHROPIC),
+        ),
+        (
+            _posted(CountTokens)("/v1/messages/count_tokens", "How many tokens messages are."),
+            generating(CountTokens, TokenCount, ANTHROPIC),
+        ),
+        (Operation("GET", "/v1/models", "The model that is served."), _models(front)),
+        (Operation("GET", "/v1/models/{model}", "The same, by its name."), _models(front)),
+        (_posted(Tokenize)("/tokenize", "A text or messages as tokens."), answered(Tokenize)),
+        (_posted(Detokenize)("/detokenize", "Tokens as a text."), answered(Detokenize)),
+        (Operation("GET", "/health", "Whether tokens are being made; needs no key."), health.health),
+        (Operation("GET", "/ready", "Whether new requests are taken; needs no key."), health.ready),
+        (Operation("GET", "/status", "The engine at a glance."), status.status),
+        (Operation("GET", "/metrics", "For Prometheus."), _metrics(front)),
+        (Operation("GET", "/version", "The version of tsrun."), _version),
+    ]
+    operations = [operation for operation, _ in table]
+    routes = [
+        *(Route(operation.path.replace("{model}", "{model:path}"), endpoint, methods=[operation.method]) for operation, endpoint in table),
+        Route("/openapi.json", _document(operations)),
+        Route("/docs", _docs(operations)),
+        Route("/", page()),
+    ]
+    return Starlette(routes=routes, exception_handlers={HttpError: _error, HTTPException: _error, Exception: _error})
+
+
+def _posted(form: type[msgspec.Struct], *, streams: bool = False) -> Callable[[str, str], Operation]:
+    return lambda path, summary: Operation("POST", path, summary, form, streams)
+
+
+def _document(operations: Sequence[Operation]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(openapi(operations))
+
+    return endpoint
+
+
+def _docs(operations: Sequence[Operation]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return HTMLResponse(docs_page(operations))
+
+    return endpoint
 
 
 def _models(front: Front) -> Callable[[Request], Awaitable[Response]]:
