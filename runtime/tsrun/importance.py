@@ -58,13 +58,7 @@ def importance(path: Path, file: Path, output: Path | None, most_tokens: int | N
     artifact = open_artifact(path, progress=loading_progress(), memory=files_read_before())
     ids = encoded(artifact, text, most_tokens)
     found = measured(artifact, ids, threads)
-    record = {
-        "format": FORMAT,
-        "config_sha256": artifact.manifest.model.config_sha256,
-        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "tokens": len(ids.ids),
-    }
-    _write(target, found, record)
+    write(target, artifact, found, text_sha256=hashlib.sha256(text.encode()).hexdigest(), tokens=len(ids.ids))
     print(f"wrote {target}: the importance of the inputs of {len(found)} weights, on {len(ids.ids)} tokens")
 
 
@@ -81,9 +75,11 @@ def measured(artifact: Artifact, text: Text, threads: int | None = None) -> Mapp
     return found.by_tensor()
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, object]) -> None:
+def write(path: Path, artifact: Artifact, tensors: Mapping[str, Tensor], *, text_sha256: str, tokens: int) -> None:
+    """What was measured, with what it is of."""
     from safetensors.torch import save_file
 
+    record = {"format": FORMAT, "config_sha256": artifact.manifest.model.config_sha256, "text_sha256": text_sha256, "tokens": tokens}
     temporary = path.with_name(f".{path.name}.partial")
     try:
         # One entry: safetensors keeps no order of several, and the same measurement is the same file.
