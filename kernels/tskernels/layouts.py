@@ -27,6 +27,8 @@ GATED_PANELS: Final = "gated_panels"
 SCREEN: Final = "screen"
 FROM_FLOATS: Final = ("int8", "int4", "q8_0")
 """The quantized layouts that are packed from rows; all but `int8` and `int4` are packed from the blocks of a GGUF file."""
+BY_IMPORTANCE: Final = ("int4",)
+"""Those of them whose rounding has a choice."""
 QUANTIZED: Final = (*FROM_FLOATS, "q4_0", "q4_1", "q5_0", "q4_k", "q5_k", "q6_k")
 """The formats of `quantized.py`; `gated_` before one is its layout of joined weights of which half gates the other."""
 
@@ -37,7 +39,8 @@ Sizes = Sequence[int]
 class Layout:
     """takes: whether weights of an element type and shape can be stored so; stored: element type and shape of what is then stored; pack:
     rows (or blocks, see FROM_FLOATS) to that; unpack: that to rows of a shape, None where it is only a help to the rows, which are stored
-    too. is_chosen: the compiler may choose it by cost, since it keeps every bit."""
+    too. is_chosen: the compiler may choose it by cost, since it keeps every bit; pack_by: as pack, by the importance of each input [K],
+    where the rounding has a choice."""
 
     name: str
     takes: Callable[[str, Sizes], bool]
@@ -45,6 +48,7 @@ class Layout:
     pack: Callable[[Tensor], Tensor]
     unpack: Callable[[Tensor, Sizes], Tensor] | None
     is_chosen: bool = True
+    pack_by: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def layout(name: str) -> Layout:
@@ -179,10 +183,14 @@ def _quantized(name: str, is_gated: bool) -> Layout:
             rows = q8_0_blocks(rows.contiguous())
         return form().pack(rows, is_gated)
 
+    def pack_by(rows: Tensor, importance_K: Tensor) -> Tensor:
+        return form().pack(rows, is_gated, importance_K)
+
     def unpack(stored: Tensor, shape: Sizes) -> Tensor:
         return form().unpack(stored, shape[0], shape[1], is_gated)
 
-    return Layout(f"gated_{name}" if is_gated else name, takes, stored, pack, unpack, is_chosen=False)
+    by = pack_by if name in BY_IMPORTANCE else None
+    return Layout(f"gated_{name}" if is_gated else name, takes, stored, pack, unpack, is_chosen=False, pack_by=by)
 
 
 LAYOUTS: Final[Mapping[str, Layout]] = {

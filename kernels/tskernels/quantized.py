@@ -31,8 +31,8 @@ Value = Callable[[Parts], Tensor]
 @dataclass(frozen=True, slots=True)
 class Format:
     """bits and offset of a code, which is stored without a sign; groups of a block, 0 where K is one; block, group: what the header of
-    either says of an output. parse: rows to parts; value: parts to f32 [O, K]; block_codes and row_block_bytes: of the file's blocks,
-    0 of floats."""
+    either says of an output. parse: rows to parts, by the importance of each input [K] where BY_IMPORTANCE has the format; value: parts
+    to f32 [O, K]; block_codes and row_block_bytes: of the file's blocks, 0 of floats."""
 
     name: str
     bits: int
@@ -40,7 +40,7 @@ class Format:
     groups: int
     block: tuple[torch.dtype, ...]
     group: tuple[torch.dtype, ...]
-    parse: Callable[[Tensor], Parts]
+    parse: Callable[..., Parts]
     value: Value
     block_codes: int = 0
     row_block_bytes: int = 0
@@ -58,8 +58,9 @@ class Format:
         groups = stored // GROUP
         return self._panels(outputs, gated) * (groups // self.groups * header + groups * (group + GROUP * PANEL * self.bits // 8))
 
-    def pack(self, rows: Tensor, gated: bool = False) -> Tensor:
+    def pack(self, rows: Tensor, gated: bool = False, importance_K: Tensor | None = None) -> Tensor:
         """Floats [O, K], or u8 [O, bytes] of a file's blocks, to one u8 run. gated: the first half of the rows gates the second."""
+        by = () if importance_K is None else (importance_K,)
         K = self._width(rows)
         order = _order(rows.shape[0], gated)
         packed = torch.empty(self.num_bytes(rows.shape[0], K, gated), dtype=torch.uint8).view(len(order) // PANEL, -1)
@@ -69,7 +70,7 @@ class Format:
                 some = some.float()
             some[chunk < 0] = 0
             panel = first // PANEL
-            packed[panel : panel + len(chunk) // PANEL] = self._panels_of(self.parse(some))
+            packed[panel : panel + len(chunk) // PANEL] = self._panels_of(self.parse(some, *by))
         return packed.view(-1)
 
     def unpack(self, packed: Tensor, outputs: int, K: int, gated: bool = False) -> Tensor:

@@ -41,6 +41,14 @@ class TuningEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calls: int
 
 
+class ImportanceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What weights were rounded by: a file, measured on so many tokens of a text."""
+
+    sha256: str
+    text_sha256: str
+    tokens: int
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """manifest.json as docs/architecture.md gives it."""
 
@@ -59,6 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileEntry]
     gives: Literal["logits", "tokens"] = "logits"
     quantization: dict[str, int] | None = None
+    importance: ImportanceEntry | None = None
     tuning: TuningEntry | None = None
     cache: Literal["dtype", "int8"] = "dtype"
 

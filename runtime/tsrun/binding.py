@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tskernels import views
 from tskernels.dtypes import size_bytes
@@ -29,6 +30,10 @@ class BoundCall:
     attrs: Mapping[str, Attribute]
     out: Place
     constants: Sequence[float] = ()
+
+
+Observe = Callable[[BoundCall, Sequence[Any]], None]
+"""Is told of a call that is about to run, with its arguments: torch tensors in the places' stead, for it to read."""
 
 
 @dataclass(frozen=True, slots=True)

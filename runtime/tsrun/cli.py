@@ -187,6 +187,20 @@ def perplexity_command(artifact: Path, text: Path, tokens: int | None, threads: 
     perplexity(artifact, text, tokens, threads, as_json=as_json)
 
 
+@cli.command("importance")
+@click.argument("artifact", type=_PATH, metavar="NAME.tsa")
+@click.argument("text", type=_PATH, metavar="FILE.txt")
+@click.option("-o", "--output", type=_PATH, help="What to write [default: NAME.importance.safetensors].")
+@click.option("--tokens", type=click.IntRange(min=1), help="Only the so many first tokens of the text.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads to compute with [default: the cores].")
+@debug_option
+def importance_command(artifact: Path, text: Path, output: Path | None, tokens: int | None, threads: int | None) -> None:
+    """Measure on a text which inputs of its weights matter, for `tsc compile --quantize int4 --importance`."""
+    from tsrun.importance import importance
+
+    importance(artifact, text, output, tokens, threads)
+
+
 @cli.group("cache")
 @debug_option
 def cache_group() -> None:

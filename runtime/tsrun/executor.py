@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from tskernels.dtypes import size_bytes
 from tskernels.mesh_axes import group_members
 from tsrun.artifact import PROGRAM, Artifact
-from tsrun.binding import Binder
+from tsrun.binding import Binder, Observe
 from tsrun.errors import ArtifactError
 from tsrun.limits import Limits
 from tsrun.memory import ask_for_huge_pages
@@ -46,8 +46,8 @@ class Executor:
     """One rank's part of the model. `run` is the token loop: refill the inputs, run the plan for so many tokens.
 
     The output of `run` lies in the arena: it is valid until the next run. memory: what the ranks share, where they do; screen: steps will
-    keep few logits, so that of a screened head only a few rows are read; needs_torch: some of its kernels are not in C++, or its
-    collectives have no such memory.
+    keep few logits, so that of a screened head only a few rows are read; observe: is told of each call of a kernel; needs_torch: calls
+    run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Executor:
         memory: SharedMemory | None = None,
         *,
         screen: bool = True,
+        observe: Observe | None = None,
     ) -> None:
         self._program = program
         self._inputs = StepInputs(limits)
@@ -70,13 +71,13 @@ class Executor:
         binder = Binder(program, weights, caches, _coordinates(artifact, program, rank), self._inputs.places())
         plans = [binder.bind(plan) for plan in program.plans]
         file = artifact.file(PROGRAM)
-        self.needs_torch = not all(can_run(bound.calls, memory) for bound in plans)
+        self.needs_torch = observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
         self.programs: Programs
         if self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
             most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_output_rows}
-            self.programs = TorchPrograms(program, plans, file, threads, most)
+            self.programs = TorchPrograms(program, plans, file, threads, most, observe)
         else:
             self.programs = SimdPrograms(plans, file, threads, limits.max_output_rows, memory)
 

@@ -34,7 +34,7 @@ def value(given: Extent, sizes: Mapping[str, int]) -> int:
 @dataclass(frozen=True, slots=True)
 class Place:
     """A tensor of a step. In a region `T` or `S` its storage begins at `address` bytes a row and takes `row_bytes` of each; `offset` are
-    bytes from there. A fixed one is at `address`, in memory that `buffer` keeps alive."""
+    bytes from there. A fixed one is at `address`, in memory that `buffer` keeps alive; tensor: the name of a weight."""
 
     region: Region
     address: int
@@ -44,6 +44,7 @@ class Place:
     shape: tuple[Extent, ...]
     strides: tuple[Extent, ...]
     buffer: object = None
+    tensor: str = ""
 
     def dim(self) -> int:
         return len(self.shape)
@@ -104,6 +105,6 @@ def contiguous(shape: Sequence[Extent]) -> tuple[Extent, ...]:
     return tuple(strides)
 
 
-def fixed(address: int, dtype: str, shape: Sequence[Extent], buffer: object) -> Place:
+def fixed(address: int, dtype: str, shape: Sequence[Extent], buffer: object, tensor: str = "") -> Place:
     """A place that no step moves."""
-    return Place("fixed", address, 0, 0, dtype, tuple(shape), contiguous(shape), buffer)
+    return Place("fixed", address, 0, 0, dtype, tuple(shape), contiguous(shape), buffer, tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tskernels.dtypes import torch_dtype
 from tskernels.registry import Kernel, lookup
-from tsrun.binding import COPY, BoundCall, BoundPlan, Value
+from tsrun.binding import COPY, BoundCall, BoundPlan, Observe, Value
 from tsrun.errors import ArtifactError
 from tsrun.output import Output
 from tsrun.places import Place, value
@@ -34,15 +34,24 @@ class _Replay:
 
 
 class TorchPrograms:
-    """The plans of a program. most: of tokens and sequences in a step."""
+    """The plans of a program. most: of tokens and sequences in a step; observe: is told of each call."""
 
-    def __init__(self, program: Program, plans: Sequence[BoundPlan], file: Path, threads: int, most: Mapping[Region, int]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        plans: Sequence[BoundPlan],
+        file: Path,
+        threads: int,
+        most: Mapping[Region, int],
+        observe: Observe | None = None,
+    ) -> None:
         self._threads = threads
         self._thread: int | None = None
         self._program = program
         self._plans = plans
         self._kernels = _looked_up(plans, file)
         self._most = most
+        self._observe = observe
         self._capacity: dict[Region, int] = {"T": 0, "S": 0}
         self._arenas: dict[Region, Tensor] = {"T": _arena(0), "S": _arena(0)}
         self._fixed: dict[int, Tensor] = {}
@@ -70,7 +79,7 @@ class TorchPrograms:
     def _bind(self, plan: int, T: int, S: int, P: int) -> _Replay:
         self._grow({"T": T, "S": S})
         sizes = {"T": T, "S": S, "P": P}
-        calls = tuple(self._call(call, sizes) for call in self._plans[plan].calls)
+        calls = tuple(step for call in self._plans[plan].calls for step in self._steps(call, sizes))
         output = self._plans[plan].output
         tensor = self._tensor(output, sizes)
         bound = _Replay(calls, Output(tensor.data_ptr(), output.dtype, tuple(tensor.shape)))
@@ -79,8 +88,13 @@ class TorchPrograms:
             self._bound.popitem(last=False)
         return bound
 
-    def _call(self, call: BoundCall, sizes: Mapping[str, int]) -> Callable[[], Any]:
+    def _steps(self, call: BoundCall, sizes: Mapping[str, int]) -> Iterator[Callable[[], Any]]:
         args = [self._argument(arg, sizes) for arg in call.args]
+        if self._observe is not None:
+            yield partial(self._observe, call, args)
+        yield self._call(call, args, sizes)
+
+    def _call(self, call: BoundCall, args: Sequence[Tensor | int], sizes: Mapping[str, int]) -> Callable[[], Any]:
         if call.op == COPY:
             source = args[0]
             assert isinstance(source, Tensor)

@@ -79,7 +79,7 @@ class Weights:
             wanted = [*([] if dtype is None else [dtype]), "of any shape" if shape is None else str(list(shape))]
             raise self._refuse(f"tensor {name!r} is {stored} {tensor.shape}, the program wants {' '.join(wanted)}")
         begin, end = (self._begin + offset for offset in tensor.data_offsets)
-        return fixed(self._address + begin, stored, tensor.shape, self._view[begin:end])
+        return fixed(self._address + begin, stored, tensor.shape, self._view[begin:end], name)
 
     def _refuse(self, what: str) -> ArtifactError:
         return ArtifactError(str(self._file), what, "compile the artifact again")

@@ -1,7 +1,7 @@
 """The console examples of docs/errors: each command is run where `workspace` says, and prints what the page shows.
 
-Progress on stderr (`compile: ...`) is left out of the pages, and `...` stands for output that depends on the machine. A failing
-example finds its damaged file made by DAMAGE, or damages one itself.
+Progress on stderr (`compile: ...`) is left out of the pages, and `...` stands for output that depends on the machine. Examples find
+files that the workspace lacks, damaged ones too, made by DAMAGE, or damage one themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Tsc
+from tests.cli.importance_files import write_importance
 from tests.cli.tiny import CONFIG, LAYER, ROOT, SHAPES, write_checkpoint, write_gguf
 
 EXAMPLE = re.compile(r"^```console (failing|mended)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -26,6 +27,7 @@ K_PROJ = LAYER + "self_attn.k_proj.weight"
 DAMAGE: dict[str, Callable[[], None]] = {
     "TS0506": lambda: write_large_config(Path("large")),
     "TS0511": lambda: write_latent_model(Path("latent")),
+    "TS0512": lambda: write_importances(),
     "TS0706": lambda: write_gguf(Path("mamba.gguf"), architecture="mamba"),
     "TS0707": lambda: write_gguf(Path("bert.gguf"), tokenizer="bert"),
     "TS0708": lambda: write_checkpoint(Path("fp8"), kind="F8_E4M3"),
@@ -36,6 +38,11 @@ DAMAGE: dict[str, Callable[[], None]] = {
     "TS0731": lambda: write_checkpoint(Path("wide"), SHAPES | {K_PROJ: (16, 32)}),
     "TS0732": lambda: write_checkpoint(Path("biased"), SHAPES | {LAYER + "self_attn.k_proj.bias": (8,)}),
 }
+
+
+def write_importances() -> None:
+    write_importance(Path("tiny.importance.safetensors"))
+    write_importance(Path("other.importance.safetensors"), config_sha256="0" * 64)
 
 
 def write_latent_model(folder: Path) -> None:
@@ -63,8 +70,7 @@ def _commands(example: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("kind", ["failing", "mended"])
 def test_a_console_example_prints_what_the_page_shows(page: Path, kind: str, workspace: Path, tsc: Tsc) -> None:
     text = dict(EXAMPLE.findall(page.read_text(encoding="utf-8")))[kind]
-    if kind == "failing":
-        DAMAGE.get(page.stem, lambda: None)()
+    DAMAGE.get(page.stem, lambda: None)()
     code = 0
     for command, shown in _commands(text):
         if command.startswith("tsc "):

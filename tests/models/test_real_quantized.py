@@ -17,8 +17,8 @@ from torch import Tensor
 from tsc.checkpoint import open_checkpoint
 from tsrun.artifact import open_artifact
 from tsrun.executor import Executor
-from tsrun.perplexity import window_limits, window_steps
 from tsrun.program import read_program
+from tsrun.text_windows import window_limits, window_steps
 
 __all__ = ["gemma", "real", "smollm2"]  # fixtures
 

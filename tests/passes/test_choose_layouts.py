@@ -93,8 +93,8 @@ def test_plans_fuse_the_same_gates() -> None:
 def test_what_a_rank_stores_is_in_whole_panels() -> None:
     program = parse_program((CASES / "choose-layouts" / "linears.out").read_text(encoding="utf-8"))
     shapes = {name: (info.dtype, info.shape) for name, info in stored_tensors(program.mesh, list(stored(program).values())).items()}
-    assert shapes["0.gate+up"] == ("f32", (3, 32, 32))
-    assert shapes["1.q+k"] == ("f32", (2, 32, 32))
+    assert shapes["0.gate+0.up"] == ("f32", (3, 32, 32))
+    assert shapes["1.q+1.k"] == ("f32", (2, 32, 32))
     assert shapes["0.down"] == ("f32", (1, 48, 32))
     assert shapes["0.norm"] == ("f32", (32,))
     assert shapes["embed"] == ("f32", (32, 32))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tests.runtime.toy import BOS, Toy
 
-from tsrun import cli, perplexity
+from tsrun import cli, perplexity, text_windows
 from tsrun.artifact import open_artifact
 from tsrun.errors import RequestError, UsageError
+from tsrun.text_windows import Text
 
 IDS = np.random.default_rng(3).integers(0, 256, 150).tolist()
 
@@ -28,14 +29,14 @@ def nats(toy: Toy, ids: list[int]) -> float:
 def test_each_window_is_scored_but_its_first_token(
     toy: Toy, toy_artifact: Path, window: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perplexity, "WINDOW", window)
-    monkeypatch.setattr(perplexity, "CHUNK", chunk)
+    monkeypatch.setattr(text_windows, "WINDOW", window)
+    monkeypatch.setattr(text_windows, "CHUNK", chunk)
     plain = [IDS[i : i + window] for i in range(0, len(IDS), window)]
-    found = perplexity.score(open_artifact(toy_artifact), [], IDS)
+    found = perplexity.score(open_artifact(toy_artifact), Text([], IDS))
     assert (found.windows, found.tokens) == (len(plain), len(IDS) - len(plain))
     assert found.nats == pytest.approx(sum(nats(toy, ids) for ids in plain), rel=1e-4)
     begun = [[BOS, *IDS[i : i + window - 1]] for i in range(0, len(IDS), window - 1)]
-    found = perplexity.score(open_artifact(toy_artifact), [BOS], IDS)
+    found = perplexity.score(open_artifact(toy_artifact), Text([BOS], IDS))
     assert found.tokens == len(IDS)
     assert found.nats == pytest.approx(sum(nats(toy, ids) for ids in begun), rel=1e-4)
 
@@ -53,6 +54,6 @@ def test_the_command_prints_a_line_or_an_object(toy_artifact: Path, tmp_path: Pa
 
 def test_what_can_not_be_scored_is_told(toy_artifact: Path, toy_artifact_of_two_ranks: Path) -> None:
     with pytest.raises(RequestError, match="none of which follows another"):
-        perplexity.score(open_artifact(toy_artifact), [], [1])
+        perplexity.score(open_artifact(toy_artifact), Text([], [1]))
     with pytest.raises(UsageError, match="for 2 ranks"):
-        perplexity.score(open_artifact(toy_artifact_of_two_ranks), [], IDS)
+        perplexity.score(open_artifact(toy_artifact_of_two_ranks), Text([], IDS))

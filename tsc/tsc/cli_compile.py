@@ -78,6 +78,9 @@ def _request(
 @click.option("--target", default="cpu", show_default=True, help="where it will run")
 @TUNING
 @NO_TUNING
+@click.option(
+    "--importance", type=click.Path(path_type=Path), help="with --quantize int4: what `tsrun importance` measured, which the rounding minds"
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
 @click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")
 def compile_(
@@ -93,6 +96,7 @@ def compile_(
     cache: Cache,
     tuning: Path | None,
     no_tuning: bool,
+    importance: Path | None,
     output: Path | None,
     key: bool,
 ) -> None:
@@ -103,7 +107,7 @@ def compile_(
     from tsc.request import compile_key, tuning_of
 
     asked = _request(model, weights, config, mesh, dtype, topology, screen, quantize, cache)
-    request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning)
+    request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning, importance=importance)
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
         return

@@ -14,9 +14,10 @@ from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.front import ModelSource, place_model
 from tsc.graph import Program
+from tsc.importance import read_importance
 from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
-from tsc.request import Cache, Request, find_model, target_of, tuning_of
-from tsc.weights import match_checkpoint, stored_tensors, stored_weights, write_weights
+from tsc.request import Cache, Request, find_model, importance_of, target_of, tuning_of
+from tsc.weights import match_checkpoint, require_importance, stored_tensors, stored_weights, write_weights
 from tskernels.cache_layouts import INT8_CACHE
 from tskernels.registry import ROWS, Measurements
 from tskernels.target import Target
@@ -100,6 +101,8 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
     if path.suffix != ".tsa":
         raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
     tuning, _ = tuning_of(request)
+    path_of_importance = importance_of(request)
+    importance = None if path_of_importance is None else read_importance(path_of_importance)
 
     def measured(ranks: int) -> Measurements | None:
         return None if tuning is None else tuning.of(threads_of_rank(ranks))
@@ -112,6 +115,8 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
             "plans of one artifact store the same"
         )
     found = report(mesh, weights, {})
+    if importance is not None:
+        require_importance(importance, graphs.digest, weights)
     if request.quantize in ROUNDED and not found.formats:
         raise MissingCapability(f"--quantize {request.quantize}: no kernel for {target} reads a weight of this model so")
     measurements = measured(mesh.ranks)
@@ -125,13 +130,14 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
             for name, data in split_tokenizer(checkpoint.tokenizer_files()).items():
                 writer.write_bytes(f"tokenizer/{name}", data)
             streams = writer.weights(mesh.ranks, [stored_tensors(mesh, weights)] * mesh.ranks)
-            errors = write_weights(mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)))
-            found = report(mesh, weights, errors)
+            errors = write_weights(mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)), importance)
+            found = report(mesh, weights, errors, importance)
         if found.formats:
             writer.write_json("quantization.json", found.to_json())
         progress("finish", 0, 1)
         stored = {
             "quantization": dict(found.formats) or None,
+            "importance": None if importance is None else importance.to_json(),
             "tuning": {"sha256": tuning.digest, "calls": decided} if tuning is not None and decided else None,
         }
         writer.finish({**_manifest(request, graphs.model, graphs.placed, graphs.config, graphs.digest, checkpoint), **stored})

@@ -88,8 +88,8 @@ class Input:
     layout: str = ROWS
 
     def tensor(self, prefix: str) -> str:
-        """The name under which the artifact stores this weight for a call with `prefix`."""
-        name = prefix + "+".join(p.tensor for p in self.parts)
+        """The name under which the artifact stores this weight for a call with `prefix`: the checkpoint's names of its parts."""
+        name = "+".join(prefix + p.tensor for p in self.parts)
         return f"{name}#{self.layout}" if LAYOUTS[self.layout].unpack is None else name  # the rows have the name
 
 

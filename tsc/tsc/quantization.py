@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, assert_never
 
 from tsc.checkpoint import Checkpoint
 from tsc.graph import JoinedType
+from tsc.importance import Importance
 from tsc.mesh import Mesh
-from tsc.program import TypedModel
+from tsc.program import Instance, TypedModel
 from tsc.request import Quantize
-from tsc.weights import StoredWeight, declared_names
+from tsc.weights import StoredWeight, declared_weights
 from tskernels.dtypes import size_bytes
 from tskernels.layouts import format_of, layout
 
@@ -32,11 +33,37 @@ def wanted_formats(quantize: Quantize, typed: TypedModel, checkpoint: Checkpoint
         case "auto":
             return {} if checkpoint is None or typed.mesh.ranks > 1 else checkpoint.formats
         case "int8" | "int4":
-            # Tables and the head, which are the entry's own and often one, suffer most: 4 bits there cost SmolLM2 6 % of its perplexity.
-            own = {w.tensor for w in typed.instances[typed.entry].weights}
-            return {name: ROUNDED["int8" if name in own else quantize] for name in declared_names(typed)}
+            shared = {name: _of_shared_heads(instance) for name, instance in typed.instances.items()}
+            found = {}
+            for name, weight in declared_weights(typed):
+                # Tables and the head, the entry's own and often one, suffer most: 4 bits there cost SmolLM2 6 % of its perplexity.
+                needs_eight = weight.instance == typed.entry or weight.value in shared[weight.instance]
+                found[name] = ROUNDED["int8" if needs_eight else quantize]
+            return found
         case _:
             assert_never(quantize)
+
+
+def _of_shared_heads(instance: Instance) -> set[int]:
+    """The weights that keys and values are projected with, where several query heads share each: few weights, of which every later token
+    and each of those heads sees the error."""
+    makers = {operation.result: operation for operation in instance.operations}
+
+    def projection(value: int) -> Iterator[int]:
+        while value in makers:
+            operation = makers[value]
+            if operation.op == "linear":
+                yield operation.operands[1]
+                return
+            value = operation.operands[0]
+
+    found: set[int] = set()
+    for operation in instance.operations:
+        if operation.op == "attention" and (instance.values[operation.operands[0]].shape.factors[2].size or 1) > 1:
+            filled = makers.get(operation.operands[1])
+            for kept in filled.operands[1:3] if filled is not None and filled.op == "cache_append" else ():
+                found.update(projection(kept))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +82,11 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
     """stored: the quantized formats first, those with most weights first; errors: of the tensors that lost most, the worst first,
-    relative."""
+    relative; importance: what it was rounded by."""
 
     stored: Sequence[Stored]
     errors: Sequence[tuple[str, float]] = ()
+    importance: Importance | None = None
 
     @property
     def formats(self) -> Mapping[str, int]:
@@ -73,10 +101,13 @@ class QuantizationReport:
     def to_json(self) -> dict[str, Any]:
         stored = {s.format: {"weights": s.weights, "bytes": s.bytes, "bits_per_weight": round(s.bits, 3)} for s in self.stored}
         errors = [{"tensor": name, "relative_error": round(error, 6)} for name, error in self.errors]
-        return {"bits_per_weight": round(self.bits, 3), "stored": stored, "largest_errors": errors}
+        found = {"bits_per_weight": round(self.bits, 3), "stored": stored, "largest_errors": errors}
+        return found if self.importance is None else found | {"importance": self.importance.to_json()}
 
 
-def report(mesh: Mesh, weights: Sequence[StoredWeight], errors: Mapping[str, float]) -> QuantizationReport:
+def report(
+    mesh: Mesh, weights: Sequence[StoredWeight], errors: Mapping[str, float], importance: Importance | None = None
+) -> QuantizationReport:
     """What is stored, but for what only helps to read other weights."""
     numbers, sizes = Counter[str](), Counter[str]()
     for weight in weights:
@@ -91,4 +122,4 @@ def report(mesh: Mesh, weights: Sequence[StoredWeight], errors: Mapping[str, flo
         sizes[name] += prod(stored) * size_bytes(dtype) * mesh.ranks
     order = sorted(numbers, key=lambda name: (format_of(name) is None, -numbers[name], name))
     worst = sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:MOST_ERRORS]
-    return QuantizationReport([Stored(name, numbers[name], sizes[name]) for name in order], worst)
+    return QuantizationReport([Stored(name, numbers[name], sizes[name]) for name in order], worst, importance)

@@ -13,6 +13,7 @@ from tsc import __version__
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.front import ModelSource, model_for, read_model
+from tsc.importance import importance_digest, refusal
 from tskernels.target import Target, parse_target
 from tskernels.tuning import Tuning, TuningError, default_path, read_tuning, this_machine
 
@@ -27,8 +28,8 @@ Cache = Literal["dtype", "int8"]
 class Request:
     """What to compile. model None: found by architecture; weights None: a weightless artifact; topology None: the target's usual links;
     screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`); quantize: how weights are stored
-    (`tsc/quantization.py`); cache: how keys and values are; tuning: a file of measurements, None for this machine's if there is one;
-    tuned: whether they decide."""
+    (`tsc/quantization.py`); importance: a file that says which of their inputs matter; cache: how keys and values are stored; tuning: a
+    file of measurements, None for this machine's if there is one; tuned: whether they decide."""
 
     model: Path | None
     weights: Path | None
@@ -42,6 +43,7 @@ class Request:
     cache: Cache = "dtype"
     tuning: Path | None = None
     tuned: bool = True
+    importance: Path | None = None
 
 
 def compile_key(request: Request) -> dict[str, str]:
@@ -54,6 +56,7 @@ def compile_key(request: Request) -> dict[str, str]:
         "tsc": f"{__version__}+{_sources()[:12]}",
         "machine": str(target_of(request)),
         "quantize": request.quantize,
+        "importance": importance_digest(importance) if (importance := importance_of(request)) else "none",
         "cache": request.cache,
     }
     found["tuning"] = tuning.digest if tuning else "none"
@@ -71,6 +74,14 @@ def target_named(name: str) -> Target:
         return parse_target(name)
     except ValueError as error:
         raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from None
+
+
+def importance_of(request: Request) -> Path | None:
+    """The file of a request, where it is one that rounds by it. Raises CompileError."""
+    if request.importance is not None and request.quantize != "int4":
+        what = f"says how to round to 4 bits, and --quantize is {request.quantize}"
+        raise refusal(request.importance, what, ("give --quantize int4, or no --importance",))
+    return request.importance
 
 
 def tuning_of(request: Request) -> tuple[Tuning | None, str]:

@@ -13,6 +13,7 @@ from tsc.artifact import SafetensorsStream
 from tsc.checkpoint import Checkpoint, TensorInfo
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.graph import Input, JoinedType, NodeType, Program, WeightPart, bound_weights
+from tsc.importance import Importance
 from tsc.mesh import Mesh
 from tsc.program import CallTarget, TypedModel
 from tsc.spans import Span
@@ -46,7 +47,11 @@ def stored_weights(program: Program) -> list[StoredWeight]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Declared:
+class Declared:
+    """A weight of an instance, which is the checkpoint's tensor below one of the prefixes that it is called with."""
+
+    instance: str
+    value: int
     shape: Shape
     span: Span
     is_tied: bool
@@ -60,7 +65,7 @@ def tensor_names(tensor: str, shape: Shape) -> list[str]:
 
 def match_checkpoint(typed: TypedModel, checkpoint: Checkpoint) -> None:
     """Raise CompileError with every weight that the checkpoint lacks or has in another shape, and every tensor that no weight names."""
-    declared = dict(_declared(typed, typed.entry, ""))
+    declared = dict(declared_weights(typed))
     tensors = checkpoint.tensors
     unused = [
         n for n in tensors if n not in declared and not n.endswith(IGNORED_SUFFIXES) and not any(fnmatchcase(n, p) for p in typed.unused)
@@ -96,14 +101,19 @@ def _shortened(problems: Sequence[Diagnostic], most: int = 12) -> list[Diagnosti
     return kept
 
 
-def _declared(typed: TypedModel, name: str, prefix: str) -> Iterator[tuple[str, _Declared]]:
+def declared_weights(typed: TypedModel) -> Iterator[tuple[str, Declared]]:
+    """What the model calls its weights in a checkpoint."""
+    return _declared(typed, typed.entry, "")
+
+
+def _declared(typed: TypedModel, name: str, prefix: str) -> Iterator[tuple[str, Declared]]:
     instance = typed.instances[name]
     for weight in instance.weights:
         value = instance.values[weight.value]
         names = tensor_names(prefix + weight.tensor, value.shape)
         shape = value.shape if len(names) == 1 else _one_of(value.shape)
         for tensor in names:
-            yield tensor, _Declared(shape, value.span, weight.tied is not None)
+            yield tensor, Declared(name, weight.value, shape, value.span, weight.tied is not None)
     for operation in instance.operations:
         if operation.op == "call":
             target: CallTarget = operation.attributes["target"]
@@ -124,17 +134,17 @@ def stored_tensors(mesh: Mesh, weights: Sequence[StoredWeight]) -> dict[str, Ten
     return found
 
 
-def declared_names(typed: TypedModel) -> list[str]:
-    """What the model calls its weights in a checkpoint."""
-    return [name for name, _ in _declared(typed, typed.entry, "")]
-
-
 def write_weights(
-    mesh: Mesh, checkpoint: Checkpoint, weights: Sequence[StoredWeight], streams: Sequence[SafetensorsStream], done: Callable[[int], None]
+    mesh: Mesh,
+    checkpoint: Checkpoint,
+    weights: Sequence[StoredWeight],
+    streams: Sequence[SafetensorsStream],
+    done: Callable[[int], None],
+    importance: Importance | None = None,
 ) -> Mapping[str, float]:
     """Append each weight to every rank's stream. Holds one stored weight at a time, as the checkpoint's type and as the artifact's, and
     of stacked ones one of the stack. Returns the relative error of each of the checkpoint's tensors that was rounded to fewer bits: of
-    the rank whose part has most."""
+    the rank whose part has most. importance: of the inputs of what is rounded by it."""
     errors: dict[str, float] = {}
     coordinates = list(rank_coordinates(mesh))
     for index, weight in enumerate(weights):
@@ -154,12 +164,28 @@ def write_weights(
         tensors = [(t if form else t.to(torch_dtype(p.type.dtype)), p.type) for p in weight.parts for t in (checkpoint.read(p.tensor),)]
         for stream, coordinate in zip(streams, coordinates, strict=True):
             blocks = [rank_block(t, kind, mesh, coordinate) for t, kind in tensors]
-            packed = stored.pack(_joined(blocks))
+            if importance is not None and stored.pack_by is not None:
+                packed = stored.pack_by(_joined(blocks), _rank_importance(importance, weight, mesh, coordinate))
+            else:
+                packed = stored.pack(_joined(blocks))
             stream.append(weight.name, packed)
             for part, error in zip(weight.parts, _errors(stored, packed, blocks) if form else (), strict=False):
                 errors[part.tensor] = max(error, errors.get(part.tensor, 0.0))
         done(index + 1)
     return errors
+
+
+def require_importance(importance: Importance, config_sha256: str, weights: Sequence[StoredWeight]) -> None:
+    """Raise CompileError where it lacks something of the weights that are rounded by it."""
+    parts = (p for w in weights if layout(w.layout).pack_by is not None for p in w.parts)
+    importance.require(config_sha256, ((p.tensor, math.prod(f.size or 0 for f in p.type.shape.dimensions()[-1])) for p in parts))
+
+
+def _rank_importance(importance: Importance, weight: StoredWeight, mesh: Mesh, coordinate: dict[str, int]) -> torch.Tensor:
+    """Of a rank's inputs [K]. What is joined has the same inputs, so those of the first part are those of all."""
+    part = weight.parts[0]
+    shape = [math.prod(f.size or 0 for f in d) for d in part.type.shape.dimensions()]
+    return rank_block(importance.of(part.tensor).expand(shape), part.type, mesh, coordinate)[0]
 
 
 def _joined(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
