@@ -153,6 +153,31 @@ def test_requests_that_are_broken_off_anywhere_leave_nothing(server: Server) -> 
         assert client.get("/health").json() == {"status": "ok", "requests": 0}
 
 
+def test_who_asks_for_too_much_is_told_to_come_again(model: Path) -> None:
+    limits = ("--max-sequences", "1", "--max-waiting", "2", "--max-requests-per-key", "2")
+    server = start(model, *limits, "--api-key", "a", "--api-key", "b")
+    keys = [{"authorization": f"Bearer {key}"} for key in "ab"]
+    body = chat(stream=True, max_tokens=3000)  # which begins to be answered when it is accepted
+    with server.client() as client:
+        held = [client.stream("POST", "/v1/chat/completions", json=body, headers=keys[0]) for _ in range(2)]
+        held.append(client.stream("POST", "/v1/chat/completions", json=body, headers=keys[1]))
+        for one in held:
+            one.__enter__()
+        refused = client.post("/v1/completions", json={"prompt": "x"}, headers=keys[0])
+        assert (refused.status_code, refused.json()["error"]["code"], "retry-after" in refused.headers) == (
+            429,
+            "rate_limit_exceeded",
+            True,
+        )
+        assert client.post("/v1/completions", json={"prompt": "x"}, headers=keys[1]).status_code == 503
+        many = client.post("/v1/completions", json={"prompt": "x", "n": 3}, headers=keys[1])
+        assert many.status_code == 429
+        for one in held:
+            one.__exit__(None, None, None)
+        eventually(lambda: client.post("/v1/completions", json={"prompt": "x", "n": 2}, headers=keys[0]).status_code == 200)
+    assert server.stop() == 0
+
+
 def test_what_runs_ends_before_the_server_does(model: Path) -> None:
     server = start(model, "--drain-seconds", "300")
     with (

@@ -39,9 +39,16 @@ class Answer:
     """`batches` gives what has come, once. What is said of the whole is final when it is through."""
 
     def __init__(
-        self, front: Front, prompt: Prompt, generation: Generation, parser: TextParser, turn: tuple[Turn | None, str] | None = None
+        self,
+        front: Front,
+        prompt: Prompt,
+        generation: Generation,
+        parser: TextParser,
+        user: int,
+        turn: tuple[Turn | None, str] | None = None,
     ) -> None:
-        """turn: the session's turn before, and this one's text."""
+        """user: of the origin; turn: the session's turn before, and this one's text."""
+        self._user = user
         self._front = front
         self._prompt = prompt
         self._generation = generation
@@ -82,9 +89,10 @@ class Answer:
         """Raises RequestError where the engine refuses it."""
         await self._generation.accepted()
 
-    def abort(self) -> None:
-        """Where nobody reads on. What has ended has ended."""
+    def close(self) -> None:
+        """Once, however it ends: what still runs then is aborted, since nobody reads on."""
         self._generation.abort()
+        self._front.admission.leave(self._user)
 
     def _take(self, event: Event, batch: Batch) -> None:
         if event.error is not None:
@@ -145,7 +153,9 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
         constraint=choice.constraint,
         shown=reading.shown,
     )
-    return [Answer(front, prompt, front.submit(one), reading.parser(), turn) for one in siblings(request, choice.num_choices)]
+    requests = siblings(request, choice.num_choices)
+    front.admission.enter(origin.user, len(requests))
+    return [Answer(front, prompt, front.submit(one), reading.parser(), origin.user, turn) for one in requests]
 
 
 async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Batch]]:

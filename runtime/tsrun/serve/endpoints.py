@@ -170,4 +170,4 @@ async def _start(answer: Answering, origin: Origin) -> None:
 
 def _end(answer: Answering) -> None:
     for one in answer.answers:
-        one.abort()
+        one.close()

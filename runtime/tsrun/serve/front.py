@@ -12,6 +12,7 @@ from typing import TypeVar
 from tsrun.errors import RequestError
 from tsrun.generation import GenerationRequest
 from tsrun.parsing import Choice
+from tsrun.serve.admission import Admission
 from tsrun.serve.conversation import Conversation
 from tsrun.serve.engine_client import EngineClient, Generation
 from tsrun.serve.http_errors import HttpError, context_exceeded
@@ -43,7 +44,9 @@ class Prompt:
 class Front:
     """The model as the APIs see it."""
 
-    def __init__(self, model: str, tokenizer: Tokenizer, engine: EngineClient, ready: Ready, vocabulary: int, choice: Choice) -> None:
+    def __init__(
+        self, model: str, tokenizer: Tokenizer, engine: EngineClient, ready: Ready, vocabulary: int, choice: Choice, admission: Admission
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.engine = engine
@@ -51,6 +54,7 @@ class Front:
         self.vocabulary = vocabulary
         self._choice = choice
         self.is_draining = False
+        self.admission = admission
         self.metrics = Metrics(model, engine, ready)
         self.sessions = Sessions()
         self.drops_nonces = True
@@ -59,6 +63,7 @@ class Front:
 
     async def prompt_of(self, conversation: Conversation) -> Prompt:
         """Raises RequestError where the template refuses the conversation, HttpError where it is too long."""
+        self.check_open()
         prompt = await self.read(conversation)
         self.check_length(prompt, of_messages=True)
         return prompt
@@ -70,6 +75,7 @@ class Front:
 
     async def encoded(self, text: str) -> Prompt:
         """A text that begins a sequence."""
+        self.check_open()
         ids = self.tokenizer.encode(text) if len(text) < _SHORT else await self._run(self.tokenizer.encode, text)
         return Prompt(ids, text)
 
@@ -98,9 +104,11 @@ class Front:
         first = parser if most_calls is None else lambda: FirstCalls(parser(), most_calls)
         return Reading(first, self.tokenizer.special_ids_of(choice.tags))
 
-    def submit(self, request: GenerationRequest) -> Generation:
+    def check_open(self) -> None:
         if self.is_draining:
             raise HttpError(503, "the server is shutting down", retry_after=10)
+
+    def submit(self, request: GenerationRequest) -> Generation:
         return self.engine.submit(request)
 
     def keep(self, prompt: Prompt, text: str, ids: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ from tsrun.errors import ArtifactError, MachineError, UsageError
 from tsrun.generate import resolve, say
 from tsrun.limits import LimitOptions
 from tsrun.parsing import Choice, choose, named
+from tsrun.serve.admission import Admission
 from tsrun.serve.auth import ApiKey, Gate
 from tsrun.serve.engine_client import EngineClient, EngineProcess
 from tsrun.serve.front import Front
@@ -37,6 +38,8 @@ class ServeOptions:
     model_name: str | None = None
     api_keys: tuple[str, ...] = ()
     insecure: bool = False
+    max_waiting: int = 1024
+    max_requests_per_key: int | None = None
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     drain_seconds: float = 30.0
@@ -73,8 +76,9 @@ async def _run(
     try:
         ready = await engine.connect()
         reader = await tokenizer
+        admission = Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key)
         choice = _parsers(options, reader, manifest)
-        front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice)
+        front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, admission)
         app = Gate(application(front, Health(front)), [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)])
         server = _Server(
             uvicorn.Config(
