@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(not is_available(), reason="the C++ kernels are 
 
 MATRICES = sum(int(np.prod(shape)) for shape in SHAPES.values() if len(shape) == 2)
 TABLE = "model.embed_tokens.weight"
-IN_EIGHT = sum(int(np.prod(SHAPES[name])) for name in (TABLE, LAYER + "self_attn.k_proj.weight", LAYER + "self_attn.v_proj.weight"))
-"""Numbers in weights that keep 8 bits where others have 4: the table, and those of keys and values, each for four query heads."""
+IN_EIGHT = sum(int(np.prod(SHAPES[name])) for name in (TABLE, *(f"{LAYER}self_attn.{kind}_proj.weight" for kind in "qkv")))
+"""Numbers in weights that keep 8 bits where others have 4: the table, and those of queries, keys and values, each for four query heads."""
 
 
 def stored(path: Path, rank: int = 0) -> dict[str, torch.Tensor]:

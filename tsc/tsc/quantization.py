@@ -33,11 +33,11 @@ def wanted_formats(quantize: Quantize, typed: TypedModel, checkpoint: Checkpoint
         case "auto":
             return {} if checkpoint is None or typed.mesh.ranks > 1 else checkpoint.formats
         case "int8" | "int4":
-            shared = {name: _of_shared_heads(instance) for name, instance in typed.instances.items()}
+            attended = {name: _of_shared_heads(instance) for name, instance in typed.instances.items()}
             found = {}
             for name, weight in declared_weights(typed):
                 # Tables and the head, the entry's own and often one, suffer most: 4 bits there cost SmolLM2 6 % of its perplexity.
-                needs_eight = weight.instance == typed.entry or weight.value in shared[weight.instance]
+                needs_eight = weight.instance == typed.entry or weight.value in attended[weight.instance]
                 found[name] = ROUNDED["int8" if needs_eight else quantize]
             return found
         case _:
@@ -45,8 +45,8 @@ def wanted_formats(quantize: Quantize, typed: TypedModel, checkpoint: Checkpoint
 
 
 def _of_shared_heads(instance: Instance) -> set[int]:
-    """The weights that keys and values are projected with, where several query heads share each: few weights, of which every later token
-    and each of those heads sees the error."""
+    """The weights that queries, keys and values are projected with, where several query heads share each key: of the few of keys and values
+    every later token and each of those heads sees the error, and those of queries are read together with them."""
     makers = {operation.result: operation for operation in instance.operations}
 
     def projection(value: int) -> Iterator[int]:
@@ -60,6 +60,7 @@ def _of_shared_heads(instance: Instance) -> set[int]:
     found: set[int] = set()
     for operation in instance.operations:
         if operation.op == "attention" and (instance.values[operation.operands[0]].shape.factors[2].size or 1) > 1:
+            found.update(projection(operation.operands[0]))
             filled = makers.get(operation.operands[1])
             for kept in filled.operands[1:3] if filled is not None and filled.op == "cache_append" else ():
                 found.update(projection(kept))
