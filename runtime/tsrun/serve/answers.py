@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from tsrun.generation import Event, FinishReason, GenerationRequest, TokenLogprobs, siblings
 from tsrun.parsing import CallBegin, Part, Reasoning
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
 from tsrun.serve.http_errors import HttpError
+from tsrun.serve.metrics import Latency
 from tsrun.serve.reading import Reading, TextParser
 from tsrun.serve.sampling_fields import TokenChoice
 from tsrun.serve.sessions import Turn, miss_reason
@@ -47,7 +48,7 @@ class Answer:
         self._generation = generation
         self._parser = parser
         self._turn = turn
-        self._began = time.monotonic()
+        self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
         self.stop_string: str | None = None
@@ -58,11 +59,10 @@ class Answer:
     async def batches(self) -> AsyncIterator[Batch]:
         ids: list[int] = []
         pieces: list[str] = []
-        last = 0.0
         try:
             async with self._generation:
                 async for events in self._generation:
-                    last = self._time(last, sum(len(event.token_ids) for event in events))
+                    self._time(sum(len(event.token_ids) for event in events))
                     batch = Batch()
                     for event in events:
                         ids += event.token_ids
@@ -72,7 +72,7 @@ class Answer:
                         yield batch
         finally:
             self._front.metrics.end(self.finish_reason, self.usage)
-            self._front.metrics.whole.observe(time.monotonic() - self._began)
+            self._latency.end()
         self._keep("".join(pieces), ids)
 
     async def accepted(self) -> None:
@@ -100,18 +100,10 @@ class Answer:
         batch.parts += parts
         batch.logprobs += event.logprobs
 
-    def _time(self, last: float, num_tokens: int) -> float:
-        """Observe tokens that came together; the time at which they did."""
-        if not num_tokens:
-            return last
-        now = time.monotonic()
-        if last == 0.0:
-            self._front.metrics.first_token.observe(now - self._began)
-        for _ in range(num_tokens if last else 0):
-            self._front.metrics.next_token.observe((now - last) / num_tokens)
-        if self._turn is not None:
+    def _time(self, num_tokens: int) -> None:
+        self._latency.take(num_tokens)
+        if num_tokens and self._turn is not None:
             self.usage.miss = miss_reason(*self._turn, self.usage.cached, self._front.ready.page_size)
-        return now
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:
         """Unless the text ends before its tokens do: at a stop string. The last token of a turn that ended by itself has no text."""
@@ -145,15 +137,22 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
     return [Answer(front, prompt, front.submit(one), reading.parser(), turn) for one in siblings(request, choice.num_choices)]
 
 
-async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Batch]]:
+Piece = TypeVar("Piece", covariant=True)
+
+
+class Batched(Protocol[Piece]):
+    def batches(self) -> AsyncIterator[Piece]: ...
+
+
+async def merged(answers: Sequence[Batched[Piece]]) -> AsyncIterator[tuple[int, Piece]]:
     """What comes of several answers, in the order in which it comes, each with the number of its answer."""
     if len(answers) == 1:
         async for batch in answers[0].batches():
             yield 0, batch
         return
-    coming: asyncio.Queue[tuple[int, Batch] | Exception | None] = asyncio.Queue()
+    coming: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
 
-    async def read(index: int, answer: Answer) -> None:
+    async def read(index: int, answer: Batched[Piece]) -> None:
         try:
             async for batch in answer.batches():
                 coming.put_nowait((index, batch))

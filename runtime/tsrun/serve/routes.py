@@ -21,7 +21,7 @@ from tsrun.serve.endpoints import AnthropicDialect, Dialect, Generating, Unknown
 from tsrun.serve.front import Front
 from tsrun.serve.health import Health
 from tsrun.serve.http_errors import HttpError, http_error
-from tsrun.serve.metrics import CONTENT_TYPE
+from tsrun.serve.metrics import CONTENT_TYPE, Metrics
 from tsrun.serve.responses import KeptResponses, ResponseAnswer, ResponsesRequest
 from tsrun.serve.tokenizing import Detokenize, Tokenize
 
@@ -54,13 +54,24 @@ def application(front: Front, health: Health) -> Starlette:
             Route("/v1/models/{model:path}", _models(front)),
             Route("/tokenize", answered(Tokenize), methods=["POST"]),
             Route("/detokenize", answered(Detokenize), methods=["POST"]),
-            Route("/health", health.health),
-            Route("/ready", health.ready),
-            Route("/version", _version),
-            Route("/metrics", _metrics(front)),
+            *_probes(health, front.metrics),
         ],
-        exception_handlers={HttpError: _error, HTTPException: _error, Exception: _error},
+        exception_handlers=_ERRORS,
     )
+
+
+def probes(health: Health, metrics: Metrics) -> Starlette:
+    """Of a worker, which has no API of its own."""
+    return Starlette(routes=_probes(health, metrics), exception_handlers=_ERRORS)
+
+
+def _probes(health: Health, metrics: Metrics) -> list[Route]:
+    return [
+        Route("/health", health.health),
+        Route("/ready", health.ready),
+        Route("/version", _version),
+        Route("/metrics", _metrics(metrics)),
+    ]
 
 
 def _models(front: Front) -> Callable[[Request], Awaitable[Response]]:
@@ -84,9 +95,9 @@ def _models(front: Front) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
-def _metrics(front: Front) -> Callable[[Request], Awaitable[Response]]:
+def _metrics(metrics: Metrics) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        return Response(front.metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return endpoint
 
@@ -113,3 +124,6 @@ async def _error(request: Request, error: Exception) -> Response:
         case _:
             known = http_error(error)
     return JSONResponse(known.openai(), known.status, headers=known.headers)
+
+
+_ERRORS: dict[Any, Any] = {HttpError: _error, HTTPException: _error, Exception: _error}
