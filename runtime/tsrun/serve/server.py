@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,12 +79,14 @@ async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, beg
 
 
 async def _serve_grpc(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is said here, in one line
     try:  # only who is a worker needs them
         from tsrun.serve.grpc_listener import GrpcListener
         from tsrun.serve.grpc_worker import Worker
         from tsrun.serve.worker_facts import WorkerFacts
     except ImportError as error:
-        raise MachineError("--grpc", f"the package `{error.name}` is not installed", "pip install 'tsc-llm[smg]'") from None
+        name = (error.name or "").partition(".")[0]
+        raise MachineError("--grpc", f"the package `{name}` is not installed", "pip install 'tsc-llm[smg]'") from None
     probing = [] if options.metrics_port is None else [listen_at(options.host, options.metrics_port)]
     listener = GrpcListener(options.host, options.port)
     async with _engine(options, path) as engine:
