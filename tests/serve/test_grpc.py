@@ -229,7 +229,7 @@ def test_a_client_that_leaves_aborts_its_request(stub: Any) -> None:
     for n in (1, 2):
         responses = stub.Generate(asked(PROMPT, 3000, sampling={"n": n}))
         next(responses)
-        eventually(lambda n=n: load(stub).num_running_reqs == n)  # type: ignore[misc]
+        eventually(lambda n=n: load(stub).num_running_reqs == n)
         responses.cancel()
         eventually(lambda: (load(stub).num_total_reqs, load(stub).num_used_tokens) == (0, 0))
 
