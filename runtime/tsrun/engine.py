@@ -195,6 +195,11 @@ class Engine:
     def num_preemptions(self) -> int:
         return self._scheduler.preemptions
 
+    @property
+    def num_pages(self) -> int:
+        """Of the caches without a window, of all groups of ranks that keep sequences of their own."""
+        return self.limits.num_pages * self._ranks.program.sequence_groups
+
     def load(self) -> Load:
         scheduler = self._scheduler
         return Load(

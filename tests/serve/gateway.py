@@ -63,11 +63,11 @@ def _wait(running: Gateway, process: subprocess.Popen[bytes], num_workers: int) 
 
 def _is_ready(client: httpx.Client, log: Path, num_workers: int) -> bool:
     try:
-        models = client.get("/v1/models").json()["data"]
+        workers = client.get("/workers").json()["workers"]
     except (httpx.TransportError, ValueError, KeyError):
         return False
-    text = log.read_text(errors="replace")
-    return bool(models) and text.count("KV event stream connected") == num_workers and "Successfully loaded tokenizer" in text
+    is_loaded = "Successfully loaded tokenizer" in log.read_text(errors="replace")
+    return is_loaded and sum(worker["status"] == "ready" for worker in workers) == num_workers
 
 
 def free_ports(count: int) -> list[int]:

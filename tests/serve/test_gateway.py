@@ -16,10 +16,13 @@ import anthropic
 import httpx
 import openai
 import pytest
+from tests.runtime.toy import Toy, write_artifact, write_manifest
 from tests.serve.conftest import Server, start
 from tests.serve.gateway import Gateway, gateway
 from tests.serve.test_http import eventually, metric
 from tests.serve.test_tools import ARGUMENTS, ASK, TEXT
+
+from tsc.artifact import split_tokenizer
 
 if find_spec("smg") is None or find_spec("smg_grpc_proto") is None:
     pytest.skip("the package `smg` is not installed", allow_module_level=True)
@@ -30,8 +33,21 @@ WORKER = ("--grpc", "--metrics-port", "0")
 
 
 @pytest.fixture(scope="module")
-def worker(model: Path) -> Iterator[Server]:
-    running = start(model, *WORKER)
+def split_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its tokenizer is stored as a compiler stores a large one: no gateway could read the files."""
+    toy = Toy(context=4096)
+    path = write_artifact(toy, tmp_path_factory.mktemp("gateway") / "toy.tsa")
+    folder = path / "tokenizer"
+    for name, data in split_tokenizer({file.name: file.read_bytes() for file in folder.iterdir()}).items():
+        (folder / name).write_bytes(data)
+    assert (folder / "vocabulary.safetensors").is_file()
+    write_manifest(toy, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def worker(split_model: Path) -> Iterator[Server]:
+    running = start(split_model, *WORKER)
     yield running
     assert running.stop() == 0
 
@@ -49,6 +65,10 @@ def client(front: Gateway) -> Any:
 
 def written(text: str) -> dict[str, Any]:
     return {"extra_body": {"regex": re.sub(r"([\\.(){}\[\]*+?|^$])", r"\\\1", text)}}
+
+
+def test_the_tokenizer_is_the_workers(front: Gateway) -> None:
+    assert "Fetching tokenizer from worker" in front.log.read_text(errors="replace")
 
 
 def test_a_chat_goes_on_through_the_gateway(client: Any) -> None:
@@ -188,6 +208,7 @@ def test_a_session_stays_with_the_worker_that_has_its_pages(model: Path, tmp_pat
             for session in sessions:
                 session.turn(front)
         with gateway(workers, tmp_path, "--policy", "cache_aware") as front, ThreadPoolExecutor(SESSIONS) as threads:
+            eventually(lambda: front.log.read_text(errors="replace").count("KV event stream connected") == 2)
             time.sleep(0.5)  # what the workers have is on its way
             for _ in range(TURNS):
                 list(threads.map(lambda session: session.turn(front), sessions))

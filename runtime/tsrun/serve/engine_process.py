@@ -205,7 +205,7 @@ def main() -> int:
                 artifact=spec.path,
                 max_context=limits.max_context,
                 max_sequences=limits.max_sequences,
-                num_pages=limits.num_pages,
+                num_pages=engine.num_pages,
                 page_size=limits.page_size,
                 load_seconds=time.perf_counter() - began,
             )
