@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -162,15 +163,25 @@ def _alphabet() -> list[str]:
 CONSTRAINTS = {
     "json_schema": json.dumps({"const": "a"}),
     "ebnf_grammar": 'root ::= "\\"a\\""',
-    "structural_tag": json.dumps({"structures": [{"begin": "<f>", "schema": {"const": "a"}, "end": "</f>"}], "triggers": ["<f>"]}),
 }
 
 
 @pytest.mark.parametrize("kind", CONSTRAINTS)
 def test_an_answer_is_constrained(stub: Any, kind: str) -> None:
     ((ids, last),) = answers(stub.Generate(asked(PROMPT, 40, sampling={kind: CONSTRAINTS[kind], "ignore_eos": False})))
-    text = "".join(_alphabet()[index] for index in ids if index < 256)
-    assert kind == "structural_tag" or (text, last.finish_reason) == ('"a"', "stop")
+    assert ("".join(_alphabet()[index] for index in ids), last.finish_reason) == ('"a"', "stop")
+
+
+def test_what_follows_a_tag_is_constrained(stub: Any) -> None:
+    tags = {"structures": [{"begin": "<f>", "schema": {"const": "a"}, "end": "</f>"}], "triggers": ["<f>"]}
+    bias = {str(_alphabet().index(letter)): 20.0 for letter in "<f>"}
+    sampling = {"structural_tag": json.dumps(tags), "temperature": 3.0, "sampling_seed": 0, "n": 8, "logit_bias": bias}
+    found = answers(stub.Generate(asked(PROMPT, 60, sampling=sampling)))
+    texts = ["".join(_alphabet()[index] for index in ids if index < 256) for ids, _ in found]
+    inside = [text.partition("<f>")[2] for text in texts if "<f>" in text]
+    assert inside
+    form = re.compile(r'[ĠĊĉč]*("(a("[ĠĊĉč]*(<(/(f(>.*)?)?)?)?)?)?)?', re.DOTALL)  # cut off anywhere
+    assert all(form.fullmatch(text) for text in inside), inside
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
