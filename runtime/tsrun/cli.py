@@ -126,6 +126,8 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 @click.argument("model", type=_PATH, metavar="NAME.tsa|CHECKPOINT")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any that is free.")
+@click.option("--grpc", is_flag=True, help="Be a worker of an SMG gateway: gRPC instead of HTTP.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="With --grpc, HTTP here: /health, /ready, /metrics.")
 @click.option("--model-name", help="What clients call the model [default: the name of the file].")
 @click.option("--api-key", "api_keys", multiple=True, envvar="TSRUN_API_KEY", help="Only who sends it may ask; may be given several times.")
 @click.option("--insecure", is_flag=True, help="Listen for other machines without an API key.")
@@ -139,7 +141,7 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 @engine_options
 @debug_option
 def serve_command(model: Path, **rest: Any) -> None:
-    """Serve a model over HTTP: the APIs of OpenAI and Anthropic."""
+    """Serve a model over HTTP, by the APIs of OpenAI and Anthropic, or over gRPC, behind a gateway that has them."""
     from tsrun.limits import LimitOptions
     from tsrun.serve.server import ServeOptions, serve
 

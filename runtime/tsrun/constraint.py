@@ -9,7 +9,7 @@ from typing import Any, Literal, assert_never, get_args
 
 from tsrun.errors import RequestError
 
-ConstraintKind = Literal["json_schema", "json_object", "regex", "lark", "choice", "structural_tag"]
+ConstraintKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf", "choice", "structural_tag"]
 _MOST_CHARACTERS = 2**19
 _WHITESPACE = r"[ \t\n\r]{0,32}"  # between JSON's signs: a bound, since small models would else write it for ever
 
@@ -18,8 +18,9 @@ _WHITESPACE = r"[ \t\n\r]{0,32}"  # between JSON's signs: a bound, since small m
 class Constraint:
     """The whole answer is of this form, up to where it ends.
 
-    text: a JSON schema; nothing; a regular expression; a grammar in llguidance's Lark; a JSON list of texts, one of which is the answer;
-    or `{"structures": [{"begin", "schema", "end"}, ...], "triggers": [...]}`, where text is free up to a trigger.
+    text: a JSON schema; nothing; a regular expression; a grammar in llguidance's Lark, or in GBNF (`root ::= ...`); a JSON list of texts,
+    one of which is the answer; or `{"structures": [{"begin", "schema", "end"}, ...], "triggers": [...]}`, where text is free up to a
+    trigger, also as XGrammar's format `triggered_tags`.
     """
 
     kind: ConstraintKind
@@ -44,6 +45,8 @@ class Constraint:
                 return LLMatcher.grammar_from_regex(self.text)
             case "lark":
                 return LLMatcher.grammar_from_lark(self.text)
+            case "gbnf":
+                raise RequestError("gbnf", "it is not translated", "have `GrammarCheck.lark` translate it, which may be stopped")
             case "choice":
                 return LLMatcher.grammar_from_lark(_of_choice(self.text))
             case "structural_tag":
@@ -75,6 +78,7 @@ def _of_tags(text: str, special: Collection[str]) -> str:
 
     stated = _parsed("structural_tag", text)
     try:
+        stated = _triggered(stated)
         triggers, tags = stated["triggers"], []
         for structure in stated["structures"]:
             begin, end = structure["begin"], structure.get("end", "")
@@ -89,6 +93,25 @@ def _of_tags(text: str, special: Collection[str]) -> str:
     except (KeyError, TypeError, AttributeError, ValueError, AssertionError) as error:
         what = f"it is none ({type(error).__name__}: {error})"
         raise RequestError("structural_tag", what, "give structures of begin, schema and end, and triggers") from None
+
+
+def _triggered(stated: Any) -> Any:
+    """Of XGrammar's formats the one that says the same as `structures` and `triggers`, in these words."""
+    if "format" not in stated:
+        return stated
+    form = stated["format"]
+    if form["type"] != "triggered_tags":
+        raise RequestError("structural_tag", f"the format `{form['type']}` is not supported", "give `triggered_tags`")
+    for name in ("at_least_one", "stop_after_first"):
+        if form.get(name):
+            raise RequestError("structural_tag", f"`{name}` is not supported", "leave it out")
+    structures = []
+    for tag in form["tags"]:
+        content = tag["content"]
+        if content["type"] != "json_schema":
+            raise RequestError("structural_tag", f"the content `{content['type']}` is not supported", "give `json_schema`")
+        structures.append({"begin": tag["begin"], "schema": content["json_schema"], "end": tag.get("end", "")})
+    return {"structures": structures, "triggers": form["triggers"]}
 
 
 def _parsed(kind: ConstraintKind, text: str) -> Any:

@@ -26,7 +26,7 @@ from tsrun.artifact import Artifact
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
 from tsrun.errors import MachineError, RequestError
-from tsrun.generation import Event, GenerationRequest, Load, StepLogits, TokenLogprobs
+from tsrun.generation import Event, GenerationRequest, Load, PageEvent, StepLogits, TokenLogprobs
 from tsrun.limits import SCORED_ROWS, LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
@@ -47,7 +47,8 @@ class Engine:
     """Opens an artifact, verifies it, starts its ranks and serves requests until `close`.
 
     `observer` is called with the logits of every step before its tokens count; without one nothing is prepared for it.
-    `progress` is called with bytes verified and bytes in all. Under torchrun this is for rank 0; see `tsrun.worker`.
+    `progress` is called with bytes verified and bytes in all. With `follows_pages`, `page_events` has to be called after every step. Under
+    torchrun this is for rank 0; see `tsrun.worker`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Engine:
         threads: int | None = None,
         observer: Observer | None = None,
         progress: Callable[[int, int], None] | None = None,
+        follows_pages: bool = False,
     ) -> None:
         options = options or LimitOptions()
         # A large vocabulary that is stored as text takes seconds to read. Of an artifact that is refused nobody asks for it.
@@ -68,7 +70,7 @@ class Engine:
             self.artifact: Artifact = self._ranks.artifact
             self.limits: Limits = self._ranks.limits
             self.tokenizer = tokenizer.result() if self.artifact.has_tokenizer else None
-            self._scheduler = self._new_scheduler(options)
+            self._scheduler = self._new_scheduler(options, follows_pages)
         except BaseException:
             self._ranks.close()
             raise
@@ -87,7 +89,7 @@ class Engine:
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
 
-    def _new_scheduler(self, options: LimitOptions) -> Scheduler:
+    def _new_scheduler(self, options: LimitOptions, follows_pages: bool) -> Scheduler:
         limits = asdict(self.limits)
         # A window that no sequence outgrows is as good as one of the longest sequence.
         limits["windows"] = [(min(window, self.limits.max_context), pages) for window, pages in self.limits.windows]
@@ -98,6 +100,7 @@ class Engine:
             depth=options.depth,
             prefix_cache=options.prefix_cache,
             scored_rows=SCORED_ROWS,
+            events=follows_pages,
             namespace=self.artifact.namespace,
         )
 
@@ -192,11 +195,23 @@ class Engine:
     def num_preemptions(self) -> int:
         return self._scheduler.preemptions
 
+    @property
+    def num_pages(self) -> int:
+        """Of the caches without a window, of all groups of ranks that keep sequences of their own."""
+        return self.limits.num_pages * self._ranks.program.sequence_groups
+
     def load(self) -> Load:
         scheduler = self._scheduler
         return Load(
             scheduler.num_running, scheduler.num_waiting, scheduler.num_free_pages, scheduler.num_cached_pages, scheduler.preemptions
         )
+
+    def page_events(self) -> list[PageEvent]:
+        """What the prefix cache took and gave up since the last call, in order; nothing unless the engine follows pages."""
+        return [
+            PageEvent(kind == "stored", group, number, parent, tuple(tokens.tolist()))
+            for kind, group, number, parent, tokens in self._scheduler.page_events()
+        ]
 
     def worker_pids(self) -> list[int]:
         """Processes of the other ranks that this engine started."""

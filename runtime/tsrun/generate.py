@@ -122,10 +122,10 @@ def resolve(path: Path, mesh: str | None, dtype: str | None) -> Path:
     return path
 
 
-def open_engine(path: Path, limits: LimitOptions | None = None, threads: int | None = None) -> Engine:
+def open_engine(path: Path, limits: LimitOptions | None = None, threads: int | None = None, *, follows_pages: bool = False) -> Engine:
     """Open an engine with progress shown; damage to an entry of the compile cache is mended by the cache."""
     try:
-        return Engine(path, limits, threads=threads, progress=loading_progress())
+        return Engine(path, limits, threads=threads, progress=loading_progress(), follows_pages=follows_pages)
     except ArtifactError as error:
         if not path.is_relative_to(CompileCache().root):
             raise

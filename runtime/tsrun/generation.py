@@ -122,6 +122,18 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class PageEvent:
+    """A full page that the prefix cache has from now on, or no more. hash: of its text up to its end, 64 bits; parent: of the page before,
+    0 where it is the first; tokens: those of the page, of one that is removed none. Groups of ranks have pages of their own."""
+
+    stored: bool
+    rank_group: int
+    hash: int
+    parent: int
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepLogits:
     """The logits of one step, for an observer. `logits` is the executor's own memory: copy what outlives the call.
 

@@ -1,7 +1,7 @@
 """Tries a grammar in a process of its own, which may be killed or crash: who sends one may mean harm.
 
 The process reads one JSON line a grammar and answers with one: null, or what is wrong. It compiles the grammar as the engine will, on a
-smaller stack, and finds out what may come first.
+smaller stack, and finds out what may come first. An object `{"gbnf": text}` is a grammar to translate: `{"lark": text}`, or what is wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 _START_SECONDS = 60.0
 _CHECK_SECONDS = 2.5  # the engine then takes as long again: five seconds in all
@@ -31,10 +32,22 @@ class GrammarCheck:
 
     def error(self, grammar: str) -> str | None:
         """What is wrong with a grammar, None when nothing is."""
+        found: str | None = self._ask(grammar)
+        return found
+
+    def lark(self, gbnf: str) -> str:
+        """The same grammar in Lark; ValueError says what is wrong with it."""
+        found = self._ask({"gbnf": gbnf})
+        if isinstance(found, str):
+            raise ValueError(found)
+        text: str = found["lark"]
+        return text
+
+    def _ask(self, question: object) -> Any:
         process = self._process or self._start()
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(grammar).encode() + b"\n")
+            process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
             answer = _line(process, _CHECK_SECONDS)
         except (BrokenPipeError, EOFError):
@@ -43,8 +56,7 @@ class GrammarCheck:
         except TimeoutError:
             self.close()
             return f"it takes more than {_CHECK_SECONDS} seconds to compile"
-        found: str | None = json.loads(answer)
-        return found
+        return json.loads(answer)
 
     def close(self) -> None:
         """End the process, whatever it is doing. May be called again."""
@@ -92,10 +104,23 @@ def _serve(artifact: Path) -> None:
     mask = np.zeros(-(-tokens.vocab_size // 32), dtype=np.uint32)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin.buffer:
-        matcher = compiled(tokens, json.loads(line))
+        question = json.loads(line)
+        if isinstance(question, dict):
+            print(json.dumps(_translated(question["gbnf"])), flush=True)
+            continue
+        matcher = compiled(tokens, question)
         if not matcher.is_error():
             matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         print(json.dumps(matcher.get_error() or None), flush=True)
+
+
+def _translated(gbnf: str) -> dict[str, str] | str:
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return {"lark": gbnf_to_lark(gbnf)}
+    except Exception as error:  # the library raises bare Exception
+        return str(error)
 
 
 def main() -> None:

@@ -66,6 +66,11 @@ class Grammars:
             return found
 
     def _compiled(self, constraint: Constraint) -> LLMatcher | RequestError:
+        if constraint.kind == "gbnf":
+            try:
+                return self._compiled(Constraint("lark", self._check.lark(constraint.text)))
+            except ValueError as error:
+                return _refused(constraint, str(error))
         try:
             grammar = constraint.grammar(self._special)
         except RequestError as error:

@@ -19,6 +19,7 @@ from tsc.checkpoint.tokenizer_bytelevel import CUTS
 from tsrun._core import Vocabulary
 from tsrun.encoder import Encoder, read_encoder
 from tsrun.errors import ArtifactError
+from tsrun.whole_tokenizer import whole_tokenizer
 
 CORPUS = [
     "Hello world, it's a test. Hello there, the world is large and the test is long.",
@@ -105,6 +106,17 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return whole, read_encoder(folder)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_words_and_merges_can_be_put_back(name: str, tmp_path: Path) -> None:
+    whole = TOKENIZERS[name]()
+    files = split_tokenizer({"tokenizer.json": whole.to_str().encode(), "tokenizer_config.json": b"{}"})
+    for file, data in files.items():
+        (tmp_path / file).write_bytes(data)
+    found = whole_tokenizer(tmp_path)
+    assert sorted(found) == ["tokenizer.json", "tokenizer_config.json"]
+    assert json.loads(Tokenizer.from_buffer(found["tokenizer.json"]).to_str()) == json.loads(whole.to_str())
 
 
 def check(pair: tuple[Tokenizer, Encoder], text: str) -> None:

@@ -39,6 +39,16 @@ SCHEMA = {
 }
 TAGS = {"structures": [{"begin": "<f>", "schema": {"type": "integer", "maximum": 9, "minimum": 0}, "end": "</f>"}], "triggers": ["<f>"]}
 
+XGRAMMAR_TAGS = {
+    "type": "structural_tag",
+    "format": {
+        "type": "triggered_tags",
+        "triggers": ["<f>"],
+        "tags": [{"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": {"enum": [*range(10)]}}, "end": "</f>"}],
+        "at_least_one": False,
+    },
+}
+
 
 def is_of_schema(text: str) -> bool:
     found = json.loads(text)
@@ -51,6 +61,7 @@ CASES: dict[str, tuple[Constraint, Callable[[str], object]]] = {
     "regex": (Constraint("regex", "[0-9]{3}-é?(x|yz)"), re.compile("[0-9]{3}-é?(x|yz)").fullmatch),
     "choice": (Constraint("choice", json.dumps(["yes", 'no "\\\n', "😀"])), lambda text: text in ("yes", 'no "\\\n', "😀")),
     "lark": (Constraint("lark", 'start: "<" item ("," item){1,3} ">"\nitem: /[ab]{2}/'), re.compile("<[ab]{2}(,[ab]{2}){1,3}>").fullmatch),
+    "gbnf": (Constraint("gbnf", 'root ::= "(" item item? ")"\nitem ::= [0-9] "é"?'), re.compile(r"\(([0-9]é?)+\)").fullmatch),
 }
 kinds = pytest.mark.parametrize("kind", CASES)
 LENGTH = 70
@@ -122,8 +133,9 @@ def test_a_greedy_token_is_the_largest_that_is_allowed(engine: Engine, toy: Toy)
         assert len(ids) == len(prompt) + 12
 
 
-def test_free_text_goes_on_to_a_tag(engine: Engine) -> None:
-    constraint = Constraint("structural_tag", json.dumps(TAGS))
+@pytest.mark.parametrize("tags", [TAGS, XGRAMMAR_TAGS], ids=["structures", "xgrammar"])
+def test_free_text_goes_on_to_a_tag(engine: Engine, tags: object) -> None:
+    constraint = Constraint("structural_tag", json.dumps(tags))
     bias = {id_of(letter): 20.0 for letter in "<f>"}
     samplings = [Sampling(3.0, seed=seed, logit_bias=bias) for seed in range(12)]
     answers = run(engine, [GenerationRequest([9], 60, sampling, constraint=constraint, ignore_eos=True) for sampling in samplings])
@@ -191,6 +203,14 @@ REFUSED = {
     "lark": (Constraint("lark", "start: x"), 'lark: .*unknown name: "x"'),
     "choice": (Constraint("choice", "[]"), "choice: it is no list of texts"),
     "tag": (Constraint("structural_tag", '{"structures": [{"begin": "a"}], "triggers": ["b"]}'), "'a' begins with none of the triggers"),
+    "format": (Constraint("structural_tag", '{"format": {"type": "sequence", "elements": []}}'), "the format `sequence` is not supported"),
+    "flag": (
+        Constraint("structural_tag", '{"format": {"type": "triggered_tags", "at_least_one": true, "triggers": [], "tags": []}}'),
+        "structural_tag: `at_least_one` is not supported",
+    ),
+    "gbnf": (Constraint("gbnf", 'root ::= "a'), "gbnf: Unexpected end of input"),
+    "rule": (Constraint("gbnf", "root ::= x"), "gbnf: Rule 'x' not found"),
+    "deep gbnf": (Constraint("gbnf", "root ::= " + "(" * 50_000), "gbnf: maximum recursion depth exceeded"),
     "no tag": (Constraint("structural_tag", "[]"), "structural_tag: it is none"),
 }
 

@@ -15,20 +15,21 @@ import httpx
 import pytest
 from tests.runtime.toy import Toy, write_artifact
 
-_READY = re.compile(r" at (https?://\S+), ready in")
+_READY = re.compile(r" at ((?:https?|grpc)://[^\s,]+)(?: \(metrics at (\S+)\))?, ready in")
 
 
 @dataclass
 class Server:
-    """`lines` is what it said."""
+    """`lines` is what it said; `metrics_url` where a worker, which has no HTTP at `url`, answers probes."""
 
     process: subprocess.Popen[str]
     url: str = ""
+    metrics_url: str | None = None
     lines: list[str] = field(default_factory=list)
     reader: threading.Thread | None = None
 
     def client(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)  # type: ignore[arg-type]
+        return httpx.Client(base_url=self.metrics_url or self.url, timeout=60, **options)  # type: ignore[arg-type]
 
     def stop(self) -> int:
         if self.process.poll() is None:
@@ -50,7 +51,7 @@ def start(*arguments: str | Path) -> Server:
     for line in process.stderr:
         server.lines.append(line)
         if found := _READY.search(line):
-            server.url = found[1]
+            server.url, server.metrics_url = found[1], found[2]
             break
     assert server.url, "".join(server.lines)
 

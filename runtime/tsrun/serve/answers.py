@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from tsrun.generation import Event, FinishReason, GenerationRequest, TokenLogprobs, siblings
 from tsrun.parsing import CallBegin, Part, Reasoning
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
 from tsrun.serve.http_errors import HttpError
+from tsrun.serve.metrics import Latency
 from tsrun.serve.reading import Reading, TextParser
 from tsrun.serve.sampling_fields import TokenChoice
 from tsrun.serve.sessions import Turn, miss_reason
@@ -54,7 +55,7 @@ class Answer:
         self._generation = generation
         self._parser = parser
         self._turn = turn
-        self._began = time.monotonic()
+        self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
         self.stop_string: str | None = None
@@ -65,11 +66,10 @@ class Answer:
     async def batches(self) -> AsyncIterator[Batch]:
         ids: list[int] = []
         pieces: list[str] = []
-        last = 0.0
         try:
             async with self._generation:
                 async for events in self._generation:
-                    last = self._time(last, sum(len(event.token_ids) for event in events))
+                    self._latency.take(sum(len(event.token_ids) for event in events))
                     batch = Batch()
                     for event in events:
                         ids += event.token_ids
@@ -82,7 +82,7 @@ class Answer:
                         self._front.metrics.delivery.observe(time.monotonic() - made_at)
         finally:
             self._front.metrics.end(self.finish_reason, self.usage)
-            self._front.metrics.whole.observe(time.monotonic() - self._began)
+            self._latency.end()
         self._keep("".join(pieces), ids)
 
     async def accepted(self) -> None:
@@ -112,17 +112,6 @@ class Answer:
         self.prompt_logprobs = self.prompt_logprobs or event.prompt_logprobs
         batch.parts += parts
         batch.logprobs += event.logprobs
-
-    def _time(self, last: float, num_tokens: int) -> float:
-        """Observe tokens that came together; the time at which they did."""
-        if not num_tokens:
-            return last
-        now = time.monotonic()
-        if last == 0.0:
-            self._front.metrics.first_token.observe(now - self._began)
-        for _ in range(num_tokens if last else 0):
-            self._front.metrics.next_token.observe((now - last) / num_tokens)
-        return now
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:
         """Unless the text ends before its tokens do: at a stop string. The last token of a turn that ended by itself has no text."""
@@ -158,15 +147,22 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
     return [Answer(front, prompt, front.submit(one), reading.parser(), origin.user, turn) for one in requests]
 
 
-async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Batch]]:
+Piece = TypeVar("Piece", covariant=True)
+
+
+class Batched(Protocol[Piece]):
+    def batches(self) -> AsyncIterator[Piece]: ...
+
+
+async def merged(answers: Sequence[Batched[Piece]]) -> AsyncIterator[tuple[int, Piece]]:
     """What comes of several answers, in the order in which it comes, each with the number of its answer."""
     if len(answers) == 1:
         async for batch in answers[0].batches():
             yield 0, batch
         return
-    coming: asyncio.Queue[tuple[int, Batch] | Exception | None] = asyncio.Queue()
+    coming: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
 
-    async def read(index: int, answer: Answer) -> None:
+    async def read(index: int, answer: Batched[Piece]) -> None:
         try:
             async for batch in answer.batches():
                 coming.put_nowait((index, batch))

@@ -20,21 +20,25 @@ import zmq
 import zmq.asyncio
 
 from tsrun.errors import MachineError, RequestError, TsrunError
-from tsrun.generation import Event, GenerationRequest
+from tsrun.generation import Event, GenerationRequest, PageEvent
 from tsrun.limits import LimitOptions
 from tsrun.serve.engine_process import Failed, Spec
 from tsrun.serve.messages import (
     Abort,
     Accepted,
     Events,
+    Follow,
     FromFront,
     Hello,
     Over,
+    Pages,
+    Passed,
     Ready,
     Refused,
     Statistics,
     Stop,
     Submit,
+    Unfollow,
     from_engine,
     packed,
 )
@@ -46,11 +50,11 @@ _LOOK_SECONDS = 0.05
 class EngineProcess:
     """The process behind an address. It ends when this process does."""
 
-    def __init__(self, path: Path, limits: LimitOptions, threads: int | None) -> None:
+    def __init__(self, path: Path, limits: LimitOptions, threads: int | None, *, follows_pages: bool = False) -> None:
         # Private: who can open the socket can ask for anything.
         self._folder = tempfile.TemporaryDirectory(prefix="tsrun-")
         self.address = f"ipc://{self._folder.name}/engine"
-        spec = msgspec.json.encode(Spec(str(path), self.address, limits, threads)).decode()
+        spec = msgspec.json.encode(Spec(str(path), self.address, limits, threads, follows_pages)).decode()
         command = [sys.executable, "-m", "tsrun.serve.engine_process", spec]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
@@ -152,6 +156,33 @@ class Generation:
         self.abort()
 
 
+class PageFeed:
+    """What the prefix cache has: an asynchronous iterator of events, and whether they begin anew. Of an engine that follows pages."""
+
+    def __init__(self, client: EngineClient, number: int) -> None:
+        self._client = client
+        self._number = number
+        self._came: asyncio.Queue[Pages | Exception] = asyncio.Queue()  # one at most: the next is sent for
+
+    async def __aiter__(self) -> AsyncIterator[tuple[list[PageEvent], bool]]:
+        """Raises MachineError when the engine has gone."""
+        while True:
+            pages = await self._came.get()
+            if isinstance(pages, Exception):
+                raise pages
+            yield pages.events, pages.anew
+            self._client.send(Passed(self._number))
+
+    def put(self, pages: Pages | Exception) -> None:
+        self._came.put_nowait(pages)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._client.unfollow(self._number)
+
+
 class EngineClient:
     """The connection to an engine. Of one event loop."""
 
@@ -163,6 +194,7 @@ class EngineClient:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._generations: dict[int, Generation] = {}
+        self._feeds: dict[int, PageFeed] = {}
         self._next = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.statistics: Statistics | None = None
@@ -183,12 +215,27 @@ class EngineClient:
         return ready
 
     def submit(self, request: GenerationRequest) -> Generation:
+        number = self._number()
+        generation = self._generations[number] = Generation(self, number)
+        self.send(Submit(number, request))
+        return generation
+
+    def follow_pages(self) -> PageFeed:
+        """Leave it by `async with`."""
+        number = self._number()
+        feed = self._feeds[number] = PageFeed(self, number)
+        self.send(Follow(number))
+        return feed
+
+    def unfollow(self, number: int) -> None:
+        if self._feeds.pop(number, None) is not None and self.failure is None:
+            self.send(Unfollow(number))
+
+    def _number(self) -> int:
         if self.failure is not None:
             raise MachineError("engine", self.failure, "start the server again")
-        generation = self._generations[self._next] = Generation(self, self._next)
-        self.send(Submit(self._next, request))
         self._next += 1
-        return generation
+        return self._next - 1
 
     def send(self, message: FromFront) -> None:
         # The future that it gives is done: the socket's queue is as long as memory. Not by another way: what comes would go unnoticed.
@@ -230,6 +277,9 @@ class EngineClient:
                         self._generations[request].accept()
                 case Refused(request, where, what, mend):
                     self._put(request, RequestError(where, what, mend), time.monotonic(), ends=True)
+                case Pages(follower) as pages:
+                    if follower in self._feeds:
+                        self._feeds[follower].put(pages)
                 case Over(line):
                     self._fail(line)
                 case Ready():
@@ -247,5 +297,7 @@ class EngineClient:
 
     def _fail(self, line: str) -> None:
         self.failure = self.failure or line
+        for feed in self._feeds.values():
+            feed.put(MachineError("engine", self.failure, "start the server again"))
         for request in list(self._generations):
             self._put(request, MachineError("engine", self.failure, "start the server again"), time.monotonic(), ends=True)

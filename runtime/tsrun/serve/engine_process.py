@@ -31,17 +31,22 @@ from tsrun.serve.messages import (
     Abort,
     Accepted,
     Events,
+    Follow,
     FromEngine,
     Hello,
     Over,
+    Pages,
+    Passed,
     Ready,
     Refused,
     Statistics,
     Stop,
     Submit,
+    Unfollow,
     from_front,
     packed,
 )
+from tsrun.serve.page_followers import PageFollowers
 
 _POLL_MS = 500  # between looks at whether the parent is there, while nothing is to be done
 _COMPILING_MS = 2  # and while grammars are compiled
@@ -58,6 +63,7 @@ class Spec(msgspec.Struct):
     address: str
     limits: LimitOptions
     threads: int | None = None
+    follows_pages: bool = False
 
 
 class Failed(msgspec.Struct):
@@ -82,6 +88,7 @@ class EngineServer:
         self._numbers: dict[tuple[Front, int], int] = {}  # the other way
         self._compiling: dict[tuple[Front, int], tuple[GenerationRequest, Future[None]]] = {}
         self._compiler = ThreadPoolExecutor(_COMPILERS, "tsrun-grammars")
+        self._pages: PageFollowers[tuple[Front, int]] = PageFollowers()
         self._statistics = Statistics(engine.load())
         self._told = 0.0
         self._stop: Stop | None = None
@@ -99,6 +106,8 @@ class EngineServer:
                 self._statistics.steps += 1
                 self._statistics.busy_seconds += time.perf_counter() - began
                 self._give(events)
+                self._pages.take(self._engine.page_events())
+            self._tell_pages()
 
     def tell_all(self, message: FromEngine) -> None:
         for front in self._fronts:
@@ -130,6 +139,12 @@ class EngineServer:
                     self._engine.abort(aborted)
                 elif self._compiling.pop((front, request), None) is not None:
                     self._send(front, Events([Event(request, (), "", "abort")], time.monotonic()))
+            case Follow(follower):
+                self._pages.follow((front, follower))
+            case Passed(follower):
+                self._pages.passed((front, follower))
+            case Unfollow(follower):
+                self._pages.unfollow((front, follower))
             case Stop() as stop:
                 self._stop = stop
 
@@ -166,6 +181,10 @@ class EngineServer:
         for front in self._fronts if telling else parts:
             self._send(front, Events(parts[front], now, self._statistics if telling else None))
 
+    def _tell_pages(self) -> None:
+        for (front, follower), pages in self._pages.due():
+            self._send(front, Pages(follower, *pages))
+
     def _send(self, front: Front, message: FromEngine) -> None:
         self._socket.send_multipart([front, packed(message)])
 
@@ -180,13 +199,13 @@ def main() -> int:
     socket.setsockopt(zmq.LINGER, 1000)
     socket.setsockopt(zmq.SNDHWM, 0)  # a front end that is slow must not lose events
     try:
-        with open_engine(Path(spec.path), spec.limits, spec.threads) as engine:
+        with open_engine(Path(spec.path), spec.limits, spec.threads, follows_pages=spec.follows_pages) as engine:
             limits = engine.limits
             ready = Ready(
                 artifact=spec.path,
                 max_context=limits.max_context,
                 max_sequences=limits.max_sequences,
-                num_pages=limits.num_pages,
+                num_pages=engine.num_pages,
                 page_size=limits.page_size,
                 load_seconds=time.perf_counter() - began,
             )

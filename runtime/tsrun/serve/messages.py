@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tsrun.generation import Event, GenerationRequest, Load
+from tsrun.generation import Event, GenerationRequest, Load, PageEvent
 
 Message = TypeVar("Message")
 
@@ -35,7 +35,24 @@ class Stop(msgspec.Struct, tag=True):
     at_once: bool = False
 
 
-FromFront = Hello | Submit | Abort | Stop
+class Follow(msgspec.Struct, tag=True):
+    """Tell under this number, which the front end gives, what the prefix cache has and how that changes. One message at a time: the next
+    comes after `Passed`."""
+
+    follower: int
+
+
+class Passed(msgspec.Struct, tag=True):
+    """The pages that came last were passed on."""
+
+    follower: int
+
+
+class Unfollow(msgspec.Struct, tag=True):
+    follower: int
+
+
+FromFront = Hello | Submit | Abort | Stop | Follow | Passed | Unfollow
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -81,13 +98,21 @@ class Events(msgspec.Struct, tag=True):
     statistics: Statistics | None = None
 
 
+class Pages(msgspec.Struct, tag=True):
+    """What a follower has not heard of yet. anew: what it knew before does not count."""
+
+    follower: int
+    events: list[PageEvent]
+    anew: bool = False
+
+
 class Over(msgspec.Struct, tag=True):
     """The engine has failed, and its process ends."""
 
     line: str
 
 
-FromEngine = Ready | Accepted | Refused | Events | Over
+FromEngine = Ready | Accepted | Refused | Events | Pages | Over
 
 _encoder = msgspec.msgpack.Encoder()
 _from_front: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromFront)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -44,6 +45,7 @@ class Metrics:
         self.next_token = seconds("vllm:inter_token_latency_seconds", "From one token to the next.")
         self.delivery = seconds("tsrun:delivery_seconds", "From the end of a step to its tokens being on their way to the client.")
         self.whole = seconds("vllm:e2e_request_latency_seconds", "From a request to its end.")
+        self._looked_for = self._found = 0
         self._registry.register(_EngineCollector(model, engine, ready))
 
     def end(self, reason: str, usage: Usage) -> None:
@@ -54,6 +56,8 @@ class Metrics:
         self.generation_tokens.inc(usage.completion)
         self.cache_queries.inc(usage.prompt)
         self.cache_hits.inc(usage.cached)
+        self._looked_for += usage.prompt
+        self._found += usage.cached
         if usage.miss is not None:
             self._cache_misses.labels(self._model, usage.miss).inc()
 
@@ -64,8 +68,36 @@ class Metrics:
     def unknown_field(self, name: str) -> None:
         self._unknown.labels(self._model, name).inc()
 
+    @property
+    def hit_rate(self) -> float:
+        """Of all tokens of prompts the share that was in the prefix cache."""
+        return self._found / max(1, self._looked_for)
+
     def text(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class Latency:
+    """When the tokens of one request come, from now on."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._began = time.monotonic()
+        self._last = 0.0
+
+    def take(self, num_tokens: int) -> None:
+        """So many have come together."""
+        if not num_tokens:
+            return
+        now = time.monotonic()
+        if self._last == 0.0:
+            self._metrics.first_token.observe(now - self._began)
+        for _ in range(num_tokens if self._last else 0):
+            self._metrics.next_token.observe((now - self._last) / num_tokens)
+        self._last = now
+
+    def end(self) -> None:
+        self._metrics.whole.observe(time.monotonic() - self._began)
 
 
 class _EngineCollector(Collector):

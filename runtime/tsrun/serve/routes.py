@@ -22,7 +22,7 @@ from tsrun.serve.endpoints import AnthropicDialect, Dialect, Generating, Unknown
 from tsrun.serve.front import Front
 from tsrun.serve.health import Health
 from tsrun.serve.http_errors import HttpError, http_error
-from tsrun.serve.metrics import CONTENT_TYPE
+from tsrun.serve.metrics import CONTENT_TYPE, Metrics
 from tsrun.serve.openapi import Operation, docs_page, openapi
 from tsrun.serve.responses import KeptResponses, ResponseAnswer, ResponsesRequest
 from tsrun.serve.status import Status, page
@@ -75,7 +75,7 @@ def application(front: Front, health: Health) -> Starlette:
         (Operation("GET", "/health", "Whether tokens are being made; needs no key."), health.health),
         (Operation("GET", "/ready", "Whether new requests are taken; needs no key."), health.ready),
         (Operation("GET", "/status", "The engine at a glance."), status.status),
-        (Operation("GET", "/metrics", "For Prometheus."), _metrics(front)),
+        (Operation("GET", "/metrics", "For Prometheus."), _metrics(front.metrics)),
         (Operation("GET", "/version", "The version of tsrun."), _version),
     ]
     operations = [operation for operation, _ in table]
@@ -85,7 +85,7 @@ def application(front: Front, health: Health) -> Starlette:
         Route("/docs", _docs(operations)),
         Route("/", page()),
     ]
-    return Starlette(routes=routes, exception_handlers={HttpError: _error, HTTPException: _error, Exception: _error})
+    return Starlette(routes=routes, exception_handlers=_ERRORS)
 
 
 def _posted(form: type[msgspec.Struct], *, streams: bool = False) -> Callable[[str, str], Operation]:
@@ -104,6 +104,20 @@ def _docs(operations: Sequence[Operation]) -> Callable[[Request], Awaitable[Resp
         return HTMLResponse(docs_page(operations))
 
     return endpoint
+
+
+def probes(health: Health, metrics: Metrics) -> Starlette:
+    """Of a worker, which has no API of its own."""
+    return Starlette(routes=_probes(health, metrics), exception_handlers=_ERRORS)
+
+
+def _probes(health: Health, metrics: Metrics) -> list[Route]:
+    return [
+        Route("/health", health.health),
+        Route("/ready", health.ready),
+        Route("/version", _version),
+        Route("/metrics", _metrics(metrics)),
+    ]
 
 
 def _models(front: Front) -> Callable[[Request], Awaitable[Response]]:
@@ -127,9 +141,9 @@ def _models(front: Front) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
-def _metrics(front: Front) -> Callable[[Request], Awaitable[Response]]:
+def _metrics(metrics: Metrics) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        return Response(front.metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return endpoint
 
@@ -156,3 +170,6 @@ async def _error(request: Request, error: Exception) -> Response:
         case _:
             known = http_error(error)
     return JSONResponse(known.openai(), known.status, headers=known.headers)
+
+
+_ERRORS: dict[Any, Any] = {HttpError: _error, HTTPException: _error, Exception: _error}

@@ -1,16 +1,15 @@
-"""What `tsrun serve` does: starts the engine's process, then HTTP; on a signal takes no more, lets what runs end, and ends."""
+"""What `tsrun serve` does: starts the engine's process, then HTTP or gRPC; on a signal takes no more, lets what runs end, and ends."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
+import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-
-import uvicorn
 
 from tsrun.artifact import Manifest, read_manifest
 from tsrun.errors import ArtifactError, MachineError, UsageError
@@ -22,19 +21,23 @@ from tsrun.serve.auth import ApiKey, Gate
 from tsrun.serve.engine_client import EngineClient, EngineProcess
 from tsrun.serve.front import Front
 from tsrun.serve.health import Health
-from tsrun.serve.routes import application
+from tsrun.serve.http_listener import HttpListener, listen_at
+from tsrun.serve.lifetime import serve_until_told
+from tsrun.serve.metrics import Metrics
+from tsrun.serve.routes import application, probes
 from tsrun.tokenizer import Tokenizer
-
-_HEADER_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """The command line of `tsrun serve`, typed. drain_seconds: for requests under way, when the server is told to end."""
+    """The command line of `tsrun serve`, typed. grpc: be a worker of a gateway, with HTTP at `metrics_port` for probes alone;
+    drain_seconds: for requests under way, when the server is told to end."""
 
     path: Path
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc: bool = False
+    metrics_port: int | None = None
     model_name: str | None = None
     api_keys: tuple[str, ...] = ()
     insecure: bool = False
@@ -60,81 +63,61 @@ def serve(options: ServeOptions) -> None:
     if "tokenizer/tokenizer.json" not in manifest.files:
         what = "has no tokenizer, since its checkpoint had none"
         raise ArtifactError(str(path), what, "compile a checkpoint with tokenizer.json")
-    listening = _listen(options.host, options.port)
-    process = EngineProcess(path, options.limits, options.threads)
-    try:
-        asyncio.run(_run(options, path, manifest, process, listening, began))
-    finally:
-        process.end()
+    asyncio.run((_serve_grpc if options.grpc else _serve_http)(options, path, manifest, began))
 
 
-async def _run(
-    options: ServeOptions, path: Path, manifest: Manifest, process: EngineProcess, listening: socket.socket, began: float
-) -> None:
-    engine = EngineClient(process)
-    tokenizer = asyncio.create_task(asyncio.to_thread(Tokenizer, path / "tokenizer"))
-    try:
+async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
+    listening = listen_at(options.host, options.port)
+    async with _engine(options, path) as engine:
+        tokenizer = asyncio.create_task(asyncio.to_thread(Tokenizer, path / "tokenizer"))
         ready = await engine.connect()
         reader = await tokenizer
         admission = Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key)
         choice = _parsers(options, reader, manifest)
         front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, admission)
         app = Gate(application(front, Health(front)), [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)])
-        server = _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=None,
-                h11_max_incomplete_event_size=_HEADER_BYTES,
-                ssl_certfile=options.ssl_certfile,
-                ssl_keyfile=options.ssl_keyfile,
-                server_header=False,
-            )
-        )
-        host, port = listening.getsockname()[:2]
-        scheme = "https" if options.ssl_certfile else "http"
-        say(f"{front.model} at {scheme}://{f'[{host}]' if ':' in host else host}:{port}, ready in {time.perf_counter() - began:.1f} s")
-        await _serve_until_told(server, front, listening, options.drain_seconds)
+        listener = HttpListener(app, listening, options.ssl_certfile, options.ssl_keyfile)
+        say(f"{front.model} at {listener.url}, ready in {time.perf_counter() - began:.1f} s")
+        await serve_until_told([listener], front, options.drain_seconds)
         front.close()
+
+
+async def _serve_grpc(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is said here, in one line
+    try:  # only who is a worker needs them
+        from tsrun.serve.grpc_listener import GrpcListener
+        from tsrun.serve.grpc_worker import Worker
+        from tsrun.serve.worker_facts import WorkerFacts
+    except ImportError as error:
+        name = (error.name or "").partition(".")[0]
+        raise MachineError("--grpc", f"the package `{name}` is not installed", "pip install 'tsc-llm[smg]'") from None
+    probing = [] if options.metrics_port is None else [listen_at(options.host, options.metrics_port)]
+    listener = GrpcListener(options.host, options.port)
+    async with _engine(options, path) as engine:
+        ready = await engine.connect()
+        model = options.model_name or _name(options.path, manifest)
+        metrics = Metrics(model, engine, ready)
+        facts = WorkerFacts(model, manifest, options.limits, engine, ready, metrics)
+        worker = Worker(engine, metrics, facts, path / "tokenizer")
+        listener.add(worker)
+        beside = [HttpListener(probes(worker.health, metrics), listening) for listening in probing]
+        also = f" (metrics at {beside[0].url})" if beside else ""
+        say(f"{model} at {listener.url}{also}, ready in {time.perf_counter() - began:.1f} s")
+        await serve_until_told([listener, *beside], worker, options.drain_seconds)
+
+
+@asynccontextmanager
+async def _engine(options: ServeOptions, path: Path) -> AsyncIterator[EngineClient]:
+    """The engine in a process of its own, which ends with the block."""
+    process = EngineProcess(path, options.limits, options.threads, follows_pages=options.grpc)
+    try:
+        engine = EngineClient(process)
+        try:
+            yield engine
+        finally:
+            await engine.close(at_once=True)
     finally:
-        await engine.close(at_once=True)
-
-
-class _Server(uvicorn.Server):
-    """One that a signal does not end: it is noted, and what runs may end first. A second signal ends it at once."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.told = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.told.is_set():
-            self.force_exit = self.should_exit = True
-        self._loop.call_soon_threadsafe(self.told.set)
-
-
-async def _serve_until_told(server: _Server, front: Front, listening: socket.socket, drain_seconds: float) -> None:
-    serving = asyncio.create_task(server.serve([listening]))
-    failing = asyncio.create_task(_failure(front.engine))
-    told = asyncio.create_task(server.told.wait())
-    await asyncio.wait((serving, failing, told), return_when=asyncio.FIRST_COMPLETED)
-    if told.done():
-        front.is_draining = True
-        if front.engine.num_open:
-            say(f"shutting down when {front.engine.num_open} requests have ended")
-        ends = time.monotonic() + drain_seconds
-        while front.engine.num_open and time.monotonic() < ends and not server.force_exit:
-            await asyncio.sleep(0.02)
-    server.should_exit = True
-    server.force_exit = server.force_exit or front.engine.num_open > 0
-    await serving
-    for task in (failing, told):
-        task.cancel()
-    if front.engine.failure is not None:
-        raise MachineError("engine", front.engine.failure, "start the server again")
+        process.end()
 
 
 def _parsers(options: ServeOptions, tokenizer: Tokenizer, manifest: Manifest) -> Choice:
@@ -145,16 +128,14 @@ def _parsers(options: ServeOptions, tokenizer: Tokenizer, manifest: Manifest) ->
     return named(tools=options.tool_parser or found.tools, reasoning=options.reasoning_parser or found.reasoning)
 
 
-async def _failure(engine: EngineClient) -> None:
-    while engine.failure is None:
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(1)  # for the answers that say so
-
-
 def _check(options: ServeOptions) -> None:
     if not options.api_keys and not options.insecure and not _is_loopback(options.host):
         what = f"anyone who reaches {options.host} could use the model"
         raise UsageError("--host", what, "give --api-key KEY, or --insecure where that is meant")
+    if options.grpc:
+        _check_worker(options)
+    elif options.metrics_port is not None:
+        raise UsageError("--metrics-port", "HTTP has its metrics at --port", "leave it out, or give --grpc")
     if (options.ssl_certfile is None) != (options.ssl_keyfile is None):
         raise UsageError("--ssl-certfile and --ssl-keyfile", "one is given without the other", "give both")
     for file in (options.ssl_certfile, options.ssl_keyfile):
@@ -162,23 +143,23 @@ def _check(options: ServeOptions) -> None:
             raise UsageError(str(file), "is not a file", "give the path of a PEM file")
 
 
+def _check_worker(options: ServeOptions) -> None:
+    given = {
+        "--api-key": (options.api_keys, "a gateway sends its workers none"),
+        "--ssl-certfile": (options.ssl_certfile, "a worker speaks to its gateway in the clear"),
+        "--tool-parser": (options.tool_parser, "the gateway reads calls"),
+        "--reasoning-parser": (options.reasoning_parser, "the gateway reads reasoning"),
+    }
+    for name, (value, why) in given.items():
+        if value:
+            raise UsageError(name, f"given with --grpc, but {why}", "leave it out, and give it to the gateway")
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(2048)
-    except OSError as error:
-        raise MachineError(f"{host}:{port}", f"can not listen there ({error.strerror})", "give another --port or --host") from None
-    return listening
 
 
 def _name(path: Path, manifest: Manifest) -> str:
