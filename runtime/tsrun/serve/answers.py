@@ -14,7 +14,7 @@ from tsrun.serve.front import Front, Prompt
 from tsrun.serve.http_errors import HttpError
 from tsrun.serve.reading import Reading, TextParser
 from tsrun.serve.sampling_fields import TokenChoice
-from tsrun.serve.sessions import Turn, miss_reason
+from tsrun.serve.sessions import miss_reason
 from tsrun.serve.usage import Usage
 
 
@@ -38,15 +38,13 @@ class Batch:
 class Answer:
     """`batches` gives what has come, once. What is said of the whole is final when it is through."""
 
-    def __init__(
-        self, front: Front, prompt: Prompt, generation: Generation, parser: TextParser, turn: tuple[Turn | None, str] | None = None
-    ) -> None:
-        """turn: the session's turn before, and this one's text."""
+    def __init__(self, front: Front, prompt: Prompt, generation: Generation, parser: TextParser, earlier: int | None = 0) -> None:
+        """earlier: of the prompt, the tokens that an earlier turn of its session had (`Sessions.note`)."""
         self._front = front
         self._prompt = prompt
         self._generation = generation
         self._parser = parser
-        self._turn = turn
+        self._earlier = earlier
         self._began = time.monotonic()
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
@@ -96,6 +94,8 @@ class Answer:
         self.usage.completion += len(event.token_ids)
         self.usage.reasoning += len(event.token_ids) if self._is_reasoning else 0
         self.usage.cached = max(self.usage.cached, event.cached_tokens)
+        if event.token_ids:
+            self.usage.miss = miss_reason(self._earlier, self.usage.cached, self._front.ready.page_size)
         self.prompt_logprobs = self.prompt_logprobs or event.prompt_logprobs
         batch.parts += parts
         batch.logprobs += event.logprobs
@@ -109,8 +109,6 @@ class Answer:
             self._front.metrics.first_token.observe(now - self._began)
         for _ in range(num_tokens if last else 0):
             self._front.metrics.next_token.observe((now - last) / num_tokens)
-        if self._turn is not None:
-            self.usage.miss = miss_reason(*self._turn, self.usage.cached, self._front.ready.page_size)
         return now
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:
@@ -123,9 +121,9 @@ class Answer:
 
 def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, origin: Origin, *, most_tokens: int | None) -> list[Answer]:
     """Submit all continuations that a request asks for."""
-    turn = None
+    earlier: int | None = 0
     if origin.session is not None and prompt.text is not None:
-        turn = front.sessions.note(f"{origin.user} {origin.session}", prompt.text, len(prompt.ids)), prompt.text
+        earlier = front.sessions.note(f"{origin.user} {origin.session}", prompt.text, len(prompt.ids), goes_on=prompt.goes_on)
     request = GenerationRequest(
         prompt=prompt.ids,
         max_tokens=most_tokens,
@@ -142,7 +140,7 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
         constraint=choice.constraint,
         shown=reading.shown,
     )
-    return [Answer(front, prompt, front.submit(one), reading.parser(), turn) for one in siblings(request, choice.num_choices)]
+    return [Answer(front, prompt, front.submit(one), reading.parser(), earlier) for one in siblings(request, choice.num_choices)]
 
 
 async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Batch]]:

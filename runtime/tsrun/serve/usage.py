@@ -53,3 +53,4 @@ class Usage:
         self.completion += other.completion
         self.reasoning += other.reasoning
         self.cached = max(self.cached, other.cached)
+        self.miss = self.miss or other.miss
