@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import httpx
 import pytest
 from tests.runtime.toy import Toy, write_artifact
 
+ROOT = Path(__file__).parents[2]
 _READY = re.compile(r" at (https?://\S+), ready in")
 
 
@@ -41,10 +43,10 @@ class Server:
         return code
 
 
-def start(*arguments: str | Path) -> Server:
+def start(*arguments: str | Path, module: str = "tsrun", **environment: str) -> Server:
     """Start `tsrun serve` at a free port and wait until it is ready; AssertionError with what it said when it ends instead."""
-    command = [sys.executable, "-m", "tsrun", "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", module, "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | environment)
     server = Server(process)
     assert process.stderr is not None
     for line in process.stderr:
