@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-from tests.models.running import compiled
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -20,9 +19,7 @@ _CHAT = (
 _ROOT = Path(__file__).parents[2]
 
 
-def write_agent_model(folder: Path) -> Path:
-    """Write and compile a checkpoint in `folder`; return its artifact."""
-    checkpoint = folder / "checkpoint"
+def write_agent_checkpoint(folder: Path) -> Path:
     tokenizer = _tokenizer()
     size = tokenizer.get_vocab_size()
     config = LlamaConfig(
@@ -39,11 +36,11 @@ def write_agent_model(folder: Path) -> Path:
         tie_word_embeddings=True,
     )
     torch.manual_seed(7)
-    LlamaForCausalLM(config).save_pretrained(checkpoint)
-    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
     words = {"eos_token": _SPECIAL[1], "add_bos_token": False, "chat_template": _CHAT}
-    (checkpoint / "tokenizer_config.json").write_text(json.dumps(words))
-    return compiled(checkpoint, folder / "agent.tsa")
+    (folder / "tokenizer_config.json").write_text(json.dumps(words))
+    return folder
 
 
 def _tokenizer() -> Tokenizer:

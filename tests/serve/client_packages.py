@@ -1,6 +1,6 @@
 """Clients in other languages and with requirements of their own, installed once a user, outside of the repository.
 
-`clients/package.json` and `clients/requirements.txt` pin them. Node itself is a package too, since the clients need a newer one than
+`clients/package.json` and `clients/requirements*.txt` pin them. Node itself is a package too, since the clients need a newer one than
 systems have.
 """
 
@@ -24,27 +24,27 @@ CLIENTS = Path(__file__).parent / "clients"
 
 
 def node_folder() -> Path:
-    """The folder whose `node_modules` has the clients of package.json; skips where they can not be installed."""
+    """The `node_modules` that has the clients of package.json; skips where they can not be installed."""
     if shutil.which("npm") is None or shutil.which("node") is None:
         pytest.skip("needs npm and node")
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         pytest.skip("the pinned node is for Linux on x86-64")
     wanted = CLIENTS / "package.json"
-    with _installing("node", wanted) as (folder, is_new):
+    with _installing("packages", wanted) as (folder, is_new):
         if is_new:
             shutil.copy(wanted, folder)
             _run(["npm", "install", "--prefix", folder, "--no-audit", "--no-fund", "--loglevel", "error"])
-    return folder
+    return folder / "node_modules"
 
 
-def python_of_clients() -> Path:
-    """The interpreter of an environment that has the clients of requirements.txt."""
-    wanted = CLIENTS / "requirements.txt"
-    with _installing("python", wanted) as (folder, is_new):
+def python_folder(requirements: str = "requirements.txt") -> Path:
+    """The folder of commands of an environment that has the clients of a list in `clients/`."""
+    wanted = CLIENTS / requirements
+    with _installing(wanted.stem, wanted) as (folder, is_new):
         if is_new:
             _run([sys.executable, "-m", "venv", folder])
-            _run([folder / "bin/pip", "install", "--quiet", "-r", wanted])
-    return folder / "bin/python"
+            _run([folder / "bin/pip", "install", "--quiet", "--no-compile", "-r", wanted])
+    return folder / "bin"
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def _run(command: Sequence[str | Path]) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def node_environment(folder: Path, home: Path) -> dict[str, str]:
-    """For a client: its own home, nothing of the user's settings, and the installed commands first."""
+def client_environment(commands: Path, home: Path) -> dict[str, str]:
+    """For a client: its own home, nothing of the user's settings, and the folder of installed commands first."""
     home.mkdir(exist_ok=True)
-    path = f"{folder / 'node_modules/.bin'}{os.pathsep}{os.environ['PATH']}"
-    return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "NO_COLOR": "1"}
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.runtime.toy import Toy, write_artifact
+from tests.serve.scripted_engine import FOLDER
 
 ROOT = Path(__file__).parents[2]
 _READY = re.compile(r" at (https?://\S+), ready in")
@@ -74,5 +75,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(model: Path) -> Iterator[Server]:
     running = start(model)
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what is written by `scripted`: a `Task` each (`scripted_engine.py`)."""
+    return tmp_path_factory.mktemp("script")
+
+
+@pytest.fixture(scope="session")
+def agent_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.serve.agent_model import write_agent_checkpoint
+
+    return write_agent_checkpoint(tmp_path_factory.mktemp("agent") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def scripted(script: Path, agent_checkpoint: Path) -> Iterator[Server]:
+    """A server for prompts of agents, whose model writes what the script says."""
+    from tests.models.running import compiled
+
+    model = compiled(agent_checkpoint, agent_checkpoint.parent / "agent.tsa")
+    limits = ("--max-step-tokens", "4096", "--cache-bytes", str(2**29))
+    running = start(model, *limits, module="tests.serve.scripted_server", **{FOLDER: str(script)})
     yield running
     assert running.stop() == 0

@@ -8,15 +8,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.serve.agent_model import write_agent_model
-from tests.serve.client_packages import node_environment, node_folder
-from tests.serve.conftest import Server, start
-from tests.serve.scripted_engine import FOLDER, Task, call
+from tests.serve.client_packages import client_environment, node_folder
+from tests.serve.conftest import Server
+from tests.serve.scripted_engine import Task, call
 
 pytestmark = pytest.mark.slow
 
@@ -74,20 +73,6 @@ AGENTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("script")
-
-
-@pytest.fixture(scope="module")
-def server(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    model = write_agent_model(tmp_path_factory.mktemp("agent"))
-    limits = ("--max-step-tokens", "4096", "--cache-bytes", str(2**29))
-    running = start(model, *limits, module="tests.serve.scripted_server", **{FOLDER: str(script)})
-    yield running
-    assert running.stop() == 0
-
-
 def counters(server: Server) -> dict[str, float]:
     """By name, all labels of one together."""
     with server.client() as client:
@@ -99,21 +84,21 @@ def counters(server: Server) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("agent", AGENTS, ids=lambda agent: agent.name)
-def test_an_agent_does_a_task_of_three_calls(agent: Agent, server: Server, script: Path, tmp_path: Path) -> None:
+def test_an_agent_does_a_task_of_three_calls(agent: Agent, scripted: Server, script: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     (work / "notes.txt").write_text("3 apples, 5 pears")
     report, mark = work / "report.txt", f"job-{agent.name}-7"
     first, *others = agent.calls(report)
     Task(mark, [f"I look at what is there.\n{first}", *others, DONE]).write(script, agent.name)
-    before = counters(server)
+    before = counters(scripted)
 
-    command = [sys.executable, "-m", "tsrun", "launch", agent.name, "--url", server.url, "--", *agent.arguments]
+    command = [sys.executable, "-m", "tsrun", "launch", agent.name, "--url", scripted.url, "--", *agent.arguments]
     prompt = f"{mark}: write report.txt from notes.txt"
     ended = subprocess.run(
         [*command, prompt],
         cwd=work,
-        env=node_environment(node_folder(), tmp_path / "home"),
+        env=client_environment(node_folder() / ".bin", tmp_path / "home"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -125,9 +110,9 @@ def test_an_agent_does_a_task_of_three_calls(agent: Agent, server: Server, scrip
     assert ended.returncode == 0, said
     assert report.read_text() == REPORT
     assert DONE in ended.stdout, said
-    done = {name: value - before.get(name, 0.0) for name, value in counters(server).items()}
+    done = {name: value - before.get(name, 0.0) for name, value in counters(scripted).items()}
     assert done["vllm:request_success_total"] >= 4
     # The first of four turns is computed; the others find all but what is new since the turn before.
     assert done["vllm:prefix_cache_hits_total"] > 0.7 * done["vllm:prompt_tokens_total"]
     assert done.get("tsrun:prefix_misses_total", 0.0) == 0
-    assert counters(server)["vllm:num_requests_running"] == 0
+    assert counters(scripted)["vllm:num_requests_running"] == 0
