@@ -165,6 +165,20 @@ def top_command(url: str, api_key: str | None, once: bool, as_json: bool) -> Non
     top(url, api_key, once=once, as_json=as_json)
 
 
+@cli.command("launch")
+@click.argument("client", type=click.Choice(["claude", "codex", "opencode", "qwen"]))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="The server, which runs already.")
+@click.option("--api-key", envvar="TSRUN_API_KEY", help="The server's, where it asks for one.")
+@click.option("--print", "only_print", is_flag=True, help="Print the command with its environment instead of running it.")
+@debug_option
+def launch_command(client: str, arguments: tuple[str, ...], url: str, api_key: str | None, only_print: bool) -> None:
+    """Run a coding agent that is installed here against a server; ARGUMENTS are the agent's own."""
+    from tsrun.launch_client import launch
+
+    launch(client, url, api_key, arguments, only_print=only_print)
+
+
 @cli.command("demo")
 @click.option("-p", "--prompt", default="Why is the sky blue? Answer in two sentences.", show_default=True)
 @click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)

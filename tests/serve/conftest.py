@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.runtime.toy import Toy, write_artifact
+from tests.serve.scripted_engine import FOLDER
 
+ROOT = Path(__file__).parents[2]
 _READY = re.compile(r" at ((?:https?|grpc)://[^\s,]+)(?: \(metrics at (\S+)\))?, ready in")
 
 
@@ -42,10 +45,10 @@ class Server:
         return code
 
 
-def start(*arguments: str | Path) -> Server:
+def start(*arguments: str | Path, module: str = "tsrun", **environment: str) -> Server:
     """Start `tsrun serve` at a free port and wait until it is ready; AssertionError with what it said when it ends instead."""
-    command = [sys.executable, "-m", "tsrun", "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", module, "serve", *map(str, arguments), "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | environment)
     server = Server(process)
     assert process.stderr is not None
     for line in process.stderr:
@@ -73,5 +76,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(model: Path) -> Iterator[Server]:
     running = start(model)
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what is written by `scripted`: a `Task` each (`scripted_engine.py`)."""
+    return tmp_path_factory.mktemp("script")
+
+
+@pytest.fixture(scope="session")
+def agent_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.serve.agent_model import write_agent_checkpoint
+
+    return write_agent_checkpoint(tmp_path_factory.mktemp("agent") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def scripted(script: Path, agent_checkpoint: Path) -> Iterator[Server]:
+    """A server for prompts of agents, whose model writes what the script says."""
+    from tests.models.running import compiled
+
+    model = compiled(agent_checkpoint, agent_checkpoint.parent / "agent.tsa")
+    limits = ("--max-step-tokens", "4096", "--cache-bytes", str(2**29))
+    running = start(model, *limits, module="tests.serve.scripted_server", **{FOLDER: str(script)})
     yield running
     assert running.stop() == 0

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import anthropic
 import pytest
+from pydantic import BaseModel
 from tests.serve.conftest import Server
+
+from tsrun.serve.anthropic import MessagesRequest
 
 
 @pytest.fixture
-def client(server: Server) -> Any:  # their types want more than a test has to say
-    return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+def client(server: Server) -> Iterator[Any]:  # their types want more than a test has to say
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+        yield client
 
 
 def test_stream_and_whole_give_the_same(client: Any) -> None:
@@ -62,9 +68,27 @@ def test_what_claude_code_sends_is_taken(server: Server) -> None:
         assert answer.status_code == 200
 
 
+def test_an_answer_is_of_the_format_that_was_asked_for(client: Any) -> None:
+    class Thing(BaseModel):
+        color: Literal["red", "green"]
+
+    asked = {"model": "toy", "max_tokens": 200, "messages": [{"role": "user", "content": "a color"}]}
+    assert client.messages.parse(**asked, output_format=Thing).parsed_output.color in ("red", "green")
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    with client.messages.stream(**asked, output_config={"format": {"type": "json_schema", "schema": schema}}) as stream:
+        assert json.loads(stream.get_final_text())["n"] in (1, 2)
+
+
+def test_effort_reaches_the_template() -> None:
+    asked: dict[str, Any] = {"max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    efforts = [MessagesRequest(**asked, output_config={"effort": effort}) for effort in ("low", "max")]
+    assert [one.conversation(drops_billing=True).variables["reasoning_effort"] for one in efforts] == ["low", "high"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format: give"),
         ({"max_tokens": None}, "max_tokens: Field required"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages is empty"),

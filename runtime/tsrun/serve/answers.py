@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -15,7 +16,7 @@ from tsrun.serve.http_errors import HttpError
 from tsrun.serve.metrics import Latency
 from tsrun.serve.reading import Reading, TextParser
 from tsrun.serve.sampling_fields import TokenChoice
-from tsrun.serve.sessions import Turn, miss_reason
+from tsrun.serve.sessions import miss_reason
 from tsrun.serve.usage import Usage
 
 
@@ -46,15 +47,15 @@ class Answer:
         generation: Generation,
         parser: TextParser,
         user: int,
-        turn: tuple[Turn | None, str] | None = None,
+        earlier: int | None = 0,
     ) -> None:
-        """user: of the origin; turn: the session's turn before, and this one's text."""
+        """user: of the origin; earlier: of the prompt, the tokens that an earlier turn of its session had (`Sessions.note`)."""
         self._user = user
         self._front = front
         self._prompt = prompt
         self._generation = generation
         self._parser = parser
-        self._turn = turn
+        self._earlier = earlier
         self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
@@ -107,8 +108,8 @@ class Answer:
         self.usage.completion += len(event.token_ids)
         self.usage.reasoning += len(event.token_ids) if self._is_reasoning else 0
         self.usage.cached = max(self.usage.cached, event.cached_tokens)
-        if self._turn is not None and self.usage.completion:
-            self.usage.miss = miss_reason(*self._turn, self.usage.cached, self._front.ready.page_size)
+        if event.token_ids:
+            self.usage.miss = miss_reason(self._earlier, self.usage.cached, self._front.ready.page_size)
         self.prompt_logprobs = self.prompt_logprobs or event.prompt_logprobs
         batch.parts += parts
         batch.logprobs += event.logprobs
@@ -123,9 +124,9 @@ class Answer:
 
 def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, origin: Origin, *, most_tokens: int | None) -> list[Answer]:
     """Submit all continuations that a request asks for."""
-    turn = None
+    earlier: int | None = 0
     if origin.session is not None and prompt.text is not None:
-        turn = front.sessions.note(f"{origin.user} {origin.session}", prompt.text, len(prompt.ids)), prompt.text
+        earlier = front.sessions.note(f"{origin.user} {origin.session}", prompt.text, len(prompt.ids), goes_on=prompt.goes_on)
     request = GenerationRequest(
         prompt=prompt.ids,
         max_tokens=most_tokens,
@@ -144,7 +145,7 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
     )
     requests = siblings(request, choice.num_choices)
     front.admission.enter(origin.user, len(requests))
-    return [Answer(front, prompt, front.submit(one), reading.parser(), origin.user, turn) for one in requests]
+    return [Answer(front, prompt, front.submit(one), reading.parser(), origin.user, earlier) for one in requests]
 
 
 Piece = TypeVar("Piece", covariant=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, assert_never
 
 import msgspec
@@ -12,11 +13,11 @@ import msgspec
 from tsrun.constraint import Constraint
 from tsrun.parsing import CallArguments, CallBegin, CallEnd, Content, Part, Reasoning
 from tsrun.serve.answers import Answer, Origin, begin
-from tsrun.serve.constraints import of_call
+from tsrun.serve.constraints import of_call, of_format, only
 from tsrun.serve.conversation import Conversation, Message, Tool, text_of, tool_call
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import HttpError, invalid
-from tsrun.serve.sampling_fields import SamplingFields, check_count
+from tsrun.serve.sampling_fields import SamplingFields, TokenChoice, check_count
 from tsrun.serve.sse import event
 
 _BILLING = re.compile(r"x-anthropic-billing-header:[^\n]*\n?")
@@ -39,14 +40,18 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
     tools: list[Any] | None = None
     tool_choice: Any = None
     thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
 
     @property
     def streams(self) -> bool:
         return bool(self.stream)
 
-    def choice_fields(self) -> SamplingFields:
-        return SamplingFields(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, stop=self.stop_sequences)
+    def token_choice(self, call: Constraint | None) -> TokenChoice:
+        fields = SamplingFields(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, stop=self.stop_sequences)
+        choice = fields.token_choice(call=call)
+        form = of_format((self.output_config or {}).get("format"), "output_config.format")
+        return replace(choice, constraint=only(choice.constraint, form))
 
     @property
     def most_calls(self) -> int | None:
@@ -66,6 +71,9 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
         variables: dict[str, Any] = {}
         if self.thinking is not None:
             variables["enable_thinking"] = self.thinking.get("type") != "disabled"
+        effort = (self.output_config or {}).get("effort")
+        if effort is not None:
+            variables["reasoning_effort"] = {"xhigh": "high", "max": "high"}.get(effort, effort)  # templates know three
         return Conversation(messages, self._tools(), variables, continues=messages[-1]["role"] == "assistant")
 
     def _tools(self) -> list[Tool]:
@@ -161,7 +169,7 @@ class MessagesAnswer:
         check_count("max_tokens", request.max_tokens)
         conversation = request.conversation(drops_billing=self._front.drops_nonces)
         call = request.required_call(conversation.tools)
-        choice = request.choice_fields().token_choice(call=call)
+        choice = request.token_choice(call)
         prompt = await self._front.prompt_of(conversation)
         reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=request.most_calls)
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_tokens)

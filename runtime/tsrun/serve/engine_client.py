@@ -43,6 +43,8 @@ from tsrun.serve.messages import (
     packed,
 )
 
+ENGINE_MODULE = "tsrun.serve.engine_process"
+"""What runs in the engine's process."""
 _END_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 
@@ -55,7 +57,7 @@ class EngineProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="tsrun-")
         self.address = f"ipc://{self._folder.name}/engine"
         spec = msgspec.json.encode(Spec(str(path), self.address, limits, threads, follows_pages)).decode()
-        command = [sys.executable, "-m", "tsrun.serve.engine_process", spec]
+        command = [sys.executable, "-m", ENGINE_MODULE, spec]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
     @property

@@ -34,11 +34,12 @@ _SHORT = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """text: None where the prompt came as tokens; known: of its tokens, those kept from an earlier turn."""
+    """text: None where the prompt came as tokens; known: of its tokens, those kept from an earlier turn; goes_on: from an answer."""
 
     ids: Sequence[int]
     text: str | None = None
     known: int = 0
+    goes_on: bool = False
 
 
 class Front:
@@ -82,7 +83,7 @@ class Front:
     def _read(self, conversation: Conversation) -> Prompt:
         text = render(self.tokenizer, conversation)
         found = self._known.encode(text)
-        return Prompt(found.ids, text, found.known)
+        return Prompt(found.ids, text, found.known, goes_on=any(m["role"] == "assistant" for m in conversation.messages))
 
     async def _run(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)

@@ -1,25 +1,36 @@
-"""Which requests are turns of one conversation, and whether a turn begins as the one before it ended.
+"""Which requests are turns of one conversation, and whether a turn begins as an earlier one ended.
 
 A session's key comes from the request itself. It is for statistics and for saying why a prompt was computed anew, never for what one
-request may see of another.
+request may see of another. Clients send more than one conversation under it: titles, helpers with prompts of their own.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import hashlib
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MOST_SESSIONS = 4096
+MOST_TURNS = 16
+"""Of a session, that are remembered."""
 _HEADERS = (b"x-session-id", b"x-session-affinity", b"x-claude-code-session-id")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The prompt of a session's last request."""
+    """A prompt by its length in characters and its digest; num_tokens: that it had."""
 
-    text: str
+    length: int
+    digest: bytes
     num_tokens: int
+
+    @classmethod
+    def of(cls, text: str, num_tokens: int) -> Turn:
+        return cls(len(text), _digest(text), num_tokens)
+
+    def begins(self, text: str) -> bool:
+        return self.length <= len(text) and _digest(text[: self.length]) == self.digest
 
 
 def session_key(fields: Sequence[str | None], headers: Mapping[bytes, str]) -> str | None:
@@ -31,22 +42,28 @@ class Sessions:
     """Forgets those that were not heard of for longest."""
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[str, Turn] = OrderedDict()
+        self._turns: OrderedDict[str, deque[Turn]] = OrderedDict()
 
-    def note(self, key: str, text: str, num_tokens: int) -> Turn | None:
-        """Put down a turn; return the one before it."""
-        before = self._turns.pop(key, None)
-        self._turns[key] = Turn(text, num_tokens)
+    def note(self, key: str, text: str, num_tokens: int, *, goes_on: bool) -> int | None:
+        """Put down a turn; return how many of its tokens an earlier turn had: 0 where it begins a conversation, None where none begins as
+        it does though it goes on from an answer."""
+        turns = self._turns.pop(key, None) or deque[Turn](maxlen=MOST_TURNS)
+        known = [turn for turn in turns if turn.begins(text)]
+        changed = not known and goes_on and bool(turns)
+        turns.append(Turn.of(text, num_tokens))
+        self._turns[key] = turns
         while len(self._turns) > MOST_SESSIONS:
             self._turns.popitem(last=False)
-        return before
+        return None if changed else max((turn.num_tokens for turn in known), default=0)
 
 
-def miss_reason(before: Turn | None, text: str, cached: int, page_size: int) -> str | None:
-    """Why less was cached than the turn before left: `prefix_changed` where the prompts differ within it, `evicted` where they do not."""
-    if before is None:
-        return None
-    if not text.startswith(before.text):
+def miss_reason(earlier: int | None, cached: int, page_size: int) -> str | None:
+    """Why less was cached than an earlier turn left (what `Sessions.note` gave): `prefix_changed` where the prompt does not begin as that
+    did, `evicted` where it does."""
+    if earlier is None:
         return "prefix_changed"
-    whole_pages = before.num_tokens // page_size * page_size
-    return "evicted" if cached < whole_pages else None
+    return "evicted" if cached < earlier // page_size * page_size else None
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

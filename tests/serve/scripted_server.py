@@ -1,0 +1,12 @@
+"""The command `tsrun`, whose server starts the engine that writes what a script says (`scripted_engine.py`)."""
+
+from __future__ import annotations
+
+import sys
+
+from tsrun.cli import run
+from tsrun.serve import engine_client
+
+if __name__ == "__main__":
+    engine_client.ENGINE_MODULE = "tests.serve.scripted_engine"
+    sys.exit(run())
