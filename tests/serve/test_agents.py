@@ -17,7 +17,7 @@ from tests.serve.client_packages import client_environment, node_folder
 from tests.serve.conftest import Server
 from tests.serve.scripted_engine import Task, call
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.clients
 
 REPORT = "Äpfel: 3\nBirnen: 5\n"
 DONE = "The report is written."

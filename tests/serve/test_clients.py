@@ -17,7 +17,7 @@ from tests.serve.scripted_engine import ASIDE, Task, call
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.clients
 
 CITY = "Köln"
 ANSWER = "The sun shines."

@@ -27,6 +27,7 @@ from tsc.artifact import split_tokenizer
 if find_spec("smg") is None or find_spec("smg_grpc_proto") is None:
     pytest.skip("the package `smg` is not installed", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Rom", "Oslo"]}}, "required": ["city"], "additionalProperties": False}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "d", "parameters": SCHEMA}}
 WORKER = ("--grpc", "--metrics-port", "0")
@@ -198,7 +199,6 @@ class Session:
         self.messages.append({"role": "assistant", "content": "a" * 30})
 
 
-@pytest.mark.slow
 def test_a_session_stays_with_the_worker_that_has_its_pages(model: Path, tmp_path: Path) -> None:
     """One gateway gives each worker every second session; another, which has seen none of it, knows the pages from the workers."""
     workers = [start(model, *WORKER) for _ in range(2)]

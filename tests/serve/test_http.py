@@ -126,6 +126,7 @@ def test_a_client_that_goes_gives_its_pages_back(server: Server) -> None:
     eventually(lambda: metric(server, "vllm:num_requests_running") == 0)
 
 
+@pytest.mark.slow
 def test_requests_that_are_broken_off_anywhere_leave_nothing(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps(chat("broken off", stream=True, max_tokens=200)).encode()

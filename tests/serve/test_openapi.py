@@ -76,6 +76,7 @@ VALUES: dict[str, list[Any]] = {
     "system": ["s", [{"type": "text", "text": "s"}]],
     "thinking": [{"type": "disabled"}],
     "metadata": [{"user_id": "u"}],
+    "output_config": [{"effort": "low"}],
     "instructions": ["i"],
     "text": [{"format": {"type": "text"}}],
     "store": [False],
