@@ -75,6 +75,8 @@ class Grammars:
             grammar = constraint.grammar(self._special)
         except RequestError as error:
             return error
+        except (ValueError, TypeError, RecursionError) as error:  # what the library's JSON does not take: NaN, 1e999, halves of pairs
+            return _refused(constraint, str(error))
         said = self._check.error(grammar)
         if said is None:
             matcher = compiled(self._tokens, grammar)

@@ -14,7 +14,7 @@ from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
 from tsrun.serve.http_errors import HttpError
 from tsrun.serve.metrics import Latency
-from tsrun.serve.reading import Reading, TextParser
+from tsrun.serve.reading import Reading
 from tsrun.serve.sampling_fields import TokenChoice
 from tsrun.serve.sessions import miss_reason
 from tsrun.serve.usage import Usage
@@ -27,6 +27,10 @@ class Origin:
     user: int = 0
     cache_salt: str | None = None
     session: str | None = None
+
+    def salt(self, own: str | None) -> str | None:
+        """With the request's own; None where anyone's prompts may be found."""
+        return own if self.cache_salt is None else f"{self.cache_salt}\n{own or ''}"
 
 
 @dataclass(slots=True)
@@ -45,7 +49,7 @@ class Answer:
         front: Front,
         prompt: Prompt,
         generation: Generation,
-        parser: TextParser,
+        reading: Reading,
         user: int,
         earlier: int | None = 0,
     ) -> None:
@@ -54,7 +58,8 @@ class Answer:
         self._front = front
         self._prompt = prompt
         self._generation = generation
-        self._parser = parser
+        self._parser = reading.parser()
+        self._hidden = front.tokenizer.special_ids.difference(reading.shown)
         self._earlier = earlier
         self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
@@ -116,10 +121,11 @@ class Answer:
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:
         """Unless the text ends before its tokens do: at a stop string. The last token of a turn that ended by itself has no text."""
-        if self.stop_string is not None:
+        if self.stop_string is not None or self._prompt.owner is None:
             return
         shown = ids[:-1] if self.finish_reason == "stop" else ids
-        self._front.keep(self._prompt, text, shown)
+        if self._hidden.isdisjoint(shown):  # else the text does not say all that the tokens do
+            self._front.keep(self._prompt, text, shown)
 
 
 def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, origin: Origin, *, most_tokens: int | None) -> list[Answer]:
@@ -136,7 +142,7 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
         user=origin.user,
         priority=choice.priority,
         deadline_seconds=choice.deadline_seconds,
-        cache_salt=choice.cache_salt if origin.cache_salt is None else f"{origin.cache_salt}\n{choice.cache_salt or ''}",
+        cache_salt=origin.salt(choice.cache_salt),
         stop_token_ids=choice.stop_token_ids,
         logprobs=choice.logprobs,
         prompt_logprobs=choice.prompt_logprobs,
@@ -144,8 +150,17 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
         shown=reading.shown,
     )
     requests = siblings(request, choice.num_choices)
-    front.admission.enter(origin.user, len(requests))
-    return [Answer(front, prompt, front.submit(one), reading.parser(), origin.user, earlier) for one in requests]
+    answers: list[Answer] = []
+    for one in requests:
+        front.admission.enter(origin.user, 1)
+        try:
+            answers.append(Answer(front, prompt, front.submit(one), reading, origin.user, earlier))
+        except BaseException:
+            front.admission.leave(origin.user)
+            for begun in answers:
+                begun.close()
+            raise
+    return answers
 
 
 Piece = TypeVar("Piece", covariant=True)

@@ -170,7 +170,7 @@ class MessagesAnswer:
         conversation = request.conversation(drops_billing=self._front.drops_nonces)
         call = request.required_call(conversation.tools)
         choice = request.token_choice(call)
-        prompt = await self._front.prompt_of(conversation)
+        prompt = await self._front.prompt_of(conversation, origin.salt(None))
         reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=request.most_calls)
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_tokens)
 

@@ -28,7 +28,7 @@ def parsed(data: bytes, form: type[Body]) -> tuple[Body, list[str]]:
         field = found[1] if found else None
         message = str(error)[: found.start()] if found else str(error)
         raise HttpError(400, f"{field}: {message}" if field else message, param=field, code="invalid_type") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         what = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON ({error})"
         raise HttpError(400, f"the body {what}", code="invalid_json") from None
 

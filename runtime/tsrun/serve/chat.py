@@ -87,7 +87,7 @@ class ChatAnswer:
         conversation = request.conversation()
         call = required_call(conversation.tools, request.tool_choice)
         choice = request.token_choice(logprobs=request.top_logprobs or 0 if request.logprobs else None, call=call)
-        prompt = await self._front.prompt_of(conversation)
+        prompt = await self._front.prompt_of(conversation, origin.salt(request.cache_salt))
         reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=request.most_calls)
         most = request.max_completion_tokens or request.max_tokens
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=most)

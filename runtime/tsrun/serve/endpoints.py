@@ -123,7 +123,7 @@ def anthropic_session(user_id: Any) -> str | None:
         return None
     try:
         found = msgspec.json.decode(user_id)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         _, mark, session = user_id.rpartition("_session_")
         return session if mark else None
     return found.get("session_id") if isinstance(found, dict) and isinstance(found.get("session_id"), str) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ class EngineProcess:
         # Private: who can open the socket can ask for anything.
         self._folder = tempfile.TemporaryDirectory(prefix="tsrun-")
         self.address = f"ipc://{self._folder.name}/engine"
-        spec = msgspec.json.encode(Spec(str(path), self.address, limits, threads, follows_pages)).decode()
+        spec = msgspec.json.encode(Spec(str(path), self.address, limits, threads, os.getpid(), follows_pages)).decode()
         command = [sys.executable, "-m", ENGINE_MODULE, spec]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
@@ -218,8 +219,10 @@ class EngineClient:
 
     def submit(self, request: GenerationRequest) -> Generation:
         number = self._number()
+        if not self._generations:
+            self.last_news = time.monotonic()
+        self.send(Submit(number, request))  # which may fail, where a number has too many digits
         generation = self._generations[number] = Generation(self, number)
-        self.send(Submit(number, request))
         return generation
 
     def follow_pages(self) -> PageFeed:

@@ -62,7 +62,8 @@ class Spec(msgspec.Struct):
     path: str
     address: str
     limits: LimitOptions
-    threads: int | None = None
+    threads: int | None
+    parent: int
     follows_pages: bool = False
 
 
@@ -78,11 +79,12 @@ class Failed(msgspec.Struct):
 class EngineServer:
     """Between the sockets of the front ends and an engine. `run` returns when it was told to stop, or the parent has gone."""
 
-    def __init__(self, engine: Engine, socket: zmq.Socket[bytes], ready: Ready) -> None:
+    def __init__(self, engine: Engine, socket: zmq.Socket[bytes], ready: Ready, parent: int) -> None:
+        """parent: the process without which this one ends."""
         self._engine = engine
         self._socket = socket
         self._ready = ready
-        self._parent = os.getppid()
+        self._parent = parent
         self._fronts: set[Front] = set()
         self._asked: dict[int, tuple[Front, int]] = {}  # of the engine's requests: who asked, and their number
         self._numbers: dict[tuple[Front, int], int] = {}  # the other way
@@ -153,6 +155,9 @@ class EngineServer:
             number = self._engine.submit(what)
         except RequestError as error:
             self._send(front, Refused(request, error.where, error.what, error.mend))
+        except Exception as error:  # one request's failure is no other's
+            traceback.print_exc()
+            self._send(front, Refused(request, "", f"internal error: {type(error).__name__}: {error}", ""))
         else:
             self._asked[number] = front, request
             self._numbers[front, request] = number
@@ -210,7 +215,7 @@ def main() -> int:
                 load_seconds=time.perf_counter() - began,
             )
             socket.bind(spec.address)
-            server = EngineServer(engine, socket, ready)
+            server = EngineServer(engine, socket, ready, spec.parent)
             try:
                 server.run()
             except Exception as error:

@@ -34,11 +34,13 @@ _SHORT = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """text: None where the prompt came as tokens; known: of its tokens, those kept from an earlier turn; goes_on: from an answer."""
+    """text: None where the prompt came as tokens; known: of its tokens, those kept from an earlier turn; owner: who may find what follows
+    it, None where nothing is kept, since the text does not say all that the tokens do; goes_on: from an answer."""
 
     ids: Sequence[int]
     text: str | None = None
     known: int = 0
+    owner: str | None = None
     goes_on: bool = False
 
 
@@ -62,17 +64,18 @@ class Front:
         self._known = KnownTexts(tokenizer.encode_rendered, cuts=_may_be_cut(tokenizer))
         self._thread = ThreadPoolExecutor(1, "tsrun-prompts")
 
-    async def prompt_of(self, conversation: Conversation) -> Prompt:
-        """Raises RequestError where the template refuses the conversation, HttpError where it is too long."""
+    async def prompt_of(self, conversation: Conversation, owner: str | None = None) -> Prompt:
+        """owner: who alone may find the turn again. Raises RequestError where the template refuses it, HttpError where it is too long."""
         self.check_open()
-        prompt = await self.read(conversation)
+        prompt = await self.read(conversation, owner or "")
         self.check_length(prompt, of_messages=True)
         return prompt
 
-    async def read(self, conversation: Conversation) -> Prompt:
+    async def read(self, conversation: Conversation, owner: str = "") -> Prompt:
         """The prompt, however long it is."""
-        size = sum(len(str(m["content"])) for m in conversation.messages) + sum(len(str(tool)) for tool in conversation.tools)
-        return self._read(conversation) if size < _SHORT else await self._run(self._read, conversation)
+        size = sum(len(str(m)) for m in conversation.messages) + sum(len(str(tool)) for tool in conversation.tools)
+        read = partial(self._read, owner=owner)
+        return read(conversation) if size < _SHORT else await self._run(read, conversation)
 
     async def encoded(self, text: str) -> Prompt:
         """A text that begins a sequence."""
@@ -80,10 +83,10 @@ class Front:
         ids = self.tokenizer.encode(text) if len(text) < _SHORT else await self._run(self.tokenizer.encode, text)
         return Prompt(ids, text)
 
-    def _read(self, conversation: Conversation) -> Prompt:
+    def _read(self, conversation: Conversation, owner: str) -> Prompt:
         text = render(self.tokenizer, conversation)
-        found = self._known.encode(text)
-        return Prompt(found.ids, text, found.known, goes_on=any(m["role"] == "assistant" for m in conversation.messages))
+        found = self._known.encode(text, owner)
+        return Prompt(found.ids, text, found.known, owner, goes_on=any(m["role"] == "assistant" for m in conversation.messages))
 
     async def _run(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
@@ -114,8 +117,8 @@ class Front:
 
     def keep(self, prompt: Prompt, text: str, ids: Sequence[int]) -> None:
         """Remember what the model wrote, for the next turn."""
-        if prompt.text is not None:
-            self._known.keep(prompt.text + text, [*prompt.ids, *ids])
+        if prompt.text is not None and prompt.owner is not None:
+            self._known.keep(prompt.text + text, [*prompt.ids, *ids], prompt.owner)
 
     def token_text(self, token: int) -> str:
         return self.tokenizer.decode([token], self.tokenizer.special_ids)

@@ -67,6 +67,10 @@ def http_error(error: Exception) -> HttpError:
             return error
         case RequestError():
             return HttpError(400, str(error), param=error.where or None)
+        case OverflowError():
+            return HttpError(400, "a number has too many digits", code="invalid_value")
+        case UnicodeEncodeError():
+            return HttpError(400, "the text holds half of a surrogate pair", code="invalid_value")
         case MachineError():
             return HttpError(503, str(error), retry_after=5)
         case _:

@@ -2,7 +2,7 @@
 
 What a model wrote is not always what its text would be cut into: tokenized again it may miss the cache, and be another prompt. So the
 tokens of each turn are kept under its text; the longest kept text that a new prompt begins with gives that part's tokens, and only the
-rest is tokenized. Texts are found by their digests, for any session: nothing is read but by who already has all of the text.
+rest is tokenized. Texts are found by their digests, by any session of their owner.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,20 +48,21 @@ class KnownTexts:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def encode(self, text: str) -> Encoded:
+    def encode(self, text: str, owner: str = "") -> Encoded:
+        """owner: only what was kept for the same is found."""
         data = text.encode()
-        found = self._find(data) if self._cuts else None
+        found = self._find(data, owner) if self._cuts else None
         if found is None:
             return Encoded(self._encode(text), 0)
         length, ids = found
         rest = data[length:].decode()
         return Encoded([*ids.tolist(), *(self._encode(rest) if rest else [])], len(ids))
 
-    def keep(self, text: str, ids: list[int]) -> None:
+    def keep(self, text: str, ids: list[int], owner: str = "") -> None:
         data = text.encode()
         if len(data) < _LEAST_TEXT or len(data) + 4 * len(ids) > self._most_bytes:
             return
-        key = hashlib.blake2b(data, digest_size=16).digest()
+        key = _hash(owner, data).digest()
         with self._lock:
             if key in self._kept:
                 self._forget(key)
@@ -72,10 +74,10 @@ class KnownTexts:
             while self._bytes > self._most_bytes:
                 self._forget(next(iter(self._kept)))
 
-    def _find(self, data: bytes) -> tuple[int, Ids] | None:
+    def _find(self, data: bytes, owner: str) -> tuple[int, Ids] | None:
         with self._lock:
             lengths = self._lengths[: bisect_right(self._lengths, len(data))]
-        digest, done = hashlib.blake2b(digest_size=16), 0
+        digest, done = _hash(owner), 0
         view, digests = memoryview(data), []
         for length in lengths:
             digest.update(view[done:length])
@@ -95,3 +97,8 @@ class KnownTexts:
         if not self._counts[length]:
             del self._counts[length]
             self._lengths.remove(length)
+
+
+def _hash(owner: str, data: bytes = b"") -> Any:
+    """Of a text of an owner."""
+    return hashlib.blake2b(data, digest_size=16, key=hashlib.blake2b(owner.encode()).digest())

@@ -13,6 +13,9 @@ from tsrun.generate import say
 from tsrun.serve.engine_client import EngineClient
 from tsrun.serve.health import Served
 
+_END_SECONDS = 2.0
+"""For what is being written when nothing runs any more."""
+
 
 class Listener(Protocol):
     async def serve(self) -> None:
@@ -53,6 +56,9 @@ async def serve_until_told(listeners: Sequence[Listener], served: Served, drain_
             await asyncio.sleep(0.02)
     for listener in listeners:
         listener.end(at_once=told.at_once or engine.num_open > 0)
+    await asyncio.wait(serving, timeout=_END_SECONDS)
+    for listener in listeners:
+        listener.end(at_once=True)  # whoever is in the middle of a question
     await asyncio.gather(*serving)
     for task in (failing, telling):
         task.cancel()

@@ -119,7 +119,7 @@ def messages_of(items: list[Item]) -> list[Message]:
                 messages.append({"role": "tool", "tool_call_id": identity, "content": text_of(output, where)})
             case {"type": "reasoning"}:
                 parts = item.get("content") or item.get("summary") or []
-                text = "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+                text = "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ""
                 if text:
                     message = assistant()
                     message["reasoning_content"] = message.get("reasoning_content", "") + text
@@ -170,7 +170,7 @@ class ResponseAnswer:
         conversation = Conversation(messages, offered(request.tools, request.tool_choice), variables)
         call = required_call(conversation.tools, request.tool_choice)
         choice = request.token_choice(call)
-        prompt = await self._front.prompt_of(conversation)
+        prompt = await self._front.prompt_of(conversation, origin.salt(None))
         most_calls = 1 if request.parallel_tool_calls is False else None
         reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=most_calls)
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -42,7 +43,7 @@ def application(front: Front, health: Health) -> Starlette:
     def answered(form: Any) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             body, _ = parsed(await read_body(request.receive), form)
-            return JSONResponse(body.answer(front))
+            return JSONResponse(await asyncio.to_thread(body.answer, front))
 
         return endpoint
 

@@ -129,6 +129,8 @@ def _parsers(options: ServeOptions, tokenizer: Tokenizer, manifest: Manifest) ->
 
 
 def _check(options: ServeOptions) -> None:
+    if "" in options.api_keys:
+        raise UsageError("--api-key", "an empty key would let everyone in", "give another, or leave it out")
     if not options.api_keys and not options.insecure and not _is_loopback(options.host):
         what = f"anyone who reaches {options.host} could use the model"
         raise UsageError("--host", what, "give --api-key KEY, or --insecure where that is meant")
