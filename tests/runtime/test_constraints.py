@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -264,6 +265,8 @@ def test_a_grammar_that_takes_too_long_is_given_up(toy_artifact: Path, monkeypat
         monkeypatch.setattr(grammar_check, "_CHECK_SECONDS", 0.2)
         stuck = checking_process(engine)
         stuck.send_signal(signal.SIGSTOP)  # as one that finds no end
+        while Path(f"/proc/{stuck.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
         with pytest.raises(RequestError, match=r"regex: it takes more than 0\.2 seconds to compile"):
             engine.prepare(CASES["regex"][0])
         assert stuck.poll() is not None

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -279,6 +280,13 @@ class Index:
         self._thread.join()
 
 
+def settled(index: Index) -> bool:
+    """Whether nothing has come for a while: what an answer did to the pages may be told after it."""
+    before = len(index.numbers)
+    time.sleep(0.5)
+    return len(index.numbers) == before
+
+
 def test_followers_know_the_pages_that_there_are(stub: Any) -> None:
     """While more is asked than pages hold; who comes late, or again, knows the same."""
     first = Index(stub.SubscribeKvEvents(common.SubscribeKvEventsRequest()))
@@ -294,6 +302,7 @@ def test_followers_know_the_pages_that_there_are(stub: Any) -> None:
         assert first.numbers == list(range(1, len(first.numbers) + 1))
         assert late.numbers[0] == 42
         for prompt in prompts:  # the engine finds what the followers know, and no more
+            eventually(lambda: settled(first))
             known = max((len(text) for text in first.texts.values() if list(text) == prompt[: len(text)]), default=0)
             ((_, last),) = answers(stub.Generate(asked(prompt, 1)))
             assert last.cached_tokens == known

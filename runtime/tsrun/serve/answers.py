@@ -150,16 +150,17 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
         shown=reading.shown,
     )
     requests = siblings(request, choice.num_choices)
+    front.admission.enter(origin.user, len(requests))
     answers: list[Answer] = []
-    for one in requests:
-        front.admission.enter(origin.user, 1)
-        try:
+    try:
+        for one in requests:
             answers.append(Answer(front, prompt, front.submit(one), reading, origin.user, earlier))
-        except BaseException:
+    except BaseException:
+        for begun in answers:
+            begun.close()
+        for _ in requests[len(answers) :]:
             front.admission.leave(origin.user)
-            for begun in answers:
-                begun.close()
-            raise
+        raise
     return answers
 
 
