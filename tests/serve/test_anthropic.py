@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import anthropic
 import pytest
 from pydantic import BaseModel
-from tests.serve.conftest import Server
+from tests.serve.conftest import Server, start
 
 from tsrun.serve.anthropic import MessagesRequest
 
@@ -105,3 +106,15 @@ def test_errors_have_anthropics_form(server: Server, change: dict[str, object], 
     assert answer.status_code == 400
     error = answer.json()
     assert (error["type"], error["error"]["type"], said in error["error"]["message"]) == ("error", "invalid_request_error", True), error
+
+
+def test_nonces_stay_where_they_are_wanted(model: Path) -> None:
+    running = start(model, "--keep-nonces")
+    try:
+        with running.client() as client:
+            body: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "system": "x-anthropic-billing-header: cc_version=1;"}
+            kept = client.post("/v1/messages/count_tokens", json=body).json()["input_tokens"]
+            plain = client.post("/v1/messages/count_tokens", json={"messages": body["messages"]}).json()["input_tokens"]
+        assert kept > plain + 30
+    finally:
+        assert running.stop() == 0

@@ -34,12 +34,11 @@ _SHORT = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """text: None where the prompt came as tokens; known: of its tokens, those kept from an earlier turn; owner: who may find what follows
+    """text: None where the prompt came as tokens; owner: who may find what follows
     it, None where nothing is kept, since the text does not say all that the tokens do; goes_on: from an answer."""
 
     ids: Sequence[int]
     text: str | None = None
-    known: int = 0
     owner: str | None = None
     goes_on: bool = False
 
@@ -61,6 +60,7 @@ class Front:
         self.metrics = Metrics(model, engine, ready)
         self.sessions = Sessions()
         self.drops_nonces = True
+        """Whether what clients put before a prompt for billing is left out of it."""
         self._known = KnownTexts(tokenizer.encode_rendered, cuts=_may_be_cut(tokenizer))
         self._thread = ThreadPoolExecutor(1, "tsrun-prompts")
 
@@ -86,7 +86,8 @@ class Front:
     def _read(self, conversation: Conversation, owner: str) -> Prompt:
         text = render(self.tokenizer, conversation)
         found = self._known.encode(text, owner)
-        return Prompt(found.ids, text, found.known, owner, goes_on=any(m["role"] == "assistant" for m in conversation.messages))
+        self.metrics.known_tokens.inc(found.known)
+        return Prompt(found.ids, text, owner, goes_on=any(m["role"] == "assistant" for m in conversation.messages))
 
     async def _run(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)

@@ -34,6 +34,9 @@ class Metrics:
         self._model = model
         self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts, cached ones too.").labels(model)
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens that were generated.").labels(model)
+        self.known_tokens = counter("tsrun:known_tokens", "Tokens of prompts that were kept from earlier turns, not tokenized.").labels(
+            model
+        )
         self.cache_queries = counter("vllm:prefix_cache_queries", "Tokens of prompts that were looked for in the prefix cache.").labels(
             model
         )

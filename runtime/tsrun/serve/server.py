@@ -43,6 +43,7 @@ class ServeOptions:
     insecure: bool = False
     max_waiting: int = 1024
     max_requests_per_key: int | None = None
+    drops_nonces: bool = True
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     drain_seconds: float = 30.0
@@ -75,6 +76,7 @@ async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, beg
         admission = Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key)
         choice = _parsers(options, reader, manifest)
         front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, admission)
+        front.drops_nonces = options.drops_nonces
         app = Gate(application(front, Health(front)), [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)])
         listener = HttpListener(app, listening, options.ssl_certfile, options.ssl_keyfile)
         say(f"{front.model} at {listener.url}, ready in {time.perf_counter() - began:.1f} s")
