@@ -151,6 +151,7 @@ def _check_worker(options: ServeOptions) -> None:
     given = {
         "--api-key": (options.api_keys, "a gateway sends its workers none"),
         "--ssl-certfile": (options.ssl_certfile, "a worker speaks to its gateway in the clear"),
+        "--keep-nonces": (not options.drops_nonces, "the gateway renders prompts"),
         "--tool-parser": (options.tool_parser, "the gateway reads calls"),
         "--reasoning-parser": (options.reasoning_parser, "the gateway reads reasoning"),
     }
