@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -144,7 +144,7 @@ async def read_body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _started(answer: Answering, origin: Origin) -> AsyncIterator[bytes]:
+async def _started(answer: Answering, origin: Origin) -> AsyncGenerator[bytes]:
     try:
         await _start(answer, origin)
         async for data in answer.stream():

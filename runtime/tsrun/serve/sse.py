@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -54,53 +54,59 @@ async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:
 async def send_stream(
     receive: Receive,
     send: Send,
-    events: AsyncIterator[bytes],
+    events: AsyncGenerator[bytes],
     error_event: Callable[[HttpError], bytes],
     error_body: ErrorBody,
     headers: Headers | None = None,
 ) -> None:
     """Send events as they come. What goes wrong before the first of them is an answer with a status of its own; after it, an event."""
     has_started = False
+    sent_at = 0.0
 
-    async def begin() -> None:
-        nonlocal has_started
-        has_started = True
-        await _start(
-            send,
-            200,
-            {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})},
-        )
+    async def put(data: bytes) -> None:
+        nonlocal has_started, sent_at
+        if not has_started:
+            has_started = True
+            await _start(
+                send,
+                200,
+                {
+                    "content-type": "text/event-stream; charset=utf-8",
+                    "cache-control": "no-cache",
+                    "x-accel-buffering": "no",
+                    **(headers or {}),
+                },
+            )
+        sent_at = asyncio.get_running_loop().time()
+        await send(_part(data))
+
+    async def keep_alive() -> None:
+        """A task beside the stream, and not a limit on each wait for an event, which would cost more than the event."""
+        while True:
+            quiet = asyncio.get_running_loop().time() - sent_at
+            if quiet >= KEEP_ALIVE_SECONDS:
+                await put(b": keep-alive\n\n")
+            else:
+                await asyncio.sleep(KEEP_ALIVE_SECONDS - quiet)
 
     async def run() -> None:
-        coming = aiter(events)
-        following = asyncio.ensure_future(anext(coming, None))
+        nonlocal sent_at
+        sent_at = asyncio.get_running_loop().time()
+        keeping = asyncio.ensure_future(keep_alive())
         try:
-            while True:
-                done, _ = await asyncio.wait((following,), timeout=KEEP_ALIVE_SECONDS)
-                if not done:
-                    if not has_started:
-                        await begin()
-                    await send(_part(b": keep-alive\n\n"))
-                    continue
-                data = following.result()
-                if data is None:
-                    break
-                if not has_started:
-                    await begin()
-                await send(_part(data))
-                following = asyncio.ensure_future(anext(coming, None))
+            async with contextlib.aclosing(events):
+                async for data in events:
+                    await put(data)
         except Exception as error:
             known = http_error(error)
             if not has_started:
                 await send_error(send, known, error_body, headers)
                 return
-            await send(_part(error_event(known)))
+            await put(error_event(known))
         finally:
-            following.cancel()
+            keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
-                await following
-            if hasattr(coming, "aclose"):
-                await coming.aclose()
+                await keeping
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     await unless_gone(receive, run())
