@@ -60,6 +60,7 @@ def _fails_and_leaves_the_old_one(path: Path, size: int, limit: int, reason: str
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_artifact_byte_for_byte(small_disk: Path) -> None:
     _fails_and_leaves_the_old_one(small_disk / "m.tsa", 16 << 20, 0, "No space left on device")
 

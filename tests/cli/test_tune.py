@@ -213,6 +213,7 @@ def test_no_measurement_lets_a_kernel_in_whose_bits_depend_on_the_company(worksp
     assert "torch" not in found.values()
 
 
+@pytest.mark.slow
 def test_a_compilation_finds_what_was_measured_here(workspace: Path, tsc: Tsc, cache: Path) -> None:
     modelled, output = compiled(workspace, tsc)
     assert "measurement" not in output

@@ -52,6 +52,7 @@ def test_a_checkpoint_is_compiled_once_and_a_miss_names_what_differs(cache: Path
     assert len(listing.stdout.strip().splitlines()) >= 2
 
 
+@pytest.mark.slow
 def test_changed_weights_are_another_key(cache: Path, checkpoint: Path, tmp_path: Path) -> None:
     from tests.e2e.conftest import write_checkpoint
 
@@ -77,6 +78,7 @@ def test_a_checkpoint_that_cannot_be_compiled_leaves_no_entry(cache: Path, check
     assert not list(cache.rglob("*.tsa"))
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_tokens_of_one(cache: Path, checkpoint: Path) -> None:
     one = token_ids(generate(cache, checkpoint, "--dtype", "f32"))
     assert token_ids(generate(cache, checkpoint, "--dtype", "f32", "--mesh", "tp=2")) == one

@@ -40,7 +40,7 @@ def process(rank: int, sizes: dict[str, int], folder: str) -> None:
     gloo.disconnect()
 
 
-@pytest.mark.parametrize("sizes", [{"kv": 1, "q": 2}, {"kv": 2, "q": 2}], ids=["two", "four"])
+@pytest.mark.parametrize("sizes", [{"kv": 1, "q": 2}, pytest.param({"kv": 2, "q": 2}, marks=pytest.mark.slow)], ids=["two", "four"])
 def test_processes_end_with_the_bits_of_threads(sizes: dict[str, int], tmp_path: Path) -> None:
     simulated = run_ranks(sizes, run_all)
     count = len(simulated)

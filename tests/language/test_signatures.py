@@ -310,7 +310,11 @@ def text(rule: Rule) -> str:
     return f"{', '.join(map(one, rule.operands))} -> {one(rule.result)}"
 
 
-ALL = [(op, index) for op, cases in CASES.items() for index in range(len(cases))]
+LONG = ("experts", "latent_attention")
+"""Functions of so many operands that their placements take long to go through."""
+ALL = [
+    pytest.param(op, index, marks=[pytest.mark.slow] if op in LONG else []) for op, cases in CASES.items() for index in range(len(cases))
+]
 
 
 @pytest.mark.parametrize(("op", "index"), ALL)

@@ -33,6 +33,9 @@ from tsrun.simd_program import SimdPrograms
 DENSE = ["llama", "qwen3", "gemma3"]
 MIXTURES = ["qwen3_moe", "deepseek_v3"]
 """In bf16 another rounding may send a token to another expert, which no bound on rounding covers."""
+FOUR = pytest.mark.slow
+"""Four processes on two cores."""
+RANKS = [2, pytest.param(4, marks=FOUR)]
 PROMPTS = [prompt(length, seed=length) for length in (1, 9, 22)]
 TOKENS = 40
 UNIT_ROUNDOFF = 2.0**-8
@@ -68,7 +71,7 @@ def rounding(name: str) -> float:
     return (2 * layers + 2) * UNIT_ROUNDOFF
 
 
-@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("tp", RANKS)
 @pytest.mark.parametrize("name", DENSE + MIXTURES)
 def test_ranks_make_the_tokens_of_one_in_f32(name: str, tp: int, traces: Run) -> None:
     one, several = traces(name, 1, "f32"), traces(name, tp, "f32")
@@ -76,7 +79,7 @@ def test_ranks_make_the_tokens_of_one_in_f32(name: str, tp: int, traces: Run) ->
     assert [len(trace.tokens) for trace in one] == [TOKENS] * len(PROMPTS)
 
 
-@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("tp", RANKS)
 @pytest.mark.parametrize("name", DENSE)
 def test_ranks_with_an_int8_cache_make_the_tokens_of_one(name: str, tp: int, traces: Run) -> None:
     """Heads are whole on a rank, and so are the vectors that are rounded."""
@@ -85,7 +88,7 @@ def test_ranks_with_an_int8_cache_make_the_tokens_of_one(name: str, tp: int, tra
     assert any(not torch.equal(a, b) for a, b in zip(one[0].sampled, traces(name, 1, "f32")[0].sampled, strict=True))
 
 
-@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("tp", RANKS)
 @pytest.mark.parametrize("name", DENSE)
 def test_ranks_part_from_one_in_bf16_only_at_near_ties(name: str, tp: int, traces: Run) -> None:
     moved = []
@@ -105,7 +108,7 @@ def test_ranks_part_from_one_in_bf16_only_at_near_ties(name: str, tp: int, trace
     assert statistics.median(moved) <= rounding(name)
 
 
-@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("tp", RANKS)
 @pytest.mark.parametrize("name", DENSE + MIXTURES)
 def test_ranks_are_as_near_to_the_model_as_one_in_bf16(name: str, tp: int, tiny: TinyModels, traces: Run) -> None:
     model = tiny.model(BY_NAME[name])
@@ -122,7 +125,7 @@ def test_ranks_are_as_near_to_the_model_as_one_in_bf16(name: str, tp: int, tiny:
     assert several <= 1.5 * one
 
 
-@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("tp", RANKS)
 def test_ranks_that_share_out_the_tokens_make_the_tokens_of_one(tp: int, tiny: TinyModels, tmp_path: Path, traces: Run) -> None:
     """Steps of 1 to 24 tokens are padded to a multiple of the ranks; the padding is nobody's."""
     model = Path(__file__).parents[2] / "examples/token_sharded/token_sharded.ts"
@@ -199,7 +202,11 @@ LINKS = "launch_us = 0.01\nhop_us = 0.01\ngb_per_s = 100.0\nmemory_gb_per_s = 1.
 """Links that cost nearly nothing beside the ranks' own memory: sharing out the rows of a norm pays from a few tokens on."""
 
 
-@pytest.mark.parametrize(("name", "mesh"), [("llama", {"tp": 2}), ("gemma3", {"tp": 4}), ("deepseek_v3", {"dp": 2, "tp": 2})], ids=str)
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [("llama", {"tp": 2}), pytest.param("gemma3", {"tp": 4}, marks=FOUR), pytest.param("deepseek_v3", {"dp": 2, "tp": 2}, marks=FOUR)],
+    ids=str,
+)
 def test_steps_of_each_size_run_the_plan_for_it(
     name: str, mesh: dict[str, int], tiny: TinyModels, tmp_path: Path, traces: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,7 +235,7 @@ def test_steps_of_each_size_run_the_plan_for_it(
     assert len({entry for plans, entry in used if plans > 1}) > 1
 
 
-@pytest.mark.parametrize("mesh", [{"dp": 2}, {"dp": 2, "tp": 2}, {"dp": 4}], ids=str)
+@pytest.mark.parametrize("mesh", [{"dp": 2}, pytest.param({"dp": 2, "tp": 2}, marks=FOUR), pytest.param({"dp": 4}, marks=FOUR)], ids=str)
 @pytest.mark.parametrize(
     ("name", "example", "cache"), [("llama", "data_parallel", "dtype"), ("llama", "data_parallel", "int8"), ("deepseek_v3", None, "dtype")]
 )
@@ -245,7 +252,7 @@ def test_ranks_with_sequences_of_their_own_make_the_tokens_of_one(
         assert [trace.tokens for trace in run(path, PROMPTS, TOKENS, options)] == expected
 
 
-@pytest.mark.parametrize("tp", [1, 2, 4])
+@pytest.mark.parametrize("tp", [1, *RANKS])
 def test_an_entry_that_gives_tokens_makes_those_of_the_logits(tp: int, tiny: TinyModels, tmp_path: Path, traces: Run) -> None:
     model = Path(__file__).parents[2] / "examples/greedy/greedy.ts"
     path = compiled(tiny.checkpoint(BY_NAME["llama"]), tmp_path / "greedy.tsa", tp=tp, model=model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.passes.random_models import CONFIG, RandomModel, models
@@ -130,6 +131,7 @@ def total(search: Search) -> Cost:
     return cost
 
 
+@pytest.mark.slow
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=QUIET)
 @given(models(most=4))
 def test_the_search_finds_what_brute_force_finds(model: RandomModel) -> None:
@@ -158,6 +160,7 @@ def test_brute_force_finds_nothing_cheaper(model: RandomModel) -> None:
     assert next(plans(search, below=best), None) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=QUIET)
 @given(models(), st.sampled_from([4, 6]))
 def test_splitting_an_axis_keeps_the_bytes(model: RandomModel, ranks: int) -> None:

@@ -22,6 +22,7 @@ class HttpListener:
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http="h11",  # the other one has no bound for headers
                 log_config=None,
                 access_log=False,
                 lifespan="off",
