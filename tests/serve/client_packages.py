@@ -1,7 +1,7 @@
 """Clients in other languages and with requirements of their own, installed once a user, outside of the repository.
 
-`clients/package.json` and `clients/requirements*.txt` pin them. Node itself is a package too, since the clients need a newer one than
-systems have.
+`clients/package.json`, `clients/requirements*.txt` and `clients/*.lock.txt` pin them; a lock is complete. Node itself is a package too,
+since the clients need a newer one than systems have.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def python_folder(requirements: str = "requirements.txt") -> Path:
     with _installing(wanted.stem, wanted) as (folder, is_new):
         if is_new:
             _run([sys.executable, "-m", "venv", folder])
-            _run([folder / "bin/pip", "install", "--quiet", "--no-compile", "-r", wanted])
+            alone = ["--no-deps"] if requirements.endswith(".lock.txt") else []
+            _run([folder / "bin/pip", "install", "--quiet", "--no-compile", *alone, "-r", wanted])
     return folder / "bin"
 
 

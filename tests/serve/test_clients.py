@@ -176,3 +176,14 @@ def test_evalscope_loads_the_server(scripted: Server, agent_checkpoint: Path, tm
     assert (found["Success Requests"], found["Failed Requests"], found["Stream Requests"]) == (12, 0, 12)
     assert found["Avg Output Tokens"] == 16
     assert 50 <= found["Avg Input Tokens"] <= 200
+
+
+def test_vllm_bench_loads_the_server(scripted: Server, agent_checkpoint: Path, tmp_path: Path) -> None:
+    installed = python_folder("vllm.lock.txt")
+    command: list[str | Path] = [installed / "python", CLIENTS / "vllm_bench.py", "--backend", "openai-chat", "--base-url", scripted.url]
+    command += ["--endpoint", "/v1/chat/completions", "--model", "agent", "--tokenizer", agent_checkpoint, "--dataset-name", "random"]
+    command += ["--random-input-len", "64", "--random-output-len", "16", "--num-prompts", "12", "--max-concurrency", "4", "--ignore-eos"]
+    run([*command, "--save-result", "--result-filename", "found.json"], installed, tmp_path)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["completed"], found["failed"], found["total_output_tokens"]) == (12, 0, 12 * 16)
+    assert found["mean_ttft_ms"] > 0
