@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from tsrun.artifact import is_artifact
+from tsrun.artifact import is_artifact, read_manifest
 from tsrun.compile_cache import CompileCache
 from tsrun.engine import Engine
 from tsrun.errors import ArtifactError, CacheError, RequestError, UsageError
-from tsrun.generation import FinishReason, GenerationRequest
+from tsrun.generation import NO_TOKENS, FinishReason, GenerationRequest
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions
 from tsrun.sampler import Sampling
@@ -99,6 +99,8 @@ class OrderedPrinter:
 def generate(options: GenerateOptions) -> None:
     started = time.perf_counter()
     path = resolve(options.path, options.mesh, options.dtype)
+    if read_manifest(path).gives == "embeddings":
+        raise ArtifactError(str(path), *NO_TOKENS)
     launch = launched()
     if launch is not None and launch[0] != 0:
         serve_launched(path, options.threads)

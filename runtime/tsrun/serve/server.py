@@ -64,6 +64,8 @@ def serve(options: ServeOptions) -> None:
     if "tokenizer/tokenizer.json" not in manifest.files:
         what = "has no tokenizer, since its checkpoint had none"
         raise ArtifactError(str(path), what, "compile a checkpoint with tokenizer.json")
+    if options.grpc and manifest.gives == "embeddings":
+        raise UsageError("--grpc", "the gateway's protocol has no embeddings, which this model gives", "serve it over HTTP")
     asyncio.run((_serve_grpc if options.grpc else _serve_http)(options, path, manifest, began))
 
 
@@ -77,6 +79,7 @@ async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, beg
         choice = _parsers(options, reader, manifest)
         front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, admission)
         front.drops_nonces = options.drops_nonces
+        front.embedding = manifest.embedding
         app = Gate(application(front, Health(front)), [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)])
         listener = HttpListener(app, listening, options.ssl_certfile, options.ssl_keyfile)
         say(f"{front.model} at {listener.url}, ready in {time.perf_counter() - began:.1f} s")
