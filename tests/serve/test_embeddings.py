@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 from numpy.typing import NDArray
-from tests.runtime.toy import BOS, Toy, write_artifact
+from tests.runtime.toy import BOS, Toy, byte_tokenizer, write_artifact
 from tests.serve.conftest import Server, start
 from tests.serve.test_http import eventually, metric
 
@@ -31,8 +31,12 @@ def client(embedding_server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{embedding_server.url}/v1", api_key="none", max_retries=0)
 
 
+def tokens(text: str) -> list[int]:
+    return [BOS, *byte_tokenizer().encode(text).ids]
+
+
 def expected(toy: Toy, text: str, dimensions: int | None = None) -> NDArray[np.float32]:
-    row = toy.hidden([BOS, *text.encode()])[-1].numpy()[:dimensions]
+    row = toy.hidden(tokens(text))[-1].numpy()[:dimensions]
     return np.asarray(row / np.linalg.norm(row), dtype=np.float32)
 
 
@@ -55,8 +59,8 @@ def assert_near(found: list[list[float]], expected: list[list[float]]) -> None:
 def test_openais_client_gets_vectors_in_the_order_of_the_texts(toy: Toy, client: openai.OpenAI) -> None:
     found = client.embeddings.create(model="toy", input=TEXTS)  # in base64, which it asks for by itself
     assert (found.object, found.model, [each.index for each in found.data]) == ("list", "toy", [0, 1, 2])
-    tokens = sum(1 + len(text.encode()) for text in TEXTS)
-    assert (found.usage.prompt_tokens, found.usage.total_tokens) == (tokens, tokens)
+    used = sum(1 + len(text.encode()) for text in TEXTS)
+    assert (found.usage.prompt_tokens, found.usage.total_tokens) == (used, used)
     for text, each in zip(TEXTS, found.data, strict=True):
         np.testing.assert_allclose(each.embedding, expected(toy, text), atol=1e-5)
     floats = client.embeddings.create(model="toy", input=TEXTS, encoding_format="float")
@@ -75,7 +79,7 @@ def test_tokens_are_as_good_as_their_text(embedding_server: Server) -> None:
         ids = client.post("/tokenize", json={"prompt": "hello"}).json()["tokens"]
     both = vectors(post(embedding_server, input=["hello", "x"]))
     assert_near(vectors(post(embedding_server, input=ids)), both[:1])
-    assert_near(vectors(post(embedding_server, input=[ids, [BOS, ord("x")]])), both)
+    assert_near(vectors(post(embedding_server, input=[ids, tokens("x")])), both)
 
 
 def test_fewer_dimensions_are_the_first_ones_at_length_1(toy: Toy, client: openai.OpenAI) -> None:
@@ -165,7 +169,7 @@ def test_a_model_that_gives_embeddings_says_so_to_who_wants_tokens(embedding_ser
         for path in ("/v1/models", "/status", "/metrics", "/", "/docs", "/openapi.json", "/health", "/ready"):
             assert client.get(path).status_code == 200, path
         assert client.post("/v1/messages/count_tokens", json=asked["/v1/messages"]).json()["input_tokens"] > 1
-        assert client.post("/detokenize", json={"tokens": [104, 105]}).json() == {"prompt": "hi"}
+        assert client.post("/detokenize", json={"tokens": tokens("hi")[1:]}).json() == {"prompt": "hi"}
 
 
 def test_a_model_that_gives_tokens_says_how_to_get_embeddings(server: Server) -> None:
