@@ -115,12 +115,14 @@ def generate(options: GenerateOptions) -> None:
         print(Rates.of([result.timing for result in results]), file=sys.stderr)
 
 
-def resolve(path: Path, mesh: str | None, dtype: str | None) -> Path:
+def resolve(path: Path, mesh: str | None, dtype: str | None, entry: str | None = None) -> Path:
     """The artifact that a path means: itself, or what a checkpoint compiles to."""
     if not is_artifact(path):
-        return CompileCache().obtain(path, mesh=mesh, dtype=dtype, say=say)
+        return CompileCache().obtain(path, mesh=mesh, dtype=dtype, say=say, entry=entry)
     if mesh is not None or dtype is not None:
         raise UsageError("--mesh and --dtype", "an artifact has its mesh and dtype already", "leave them out, or give the checkpoint")
+    if entry is not None:
+        raise UsageError("--entry", "an artifact has its entry already", "leave it out, or give the checkpoint")
     return path
 
 

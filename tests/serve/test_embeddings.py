@@ -13,10 +13,13 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import torch
 from numpy.typing import NDArray
+from tests.e2e.conftest import write_checkpoint
 from tests.runtime.toy import BOS, Toy, byte_tokenizer, write_artifact
 from tests.serve.conftest import Server, start
 from tests.serve.test_http import eventually, metric
+from transformers.models.auto.modeling_auto import AutoModel
 
 TEXTS = ["hello", "another text that is longer than the first", "Köln"]
 
@@ -201,11 +204,34 @@ def test_keys_find_only_their_own_prompts(toy: Toy, tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_a_gateways_worker_can_not_give_embeddings(toy: Toy, tmp_path: Path) -> None:
+def test_a_checkpoint_is_compiled_for_embeddings_and_served_by_two_ranks(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "tiny")
+    options = ("--entry", "embed", "--mesh", "tp=2", "--dtype", "f32")
+    server = start(checkpoint, *options, TSC_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1")
+    try:
+        ids = [[5, 7, 250, 9], list(range(40))]
+        found = vectors(post(server, input=ids))
+    finally:
+        assert server.stop() == 0
+    model = AutoModel.from_pretrained(checkpoint, attn_implementation="eager", dtype=torch.float32)
+    for one, vector in zip(ids, found, strict=True):
+        with torch.inference_mode():
+            row = model(torch.tensor([one])).last_hidden_state[0, -1]
+        np.testing.assert_allclose(vector, torch.nn.functional.normalize(row, dim=0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--grpc"], "--grpc: the gateway's protocol has no embeddings"),
+        (["--entry", "embed"], "--entry: an artifact has its entry already"),
+    ],
+)
+def test_what_can_not_be_served_is_refused_in_one_line(toy: Toy, tmp_path: Path, options: list[str], said: str) -> None:
     path = write_artifact(toy, tmp_path / "toy.tsa")
-    ended = subprocess.run([sys.executable, "-m", "tsrun", "serve", str(path), "--grpc"], capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-m", "tsrun", "serve", str(path), *options], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert "--grpc: the gateway's protocol has no embeddings" in ended.stderr
+    assert said in ended.stderr
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -51,6 +51,7 @@ class ServeOptions:
     ssl_keyfile: Path | None = None
     mesh: str | None = None
     dtype: str | None = None
+    entry: str | None = None
     limits: LimitOptions = field(default_factory=LimitOptions)
     threads: int | None = None
 
@@ -59,7 +60,7 @@ def serve(options: ServeOptions) -> None:
     """Serve until SIGINT or SIGTERM."""
     _check(options)
     began = time.perf_counter()
-    path = resolve(options.path, options.mesh, options.dtype)
+    path = resolve(options.path, options.mesh, options.dtype, options.entry)
     manifest = read_manifest(path)
     if "tokenizer/tokenizer.json" not in manifest.files:
         what = "has no tokenizer, since its checkpoint had none"
