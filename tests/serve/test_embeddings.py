@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from tests.e2e.conftest import write_checkpoint
 from tests.runtime.toy import BOS, Toy, byte_tokenizer, write_artifact
 from tests.serve.conftest import Server, start
 from tests.serve.test_http import eventually, metric
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers.models.auto.modeling_auto import AutoModel
 
 TEXTS = ["hello", "another text that is longer than the first", "Köln"]
@@ -205,14 +208,25 @@ def test_keys_find_only_their_own_prompts(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_compiled_for_embeddings_and_served_by_two_ranks(tmp_path: Path) -> None:
+    """Whose tokenizer ends a text, as that of Qwen3-Embedding does, though its config adds nothing."""
     checkpoint = write_checkpoint(tmp_path / "tiny")
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|end|>"])
+    end = tokenizer.token_to_id("<|end|>")
+    tokenizer.post_processor = TemplateProcessing(single="$A <|end|>", special_tokens=[("<|end|>", end)])
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False, "eos_token": "<|end|>"}))
     options = ("--entry", "embed", "--mesh", "tp=2", "--dtype", "f32")
     server = start(checkpoint, *options, TSC_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1")
     try:
-        ids = [[5, 7, 250, 9], list(range(40))]
-        found = vectors(post(server, input=ids))
+        texts = ["the quick brown fox", "jumps", "over the lazy dog " * 9]
+        found = vectors(post(server, input=texts))
+        with server.client() as client:
+            ids = [client.post("/tokenize", json={"prompt": text}).json()["tokens"] for text in texts]
     finally:
         assert server.stop() == 0
+    assert ids == [tokenizer.encode(text).ids for text in texts]
+    assert all(one[-1] == end for one in ids)
     model = AutoModel.from_pretrained(checkpoint, attn_implementation="eager", dtype=torch.float32)
     for one, vector in zip(ids, found, strict=True):
         with torch.inference_mode():

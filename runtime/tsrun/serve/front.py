@@ -84,9 +84,13 @@ class Front:
         self.check_open()
 
         def encode(texts: Sequence[str]) -> list[Prompt]:
-            return [Prompt(self.tokenizer.encode(text), text) for text in texts]
+            return [Prompt(self.encode(text), text) for text in texts]
 
         return encode(texts) if sum(map(len, texts)) < _SHORT else await self._run(encode, texts)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text that begins a sequence, and of which nothing follows where the model gives embeddings."""
+        return self.tokenizer.encode(text) if self.embedding is None else self.tokenizer.encode_whole(text)
 
     def _read(self, conversation: Conversation, owner: str) -> Prompt:
         text = render(self.tokenizer, conversation)
