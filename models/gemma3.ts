@@ -76,3 +76,18 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
   }
   return linear(rms_norm(x[last], norm, eps, offset = 1.0), head)  // the last rows are taken before the matmul
 }
+
+entry embed(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, D] {
+  weight embed: [V@tp, D] = "model.embed_tokens.weight"
+  weight norm:  [D]       = "model.norm.weight"
+  let x = embedding(ids, embed) * D ** 0.5
+  for i in 0..L carry x {
+    let is_local = if kinds == none then (i + 1) % every != 0 else kinds[i] == "sliding_attention"
+    if is_local {
+      x = Layer<"model.layers.{i}">(x, positions, window = W, theta = local_theta, scaling = none)
+    } else {
+      x = Layer<"model.layers.{i}">(x, positions, window = 0, theta = global_theta, scaling = global_scaling)
+    }
+  }
+  return rms_norm(x[last], norm, eps, offset = 1.0)
+}

@@ -1,5 +1,5 @@
 // Llama-family dense decoders: Llama 3, Mistral, SmolLM2.
-model LlamaForCausalLM, MistralForCausalLM
+model LlamaForCausalLM, MistralForCausalLM, LlamaModel, MistralModel
 
 config {                             // read from the checkpoint's config.json; defaults after `??`
   D       = hidden_size
@@ -55,4 +55,12 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
   let x = embedding(ids, embed)                      // each rank has some rows: masked, then a sum
   for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions) }
   return linear(rms_norm(x[last], norm, eps), head)  // the last rows are taken before the matmul
+}
+
+entry embed(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, D] {
+  weight embed: [V@tp, D] = "model.embed_tokens.weight"
+  weight norm:  [D]       = "model.norm.weight"
+  let x = embedding(ids, embed)
+  for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions) }
+  return rms_norm(x[last], norm, eps)
 }

@@ -33,15 +33,17 @@ def sized_axes(file: ast.ModelFile) -> Sequence[str]:
     return [a.name for a in file.axes if not set(a.product) & names]
 
 
-def arrangements(file: ast.ModelFile, config: Mapping[str, Any], ranks: int, options: Options) -> Sequence[Arrangement]:
+def arrangements(
+    file: ast.ModelFile, config: Mapping[str, Any], ranks: int, options: Options, entry: str | None = None
+) -> Sequence[Arrangement]:
     """All of them, the fastest by the predicted time of a step first, then those that cannot be."""
-    found = [_arranged(file, config, sizes, options) for sizes in _shares(sized_axes(file), ranks)]
+    found = [_arranged(file, config, sizes, options, entry) for sizes in _shares(sized_axes(file), ranks)]
     return sorted(found, key=lambda a: (a.plan is None, a.plan.step_seconds if a.plan else 0.0))
 
 
-def _arranged(file: ast.ModelFile, config: Mapping[str, Any], sizes: Mapping[str, int], options: Options) -> Arrangement:
+def _arranged(file: ast.ModelFile, config: Mapping[str, Any], sizes: Mapping[str, int], options: Options, entry: str | None) -> Arrangement:
     try:
-        return Arrangement(sizes, plan_of(place(elaborate(file, config, sizes), options)))
+        return Arrangement(sizes, plan_of(place(elaborate(file, config, sizes, entry=entry), options)))
     except CompileError as error:
         return Arrangement(sizes, None, error.diagnostics[0].message)
 

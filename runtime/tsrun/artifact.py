@@ -50,7 +50,7 @@ class ImportanceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """manifest.json as docs/architecture.md gives it."""
+    """manifest.json as docs/architecture.md gives it. embedding: how many numbers one has, where the model gives embeddings."""
 
     format: str
     tsc: str
@@ -65,7 +65,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bos_token_id: int | None
     weightless: bool
     files: dict[str, FileEntry]
-    gives: Literal["logits", "tokens"] = "logits"
+    gives: Literal["logits", "tokens", "embeddings"] = "logits"
+    embedding: int | None = None
     quantization: dict[str, int] | None = None
     importance: ImportanceEntry | None = None
     tuning: TuningEntry | None = None

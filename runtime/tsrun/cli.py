@@ -139,6 +139,7 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=30, show_default=True, help="For requests under way at the end.")
 @click.option("--ssl-certfile", type=_PATH, help="A certificate: HTTPS.")
 @click.option("--ssl-keyfile", type=_PATH, help="The certificate's key.")
+@click.option("--entry", metavar="NAME", help="For a checkpoint: what to compile of its model file; `embed` gives embeddings.")
 @engine_options
 @debug_option
 def serve_command(model: Path, **rest: Any) -> None:

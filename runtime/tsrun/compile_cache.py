@@ -57,21 +57,22 @@ class CompileCache:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_folder()
 
-    def obtain(self, checkpoint: Path, *, mesh: str | None, dtype: str | None, say: Say) -> Path:
-        """The artifact of a checkpoint, compiled now if there is none; `say` hears why."""
+    def obtain(self, checkpoint: Path, *, mesh: str | None, dtype: str | None, say: Say, entry: str | None = None) -> Path:
+        """The artifact of a checkpoint, compiled now if there is none; `say` hears why. entry: of its model file, None for the first."""
         identity = checkpoint_digest(checkpoint, self.root / "digests.json")
-        options = ["--weights", str(checkpoint), *(["--mesh", mesh] if mesh else []), *(["--dtype", dtype] if dtype else [])]
+        asked = {"--mesh": mesh, "--dtype": dtype, "--entry": entry}
+        options = ["--weights", str(checkpoint), *(word for name, value in asked.items() if value for word in (name, value))]
         parts = key_parts(_compiler_parts(options), checkpoint=identity, mesh=mesh, dtype=dtype, target=_TARGET)
         name = entry_name(parts)
-        entry = self.entry(name)
-        if entry is None:
+        found = self.entry(name)
+        if found is None:
             with self._lock(name, wait=lambda: say("compile cache: another process is compiling this, waiting")):
-                entry = self.entry(name)
-                if entry is None:
-                    say(miss_line(parts, [entry.parts for entry in self.entries()]) + "; compiling")
-                    entry = self._compile(name, parts, checkpoint, options)
-        os.utime(entry.folder / "key.json")
-        return entry.artifact
+                found = self.entry(name)
+                if found is None:
+                    say(miss_line(parts, [other.parts for other in self.entries()]) + "; compiling")
+                    found = self._compile(name, parts, checkpoint, options)
+        os.utime(found.folder / "key.json")
+        return found.artifact
 
     def entry(self, name: str) -> Entry | None:
         """The entry of that name, if it is there."""

@@ -2,7 +2,7 @@
 
 With a depth of 2 the next step is planned while one runs, before the tokens of that one are known; as soon as they are, they go into the
 next, which starts, and what they mean for their requests is found out while it runs. Dimensions: T tokens and S sequences in the step,
-V vocabulary. For one thread at a time.
+V vocabulary. A request for an embedding is one for a token, but for what becomes of its row. For one thread at a time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,19 @@ from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.artifact import Artifact
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
+from tsrun.embedding import Embeds
 from tsrun.errors import MachineError, RequestError
-from tsrun.generation import Event, GenerationRequest, Load, PageEvent, StepLogits, TokenLogprobs
+from tsrun.generation import (
+    NO_EMBEDDINGS,
+    NO_TOKENS,
+    EmbeddingRequest,
+    Event,
+    GenerationRequest,
+    Load,
+    PageEvent,
+    StepLogits,
+    TokenLogprobs,
+)
 from tsrun.limits import SCORED_ROWS, LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
@@ -69,18 +80,18 @@ class Engine:
         try:
             self.artifact: Artifact = self._ranks.artifact
             self.limits: Limits = self._ranks.limits
+            self._gives = self.artifact.manifest.gives
             self.tokenizer = tokenizer.result() if self.artifact.has_tokenizer else None
             self._scheduler = self._new_scheduler(options, follows_pages)
         except BaseException:
             self._ranks.close()
             raise
-        self._gives_tokens = self.artifact.manifest.gives == "tokens"
-        if observer is not None and self._gives_tokens:
+        if observer is not None and self._gives != "logits":
             self._ranks.close()
-            raise RequestError(str(path), "the model gives tokens, and there are no logits to observe")
+            raise RequestError(str(path), f"the model gives {self._gives}, and there are no logits to observe")
         self._observer = observer
         self._depth = options.depth
-        self._keeps_all = observer is not None or not options.screen
+        self._keeps_all = observer is not None or not options.screen or self._gives == "embeddings"
         self._running: StepPlan | None = None
         self._constraints = Constraints(self.artifact, self.tokenizer)
         self._over: str | None = None  # why nothing more runs here
@@ -91,6 +102,7 @@ class Engine:
 
     def _new_scheduler(self, options: LimitOptions, follows_pages: bool) -> Scheduler:
         limits = asdict(self.limits)
+        limits["max_context"] = self._longest
         # A window that no sequence outgrows is as good as one of the longest sequence.
         limits["windows"] = [(min(window, self.limits.max_context), pages) for window, pages in self.limits.windows]
         return Scheduler(
@@ -104,10 +116,19 @@ class Engine:
             namespace=self.artifact.namespace,
         )
 
-    def submit(self, request: GenerationRequest) -> int:
+    @property
+    def _longest(self) -> int:
+        """Tokens of a prompt and its answer. That of an embedding is one that takes no room."""
+        return self.limits.max_context + (self._gives == "embeddings")
+
+    def submit(self, request: GenerationRequest | EmbeddingRequest) -> int:
         """Queue a request; return its number. RequestError when it can never run."""
         self._check_open()
         where = f"request {self._next_request}"
+        if isinstance(request, EmbeddingRequest) != (self._gives == "embeddings"):
+            raise RequestError(where, *(NO_EMBEDDINGS if isinstance(request, EmbeddingRequest) else NO_TOKENS))
+        if isinstance(request, EmbeddingRequest):
+            request = request.as_generation
         if not request.prompt:
             raise RequestError(where, "the prompt is empty", "give at least one token")
         prompt = np.asarray(request.prompt, dtype=np.int64)
@@ -115,7 +136,7 @@ class Engine:
         outside = prompt[(prompt < 0) | (prompt >= vocabulary)]
         if outside.size:
             raise RequestError(where, f"token {outside[0]} is outside of the vocabulary of {vocabulary}")
-        room = self.limits.max_context - len(prompt)
+        room = self._longest - len(prompt)
         if room < 1:
             what = f"the prompt has {len(prompt)} tokens, the longest context is {self.limits.max_context}"
             raise RequestError(where, what, "shorten it, or give more with --max-context, --num-pages or --cache-bytes")
@@ -124,7 +145,7 @@ class Engine:
         for token in request.sampling.logit_bias:
             if not 0 <= token < vocabulary:
                 raise RequestError("logit-bias", f"token {token} is outside of the vocabulary of {vocabulary}", "leave it out")
-        if self._gives_tokens and request.needs_logits:
+        if self._gives == "tokens" and request.needs_logits:
             what = "the model picks its tokens greedily, and gives no logits to choose by"
             raise RequestError(request.needs_logits[0], what, "leave it out, or use a model whose entry returns logits")
         if request.prompt_logprobs is not None and self._ranks.program.sequence_groups > 1:
@@ -272,6 +293,9 @@ class Engine:
             if scores is not None:
                 scores.take(one.position, found)
         for s, request in sampled:
+            if result.chosen is not None and s in result.chosen.embeddings:
+                events.append(self._embedded(request, result.chosen.embeddings[s], cached[request]))
+                continue
             logprobs = None if result.chosen is None else result.chosen.logprobs.get(s)
             events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs))
         for event in failed:
@@ -323,10 +347,12 @@ class Engine:
             keep_S[s] = 0 if self._keeps_all else stream.first_keep if self._ranks.can_run_head else stream.keep
         return keep_S
 
-    def _draws(self, plan: StepPlan, scored: list[Scored], keep_S: Ints) -> Draws | None:
-        """The tokens that a step is to bring; None where the program picks them."""
-        if self._gives_tokens:
+    def _draws(self, plan: StepPlan, scored: list[Scored], keep_S: Ints) -> Draws | Embeds | None:
+        """The tokens or embeddings that a step is to bring; None where the program picks tokens."""
+        if self._gives == "tokens":
             return None
+        if self._gives == "embeddings":
+            return Embeds([s for s, _ in self._sampling(plan)])
         samplers: list[Sampler | None] = [None] * len(plan.requests)
         matchings: list[Matching] = []
         for s, request in self._sampling(plan):
@@ -358,11 +384,24 @@ class Engine:
             stream, token = self._streams[request], int(tokens_S[s])
             if token < 0:
                 del self._streams[request]
-                error = _no_token(token, int(plan.lengths[s]), stream.matching)
+                error = self._no_token(token, int(plan.lengths[s]), stream.matching)
                 failed.append(Event(request, (), stream.flush(), "error", error=error.line))
             elif stream.matching is not None:
                 stream.matching.take(token)
         return failed
+
+    def _no_token(self, why: int, position: int, matching: Matching | None) -> RequestError:
+        where = f"position {position}"
+        if why == NONE_ALLOWED:
+            what = (matching and matching.error) or "none of the tokens that it allows has a finite logit"
+            return RequestError(where, f"the constraint can not go on: {what}", "give another constraint")
+        what = "embedding" if self._gives == "embeddings" else "largest logit"
+        return RequestError(where, f"the model's {what} is not finite", "check the weights and the dtype")
+
+    def _embedded(self, request: int, embedding: bytes, cached_tokens: int) -> Event:
+        del self._streams[request]
+        self._scheduler.finish(request)
+        return Event(request, (), "", "stop", cached_tokens, embedding=embedding)
 
     def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None) -> Event:
         stream = self._streams[request]
@@ -380,14 +419,6 @@ class Engine:
 
 def _token_logprobs(token: int, found: Logprobs) -> TokenLogprobs:
     return TokenLogprobs(token, found[0], tuple(found[1]))
-
-
-def _no_token(why: int, position: int, matching: Matching | None) -> RequestError:
-    where = f"position {position}"
-    if why == NONE_ALLOWED:
-        what = (matching and matching.error) or "none of the tokens that it allows has a finite logit"
-        return RequestError(where, f"the constraint can not go on: {what}", "give another constraint")
-    return RequestError(where, "the model's largest logit is not finite", "check the weights and the dtype")
 
 
 def _read_tokenizer(path: Path, found: Future[Tokenizer]) -> None:

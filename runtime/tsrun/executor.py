@@ -26,6 +26,7 @@ from tsrun.weights import Weights
 
 if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
+    from tsrun.embedding import Embeds
 
 
 class Programs(Protocol):
@@ -79,16 +80,17 @@ class Executor:
             most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_output_rows}
             self.programs = TorchPrograms(program, plans, file, threads, most, observe)
         else:
-            self.programs = SimdPrograms(plans, file, threads, limits.max_output_rows, memory)
+            most_rows = limits.max_output_rows if artifact.manifest.gives == "logits" else None
+            self.programs = SimdPrograms(plans, file, threads, most_rows, memory)
 
-    def run(self, step: Step, draws: Draws | None = None) -> Output:
-        """Run one step; the result is the program's output, with the tokens that are drawn from its logits."""
+    def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
+        """Run one step; the result is the program's output, with the tokens that are drawn from its logits, or the embeddings."""
         sizes = self._filled(step)
         output = self.programs.run(*sizes)
         if draws is None:
             return output
         chosen = draws.choose(output)
-        if (chosen.tokens == NOT_KEPT).any():
+        if isinstance(draws, Draws) and (chosen.tokens == NOT_KEPT).any():
             self._inputs.keep_all(chosen.tokens == NOT_KEPT)
             output = self.programs.run_head(*sizes)
             chosen = draws.choose_again(output, chosen)

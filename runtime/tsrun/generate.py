@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from tsrun.artifact import is_artifact
+from tsrun.artifact import is_artifact, read_manifest
 from tsrun.compile_cache import CompileCache
 from tsrun.engine import Engine
 from tsrun.errors import ArtifactError, CacheError, RequestError, UsageError
-from tsrun.generation import FinishReason, GenerationRequest
+from tsrun.generation import NO_TOKENS, FinishReason, GenerationRequest
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions
 from tsrun.sampler import Sampling
@@ -99,6 +99,8 @@ class OrderedPrinter:
 def generate(options: GenerateOptions) -> None:
     started = time.perf_counter()
     path = resolve(options.path, options.mesh, options.dtype)
+    if read_manifest(path).gives == "embeddings":
+        raise ArtifactError(str(path), *NO_TOKENS)
     launch = launched()
     if launch is not None and launch[0] != 0:
         serve_launched(path, options.threads)
@@ -113,12 +115,14 @@ def generate(options: GenerateOptions) -> None:
         print(Rates.of([result.timing for result in results]), file=sys.stderr)
 
 
-def resolve(path: Path, mesh: str | None, dtype: str | None) -> Path:
+def resolve(path: Path, mesh: str | None, dtype: str | None, entry: str | None = None) -> Path:
     """The artifact that a path means: itself, or what a checkpoint compiles to."""
     if not is_artifact(path):
-        return CompileCache().obtain(path, mesh=mesh, dtype=dtype, say=say)
+        return CompileCache().obtain(path, mesh=mesh, dtype=dtype, say=say, entry=entry)
     if mesh is not None or dtype is not None:
         raise UsageError("--mesh and --dtype", "an artifact has its mesh and dtype already", "leave them out, or give the checkpoint")
+    if entry is not None:
+        raise UsageError("--entry", "an artifact has its entry already", "leave it out, or give the checkpoint")
     return path
 
 

@@ -14,6 +14,9 @@ from tsrun.errors import RequestError
 from tsrun.sampler import Sampling
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
+NO_TOKENS = "the model gives embeddings, and no tokens", "compile its checkpoint for generation: `tsc compile CHECKPOINT --entry decode`"
+NO_EMBEDDINGS = "the model gives tokens, and no embeddings", "compile its checkpoint for them: `tsc compile CHECKPOINT --entry embed`"
+"""What is wrong with a request for the other, and how to mend it."""
 _MOST_LOGPROBS = 20
 _MOST_SIBLINGS = 128
 
@@ -67,6 +70,29 @@ class GenerationRequest:
         return self.sampling.keep if self.logprobs is None and self.constraint is None else 0
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A sequence to embed, of a model that gives embeddings; its fields are those of a `GenerationRequest`."""
+
+    prompt: Sequence[int]
+    user: int = 0
+    priority: int = 0
+    deadline_seconds: float | None = None
+    cache_salt: str | None = None
+
+    @property
+    def as_generation(self) -> GenerationRequest:
+        """What the steps make of it: an answer of one token, which nobody looks at; its row is what was asked for."""
+        return GenerationRequest(
+            self.prompt,
+            max_tokens=1,
+            user=self.user,
+            priority=self.priority,
+            deadline_seconds=self.deadline_seconds,
+            cache_salt=self.cache_salt,
+        )
+
+
 def siblings(request: GenerationRequest, n: int) -> list[GenerationRequest]:
     """Requests for n answers to one prompt. Where it has a seed the i-th, from 0 on, has the seed + i, past the largest from 0 again.
 
@@ -95,7 +121,8 @@ class Event:
 
     cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted. stopped_by: the stop string, or the
     token, that it stopped at. logprobs: of each token, where the request asks for them; prompt_logprobs: of each token of the
-    prompt but the first, with the first token. error: why it could not go on, in one line.
+    prompt but the first, with the first token. error: why it could not go on, in one line. embedding: what an `EmbeddingRequest` asked
+    for, of length 1, as little-endian f32.
     """
 
     request: int
@@ -107,6 +134,7 @@ class Event:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    embedding: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

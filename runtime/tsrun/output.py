@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Row s is of the step's sequence s: logits `[S, V]`, or tokens `[S]` in i32.
+    """Row s is of the step's sequence s: logits `[S, V]`, embeddings `[S, D]`, or tokens `[S]` in i32.
 
     largest: the first index of each row's largest logit where the program has found it, -1 where that is not finite. chosen: what came
-    of logits.
+    of logits or embeddings.
     """
 
     address: int

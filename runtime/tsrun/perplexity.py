@@ -50,8 +50,8 @@ def perplexity(path: Path, file: Path, most_tokens: int | None, threads: int | N
 
 def score(artifact: Artifact, text: Text, threads: int | None = None) -> Score:
     """Raises RequestError for a text of which no token follows another."""
-    if artifact.manifest.gives == "tokens":
-        what = "the model gives tokens, and there are no logits to score by"
+    if artifact.manifest.gives != "logits":
+        what = f"the model gives {artifact.manifest.gives}, and there are no logits to score by"
         raise ArtifactError(str(artifact.path), what, "use one whose entry returns logits")
     if len(text.begin) + len(text.ids) < 2:
         raise RequestError("text", f"it has {len(text.ids)} tokens, none of which follows another", "give a longer one")

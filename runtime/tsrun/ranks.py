@@ -27,6 +27,7 @@ from tsrun.threads import share_of_threads
 from tsrun.verification import files_read_before
 
 if TYPE_CHECKING:
+    from tsrun.embedding import Embeds
     from tsrun.process_group import Group
 
 _NOTICE_SECONDS = 5.0  # between a connection that broke and the end of the process behind it
@@ -126,8 +127,8 @@ class Ranks:
             self._abandon()
             raise
 
-    def start(self, step: Step, draws: Draws | None) -> None:
-        """Begin a step on every rank, and draw tokens here. The result of the one before is no longer valid."""
+    def start(self, step: Step, draws: Draws | Embeds | None) -> None:
+        """Begin a step on every rank, and draw tokens here, or take embeddings. The result of the one before is no longer valid."""
         if self._thread is not None:
             self._step = self._thread.submit(self._run, step, draws)
             return
@@ -148,7 +149,7 @@ class Ranks:
                 self._abandon()
             raise
 
-    def _run(self, step: Step, draws: Draws | None) -> Output:
+    def _run(self, step: Step, draws: Draws | Embeds | None) -> Output:
         if self._group is None:
             return self._executor.run(step, draws)
         try:

@@ -148,12 +148,14 @@ def refused(name: str, value: object, mend: str) -> RequestError:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What came of a step's logits: tokens [S], or negative why there is none (NOT_FINITE, NONE_ALLOWED), of no meaning where a sequence
-    gets no token; logprobs: of the sequences whose requests ask for them, by their places; scores: of tokens of prompts."""
+    """What came of a step's rows: tokens [S], or negative why there is none (NOT_FINITE, NONE_ALLOWED), of no meaning where a sequence
+    gets no token; logprobs: of the sequences whose requests ask for them, by their places; scores: of tokens of prompts; embeddings: of
+    the sequences that end, by their places, instead of tokens."""
 
     tokens: Ints
     logprobs: Mapping[int, Logprobs] = field(default_factory=dict)
     scores: Sequence[tuple[Scored, Logprobs]] = ()
+    embeddings: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tskernels import simd
-from tskernels.dtypes import FLOATS
 from tsrun.binding import COPY, BoundCall, BoundPlan
 from tsrun.errors import ArtifactError
 from tsrun.output import Output
@@ -30,14 +29,17 @@ def can_run(calls: Sequence[BoundCall], memory: SharedMemory | None) -> bool:
 
 
 class SimdPrograms:
-    """The plans of a program, which take turns in one arena. Where a program gives logits, its last call finds the largest."""
+    """The plans of a program, which take turns in one arena. max_rows: of logits in a step, of each of which its last call finds the
+    largest; None where it gives something else."""
 
-    def __init__(self, plans: Sequence[BoundPlan], file: Path, threads: int, max_rows: int, memory: SharedMemory | None = None) -> None:
+    def __init__(
+        self, plans: Sequence[BoundPlan], file: Path, threads: int, max_rows: int | None, memory: SharedMemory | None = None
+    ) -> None:
         from tskernels import _cpu
 
         self._team = _cpu.Team(threads) if memory is None else _cpu.Team(threads, spins=memory.spins)
         self._plans = plans
-        self._largest = np.zeros(max_rows, dtype=np.int32)
+        self._largest = None if max_rows is None else np.zeros(max_rows, dtype=np.int32)
         arena = _cpu.Arena()
         self._programs = []
         self._heads: list[_cpu.Program | None] = []
@@ -48,7 +50,7 @@ class SimdPrograms:
                     _add(program, call, memory)
                 except (ValueError, KeyError) as error:
                     raise ArtifactError(str(file), f"{call.op} can not be bound ({error})", "compile the artifact again") from None
-            if bound.output.dtype in FLOATS:
+            if self._largest is not None:
                 largest = fixed(self._largest.ctypes.data, "i32", (("S", 1),), self._largest)
                 program.add("max_index", [bound.output.operand], largest.operand, [], [])
             self._programs.append(program)
@@ -84,7 +86,7 @@ class SimdPrograms:
     def run(self, plan: int, T: int, S: int, P: int) -> Output:
         program, output = self._programs[plan], self._plans[plan].output
         program.run(self._team, T, S, P)
-        largest = self._largest[:S] if output.dtype in FLOATS else None
+        largest = None if self._largest is None else self._largest[:S]
         return self._output(program, output, {"T": T, "S": S, "P": P}, largest)
 
     @staticmethod

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tsrun.artifact import Artifact
 from tsrun.encoder import read_encoder
@@ -27,6 +27,7 @@ class Tokenizer:
         self._encoder = read_encoder(folder)
         config = _read_config(folder / "tokenizer_config.json")
         self._add_bos: bool | None = config.get("add_bos_token")
+        self._add_eos: bool | None = config.get("add_eos_token")
         self._special_tokens = {name: text for name in _SPECIAL_TOKENS if (text := _content(config.get(name))) is not None}
         self._template_source = _default_template(config.get("chat_template"))
 
@@ -46,7 +47,16 @@ class Tokenizer:
         """Ids of a text that begins a sequence. Without `add_bos_token` the tokenizer's own post-processor decides."""
         ids = self._encode(text, add_special_tokens=self._add_bos is None)
         if self._add_bos:
-            ids.insert(0, self._bos())
+            ids.insert(0, self._special("bos"))
+        return ids
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Ids of a text that nothing follows, with all that the tokenizer puts around one: embedding models read their last token there."""
+        ids = self._encode(text, add_special_tokens=True)
+        if self._add_bos and ids[:1] != [bos := self._special("bos")]:
+            ids.insert(0, bos)
+        if self._add_eos and ids[-1:] != [eos := self._special("eos")]:
+            ids.append(eos)
         return ids
 
     def encode_part(self, text: str) -> list[int]:
@@ -100,14 +110,14 @@ class Tokenizer:
             raise RequestError("prompt", f"is not UTF-8 at character {error.start}", "give a text that is") from None
         return self._encoder.encode(text, add_special_tokens=add_special_tokens)
 
-    def _bos(self) -> int:
-        token = self._special_tokens.get("bos_token")
-        bos = None if token is None else self._encoder.id_of(token)
-        if bos is None:
+    def _special(self, name: Literal["bos", "eos"]) -> int:
+        token = self._special_tokens.get(f"{name}_token")
+        found = None if token is None else self._encoder.id_of(token)
+        if found is None:
             file = str(self._folder / "tokenizer_config.json")
-            what = "add_bos_token is true, but bos_token is not in the vocabulary"
+            what = f"add_{name}_token is true, but {name}_token is not in the vocabulary"
             raise ArtifactError(file, what, "mend the checkpoint and compile it again")
-        return bos
+        return found
 
 
 def _read_config(file: Path) -> dict[str, Any]:

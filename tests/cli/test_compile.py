@@ -68,6 +68,36 @@ def test_a_tied_head_may_be_missing_and_an_untied_one_may_not(workspace: Path, t
     assert 'error[TS0730]: weight "lm_head.weight" is not in untied' in fails(workspace, tsc, "--weights", "untied", "-o", "untied.tsa")
 
 
+def test_an_entry_without_a_head_needs_none_and_leaves_one_out(workspace: Path, tsc: Tsc) -> None:
+    write_checkpoint(workspace / "headless", tie_word_embeddings=False)
+    output = fails(workspace, tsc, "--weights", "headless", "-o", "tiny.tsa")
+    assert "  fix: give --entry embed, which does without it\n" in output
+    write_checkpoint(workspace / "untied", SHAPES | {"lm_head.weight": (64, 32)}, tie_word_embeddings=False)
+    for name in ("headless", "untied"):
+        assert tsc("compile", name, "--entry", "embed", "-o", f"{name}.tsa")[0] == 0
+        manifest = json.loads((workspace / f"{name}.tsa/manifest.json").read_text())
+        assert (manifest["gives"], manifest["embedding"], manifest["vocabulary"]) == ("embeddings", 32, 64)
+    (one, other) = (tree(workspace / f"{name}.tsa/weights") for name in ("headless", "untied"))
+    assert one == other
+
+
+def test_a_decoder_may_be_stored_without_the_prefix_of_its_model(workspace: Path, tsc: Tsc) -> None:
+    write_checkpoint(workspace / "bare", {n.removeprefix("model."): s for n, s in SHAPES.items()}, architectures=["LlamaModel"])
+    for name in ("checkpoint", "bare"):
+        assert tsc("compile", name, "--entry", "embed", "-o", f"{name}.tsa")[0] == 0
+    assert tree(workspace / "bare.tsa/weights") == tree(workspace / "checkpoint.tsa/weights")
+
+
+def test_an_entry_that_is_not_there_lists_those_that_are(workspace: Path, tsc: Tsc) -> None:
+    output = fails(workspace, tsc, "checkpoint", "--entry", "encode", "-o", "tiny.tsa")
+    assert output.splitlines()[0].endswith("error[TS0213]: --entry: there is no entry `encode`; the file has `decode`, `embed`")
+
+
+def test_entries_are_kept_apart_in_the_cache_of_compilations(workspace: Path, tsc: Tsc) -> None:
+    keys = [json.loads(tsc("compile", "checkpoint", *more, "--key")[1]) for more in ([], ["--entry", "decode"], ["--entry", "embed"])]
+    assert [key["entry"] for key in keys] == ["decode", "decode", "embed"]
+
+
 def test_a_wrong_shape_shows_both(workspace: Path, tsc: Tsc) -> None:
     write_checkpoint(workspace / "wide", SHAPES | {K_PROJ: (16, 32)})
     output = fails(workspace, tsc, "--weights", "wide", "-o", "tiny.tsa")

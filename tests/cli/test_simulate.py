@@ -21,16 +21,16 @@ def path_of(model: str) -> Path:
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("model", sorted(CONFIGS))
-def test_simulated_ranks_equal_one_device(model: str, ranks: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "entry"), [*((m, ()) for m in sorted(CONFIGS)), ("llama", ("--entry", "embed"))])
+def test_simulated_ranks_equal_one_device(model: str, entry: tuple[str, ...], ranks: int, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIGS[model]))
-    done = CliRunner().invoke(cli.main, ["simulate", str(path_of(model)), "--config", str(config), "--mesh", f"tp={ranks}"])
+    done = CliRunner().invoke(cli.main, ["simulate", str(path_of(model)), "--config", str(config), "--mesh", f"tp={ranks}", *entry])
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     values = [line.split()[0] for line in lines[1:-1]]
     layers = [v for v in values if "/" not in v]
-    assert len(layers) == 3  # two layers and the logits
+    assert len(layers) == 3  # two layers and the logits, or the embeddings
     assert all(sum(v.startswith(f"{layer}/") for v in values) >= 1 for layer in layers[:-1])  # what modules inside return
     assert lines[-1].startswith(f"{ranks} ranks, ")
     assert lines[-1].endswith("equals one device (1e-9 of the largest value, f64)")

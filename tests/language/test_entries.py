@@ -6,6 +6,7 @@ import pytest
 
 from tsc.diagnostics import CompileError
 from tsc.elaborate import elaborate
+from tsc.front import model_for
 from tsc.parser import parse
 from tsc.spans import Source
 
@@ -24,6 +25,21 @@ def test_an_entry_returns_a_row_of_logits_for_each_sequence() -> None:
     for result, body in (("[T, V]", "return linear(embedding(ids, embed), embed)"), ("i32[T]", "return ids")):
         with pytest.raises(CompileError, match=r"TS0213.*each sequence's logits"):
             elaborated(result, body)
+
+
+def test_an_entry_returns_an_embedding_of_each_sequence() -> None:
+    elaborated("[S, D]", "return embedding(ids, embed)[last]")
+    for result in ("f32[S, D]", "[S]", "[S, V, D]"):
+        with pytest.raises(CompileError, match=r"TS0213.*its embedding, \[S, D\]"):
+            elaborated(result, "return embedding(ids, embed)[last]")
+
+
+def test_an_entry_is_chosen_by_its_name() -> None:
+    file = model_for(["LlamaForCausalLM"]).file
+    assert [elaborate(file, entry=name).entry for name in (None, "decode", "embed")] == ["decode", "decode", "embed"]
+    for name in ("encode", "Layer"):
+        with pytest.raises(CompileError, match=rf"TS0213.*--entry: there is no entry `{name}`; the file has `decode`, `embed`"):
+            elaborate(file, entry=name)
 
 
 def test_only_a_weight_can_be_tied_to() -> None:

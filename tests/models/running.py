@@ -32,10 +32,11 @@ def compiled(
     quantize: Quantize = "none",
     target: str = "cpu",
     cache: Cache = "dtype",
+    entry: str | None = None,
 ) -> Path:
     """quantize: none, since transformers computes with what a GGUF's blocks come to."""
     links = None if topology is None else str(topology)
-    request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, target, links, quantize=quantize, cache=cache)
+    request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, target, links, quantize=quantize, cache=cache, entry=entry)
     compile_artifact(request, path, lambda stage, done, total: None)
     return path
 

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 from tests.models.running import Trace, compiled, largest_difference, reference_logits, run
+from tests.models.test_embeddings import embed
+from tests.models.test_embeddings import largest_difference as largest_difference_of_embeddings
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -169,6 +171,14 @@ def test_long_prompts_go_on_as_in_transformers(real: Real) -> None:
     difference = largest_difference(real.model, real.long, whole=False)
     print(f"{real.gguf.name}: largest difference of {5 * LONG_TOKENS} rows of logits {difference:.1e}")
     assert difference < TOLERANCE
+
+
+def test_embeddings_are_those_of_transformers(smollm2: Real, tmp_path: Path) -> None:
+    path = compiled(smollm2.gguf, tmp_path / "embed.tsa", entry="embed")
+    difference = largest_difference_of_embeddings(smollm2.model.model, smollm2.prompts, embed(path, smollm2.prompts, LimitOptions()))
+    shutil.rmtree(path)
+    print(f"largest difference {difference:.1e}")
+    assert difference < 1e-5
 
 
 def test_the_window_of_gemma_shows_in_long_prompts(gemma: Real) -> None:

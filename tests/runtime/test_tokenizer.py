@@ -17,6 +17,8 @@ from tsrun.chat_template import ChatTemplate
 from tsrun.errors import ArtifactError, RequestError
 from tsrun.tokenizer import Tokenizer
 
+HI = byte_tokenizer().encode("hi").ids
+
 USER = [{"role": "user", "content": "hi"}]
 
 
@@ -42,6 +44,32 @@ def test_a_bos_is_added_once_when_the_config_says_so(tmp_path: Path) -> None:
 def test_without_a_word_in_the_config_the_post_processor_decides(tmp_path: Path) -> None:
     ids = tokenizer(tmp_path, with_processor()).encode("a")
     assert (ids[0], ids[-1]) == (BOS, EOS)
+
+
+@pytest.mark.parametrize(
+    ("config", "template", "expected"),
+    [
+        ({"add_bos_token": False}, "$A <eos>", [*HI, EOS]),
+        ({"add_bos_token": True}, "$A <eos>", [BOS, *HI, EOS]),
+        ({"add_bos_token": True}, "<bos> $A", [BOS, *HI]),
+        ({"add_bos_token": True, "add_eos_token": True}, None, [BOS, *HI, EOS]),
+        ({"add_bos_token": False, "add_eos_token": True}, "$A <eos>", [*HI, EOS]),
+        ({}, None, HI),
+    ],
+    ids=str,
+)
+def test_a_whole_text_has_all_that_the_tokenizer_puts_around_one(
+    config: dict[str, bool], template: str | None, expected: list[int], tmp_path: Path
+) -> None:
+    """As embedding models have it; a prompt that goes on has no end."""
+    encoder = byte_tokenizer()
+    if template is not None:
+        encoder.post_processor = TemplateProcessing(single=template, special_tokens=[("<bos>", BOS), ("<eos>", EOS)])
+    encoder.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<bos>", "eos_token": "<eos>", **config}))
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer.encode_whole("hi") == expected
+    assert config == {} or tokenizer.encode("hi")[-1] != EOS
 
 
 def test_a_tokenizer_that_truncates_is_told_not_to(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ _ELEMENT = 4
 
 @dataclass
 class Toy:
-    """Sizes and weights. 256 bytes, bos, eos and two unused ids are the vocabulary, so that two ranks can share it."""
+    """Sizes and weights. 256 bytes, bos, eos and two unused ids are the vocabulary, so that two ranks can share it. embeds: it ends before
+    its head, and its artifact gives embeddings."""
 
     D: int = 32
     K: int = 2
@@ -42,6 +43,7 @@ class Toy:
     context: int = 96
     eps: float = 1e-5
     theta: float = 10000.0
+    embeds: bool = False
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,10 @@ class Toy:
 
     def logits(self, ids: list[int]) -> Tensor:
         """[T, V] of a whole sequence at once: no cache, no pages, no steps."""
+        return self.hidden(ids) @ self.weights["head"].T
+
+    def hidden(self, ids: list[int]) -> Tensor:
+        """[T, D]: what the head reads."""
         w, T = self.weights, len(ids)
         x = w["embed"][torch.tensor(ids)]
         for layer in range(self.layers):
@@ -91,7 +97,7 @@ class Toy:
             x = x + torch.einsum("hij,jhe->ihe", scores.softmax(-1), v).reshape(T, -1) @ w[f"{layer}.o"].T
             h = self._norm(x, w[f"{layer}.n2"])
             x = x + (torch.nn.functional.silu(h @ w[f"{layer}.gate"].T) * (h @ w[f"{layer}.up"].T)) @ w[f"{layer}.down"].T
-        return self._norm(x, w["norm"]) @ w["head"].T
+        return self._norm(x, w["norm"])
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         ids = list(prompt)
@@ -146,7 +152,7 @@ def program_of(toy: Toy, ranks: int) -> dict[str, Any]:
     step = _steps("ids", "last", *_LAYER_STEPS[:3])
     for window in toy.windows:
         step += _steps("slots", "tables", window=window)
-    weights = [_weight("embed", V, toy.D), _weight("norm", toy.D), _weight("head", V, toy.D)]
+    weights = [_weight("embed", V, toy.D), _weight("norm", toy.D), *([] if toy.embeds else [_weight("head", V, toy.D)])]
     shard = [{"name": "shard", "kind": "coordinate", "axis": "tp"}] if ranks > 1 else []
     entry = GraphWriter(step + shard + [w | {"tensor": w["name"]} for w in weights])
     if ranks > 1:
@@ -167,8 +173,8 @@ def program_of(toy: Toy, ranks: int) -> dict[str, Any]:
     entry.used["T"] += layers[0].used["T"]
     entry.op("normed", "rms_norm", [x, "norm"], ["T", toy.D], eps=toy.eps, offset=0.0)
     entry.op("ends", "take_rows", ["normed", "last"], ["S", toy.D])
-    output = entry.op("logits", "linear", ["ends", "head"], ["S", V])
-    if ranks > 1:
+    output = "ends" if toy.embeds else entry.op("logits", "linear", ["ends", "head"], ["S", V])
+    if ranks > 1 and not toy.embeds:
         output = entry.op("all_logits", "all_gather", ["logits"], ["S", toy.V], axis="tp", dim=1)
     caches = [{"dtype": "f32", "page": [2, K, toy.E], "window": toy.window_of(layer)} for layer in range(toy.layers)]
     graphs = {"decode": entry.record(output)} | {_named("Layer", window): layer.record("y") for window, layer in layers.items()}
@@ -254,7 +260,7 @@ def weights_of(toy: Toy, rank: int, ranks: int) -> dict[str, Tensor]:
     def block(x: Tensor, dim: int) -> Tensor:
         return x.chunk(ranks, dim)[rank].contiguous()
 
-    own = {"embed": block(w["embed"], 0), "norm": w["norm"], "head": block(w["head"], 0)}
+    own = {"embed": block(w["embed"], 0), "norm": w["norm"]} | ({} if toy.embeds else {"head": block(w["head"], 0)})
     for layer in range(toy.layers):
         qkv = [block(w[f"{layer}.{name}"], 0) for name in "qkv"]
         own[f"{layer}.qkv"] = torch.cat(qkv)
@@ -303,6 +309,8 @@ def write_manifest(toy: Toy, path: Path, *, ranks: int = 1, weightless: bool = F
         "target": "cpu",
         "dtype": "f32",
         "vocabulary": toy.V,
+        "gives": "embeddings" if toy.embeds else "logits",
+        "embedding": toy.D if toy.embeds else None,
         "context": toy.context,
         "eos_token_ids": [EOS],
         "bos_token_id": BOS,

@@ -81,6 +81,15 @@ def server(model: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def embedding_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Of a model that gives embeddings."""
+    path = write_artifact(Toy(context=4096, embeds=True), tmp_path_factory.mktemp("embeds") / "toy.tsa")
+    running = start(path)
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what is written by `scripted`: a `Task` each (`scripted_engine.py`)."""
     return tmp_path_factory.mktemp("script")

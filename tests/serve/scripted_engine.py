@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tsrun.constraint import Constraint
 from tsrun.engine import Engine
-from tsrun.generation import GenerationRequest
+from tsrun.generation import EmbeddingRequest, GenerationRequest
 from tsrun.serve import engine_process
 
 FOLDER = "TSRUN_TEST_SCRIPT"
@@ -64,7 +64,8 @@ def scripted(engine: Engine, request: GenerationRequest) -> GenerationRequest:
 def main() -> int:
     submit = Engine.submit
 
-    def submit_scripted(self: Engine, request: GenerationRequest) -> int:
+    def submit_scripted(self: Engine, request: GenerationRequest | EmbeddingRequest) -> int:
+        assert isinstance(request, GenerationRequest)
         return submit(self, scripted(self, request))
 
     Engine.submit = submit_scripted  # type: ignore[method-assign]

@@ -16,6 +16,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "x", "max_output_tokens": 2},
     "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/embeddings": {"input": "x"},
     "/tokenize": {"prompt": "x"},
     "/detokenize": {"tokens": [66]},
 }
@@ -82,6 +83,8 @@ VALUES: dict[str, list[Any]] = {
     "store": [False],
     "truncation": ["disabled"],
     "add_special_tokens": [False],
+    "encoding_format": ["float", "base64"],
+    "dimensions": [1, 32],
 }
 REFUSED: dict[str, Any] = {  # known, and not done
     "audio": {"voice": "x"},
@@ -114,7 +117,8 @@ def test_the_document_is_valid_and_names_every_path(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", list(BODIES))
-def test_every_field_is_done_or_refused_by_name(server: Server, path: str) -> None:
+def test_every_field_is_done_or_refused_by_name(server: Server, embedding_server: Server, path: str) -> None:
+    server = embedding_server if path == "/v1/embeddings" else server
     found = document(server)
     name = found["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
     fields = found["components"]["schemas"][name]["properties"]

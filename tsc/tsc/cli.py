@@ -11,7 +11,7 @@ import click
 
 from tsc import __version__
 from tsc.cli_compile import compile_, tune
-from tsc.cli_options import CONFIG, DTYPE, MESH, NO_TUNING, TUNING, progress
+from tsc.cli_options import CONFIG, DTYPE, ENTRY, MESH, NO_TUNING, TUNING, progress
 from tsc.diagnostics import CompileError, MissingCapability
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 @main.command()
 @MODEL
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="config.json, a checkpoint directory, or a GGUF file")
+@ENTRY
 @MESH
 @DTYPE
 @DENY
@@ -98,6 +99,7 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 def plan(
     model: Path,
     config: Path | None,
+    entry: str | None,
     mesh: str | None,
     dtype: str,
     deny: tuple[str, ...],
@@ -124,7 +126,7 @@ def plan(
         raise click.UsageError("--exit-code says whether plans differ, with --diff PLAN.json")
     other = None if diff is None else read_plan(diff)
 
-    placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology)
+    placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology, entry=entry)
     found = plan_of(placed)
     if explain is not None:
         click.echo(explain_item(found, placed, explain))
@@ -152,7 +154,7 @@ def plan(
         from tspasses.meshes import arrangements
 
         assert config is not None
-        every = arrangements(read_model(model).file, load_config(config)[0], placed.mesh.ranks, placed.options)
+        every = arrangements(read_model(model).file, load_config(config)[0], placed.mesh.ranks, placed.options, entry)
         click.echo(arrangement_table(every, placed))
     elif suggest:
         from tspasses.suggest import suggestions
@@ -165,9 +167,10 @@ def plan(
 @main.command()
 @MODEL
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="config.json, a checkpoint directory, or a GGUF file")
+@ENTRY
 @click.option("--mesh", required=True, help="ranks on each axis, as in tp=4")
 @click.option("--seed", type=int, default=0, show_default=True, help="of the random weights and tokens")
-def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
+def simulate(model: Path, config: Path, entry: str | None, mesh: str, seed: int) -> None:
     """Run a model on simulated ranks beside one device, and compare what each module returns.
 
     In f64 with random weights of the config's sizes; exit 1 where they differ.
@@ -177,7 +180,7 @@ def simulate(model: Path, config: Path, mesh: str, seed: int) -> None:
     from tsc.report import simulation_table
     from tsc.simulation.simulate import simulate as run
 
-    found = run(read_model(model), load_config(config)[0], parse_mesh(mesh) or {}, seed)
+    found = run(read_model(model), load_config(config)[0], parse_mesh(mesh) or {}, seed, entry)
     click.echo(simulation_table(found))
     if not all(c.holds for c in found.comparisons):
         raise click.exceptions.Exit(1)
@@ -279,6 +282,7 @@ def _place(
     deny: tuple[str, ...],
     tokens: int = 1,
     topology: str = "h100-nvlink",
+    entry: str | None = None,
     every: bool = False,
 ) -> PlacedModel:
     from tsc.front import parse_mesh, place_model, read_model
@@ -296,4 +300,4 @@ def _place(
         values = load_config(config)[0]
     options = Options(dtype, tokens, 1, links(topology), frozenset(deny))
     sizes = parse_mesh(mesh) if mesh else (None if mesh is None else {})
-    return place_model(read_model(model), values, sizes, options, every=every)
+    return place_model(read_model(model), values, sizes, options, entry=entry, every=every)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tsc.cli_options import CONFIG, DTYPE, MESH, NO_TUNING, TUNING, progress
+from tsc.cli_options import CONFIG, DTYPE, ENTRY, MESH, NO_TUNING, TUNING, progress
 
 if TYPE_CHECKING:
     from tsc.request import Cache, Quantize, Request
@@ -43,6 +43,7 @@ def _compiled(command: Command) -> Command:
         click.option("--topology", help="links that plans are chosen for: a name, or a .toml file; by default the target's"),
         DTYPE,
         MESH,
+        ENTRY,
         CONFIG,
         click.option("--weights", type=click.Path(path_type=Path), help="checkpoint directory or GGUF file"),
         click.argument("model", type=click.Path(path_type=Path), required=False),
@@ -55,6 +56,7 @@ def _request(
     model: Path | None,
     weights: Path | None,
     config: Path | None,
+    entry: str | None,
     mesh: str | None,
     dtype: str,
     topology: str | None,
@@ -70,7 +72,7 @@ def _request(
         model, weights = None, model
     if model is None and weights is None and config is None:
         raise click.UsageError("give a model file, --weights, or both")
-    return Request(model, weights, config, parse_mesh(mesh), dtype, "cpu", topology, screen, quantize, cache)
+    return Request(model, weights, config, parse_mesh(mesh), dtype, "cpu", topology, screen, quantize, cache, entry=entry)
 
 
 @click.command("compile")
@@ -87,6 +89,7 @@ def compile_(
     model: Path | None,
     weights: Path | None,
     config: Path | None,
+    entry: str | None,
     mesh: str | None,
     dtype: str,
     target: str,
@@ -106,7 +109,7 @@ def compile_(
     """
     from tsc.request import compile_key, tuning_of
 
-    asked = _request(model, weights, config, mesh, dtype, topology, screen, quantize, cache)
+    asked = _request(model, weights, config, entry, mesh, dtype, topology, screen, quantize, cache)
     request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning, importance=importance)
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
@@ -139,6 +142,7 @@ def tune(
     model: Path | None,
     weights: Path | None,
     config: Path | None,
+    entry: str | None,
     mesh: str | None,
     dtype: str,
     topology: str | None,
@@ -158,7 +162,7 @@ def tune(
 
     spin_briefly()  # as the runtime does, before torch is loaded
     sizes = _sizes(tokens)
-    request = _request(model, weights, config, mesh, dtype, topology, screen, quantize, cache)
+    request = _request(model, weights, config, entry, mesh, dtype, topology, screen, quantize, cache)
     path = output or default_path()
     from tsc.tune import start
     from tsc.tune import tune as run

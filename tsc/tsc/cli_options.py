@@ -13,6 +13,7 @@ TUNING = click.option(
     "--tuning", type=click.Path(path_type=Path), help="a file of measurements that choose kernels; by default the one that `tsc tune` keeps"
 )
 NO_TUNING = click.option("--no-tuning", is_flag=True, help="choose kernels by the cost model alone, whatever --tuning says")
+ENTRY = click.option("--entry", metavar="NAME", help="which entry of the model file [default: the first]")
 DTYPE = click.option("--dtype", type=click.Choice(["bf16", "f32"]), default="bf16", show_default=True, help="element type of the model")
 
 

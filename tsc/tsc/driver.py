@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tsc import __version__
 from tsc.artifact import ArtifactWriter, split_tokenizer
 from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
+from tsc.elaborate import elaborate
 from tsc.front import ModelSource, place_model
 from tsc.graph import Program
 from tsc.importance import read_importance
@@ -78,9 +79,11 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     model = find_model(request, config)
     progress("place", 0, 1)
     options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))
-    placed = place_model(model, config, request.mesh or {}, options)
+    placed = place_model(model, config, request.mesh or {}, options, entry=request.entry)
     if checkpoint is not None:
-        match_checkpoint(placed.typed, checkpoint)
+        names = [m.name for m in model.file.modules if m.is_entry and m.name != placed.entry.instance.module]
+        others = {name: elaborate(model.file, config, request.mesh or {}, entry=name) for name in names}
+        match_checkpoint(placed.typed, checkpoint, others)
     buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
     formats = wanted_formats(request.quantize, placed.typed, checkpoint)
     programs = compile_graphs(
@@ -158,11 +161,7 @@ def _manifest(
 ) -> dict[str, Any]:
     architectures = list(config.get("architectures") or ())
     named = [a for a in architectures if a in model.file.architectures]
-    entry = placed.entry.instance
-    result = entry.values[entry.result].shape
-    gives_tokens = result.dtype == "i32"
-    tables = [entry.values[o.operands[1]].shape for o in entry.operations if o.op == "embedding"]
-    vocabulary = (tables[0].factors[0] if gives_tokens and tables else result.factors[-1]).size
+    gives, vocabulary, width = _result(placed)
     return {
         "tsc": __version__,
         "model": {
@@ -178,12 +177,25 @@ def _manifest(
         "dtype": request.dtype,
         "cache": request.cache,
         "vocabulary": vocabulary,
-        "gives": "tokens" if gives_tokens else "logits",
+        "gives": gives,
+        "embedding": width if gives == "embeddings" else None,
         "context": config.get("max_position_embeddings"),
         "eos_token_ids": list(checkpoint.eos_token_ids) if checkpoint else _ids(config.get("eos_token_id")),
         "bos_token_id": checkpoint.bos_token_id if checkpoint else config.get("bos_token_id"),
         "weightless": checkpoint is None,
     }
+
+
+def _result(placed: PlacedModel) -> tuple[Literal["logits", "tokens", "embeddings"], int | None, int | None]:
+    """What the entry gives of each sequence, how many tokens there are, and the width of a row. Rows over the tokens are logits."""
+    entry = placed.entry.instance
+    instances = (entry, *(p.instance for p in placed.instances.values()))
+    tables = [i.values[o.operands[1]].shape for i in instances for o in i.operations if o.op == "embedding"]
+    result = entry.values[entry.result].shape
+    vocabulary, last = tables[0].factors[0] if tables else result.factors[-1], result.factors[-1]
+    if result.dtype == "i32":
+        return "tokens", vocabulary.size, None
+    return "logits" if last.agrees(vocabulary) else "embeddings", vocabulary.size, last.size
 
 
 def _ids(value: Any) -> list[int]:

@@ -22,16 +22,19 @@ STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "
 
 
 def elaborate(
-    file: ast.ModelFile, config: Mapping[str, Any] | None = None, mesh: Mapping[str, int] | None = None, *, every: bool = False
+    file: ast.ModelFile,
+    config: Mapping[str, Any] | None = None,
+    mesh: Mapping[str, int] | None = None,
+    *,
+    entry: str | None = None,
+    every: bool = False,
 ) -> TypedModel:
-    """Bind config and mesh (`None`: unknown sizes), check every instance that the entry reaches. `every`: and the modules that it does not
-    reach, their static parameters unknown. Raises CompileError."""
+    """Bind config and mesh (`None`: unknown sizes), check every instance that the entry reaches. `entry`: by its name, else the first;
+    `every`: and the modules that it does not reach, their static parameters unknown. Raises CompileError."""
     declarations = Declarations.of(file, config, mesh)
-    entries = [m for m in file.modules if m.is_entry]
-    if not entries:
-        raise CompileError(Diagnostic("TS0213", "the file has no `entry`", file.span, fixes=("add `entry decode(ids: i32[T], ...)`",)))
+    start = find_entry(file, entry)
     model = _Model(file, declarations)
-    key = model.instantiate(entries[0], {}, entries[0].span)
+    key = model.instantiate(start, {}, start.span)
     if every:
         model.instantiate_rest()
     _check_pages(declarations.mesh, model.instances.values())
@@ -43,6 +46,19 @@ def elaborate(
         model.instances[key].name,
         declarations.unused,
     )
+
+
+def find_entry(file: ast.ModelFile, name: str | None = None) -> ast.Module:
+    """The entry of that name, or the first. Raises CompileError."""
+    entries = {m.name: m for m in file.modules if m.is_entry}
+    if not entries:
+        raise CompileError(Diagnostic("TS0213", "the file has no `entry`", file.span, fixes=("add `entry decode(ids: i32[T], ...)`",)))
+    if name is None:
+        return next(iter(entries.values()))
+    if name not in entries:
+        known = ", ".join(f"`{known}`" for known in entries)
+        raise CompileError(Diagnostic("TS0213", f"--entry: there is no entry `{name}`; the file has {known}", file.span))
+    return entries[name]
 
 
 def _check_pages(mesh: Mesh, instances: Iterable[Instance]) -> None:
@@ -98,10 +114,10 @@ class _Body(Expressions):
 
     def run(self) -> None:
         result, placement = self.declarations.type_of(self.module.result)
-        gives_logits = not result.dtype and len(result.factors) == 2 and result.factors[0].name == "S"
-        if self.module.is_entry and not gives_logits and result.text() != "i32[S]":
-            message = f"an entry returns each sequence's logits, [S, V], or its next token, i32[S], and this declares {result.text()}"
-            raise error_at("TS0213", message, self.module.result.span)
+        gives_rows = not result.dtype and len(result.factors) == 2 and result.factors[0].name == "S"
+        if self.module.is_entry and not gives_rows and result.text() != "i32[S]":
+            what = "each sequence's logits, [S, V], its embedding, [S, D], or its next token, i32[S]"
+            raise error_at("TS0213", f"an entry returns {what}, and this declares {result.text()}", self.module.result.span)
         for parameter in self.module.parameters:
             if parameter.type is not None:
                 self._parameter(parameter)

@@ -62,12 +62,19 @@ def model_for(architectures: Iterable[str]) -> ModelSource:
 
 
 def place_model(
-    model: ModelSource, config: Mapping[str, Any] | None, mesh: Mapping[str, int] | None, options: Options, *, every: bool = False
+    model: ModelSource,
+    config: Mapping[str, Any] | None,
+    mesh: Mapping[str, int] | None,
+    options: Options,
+    *,
+    entry: str | None = None,
+    every: bool = False,
 ) -> PlacedModel:
-    """Elaborate and place; `every`: modules that the entry does not reach, too. Raises CompileError with every finding."""
+    """Elaborate and place; `entry`: which, else the first; `every`: modules that it does not reach, too. Raises CompileError with every
+    finding."""
 
     def attempt(file: ast.ModelFile, sizes: Mapping[str, int] | None) -> PlacedModel:
-        return place(elaborate(file, config, sizes, every=every), options)
+        return place(elaborate(file, config, sizes, entry=entry, every=every), options)
 
     try:
         return attempt(model.file, mesh)

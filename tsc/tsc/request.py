@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tsc import __version__
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic
+from tsc.elaborate import find_entry
 from tsc.front import ModelSource, model_for, read_model
 from tsc.importance import importance_digest, refusal
 from tskernels.target import Target, parse_target
@@ -29,7 +30,8 @@ class Request:
     """What to compile. model None: found by architecture; weights None: a weightless artifact; topology None: the target's usual links;
     screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`); quantize: how weights are stored
     (`tsc/quantization.py`); importance: a file that says which of their inputs matter; cache: how keys and values are stored; tuning: a
-    file of measurements, None for this machine's if there is one; tuned: whether they decide."""
+    file of measurements, None for this machine's if there is one; tuned: whether they decide; entry: which of the model file's, None for
+    the first."""
 
     model: Path | None
     weights: Path | None
@@ -44,6 +46,7 @@ class Request:
     tuning: Path | None = None
     tuned: bool = True
     importance: Path | None = None
+    entry: str | None = None
 
 
 def compile_key(request: Request) -> dict[str, str]:
@@ -60,6 +63,7 @@ def compile_key(request: Request) -> dict[str, str]:
         "cache": request.cache,
     }
     found["tuning"] = tuning.digest if tuning else "none"
+    found["entry"] = find_entry(model.file, request.entry).name
     return found | {"model": model.name, "source_sha256": model.digest, "config_sha256": digest}
 
 

@@ -63,19 +63,27 @@ def tensor_names(tensor: str, shape: Shape) -> list[str]:
     return [tensor.replace(mark, str(i)) for i in range(shape.factors[0].size or 0)] if mark and mark in tensor else [tensor]
 
 
-def match_checkpoint(typed: TypedModel, checkpoint: Checkpoint) -> None:
-    """Raise CompileError with every weight that the checkpoint lacks or has in another shape, and every tensor that no weight names."""
+def match_checkpoint(typed: TypedModel, checkpoint: Checkpoint, others: Mapping[str, TypedModel] | None = None) -> None:
+    """Raise CompileError with every weight that the checkpoint lacks or has in another shape, and every tensor that no weight names.
+    others: the file's other entries, whose weights the checkpoint may have and this one need not."""
     declared = dict(declared_weights(typed))
+    elsewhere = {entry: dict(declared_weights(other)) for entry, other in (others or {}).items()}
     tensors = checkpoint.tensors
     unused = [
-        n for n in tensors if n not in declared and not n.endswith(IGNORED_SUFFIXES) and not any(fnmatchcase(n, p) for p in typed.unused)
+        n
+        for n in tensors
+        if n not in declared
+        and not any(n in names for names in elsewhere.values())
+        and not n.endswith(IGNORED_SUFFIXES)
+        and not any(fnmatchcase(n, p) for p in typed.unused)
     ]
     problems = []
     for name, weight in declared.items():
         if name not in tensors:
             if not weight.is_tied:
                 message = f'weight "{name}" is not in {checkpoint.source}{near(name, unused)}'
-                problems.append(Diagnostic("TS0730", message, weight.span))
+                fixes = tuple(f"give --entry {entry}, which does without it" for entry, names in elsewhere.items() if name not in names)
+                problems.append(Diagnostic("TS0730", message, weight.span, fixes=fixes))
             continue
         wanted = tuple(math.prod(f.size or 0 for f in d) for d in weight.shape.dimensions())
         if tensors[name].shape != wanted:

@@ -13,7 +13,8 @@ from tsrun.parsing import Content, Part
 from tsrun.serve.answers import Answer, Origin, begin, merged
 from tsrun.serve.chat import finish_reason
 from tsrun.serve.front import Front, Prompt
-from tsrun.serve.http_errors import HttpError, invalid, unsupported
+from tsrun.serve.http_errors import invalid, unsupported
+from tsrun.serve.inputs import prompts, several
 from tsrun.serve.reading import Reading
 from tsrun.serve.sampling_fields import SamplingFields, check_count
 from tsrun.serve.sse import event
@@ -41,14 +42,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise unsupported("best_of", "ask for `n` continuations and choose among them")
 
-    def prompts(self) -> list[str | list[int]]:
-        found = [self.prompt] if isinstance(self.prompt, str) or _is_ids(self.prompt) else self.prompt
-        if not isinstance(found, list) or not found or len(found) > MOST_PROMPTS:
-            raise invalid("prompt", f"prompt: give a text, an array of tokens, or an array of at most {MOST_PROMPTS} of these")
-        if not all(isinstance(one, str) or _is_ids(one) for one in found):
-            raise invalid("prompt", "prompt: give a text, an array of tokens, or an array of these")
-        return found
-
 
 class Completion:
     """The choices of one request: `n` for each prompt. `start` may refuse; then `whole` or `stream`."""
@@ -66,13 +59,12 @@ class Completion:
         choice = request.token_choice(logprobs=request.logprobs)
         if request.echo and request.logprobs is not None:
             choice = replace(choice, prompt_logprobs=request.logprobs)
-        prompts = request.prompts()
-        if len(prompts) * choice.num_choices > MOST_PROMPTS:
-            raise invalid("n", f"n: {len(prompts)} prompts of {choice.num_choices} choices are more than {MOST_PROMPTS}")
-        for given in prompts:
-            prompt = await self._front.encoded(given) if isinstance(given, str) else Prompt(self._checked(given))
+        given = several(request.prompt, "prompt", MOST_PROMPTS)
+        if len(given) * choice.num_choices > MOST_PROMPTS:
+            raise invalid("n", f"n: {len(given)} prompts of {choice.num_choices} choices are more than {MOST_PROMPTS}")
+        self._prompts = await prompts(self._front, given, "prompt")
+        for prompt in self._prompts:
             self._front.check_length(prompt, of_messages=False)
-            self._prompts.append(prompt)
         for prompt in self._prompts:
             most = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
             self.answers += begin(self._front, prompt, Reading(), choice, origin, most_tokens=most)
@@ -130,22 +122,11 @@ class Completion:
         prompt = self._prompts[index // (self._request.n or 1)]
         return self._front.tokenizer.decode(prompt.ids) if prompt.text is None else prompt.text
 
-    def _checked(self, ids: list[int]) -> list[int]:
-        if any(not 0 <= index < self._front.vocabulary for index in ids):
-            raise HttpError(400, f"prompt: a token is outside of the vocabulary of {self._front.vocabulary}", param="prompt")
-        if not ids:
-            raise invalid("prompt", "prompt: it is empty; give at least one token")
-        return ids
-
     def _usage(self) -> Usage:
         total = Usage(sum(len(prompt.ids) for prompt in self._prompts))
         for answer in self.answers:
             total.add(answer.usage)
         return total
-
-
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(type(one) is int for one in value) and bool(value)
 
 
 def _text(parts: Sequence[Part]) -> str:

@@ -1,4 +1,4 @@
-"""What the APIs that generate have in common as HTTP: a body in, JSON or a stream out, errors in the API's form."""
+"""What the APIs that ask the engine have in common as HTTP: a body in, JSON or a stream out, errors in the API's form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from tsrun.serve.answers import Answer, Origin
+from tsrun.serve.answers import Origin
 from tsrun.serve.bodies import MOST_BYTES, parsed
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import HttpError, http_error
@@ -24,11 +24,21 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 _MOST_NAMES = 1000  # of unknown fields that are counted
 
 
+class Running(Protocol):
+    """What runs in the engine for a request."""
+
+    async def accepted(self) -> None:
+        """Raises RequestError where the engine refuses it."""
+
+    def close(self) -> None:
+        """Once, however it ends: what still runs then is aborted."""
+
+
 class Answering(Protocol):
     """One request under way: `start` may refuse, then one of the others. answers: what then runs, to be aborted when nobody reads on."""
 
     @property
-    def answers(self) -> Sequence[Answer]: ...
+    def answers(self) -> Sequence[Running]: ...
     async def start(self, origin: Origin) -> None: ...
     async def whole(self) -> dict[str, Any]: ...
     def stream(self) -> AsyncIterator[bytes]: ...
@@ -72,13 +82,14 @@ class UnknownFields:
 
 @dataclass(frozen=True)
 class Generating(Generic[Body]):
-    """An ASGI application for one path."""
+    """An ASGI application for one path. embeds: whether it asks the model for embeddings; None: for nothing."""
 
     front: Front
     form: type[Body]
     answer: Callable[[Front, Body], Answering]
     dialect: Dialect
     unknown: UnknownFields
+    embeds: bool | None = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id: str = scope["state"]["request_id"]
@@ -88,7 +99,10 @@ class Generating(Generic[Body]):
             return self.dialect.error_body(error, request_id)
 
         try:
-            body, unknown = parsed(await read_body(receive), self.form)
+            data = await read_body(receive)
+            if self.embeds is not None:
+                self.front.check_gives(embeddings=self.embeds)
+            body, unknown = parsed(data, self.form)
             self.unknown.note(scope["path"], unknown)
             answer = self.answer(self.front, body)
             origin = replace(scope["state"]["origin"], session=session_key(_session_fields(body), scope["state"]["headers"]))

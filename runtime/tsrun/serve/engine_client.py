@@ -21,12 +21,13 @@ import zmq
 import zmq.asyncio
 
 from tsrun.errors import MachineError, RequestError, TsrunError
-from tsrun.generation import Event, GenerationRequest, PageEvent
+from tsrun.generation import EmbeddingRequest, Event, GenerationRequest, PageEvent
 from tsrun.limits import LimitOptions
 from tsrun.serve.engine_process import Failed, Spec
 from tsrun.serve.messages import (
     Abort,
     Accepted,
+    Embed,
     Events,
     Follow,
     FromFront,
@@ -217,11 +218,12 @@ class EngineClient:
         self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
         return ready
 
-    def submit(self, request: GenerationRequest) -> Generation:
+    def submit(self, request: GenerationRequest | EmbeddingRequest) -> Generation:
         number = self._number()
         if not self._generations:
             self.last_news = time.monotonic()
-        self.send(Submit(number, request))  # which may fail, where a number has too many digits
+        message = Submit(number, request) if isinstance(request, GenerationRequest) else Embed(number, request)
+        self.send(message)  # which may fail, where a number has too many digits
         generation = self._generations[number] = Generation(self, number)
         return generation
 

@@ -25,11 +25,12 @@ from tskernels.waiting import spin_briefly
 from tsrun.engine import Engine
 from tsrun.errors import RequestError, TsrunError
 from tsrun.generate import open_engine
-from tsrun.generation import Event, GenerationRequest
+from tsrun.generation import EmbeddingRequest, Event, GenerationRequest
 from tsrun.limits import LimitOptions
 from tsrun.serve.messages import (
     Abort,
     Accepted,
+    Embed,
     Events,
     Follow,
     FromEngine,
@@ -135,6 +136,8 @@ class EngineServer:
                 else:  # others need not wait until its grammar is compiled
                     compiled = self._compiler.submit(self._engine.prepare, what.constraint)
                     self._compiling[front, request] = what, compiled
+            case Embed(request, embedding):
+                self._submit(front, request, embedding)
             case Abort(request):
                 aborted = self._numbers.get((front, request))
                 if aborted is not None:
@@ -150,7 +153,7 @@ class EngineServer:
             case Stop() as stop:
                 self._stop = stop
 
-    def _submit(self, front: Front, request: int, what: GenerationRequest) -> None:
+    def _submit(self, front: Front, request: int, what: GenerationRequest | EmbeddingRequest) -> None:
         try:
             number = self._engine.submit(what)
         except RequestError as error:

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from tsrun.errors import RequestError
-from tsrun.generation import GenerationRequest
+from tsrun.generation import NO_EMBEDDINGS, NO_TOKENS, EmbeddingRequest, GenerationRequest
 from tsrun.parsing import Choice
 from tsrun.serve.admission import Admission
 from tsrun.serve.conversation import Conversation
@@ -61,6 +61,8 @@ class Front:
         self.sessions = Sessions()
         self.drops_nonces = True
         """Whether what clients put before a prompt for billing is left out of it."""
+        self.embedding: int | None = None
+        """How many numbers an embedding has, of a model that gives them instead of tokens."""
         self._known = KnownTexts(tokenizer.encode_rendered, cuts=_may_be_cut(tokenizer))
         self._thread = ThreadPoolExecutor(1, "tsrun-prompts")
 
@@ -77,11 +79,18 @@ class Front:
         read = partial(self._read, owner=owner)
         return read(conversation) if size < _SHORT else await self._run(read, conversation)
 
-    async def encoded(self, text: str) -> Prompt:
-        """A text that begins a sequence."""
+    async def encoded(self, texts: Sequence[str]) -> list[Prompt]:
+        """Texts that each begin a sequence."""
         self.check_open()
-        ids = self.tokenizer.encode(text) if len(text) < _SHORT else await self._run(self.tokenizer.encode, text)
-        return Prompt(ids, text)
+
+        def encode(texts: Sequence[str]) -> list[Prompt]:
+            return [Prompt(self.encode(text), text) for text in texts]
+
+        return encode(texts) if sum(map(len, texts)) < _SHORT else await self._run(encode, texts)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text that begins a sequence, and of which nothing follows where the model gives embeddings."""
+        return self.tokenizer.encode(text) if self.embedding is None else self.tokenizer.encode_whole(text)
 
     def _read(self, conversation: Conversation, owner: str) -> Prompt:
         text = render(self.tokenizer, conversation)
@@ -94,7 +103,7 @@ class Front:
 
     def check_length(self, prompt: Prompt, *, of_messages: bool) -> None:
         if len(prompt.ids) >= self.ready.max_context:
-            raise context_exceeded(self.ready.max_context, len(prompt.ids), of_messages=of_messages)
+            raise context_exceeded(self.ready.max_context, len(prompt.ids), "messages" if of_messages else "prompt")
 
     def reading(self, conversation: Conversation, prompt: Prompt, *, is_call: bool = False, most_calls: int | None = None) -> Reading:
         """How the answer to a conversation is to be read. is_call: it was constrained to be one call, and is that alone."""
@@ -113,7 +122,13 @@ class Front:
         if self.is_draining:
             raise HttpError(503, "the server is shutting down", retry_after=10)
 
-    def submit(self, request: GenerationRequest) -> Generation:
+    def check_gives(self, *, embeddings: bool) -> None:
+        """Raises HttpError where the model gives the other: tokens, or embeddings."""
+        if embeddings != (self.embedding is not None):
+            what, mend = NO_EMBEDDINGS if embeddings else NO_TOKENS
+            raise HttpError(400, f"{what}; {mend}", param="model", code="model_not_supported")
+
+    def submit(self, request: GenerationRequest | EmbeddingRequest) -> Generation:
         return self.engine.submit(request)
 
     def keep(self, prompt: Prompt, text: str, ids: Sequence[int]) -> None:

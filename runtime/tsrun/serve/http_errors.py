@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tsrun.errors import MachineError, RequestError
 
@@ -50,9 +50,8 @@ def invalid(field: str, message: str) -> HttpError:
     return HttpError(400, message, param=field, code="invalid_value")
 
 
-def context_exceeded(max_context: int, num_tokens: int, *, of_messages: bool) -> HttpError:
+def context_exceeded(max_context: int, num_tokens: int, parts: Literal["messages", "prompt", "input"]) -> HttpError:
     """In OpenAI's own words, which agents look for and show."""
-    parts = "messages" if of_messages else "prompt"
     message = (
         f"This model's maximum context length is {max_context} tokens. However, your {parts} resulted in {num_tokens} tokens. "
         f"Please reduce the length of the {parts}."

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tsrun.generation import Event, GenerationRequest, Load, PageEvent
+from tsrun.generation import EmbeddingRequest, Event, GenerationRequest, Load, PageEvent
 
 Message = TypeVar("Message")
 
@@ -21,6 +21,13 @@ class Hello(msgspec.Struct, tag=True):
 class Submit(msgspec.Struct, tag=True):
     request: int
     what: GenerationRequest
+
+
+class Embed(msgspec.Struct, tag=True):
+    """Submit a sequence to a model that gives embeddings."""
+
+    request: int
+    what: EmbeddingRequest
 
 
 class Abort(msgspec.Struct, tag=True):
@@ -52,7 +59,7 @@ class Unfollow(msgspec.Struct, tag=True):
     follower: int
 
 
-FromFront = Hello | Submit | Abort | Stop | Follow | Passed | Unfollow
+FromFront = Hello | Submit | Embed | Abort | Stop | Follow | Passed | Unfollow
 
 
 class Ready(msgspec.Struct, tag=True):

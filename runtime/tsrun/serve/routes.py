@@ -19,6 +19,7 @@ from tsrun.serve.anthropic import CountTokens, MessagesAnswer, MessagesRequest, 
 from tsrun.serve.bodies import parsed
 from tsrun.serve.chat import ChatAnswer, ChatRequest
 from tsrun.serve.completions import Completion, CompletionRequest
+from tsrun.serve.embeddings import Embeddings, EmbeddingsRequest
 from tsrun.serve.endpoints import AnthropicDialect, Dialect, Generating, UnknownFields, read_body
 from tsrun.serve.front import Front
 from tsrun.serve.health import Health
@@ -37,8 +38,8 @@ def application(front: Front, health: Health) -> Starlette:
     kept = KeptResponses()
     status = Status(front)
 
-    def generating(form: Any, answer: Any, dialect: Dialect = OPENAI) -> Generating[Any]:
-        return Generating(front, form, answer, dialect, unknown)
+    def generating(form: Any, answer: Any, dialect: Dialect = OPENAI, *, embeds: bool | None = False) -> Generating[Any]:
+        return Generating(front, form, answer, dialect, unknown, embeds)
 
     def answered(form: Any) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -67,7 +68,11 @@ def application(front: Front, health: Health) -> Starlette:
         ),
         (
             _posted(CountTokens)("/v1/messages/count_tokens", "How many tokens messages are."),
-            generating(CountTokens, TokenCount, ANTHROPIC),
+            generating(CountTokens, TokenCount, ANTHROPIC, embeds=None),
+        ),
+        (
+            _posted(EmbeddingsRequest)("/v1/embeddings", "Texts as vectors, of a model that gives them: OpenAI's form."),
+            generating(EmbeddingsRequest, Embeddings, embeds=True),
         ),
         (Operation("GET", "/v1/models", "The model that is served."), _models(front)),
         (Operation("GET", "/v1/models/{model}", "The same, by its name."), _models(front)),

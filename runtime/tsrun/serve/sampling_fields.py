@@ -77,16 +77,12 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 
     def token_choice(self, *, logprobs: int | None = None, call: Constraint | None = None) -> TokenChoice:
         """Raises HttpError where a field has no meaning. call: the answer must be one."""
-        if self.priority is not None and not 0 <= self.priority <= MOST_PRIORITY:
-            raise invalid("priority", f"priority: got {self.priority}; give 0 (first) to {MOST_PRIORITY}")
+        check_queueing(self.priority, self.deadline_seconds)
         if self.n is not None and not 1 <= self.n <= MOST_CHOICES:
             raise invalid("n", f"n: got {self.n}; give 1 to {MOST_CHOICES}")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > MOST_STOPS or "" in stops:
             raise invalid("stop", f"stop: give at most {MOST_STOPS} texts, none of them empty")
-        seconds = self.deadline_seconds
-        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-            raise invalid("deadline_seconds", f"deadline_seconds: got {seconds}; give a positive number")
         for name, count in (("top_logprobs", logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if count is not None and not 0 <= count <= MOST_LOGPROBS:
                 raise invalid(name, f"{name}: got {count}; give 0 to {MOST_LOGPROBS}")
@@ -96,7 +92,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             num_choices=self.n or 1,
             ignore_eos=bool(self.ignore_eos),
             priority=self.priority or 0,
-            deadline_seconds=seconds,
+            deadline_seconds=self.deadline_seconds,
             cache_salt=self.cache_salt,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             logprobs=logprobs,
@@ -144,6 +140,14 @@ def _biases(given: Mapping[str, float]) -> dict[int, float]:
         return {int(token): bias for token, bias in given.items()}
     except ValueError:
         raise invalid("logit_bias", "logit_bias: give ids of tokens") from None
+
+
+def check_queueing(priority: int | None, deadline_seconds: float | None) -> None:
+    """Raise HttpError where one of them has no meaning."""
+    if priority is not None and not 0 <= priority <= MOST_PRIORITY:
+        raise invalid("priority", f"priority: got {priority}; give 0 (first) to {MOST_PRIORITY}")
+    if deadline_seconds is not None and not (math.isfinite(deadline_seconds) and deadline_seconds > 0):
+        raise invalid("deadline_seconds", f"deadline_seconds: got {deadline_seconds}; give a positive number")
 
 
 def check_count(field: str, value: int | None) -> None:

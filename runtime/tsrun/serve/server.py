@@ -51,6 +51,7 @@ class ServeOptions:
     ssl_keyfile: Path | None = None
     mesh: str | None = None
     dtype: str | None = None
+    entry: str | None = None
     limits: LimitOptions = field(default_factory=LimitOptions)
     threads: int | None = None
 
@@ -59,11 +60,13 @@ def serve(options: ServeOptions) -> None:
     """Serve until SIGINT or SIGTERM."""
     _check(options)
     began = time.perf_counter()
-    path = resolve(options.path, options.mesh, options.dtype)
+    path = resolve(options.path, options.mesh, options.dtype, options.entry)
     manifest = read_manifest(path)
     if "tokenizer/tokenizer.json" not in manifest.files:
         what = "has no tokenizer, since its checkpoint had none"
         raise ArtifactError(str(path), what, "compile a checkpoint with tokenizer.json")
+    if options.grpc and manifest.gives == "embeddings":
+        raise UsageError("--grpc", "the gateway's protocol has no embeddings, which this model gives", "serve it over HTTP")
     asyncio.run((_serve_grpc if options.grpc else _serve_http)(options, path, manifest, began))
 
 
@@ -77,6 +80,7 @@ async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, beg
         choice = _parsers(options, reader, manifest)
         front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, admission)
         front.drops_nonces = options.drops_nonces
+        front.embedding = manifest.embedding
         app = Gate(application(front, Health(front)), [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)])
         listener = HttpListener(app, listening, options.ssl_certfile, options.ssl_keyfile)
         say(f"{front.model} at {listener.url}, ready in {time.perf_counter() - began:.1f} s")

@@ -31,7 +31,7 @@ class Tokenize(msgspec.Struct, kw_only=True):
             ids = front.tokenizer.encode_rendered(render(front.tokenizer, conversation))
         else:
             assert self.prompt is not None
-            encode = front.tokenizer.encode_rendered if self.add_special_tokens is False else front.tokenizer.encode
+            encode = front.tokenizer.encode_rendered if self.add_special_tokens is False else front.encode
             ids = encode(self.prompt)
         return {"count": len(ids), "max_model_len": front.ready.max_context, "tokens": ids}
 

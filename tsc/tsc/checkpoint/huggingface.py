@@ -31,7 +31,7 @@ class HuggingFaceCheckpoint(Checkpoint):
             what = "is neither a directory nor a GGUF file"
             raise failure(NOT_A_CHECKPOINT, source, what, "give the directory that from_pretrained would take, or a .gguf file")
         super().__init__(source, *load_config(source))
-        self._rows = _stored_tensors(source)
+        self._rows = _as_part_of_a_model(_stored_tensors(source))
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -52,6 +52,13 @@ class HuggingFaceCheckpoint(Checkpoint):
     def _generation(self) -> Mapping[str, Any]:
         path = self.source / "generation_config.json"
         return parse_json(path, read_file(path)) if path.exists() else {}
+
+
+def _as_part_of_a_model(rows: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """A decoder that was saved without a head, as embedding models are, has no `model.` before its names: it is put there."""
+    if "embed_tokens.weight" not in rows:
+        return rows
+    return {f"model.{name}": row for name, row in rows.items()}
 
 
 def _stored_tensors(source: Path) -> dict[str, StoredTensor]:

@@ -60,10 +60,10 @@ Seen = list[list[tuple[str, NodeType, Tensor]]]
 """Of each step, the observed values in order."""
 
 
-def simulate(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, int], seed: int = 0) -> Simulation:
+def simulate(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, int], seed: int = 0, entry: str | None = None) -> Simulation:
     """Run a prompt of two sequences, a chunk beside a token, and a token each. Raises CompileError."""
-    several = _lowered(model, config, mesh)
-    one = _lowered(model, config, {})
+    several = _lowered(model, config, mesh, entry)
+    one = _lowered(model, config, {}, entry)
     size = sum(8 * math.prod(f.size or 0 for f in p.type.shape.factors) for w in stored_weights(one) for p in w.parts)
     if size > MOST_BYTES:
         fix = "pass a config with fewer layers and smaller dimensions: placements do not depend on them"
@@ -85,8 +85,8 @@ def simulate(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, i
     return Simulation(several.mesh.ranks, _collectives(several), tuple(comparisons.values()))
 
 
-def _lowered(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, int]) -> Program:
-    program = lower(place_model(model, config, mesh, Options("f32")))
+def _lowered(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, int], entry: str | None) -> Program:
+    program = lower(place_model(model, config, mesh, Options("f32"), entry=entry))
     verify(program, "lower")
     return program
 
