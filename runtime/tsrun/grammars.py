@@ -6,6 +6,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -68,7 +69,7 @@ class Grammars:
     def _compiled(self, constraint: Constraint) -> LLMatcher | RequestError:
         if constraint.kind == "gbnf":
             try:
-                return self._compiled(Constraint("lark", self._check.lark(constraint.text)))
+                return self._compiled(replace(constraint, kind="lark", text=self._check.lark(constraint.text)))
             except ValueError as error:
                 return _refused(constraint, str(error))
         try:

@@ -146,7 +146,7 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
         stop_token_ids=choice.stop_token_ids,
         logprobs=choice.logprobs,
         prompt_logprobs=choice.prompt_logprobs,
-        constraint=choice.constraint,
+        constraint=reading.constraint,
         shown=reading.shown,
     )
     requests = siblings(request, choice.num_choices)

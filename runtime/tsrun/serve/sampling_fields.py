@@ -75,8 +75,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
 
-    def token_choice(self, *, logprobs: int | None = None, call: Constraint | None = None) -> TokenChoice:
-        """Raises HttpError where a field has no meaning. call: the answer must be one."""
+    def token_choice(self, *, logprobs: int | None = None) -> TokenChoice:
+        """Raises HttpError where a field has no meaning."""
         if self.priority is not None and not 0 <= self.priority <= MOST_PRIORITY:
             raise invalid("priority", f"priority: got {self.priority}; give 0 (first) to {MOST_PRIORITY}")
         if self.n is not None and not 1 <= self.n <= MOST_CHOICES:
@@ -101,7 +101,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             logprobs=logprobs,
             prompt_logprobs=self.prompt_logprobs,
-            constraint=constraints.only(call, self._constraint()),
+            constraint=self._constraint(),
         )
 
     def _constraint(self) -> Constraint | None:
