@@ -36,11 +36,12 @@ class TokenChoice:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
+    min_tokens: int = 0
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
-    """temperature and top_p have OpenAI's defaults; top_k, min_p, repetition_penalty, ignore_eos, priority, cache_salt, session_id and
-    deadline_seconds are ours and vLLM's."""
+    """temperature and top_p have OpenAI's defaults; top_k, min_p, repetition_penalty, ignore_eos, min_tokens, priority, cache_salt,
+    session_id and deadline_seconds are ours and vLLM's."""
 
     model: str | None = None
     temperature: float | None = None
@@ -64,6 +65,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     session_id: str | None = None
     deadline_seconds: float | None = None
     stop_token_ids: list[int] | None = None
+    min_tokens: int | None = None
     prompt_logprobs: int | None = None
     response_format: Any = None
     regex: str | None = None
@@ -79,6 +81,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
         """Raises HttpError where a field has no meaning."""
         if self.priority is not None and not 0 <= self.priority <= MOST_PRIORITY:
             raise invalid("priority", f"priority: got {self.priority}; give 0 (first) to {MOST_PRIORITY}")
+        if self.min_tokens is not None and self.min_tokens < 0:
+            raise invalid("min_tokens", f"min_tokens: got {self.min_tokens}; give a count, 0 being off")
         if self.n is not None and not 1 <= self.n <= MOST_CHOICES:
             raise invalid("n", f"n: got {self.n}; give 1 to {MOST_CHOICES}")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -102,6 +106,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             logprobs=logprobs,
             prompt_logprobs=self.prompt_logprobs,
             constraint=self._constraint(),
+            min_tokens=self.min_tokens or 0,
         )
 
     def _constraint(self) -> Constraint | None:
