@@ -234,7 +234,7 @@ def test_reasoning_stands_before_what_is_asked(reasoning: str, open: str, close:
 @pytest.mark.parametrize(
     ("tools", "schema", "said"),
     [
-        ("pythonic", SCHEMA, "can not say how `pythonic` writes calls"),
+        ("pythonic", SCHEMA, "how `pythonic` writes calls"),
         ("gemma4", SCHEMA, "`gemma4`"),
         ("qwen3_coder", {"properties": {"a": {"type": "string", "pattern": "x"}}}, "`pattern`"),
         ("qwen3_coder", {"properties": {"a": {"type": ["string", "integer"]}}}, "a text or something else"),

@@ -188,7 +188,9 @@ def test_what_follows_a_tag_is_constrained(stub: Any) -> None:
 def test_an_answer_has_at_least_so_many_tokens(stub: Any) -> None:
     bias = {str(EOS): 100.0}
     for least in (0, 5):
-        ((ids, last),) = answers(stub.Generate(asked(PROMPT, 9, sampling={"min_new_tokens": least, "logit_bias": bias})))
+        ((ids, last),) = answers(
+            stub.Generate(asked(PROMPT, 9, sampling={"min_new_tokens": least, "logit_bias": bias, "ignore_eos": False}))
+        )
         assert (len(ids), last.finish_reason) == (least + 1, "stop")
 
 

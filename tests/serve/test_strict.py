@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ import openai
 import pytest
 from tests.serve.conftest import Server, start
 from tests.serve.willing_engine import ask
+
+from tsrun.parsing import Tool, named
+from tsrun.serve.constraints import whole
+from tsrun.serve.front import _can_call
+from tsrun.serve.http_errors import HttpError
 
 SCHEMA = {
     "type": "object",
@@ -157,3 +163,17 @@ def test_what_can_not_hold_is_refused(client: Any, fields: dict[str, Any], said:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match=said):
             chat(client, "x", stream=stream, **fields)
+
+
+def test_a_format_without_words_for_calls_is_refused_unless_a_call_is_required() -> None:
+    tool = Tool("weather", SCHEMA, strict=True)
+    for name, can in (("pythonic", False), ("gemma3", False), ("hermes", True), ("glm", True)):
+        choice = named(tools=name)
+        assert _can_call(choice, [tool]) == can
+        if not can:
+            with pytest.raises(HttpError, match=f"tools: .* how `{name}` writes calls") as refusal:
+                whole(None, choice, [tool], must_call=False, starts_inside=False, special_id=lambda text: None)
+            assert (refusal.value.status, refusal.value.param) == (400, "tools")
+        loose = replace(tool, strict=False)
+        assert whole(None, choice, [loose], must_call=False, starts_inside=False, special_id=lambda text: None) is None
+    assert not _can_call(named(tools="glm"), [Tool("f", {"properties": {"a": {"type": "string", "pattern": "x"}}}, strict=True)])

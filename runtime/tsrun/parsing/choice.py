@@ -114,11 +114,6 @@ class Choice:
 
         return Parser(grammar)
 
-    @property
-    def can_write_calls(self) -> bool:
-        """Whether a model can be made to write calls in this format."""
-        return self.tools is not None and TOOL_FORMATS[self.tools].writing is not None
-
     def form(self, tools: Tools = (), *, must_call: bool = False, has_form: bool = False, starts_inside: bool = False) -> Form:
         """Of one answer, as `parser` reads it: what the model thinks, then calls of these tools, text, or (`has_form`) what the request
         itself says of it. must_call: one call, and nothing else. Raises Unwritable where the format has no words for it."""
@@ -134,7 +129,7 @@ class Choice:
     def _after_reasoning(self, tools: Tools, must_call: bool, content: Form | None, without: tuple[str, ...]) -> Form:
         calls = TOOL_FORMATS[self.tools].writing if self.tools and (tools or self.tools == HARMONY) else None
         if calls is None and tools:
-            raise Unwritable(f"strict tools: a grammar can not say how `{self.tools}` writes calls" if self.tools else "calls of tools")
+            raise Unwritable(f"how `{self.tools}` writes calls" if self.tools else "how this model writes calls")
         if calls is None:
             assert content is not None, "nothing is asked of the answer"
             return content

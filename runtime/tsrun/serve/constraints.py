@@ -87,7 +87,12 @@ def whole(
     try:
         form = choice.form(called, must_call=must_call, has_form=own is not None, starts_inside=starts_inside)
     except Unwritable as error:
-        raise HttpError(400, f"`strict` is not supported here: {error}", param="tools", code="unsupported_parameter") from None
+        raise HttpError(
+            400,
+            f"tools: the arguments can not be made to follow their schema, since a grammar can not say {error}",
+            param="tools",
+            code="unsupported_parameter",
+        ) from None
     frame = lark_of(form, special_id)
     try:
         return Constraint("tools", frame) if own is None else replace(own, frame=frame)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
 from tsrun.generation import GenerationRequest
-from tsrun.parsing import Choice
+from tsrun.parsing import Choice, Tool, Unwritable
 from tsrun.serve import constraints
 from tsrun.serve.admission import Admission
 from tsrun.serve.conversation import Conversation
@@ -105,12 +105,12 @@ class Front:
         choice = self._choice
         tools = parsed_tools(conversation) if conversation.tools else None
         must_call = bool(conversation.must_call)
-        if tools and (not knows_tools(self.tokenizer.template_source) or (must_call and not choice.can_write_calls)):
+        called = [tool for tool in tools or () if not must_call or tool.name in conversation.must_call]
+        if tools and (not knows_tools(self.tokenizer.template_source) or (must_call and not _can_call(choice, called))):
             choice = replace(choice, tools=TOOLS_AS_TEXT)
         inside = prompt.text is not None and choice.starts_inside(prompt.text)
         parser = partial(choice.parser, tools, starts_inside=inside)
         first = parser if most_calls is None else lambda: FirstCalls(parser(), most_calls)
-        called = [tool for tool in tools or () if not must_call or tool.name in conversation.must_call]
         constraint = constraints.whole(own, choice, called, must_call=must_call, starts_inside=inside, special_id=self.tokenizer.special_id)
         return Reading(first, self.tokenizer.special_ids_of(choice.tags), constraint)
 
@@ -143,6 +143,15 @@ class Front:
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _can_call(choice: Choice, tools: Sequence[Tool]) -> bool:
+    """Whether the format of the model's family has words for a call of one of the tools."""
+    try:
+        choice.form(tools, must_call=True)
+    except Unwritable:
+        return False
+    return True
 
 
 def _may_be_cut(tokenizer: Tokenizer) -> bool:
