@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, assert_never, get_args
 
 from tsrun.errors import RequestError
+from tsrun.lark import ANSWER, WHITESPACE, quoted
 
-ConstraintKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf", "choice", "structural_tag"]
+ConstraintKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf", "choice", "structural_tag", "tools"]
 _MOST_CHARACTERS = 2**19
-_WHITESPACE = r"[ \t\n\r]{0,32}"  # between JSON's signs: a bound, since small models would else write it for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +20,28 @@ class Constraint:
 
     text: a JSON schema; nothing; a regular expression; a grammar in llguidance's Lark, or in GBNF (`root ::= ...`); a JSON list of texts,
     one of which is the answer; or `{"structures": [{"begin", "schema", "end"}, ...], "triggers": [...]}`, where text is free up to a
-    trigger, also as XGrammar's format `triggered_tags`.
+    trigger, also as XGrammar's format `triggered_tags`; or, of `tools`, a grammar in Lark that we have made of theirs.
+    frame: a grammar in Lark of the whole, in which `@answer` is what kind and text say: where the model may think first, or call a tool
+    instead.
     """
 
     kind: ConstraintKind
     text: str = ""
+    frame: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ConstraintKind):
             raise RequestError("constraint", f"got {self.kind!r}", f"give one of {', '.join(get_args(ConstraintKind))}")
-        if len(self.text) > _MOST_CHARACTERS:
-            raise RequestError(self.kind, f"it has {len(self.text):,} characters", f"give at most {_MOST_CHARACTERS:,}")
+        size = len(self.text) + len(self.frame)
+        if size > _MOST_CHARACTERS:
+            raise RequestError(self.kind, f"it has {size:,} characters", f"give at most {_MOST_CHARACTERS:,}")
 
     def grammar(self, special: Collection[str] = ()) -> str:
         """The same for llguidance; what the grammar's text means is checked when it is compiled. special: the tokens that no text has."""
+        found = self._grammar(special)
+        return _framed(self.frame, found) if self.frame else found
+
+    def _grammar(self, special: Collection[str]) -> str:
         from llguidance import LLMatcher  # late: only who constrains needs it
 
         match self.kind:
@@ -43,7 +51,7 @@ class Constraint:
                 return _of_schema('{"type": "object"}')
             case "regex":
                 return LLMatcher.grammar_from_regex(self.text)
-            case "lark":
+            case "lark" | "tools":
                 return LLMatcher.grammar_from_lark(self.text)
             case "gbnf":
                 raise RequestError("gbnf", "it is not translated", "have `GrammarCheck.lark` translate it, which may be stopped")
@@ -54,6 +62,13 @@ class Constraint:
         assert_never(self.kind)
 
 
+def _framed(frame: str, grammar: str) -> str:
+    """Several grammars are a JSON list, of which the first may refer to the others by name."""
+    is_list = grammar.lstrip().startswith("{")
+    first, *others = json.loads(grammar)["grammars"] if is_list else [{"lark_grammar": grammar}]
+    return json.dumps({"grammars": [{"lark_grammar": frame}, {**first, "name": ANSWER}, *others]})
+
+
 def _of_schema(text: str) -> str:
     from llguidance import LLMatcher
 
@@ -62,7 +77,7 @@ def _of_schema(text: str) -> str:
         raise RequestError("json_schema", "it is no object", "give a JSON schema")
     if schema is False:
         raise RequestError("json_schema", "nothing is of the schema `false`", "give another")
-    options = {"whitespace_pattern": _WHITESPACE, "lenient": False}
+    options = {"whitespace_pattern": WHITESPACE, "lenient": False}
     return LLMatcher.grammar_from_json_schema("{}" if schema is True else text, overrides=options)  # type: ignore[arg-type]
 
 
@@ -70,7 +85,7 @@ def _of_choice(text: str) -> str:
     choices = _parsed("choice", text)
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
         raise RequestError("choice", "it is no list of texts", "give one text at least, as JSON")
-    return "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    return "start: " + " | ".join(map(quoted, choices))
 
 
 def _of_tags(text: str, special: Collection[str]) -> str:

@@ -7,14 +7,16 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from tsrun.allowed import Allowed, Unended
 from tsrun.artifact import Artifact
 from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
+from tsrun.generation import GenerationRequest
 from tsrun.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tsrun.grammars import Grammars
-    from tsrun.matching import Masks, Matching
+    from tsrun.matching import Masks
 
 
 class Constraints:
@@ -30,17 +32,23 @@ class Constraints:
         """Compile a constraint, in any thread, so that it need not be waited for. RequestError when it can not be."""
         self._of_artifact().compile(constraint)
 
-    def matching(self, constraint: Constraint, *, ignore_eos: bool) -> Matching:
-        """A new answer's place in a constraint. RequestError when it can not be compiled."""
-        return self._of_artifact().matching(constraint, ignore_eos=ignore_eos)
+    def allowed(self, request: GenerationRequest) -> Allowed | None:
+        """What the tokens of a new answer may be, None where all may. RequestError when its constraint can not be compiled."""
+        if request.constraint is not None:
+            return self._of_artifact().matching(request)
+        if not request.min_tokens:
+            return None
+        manifest = self._artifact.manifest
+        ends = (*request.stop_token_ids, *(() if request.ignore_eos else manifest.eos_token_ids))
+        return Unended(request.min_tokens, vocabulary=manifest.vocabulary, end_ids=ends)
 
-    def fill(self, matchings: Sequence[Matching]) -> Future[None]:
+    def fill(self, answers: Sequence[Allowed]) -> Future[None]:
         """Begin to find out what may come next, while the model computes what it makes of the same tokens."""
         if self._masks is None:
             from tsrun.matching import Masks
 
             self._masks = Masks()
-        return self._masks.fill(matchings)
+        return self._masks.fill(answers)
 
     def close(self) -> None:
         """End thread and process. May be called again."""

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsrun._core import Sampler, Scheduler, StepPlan
+from tsrun.allowed import Allowed
 from tsrun.artifact import Artifact
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
@@ -49,7 +50,6 @@ from tsrun.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tsrun._core import Logprobs
-    from tsrun.matching import Matching
 
 Observer = Callable[[StepLogits], None]
 
@@ -156,11 +156,9 @@ class Engine:
         if request.stop and self.tokenizer is None:
             raise RequestError("stop", "the artifact has no tokenizer, so there is no text to stop at", "leave it out")
         max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
-        matching = None
-        if request.constraint is not None:
-            matching = self._constraints.matching(request.constraint, ignore_eos=request.ignore_eos)
+        allowed = self._constraints.allowed(request)
         eos_ids = self.artifact.manifest.eos_token_ids
-        stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, matching=matching)
+        stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, allowed=allowed)
         now = time.monotonic()
         try:
             self._scheduler.submit(
@@ -354,18 +352,23 @@ class Engine:
         if self._gives == "embeddings":
             return Embeds([s for s, _ in self._sampling(plan)])
         samplers: list[Sampler | None] = [None] * len(plan.requests)
-        matchings: list[Matching] = []
+        answers: list[Allowed] = []
+        asked: dict[int, Allowed] = {}
         for s, request in self._sampling(plan):
             stream = self._streams[request]
             samplers[s] = stream.sampler
-            if stream.matching is not None:
-                matchings.append(stream.matching)
-        masks = self._constraints.fill(matchings) if matchings else None
+            if stream.allowed is None:
+                continue
+            if keep_S[s] == 1:
+                asked[s] = stream.allowed
+            else:
+                answers.append(stream.allowed)
+        masks = self._constraints.fill(answers) if answers else None
         if not scored:
-            return Draws(samplers, plan.lengths, masks, keep=keep_S)
+            return Draws(samplers, plan.lengths, masks, keep=keep_S, asked=asked)
         nothing = np.zeros(len(scored), dtype=np.int32)
         positions, keep_S = np.concatenate((plan.lengths, nothing)), np.concatenate((keep_S, nothing))
-        return Draws([*samplers, *[None] * len(scored)], positions, masks, scored, keep_S)
+        return Draws([*samplers, *[None] * len(scored)], positions, masks, scored, keep_S, asked)
 
     def _tokens(self, plan: StepPlan, result: Output) -> Ints:
         """The next token of each sequence of the step, 0 where it gets none, negative where there is none for it."""
@@ -384,16 +387,16 @@ class Engine:
             stream, token = self._streams[request], int(tokens_S[s])
             if token < 0:
                 del self._streams[request]
-                error = self._no_token(token, int(plan.lengths[s]), stream.matching)
-                failed.append(Event(request, (), stream.flush(), "error", error=error.line))
-            elif stream.matching is not None:
-                stream.matching.take(token)
+                error = self._no_token(token, int(plan.lengths[s]), stream.allowed)
+                failed.append(Event(request, (), stream.flush(), "error", error=error.line, by_request=token == NONE_ALLOWED))
+            elif stream.allowed is not None:
+                stream.allowed.take(token)
         return failed
 
-    def _no_token(self, why: int, position: int, matching: Matching | None) -> RequestError:
+    def _no_token(self, why: int, position: int, allowed: Allowed | None) -> RequestError:
         where = f"position {position}"
         if why == NONE_ALLOWED:
-            what = (matching and matching.error) or "none of the tokens that it allows has a finite logit"
+            what = (allowed and allowed.error) or "none of the tokens that it allows has a finite logit"
             return RequestError(where, f"the constraint can not go on: {what}", "give another constraint")
         what = "embedding" if self._gives == "embeddings" else "largest logit"
         return RequestError(where, f"the model's {what} is not finite", "check the weights and the dtype")

@@ -30,7 +30,8 @@ class GenerationRequest:
     it, beside the model's own, which `ignore_eos` leaves out; logprobs: give the log probability of each token, and of so many of the
     likeliest, 20 at most, as the model has them before anything is adjusted, filtered or constrained; prompt_logprobs: the same for the
     tokens of the prompt, which is then computed anew, in small steps; constraint: what the answer must look like; where nothing more may
-    come it ends, `ignore_eos` or not; shown: special tokens that are text here.
+    come it ends, `ignore_eos` or not; shown: special tokens that are text here; min_tokens: it has so many before a token ends it,
+    unless its constraint leaves no other, and before stop strings are looked for.
     """
 
     prompt: Sequence[int]
@@ -47,11 +48,14 @@ class GenerationRequest:
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     shown: tuple[int, ...] = ()
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name, count in (("logprobs", self.logprobs), ("prompt-logprobs", self.prompt_logprobs)):
             if count is not None and not 0 <= count <= _MOST_LOGPROBS:
                 raise RequestError(name, f"got {count}", f"give a count from 0 to {_MOST_LOGPROBS}")
+        if self.min_tokens < 0 or (self.max_tokens is not None and self.min_tokens > self.max_tokens):
+            raise RequestError("min-tokens", f"got {self.min_tokens}", "give a count from 0 to that of the most tokens")
 
     @property
     def needs_logits(self) -> tuple[str, ...]:
@@ -61,13 +65,15 @@ class GenerationRequest:
             "logprobs": self.logprobs is not None,
             "prompt-logprobs": self.prompt_logprobs is not None,
             "constraint": self.constraint is not None,
+            "min-tokens": self.min_tokens > 0,
         }
         return (*self.sampling.adjusted_by, *(name for name, is_asked in asked.items() if is_asked))
 
     @property
     def keep(self) -> int:
         """How many of the largest logits it looks at; 0 is all."""
-        return self.sampling.keep if self.logprobs is None and self.constraint is None else 0
+        is_free = self.constraint is None and not self.min_tokens
+        return self.sampling.keep if self.logprobs is None and is_free else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +127,8 @@ class Event:
 
     cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted. stopped_by: the stop string, or the
     token, that it stopped at. logprobs: of each token, where the request asks for them; prompt_logprobs: of each token of the
-    prompt but the first, with the first token. error: why it could not go on, in one line. embedding: what an `EmbeddingRequest` asked
-    for, of length 1, as little-endian f32.
+    prompt but the first, with the first token. error: why it could not go on, in one line; by_request: for what it asks, not for the model.
+    embedding: what an `EmbeddingRequest` asked for, of length 1, as little-endian f32.
     """
 
     request: int
@@ -134,6 +140,7 @@ class Event:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    by_request: bool = False
     embedding: bytes | None = None
 
 

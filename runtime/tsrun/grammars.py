@@ -6,6 +6,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -13,6 +14,7 @@ from llguidance import LLMatcher
 
 from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
+from tsrun.generation import GenerationRequest
 from tsrun.grammar_check import GrammarCheck
 from tsrun.grammar_compiler import compiled, grammar_tokens
 from tsrun.matching import Matching
@@ -36,10 +38,16 @@ class Grammars:
         self._kept: OrderedDict[Constraint, LLMatcher | RequestError] = OrderedDict()
         self._keeping = Lock()
 
-    def matching(self, constraint: Constraint, *, ignore_eos: bool) -> Matching:
-        """A new answer's place in a constraint. RequestError when it can not be compiled."""
-        matcher = self.compile(constraint).deep_copy()
-        return Matching(matcher, vocabulary=self._vocabulary, eos_ids=self._eos_ids, ignore_eos=ignore_eos)
+    def matching(self, request: GenerationRequest) -> Matching:
+        """A new answer's place in its constraint. RequestError when it can not be compiled."""
+        assert request.constraint is not None
+        return Matching(
+            self.compile(request.constraint).deep_copy(),
+            vocabulary=self._vocabulary,
+            ignored=self._eos_ids if request.ignore_eos else (),
+            early=(*self._eos_ids, *request.stop_token_ids),
+            min_tokens=request.min_tokens,
+        )
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """What is copied for each answer. Of the same text it is the same, and so is the error."""
@@ -68,7 +76,7 @@ class Grammars:
     def _compiled(self, constraint: Constraint) -> LLMatcher | RequestError:
         if constraint.kind == "gbnf":
             try:
-                return self._compiled(Constraint("lark", self._check.lark(constraint.text)))
+                return self._compiled(replace(constraint, kind="lark", text=self._check.lark(constraint.text)))
             except ValueError as error:
                 return _refused(constraint, str(error))
         try:

@@ -26,6 +26,7 @@ from tsrun.step import Ints
 
 if TYPE_CHECKING:
     from tsrun._core import Logprobs
+    from tsrun.allowed import Allowed
 
 Words = NDArray[np.uint32]
 NOT_FINITE = -1
@@ -162,20 +163,29 @@ class Chosen:
 class Draws:
     """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S];
     masks: over when the samplers may read what is allowed; scored: tokens of prompts, by the step's last rows; keep:
-    so many of each row's largest logits are there [S], 0 being all."""
+    so many of each row's largest logits are there [S], 0 being all; asked: by their places, what says of sequences whose largest logit
+    alone is there whether its token may come."""
 
     samplers: Sequence[Sampler | None]
     positions: Ints
     masks: Future[None] | None = None
     scored: Sequence[Scored] = ()
     keep: Ints | None = None
+    asked: Mapping[int, Allowed] = field(default_factory=dict)
 
     def choose(self, logits: Output) -> Chosen:
         """Without the interpreter's lock."""
         if self.masks is not None:
             self.masks.result()
         rows = (logits.address, logits.dtype, logits.shape[1])
-        tokens, logprobs = choose(*rows, self.samplers, self.positions, logits.largest, self.keep)
+        samplers = [None if s in self.asked else sampler for s, sampler in enumerate(self.samplers)] if self.asked else self.samplers
+        tokens, logprobs = choose(*rows, samplers, self.positions, logits.largest, self.keep)
+        for s, allowed in self.asked.items():
+            assert logits.largest is not None
+            tokens[s] = logits.largest[s]
+            if tokens[s] >= 0 and not allowed.permits(int(tokens[s])):
+                allowed.fill()
+                tokens[s] = NOT_KEPT
         return Chosen(tokens, logprobs, scores(logits, self.scored) if self.scored else ())
 
     def choose_again(self, logits: Output, chosen: Chosen) -> Chosen:

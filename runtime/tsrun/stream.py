@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from tsrun.allowed import Allowed
 from tsrun.detokenizer import Decoder, Detokenizer
 from tsrun.generation import FinishReason, GenerationRequest
 from tsrun.scoring import PromptScores
 from tsrun.stops import StopStrings
-
-if TYPE_CHECKING:
-    from tsrun.matching import Matching
 
 
 class SpecialDecoder(Protocol):
@@ -42,31 +40,35 @@ class Stream:
         decoder: SpecialDecoder | None,
         eos_ids: Collection[int],
         max_tokens: int,
-        matching: Matching | None = None,
+        allowed: Allowed | None = None,
     ) -> None:
         self.keep = request.keep
         is_plain = request.sampling.greedy and not request.sampling.adjusted_by and request.logprobs is None
-        self.first_keep = 1 if matching is not None and is_plain else self.keep
-        self.matching = matching
-        allowed = None if matching is None else matching.allowed
-        self.sampler = request.sampling.sampler(request.prompt, allowed=allowed, logprobs=request.logprobs)
+        self.first_keep = 1 if allowed is not None and is_plain else self.keep
+        self.allowed = allowed
+        bits = None if allowed is None else allowed.bits
+        self.sampler = request.sampling.sampler(request.prompt, allowed=bits, logprobs=request.logprobs)
         self.scores = None if request.prompt_logprobs is None else PromptScores(request.prompt, request.prompt_logprobs)
         self.stopped_by: str | int | None = None
         shown: Decoder | None = _Showing(decoder, request.shown) if decoder is not None and request.shown else decoder
         self._detokenizer = None if shown is None else Detokenizer(shown, request.prompt)
         self._stops = StopStrings(request.stop)
-        ends_at_eos = not request.ignore_eos or matching is not None  # a constraint then has eos only where nothing else may come
+        ends_at_eos = not request.ignore_eos or request.constraint is not None  # it then has eos only where nothing else may come
         self._end_ids = frozenset(request.stop_token_ids) | frozenset(eos_ids if ends_at_eos else ())
         self._left = max_tokens
+        self._unended = request.min_tokens
 
     def take(self, token: int) -> tuple[str, FinishReason | None]:
         """Take the next token; return the text to show and, at the end, why it ended. A token that ends a request has no text."""
         self._left -= 1
+        self._unended -= 1
         if token in self._end_ids:
             text = self.flush()
             self.stopped_by = token if self._stops.met is None else self._stops.met
             return text, "stop"
-        text = "" if self._detokenizer is None else self._stops.feed(self._detokenizer.feed(token))
+        text = "" if self._detokenizer is None else self._detokenizer.feed(token)
+        if self._unended < 0:
+            text = self._stops.feed(text)
         if self._stops.met is None and self._left <= 0:
             text += self.flush()
         self.stopped_by = self._stops.met

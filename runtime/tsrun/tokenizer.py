@@ -100,8 +100,12 @@ class Tokenizer:
 
     def special_ids_of(self, texts: Collection[str]) -> tuple[int, ...]:
         """Those of the texts that are special tokens."""
-        found = (self._encoder.id_of(text) for text in texts)
-        return tuple(index for index in found if index is not None and index in self.special_ids)
+        return tuple(index for index in map(self.special_id, texts) if index is not None)
+
+    def special_id(self, text: str) -> int | None:
+        """Of a text that is a special token."""
+        index = self._encoder.id_of(text)
+        return index if index in self.special_ids else None
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:

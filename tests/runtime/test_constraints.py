@@ -56,11 +56,12 @@ def is_of_schema(text: str) -> bool:
     return list(found) == ["n", "t"] and 0 <= found["n"] <= 99 and found["t"] in ("a", "é")
 
 
+CHOICES = ["yes", 'no "\\\n', "😀", "\t\x00\x1b\x7f"]
 CASES: dict[str, tuple[Constraint, Callable[[str], object]]] = {
     "json_schema": (Constraint("json_schema", json.dumps(SCHEMA)), is_of_schema),
     "json_object": (Constraint("json_object"), lambda text: isinstance(json.loads(text), dict)),
     "regex": (Constraint("regex", "[0-9]{3}-é?(x|yz)"), re.compile("[0-9]{3}-é?(x|yz)").fullmatch),
-    "choice": (Constraint("choice", json.dumps(["yes", 'no "\\\n', "😀"])), lambda text: text in ("yes", 'no "\\\n', "😀")),
+    "choice": (Constraint("choice", json.dumps(CHOICES)), lambda text: text in CHOICES),
     "lark": (Constraint("lark", 'start: "<" item ("," item){1,3} ">"\nitem: /[ab]{2}/'), re.compile("<[ab]{2}(,[ab]{2}){1,3}>").fullmatch),
     "gbnf": (Constraint("gbnf", 'root ::= "(" item item? ")"\nitem ::= [0-9] "é"?'), re.compile(r"\(([0-9]é?)+\)").fullmatch),
 }
@@ -132,6 +133,27 @@ def test_a_greedy_token_is_the_largest_that_is_allowed(engine: Engine, toy: Toy)
             assert token == digits[int(toy.logits(ids)[-1][digits].argmax())]
             ids.append(token)
         assert len(ids) == len(prompt) + 12
+
+
+@kinds
+def test_one_token_is_permitted_if_it_is_among_all_that_are(engine: Engine, kind: str) -> None:
+    """As greedy sampling asks, whose largest logit is allowed most often."""
+    rng = np.random.default_rng(3)
+    for ignore_eos, least in ((False, 0), (True, 0), (False, 4)):
+        asked = GenerationRequest([9], constraint=CASES[kind][0], ignore_eos=ignore_eos, min_tokens=least)
+        place, same = (engine._constraints.allowed(asked) for _ in range(2))
+        assert place is not None
+        assert same is not None
+        for _ in range(30):
+            place.fill()
+            allowed = [token for token in range(260) if place.bits[token // 32] >> np.uint32(token % 32) & 1]
+            permitted = [token for token in range(260) if same.permits(token)]
+            assert permitted == allowed or (allowed == [EOS] and not permitted), "where it is over, all are looked at"
+            token = int(rng.choice(allowed))
+            if token == EOS:
+                break
+            place.take(token)
+            same.take(token)
 
 
 @pytest.mark.parametrize("tags", [TAGS, XGRAMMAR_TAGS], ids=["structures", "xgrammar"])

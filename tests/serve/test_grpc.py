@@ -185,13 +185,22 @@ def test_what_follows_a_tag_is_constrained(stub: Any) -> None:
     assert all(form.fullmatch(text) for text in inside), inside
 
 
+def test_an_answer_has_at_least_so_many_tokens(stub: Any) -> None:
+    bias = {str(EOS): 100.0}
+    for least in (0, 5):
+        ((ids, last),) = answers(
+            stub.Generate(asked(PROMPT, 9, sampling={"min_new_tokens": least, "logit_bias": bias, "ignore_eos": False}))
+        )
+        assert (len(ids), last.finish_reason) == (least, "stop")
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "images": (lambda: asked(PROMPT, 3, mm_inputs=proto.MultimodalInputs()), "mm_inputs: the model reads text alone"),
     "prefill elsewhere": (lambda: asked(PROMPT, 3, kv_bootstrap_info=proto.KvBootstrapInfo()), "kv_bootstrap_info: "),
     "pinned": (lambda: asked(PROMPT, 3, data_parallel_rank=0), "data_parallel_rank: "),
     "prompt logprobs": (lambda: asked(PROMPT, 3, return_logprob=True, logprob_start_len=0), "logprob_start_len: "),
     "chosen logprobs": (lambda: asked(PROMPT, 3, token_ids_logprob=[3]), "token_ids_logprob: "),
-    "at least": (lambda: asked(PROMPT, 3, sampling={"min_new_tokens": 2}), "min_new_tokens: "),
+    "at least": (lambda: asked(PROMPT, 3, sampling={"min_new_tokens": 4}), "min-tokens: got 4"),
     "custom": (lambda: asked(PROMPT, 3, sampling={"custom_params": {"color": "red"}}), "custom_params.color: got 'red'"),
     "priority": (lambda: asked(PROMPT, 3, sampling={"custom_params": {"priority": 9}}), "custom_params.priority: got 9.0"),
     "temperature": (lambda: asked(PROMPT, 3, sampling={"temperature": -1.0}), "temperature: got -1.0"),

@@ -49,6 +49,7 @@ VALUES: dict[str, list[Any]] = {
     "session_id": ["k"],
     "deadline_seconds": [100.0],
     "stop_token_ids": [[5]],
+    "min_tokens": [0, 1],
     "prompt_logprobs": [0, 2],
     "logprobs": [True, 3],
     "response_format": [{"type": "text"}, {"type": "json_object"}],

@@ -64,6 +64,8 @@ def test_an_answer_is_of_its_form_in_any_api(client: Any, fields: dict[str, Any]
         ({"extra_body": {"grammar": "start: nothing"}}, "nothing"),
         ({"extra_body": {"choice": ["a"], "regex": "a"}}, "constrained twice"),
         ({"extra_body": {"choice": []}}, "choice"),
+        ({"extra_body": {"min_tokens": -1}}, "min_tokens: got -1"),
+        ({"extra_body": {"min_tokens": 5}, "max_tokens": 4}, "min_tokens: got 5"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"99999": 1}}, "vocabulary"),
         ({"logit_bias": {"1": 101}}, "logit"),
@@ -77,6 +79,34 @@ def test_what_can_not_be_is_refused_and_harms_nobody(client: Any, fields: dict[s
         with pytest.raises(openai.BadRequestError, match=said):
             client.chat.completions.create(model="toy", messages=ASK, stream=stream, **fields)
     assert client.completions.create(model="toy", prompt="say", max_tokens=1).choices
+
+
+def test_choices_may_have_any_characters(client: Any) -> None:
+    for text in ("a\nb", "\t", "\x00", "\x7f\x1b\\"):
+        found = client.completions.create(model="toy", prompt="say", max_tokens=20, extra_body={"choice": [text]})
+        assert (found.choices[0].text, found.choices[0].finish_reason) == (text, "stop")
+
+
+def test_a_constraint_that_can_not_go_on_is_the_clients_error(client: Any, server: Server) -> None:
+    grammar = {"grammar": 'start: "ab" T\nT: /x/ & /y/'}
+    with pytest.raises(openai.BadRequestError, match="position 6: the constraint can not go on"):
+        client.completions.create(model="toy", prompt="say", extra_body=grammar)
+    stream = client.completions.create(model="toy", prompt="say", stream=True, extra_body=grammar)
+    assert "".join(next(stream).choices[0].text for _ in "ab") == "ab"
+    with pytest.raises(openai.APIError, match="the constraint can not go on") as refusal:
+        next(stream)
+    assert refusal.value.type == "invalid_request_error"
+    with server.client() as http:
+        assert http.get("/health").status_code == 200
+
+
+def test_answers_have_at_least_so_many_tokens(client: Any) -> None:
+    for least in (0, 5):
+        asked = {"extra_body": {"min_tokens": least}, "max_tokens": 9, "temperature": 0, "logit_bias": {"257": 100}}
+        whole = client.completions.create(model="toy", prompt="say", **asked)
+        chat = client.chat.completions.create(model="toy", messages=ASK, **asked)
+        for found in (whole, chat):
+            assert (found.usage.completion_tokens, found.choices[0].finish_reason) == (least + 1, "stop")
 
 
 def test_log_probabilities_of_a_chat(client: Any) -> None:

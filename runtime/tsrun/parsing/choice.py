@@ -8,11 +8,13 @@ from types import MappingProxyType
 
 from tsrun.errors import UsageError
 from tsrun.parsing import deepseek, gemma, glm, harmony, hermes, kimi, llama3, mistral, pythonic, qwen3_coder
+from tsrun.parsing.forms import Answer, Form, Maybe, Pattern, Until, Unwritable, series
 from tsrun.parsing.grammar import Grammar, Tools, plain
 from tsrun.parsing.parser import Parser
 from tsrun.parsing.parts import Parts
 from tsrun.parsing.reader import Reader, Wait
 from tsrun.parsing.thinking import think
+from tsrun.parsing.writing import Writing
 
 HARMONY = "harmony"
 """Reasoning and calls in one: the name of both parsers."""
@@ -20,10 +22,12 @@ HARMONY = "harmony"
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """How a family of models writes calls. `tags`: what has to be seen as text, though tokenizers have special tokens for it."""
+    """How a family of models writes calls. `tags`: what has to be seen as text, though tokenizers have special tokens for it; `writing`:
+    the same for models that are made to write so, None where that can not be said."""
 
     grammar: Callable[[Tools], Grammar]
     tags: tuple[str, ...]
+    writing: Writing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +40,18 @@ class ReasoningFormat:
 
 TOOL_FORMATS: Mapping[str, ToolFormat] = MappingProxyType(
     {
-        "deepseek": ToolFormat(deepseek.deepseek, deepseek.TAGS),
+        "deepseek": ToolFormat(deepseek.deepseek, deepseek.TAGS, deepseek.WRITING),
         "functiongemma": ToolFormat(gemma.function_gemma, gemma.FUNCTION_GEMMA_TAGS),
         "gemma3": ToolFormat(pythonic.tool_code, ()),
         "gemma4": ToolFormat(gemma.gemma4, gemma.GEMMA4_TAGS),
-        "glm": ToolFormat(glm.glm, glm.TAGS),
-        HARMONY: ToolFormat(lambda tools: harmony.harmony, harmony.TAGS),
-        "hermes": ToolFormat(hermes.hermes, hermes.TAGS),
-        "kimi_k2": ToolFormat(kimi.kimi, kimi.TAGS),
-        "llama3_json": ToolFormat(llama3.llama3, llama3.TAGS),
-        "mistral": ToolFormat(mistral.mistral, mistral.TAGS),
+        "glm": ToolFormat(glm.glm, glm.TAGS, glm.WRITING),
+        HARMONY: ToolFormat(lambda tools: harmony.harmony, harmony.TAGS, harmony.WRITING),
+        "hermes": ToolFormat(hermes.hermes, hermes.TAGS, hermes.WRITING),
+        "kimi_k2": ToolFormat(kimi.kimi, kimi.TAGS, kimi.WRITING),
+        "llama3_json": ToolFormat(llama3.llama3, llama3.TAGS, llama3.WRITING),
+        "mistral": ToolFormat(mistral.mistral, mistral.TAGS, mistral.WRITING),
         "pythonic": ToolFormat(pythonic.pythonic, pythonic.TAGS),
-        "qwen3_coder": ToolFormat(qwen3_coder.qwen3_coder, qwen3_coder.TAGS),
+        "qwen3_coder": ToolFormat(qwen3_coder.qwen3_coder, qwen3_coder.TAGS, qwen3_coder.WRITING),
     }
 )
 REASONING_FORMATS: Mapping[str, ReasoningFormat] = MappingProxyType(
@@ -109,6 +113,27 @@ class Choice:
             yield from calls(reader, parts)
 
         return Parser(grammar)
+
+    def form(self, tools: Tools = (), *, must_call: bool = False, has_form: bool = False, starts_inside: bool = False) -> Form:
+        """Of one answer, as `parser` reads it: what the model thinks, then calls of these tools, text, or (`has_form`) what the request
+        itself says of it. must_call: one call, and nothing else. Raises Unwritable where the format has no words for it."""
+        between = REASONING_FORMATS.get(self.reasoning or "")
+        found = self._after_reasoning(tools, must_call, Answer() if has_form else None, () if between is None else (between.open,))
+        if between is None:
+            return found
+        space = Maybe(Pattern("[ \\t\\r\\n]{1,8}"))
+        if starts_inside:
+            return series(Until(between.close), space, found)
+        return series(Maybe(series(Until(between.close, after=between.open), space)), found)
+
+    def _after_reasoning(self, tools: Tools, must_call: bool, content: Form | None, without: tuple[str, ...]) -> Form:
+        calls = TOOL_FORMATS[self.tools].writing if self.tools and (tools or self.tools == HARMONY) else None
+        if calls is None and tools:
+            raise Unwritable(f"how `{self.tools}` writes calls" if self.tools else "how this model writes calls")
+        if calls is None:
+            assert content is not None, "nothing is asked of the answer"
+            return content
+        return calls.call(tools) if must_call else calls.answer(tools, content, without)
 
 
 def named(*, tools: str | None = None, reasoning: str | None = None) -> Choice:

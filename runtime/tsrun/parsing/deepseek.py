@@ -3,9 +3,11 @@ has the name, and after the separator the name, a line break and the arguments a
 
 from __future__ import annotations
 
-from tsrun.parsing.grammar import Grammar, Tools, json_arguments, section
+from tsrun.parsing.forms import Form, Json, Maybe, Tag, one_of, series
+from tsrun.parsing.grammar import Grammar, Tool, Tools, json_arguments, section
 from tsrun.parsing.parts import Parts
 from tsrun.parsing.reader import Reader, Wait
+from tsrun.parsing.writing import among_text, calls_of, plain_name, schema_of
 
 _SECTION, _END_SECTION = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _SEPARATOR, _END_CALL = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -34,3 +36,16 @@ def _call(reader: Reader, parts: Parts) -> Wait[None]:
     yield from reader.space()
     if (yield from reader.literal(_END_CALL)):
         reader.claim()
+
+
+def _written(tools: Tools, single: bool) -> Form:
+    def call(tool: Tool) -> Form:
+        name, arguments = plain_name(tool.name), Json(schema_of(tool))
+        new = series(name, Tag(_SEPARATOR), arguments)
+        old = series("function", Tag(_SEPARATOR), f"{name}\n{_BLOCK}\n", arguments, f"\n{_END_BLOCK}")
+        return series(Tag(_CALL), one_of(new, old), Tag(_END_CALL))
+
+    return series(calls_of(tools, call, Maybe("\n"), single=single), Tag(_END_SECTION))
+
+
+WRITING = among_text(_SECTION, _written, _CALL)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from tsrun.parsing.grammar import Grammar, Tools, tagged
+from tsrun.parsing.forms import Form, Maybe, Tag, series
+from tsrun.parsing.grammar import Grammar, Tool, Tools, tagged
 from tsrun.parsing.parts import Parts
 from tsrun.parsing.reader import Reader, Wait
 from tsrun.parsing.typed import ArgumentWriter, TypedArguments
+from tsrun.parsing.typed_writing import arguments
+from tsrun.parsing.writing import among_text, calls_of, plain_name
 
 _CALL, _END_CALL = "<tool_call>", "</tool_call>"
 _KEY, _END_KEY = "<arg_key>", "</arg_key>"
@@ -36,3 +39,16 @@ def glm(tools: Tools) -> Grammar:
         (writer or ArgumentWriter(parts, name)).close()
 
     return tagged((_CALL,), call)
+
+
+def _written(tools: Tools, single: bool) -> Form:
+    def begin(name: Form) -> Form:
+        return series(Tag(_KEY), name, Tag(_END_KEY), Maybe("\n"), Tag(_VALUE))
+
+    def call(tool: Tool) -> Form:
+        return series(plain_name(tool.name), Maybe("\n"), arguments(tool, begin, _END_VALUE, line=False), Tag(_END_CALL))
+
+    return calls_of(tools, call, "", single=True)
+
+
+WRITING = among_text(_CALL, _written)

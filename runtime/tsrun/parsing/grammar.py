@@ -20,10 +20,11 @@ Body: TypeAlias = Callable[[Reader, Parts, str], Wait[None]]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool of the request; `parameters` is the JSON schema of its arguments."""
+    """A tool of the request; `parameters` is the JSON schema of its arguments, which they must follow where it is `strict`."""
 
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
 
 
 Tools: TypeAlias = Sequence[Tool]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 
-from tsrun.parsing.grammar import attempt, json_arguments, tagged
+from tsrun.parsing.forms import Form, Free, Json, Maybe, Repeat, Tag, Until, one_of, series
+from tsrun.parsing.grammar import Tool, Tools, attempt, json_arguments, tagged
 from tsrun.parsing.parts import Parts
 from tsrun.parsing.reader import Malformed, Reader, Wait
+from tsrun.parsing.writing import Writing, plain_name, schema_of
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 _END, _RETURN, _CALL = _ENDS = ("<|end|>", "<|return|>", "<|call|>")
@@ -61,3 +63,28 @@ def _header(reader: Reader, tag: str) -> Wait[str]:
         if left < 0 or not pieces[-1]:
             raise Malformed
     return "".join(pieces)
+
+
+def _call(tools: Tools) -> Form:
+    """Messages of reasoning, then the one that calls. The prompt ended with `<|start|>assistant`, and what ends a call ends the answer."""
+    return series(Repeat(_message("analysis")), one_of(*map(_written, tools)))
+
+
+def _answer(tools: Tools, content: Form | None, without: tuple[str, ...]) -> Form:
+    """As `_call`, where a message to the user may stand before the call, or instead of it the final one."""
+    final = series(Tag(_CHANNEL), "final", Tag(_MESSAGE), content or Free(TAGS))
+    return series(Repeat(one_of(_message("analysis"), _message("commentary"))), one_of(final, *map(_written, tools)))
+
+
+def _message(channel: str) -> Form:
+    others = tuple(tag for tag in TAGS if tag != _END)
+    return series(Tag(_CHANNEL), channel, Tag(_MESSAGE), Until(_END, without=others), Tag(_START), "assistant")
+
+
+def _written(tool: Tool) -> Form:
+    to = f" to=functions.{plain_name(tool.name)}"
+    header = one_of(series(Tag(_CHANNEL), f"commentary{to}"), series(to, Tag(_CHANNEL), "commentary"))
+    return series(header, Maybe(series(" ", Tag(_CONSTRAIN), "json")), Tag(_MESSAGE), Json(schema_of(tool)))
+
+
+WRITING = Writing(_call, _answer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tsrun.parsing import writing
+from tsrun.parsing.forms import Form, Tag, series
 from tsrun.parsing.grammar import Grammar, Tools, json_call, tagged
 from tsrun.parsing.parts import Parts
 from tsrun.parsing.reader import Reader, Wait
@@ -21,3 +23,10 @@ def _call(reader: Reader, parts: Parts, tag: str) -> Wait[None]:
     yield from reader.space()
     if (yield from reader.literal(CLOSE)):
         reader.claim()
+
+
+def _written(tools: Tools, single: bool) -> Form:
+    return series("\n", writing.calls_of(tools, writing.json_call, "", single=True), "\n", Tag(CLOSE))
+
+
+WRITING = writing.among_text(OPEN, _written)

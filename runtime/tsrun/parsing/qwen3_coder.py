@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from tsrun.parsing.grammar import Grammar, Tools, tagged
+from tsrun.parsing.forms import Form, Tag, series
+from tsrun.parsing.grammar import Grammar, Tool, Tools, tagged
 from tsrun.parsing.parts import Parts
 from tsrun.parsing.reader import Reader, Wait
 from tsrun.parsing.typed import ArgumentWriter, TypedArguments
+from tsrun.parsing.typed_writing import arguments
+from tsrun.parsing.writing import among_text, calls_of, plain_name
 
 _CALL, _END_CALL = "<tool_call>", "</tool_call>"
 _FUNCTION, _END_FUNCTION = "<function=", "</function>"
@@ -41,3 +44,14 @@ def qwen3_coder(tools: Tools) -> Grammar:
             reader.claim()
 
     return tagged((_CALL, _FUNCTION), call)
+
+
+def _written(tools: Tools, single: bool) -> Form:
+    def call(tool: Tool) -> Form:
+        values = arguments(tool, lambda name: series(_PARAMETER, name, ">"), _END_PARAMETER, line=True)
+        return series(f"\n{_FUNCTION}{plain_name(tool.name)}>\n", values, f"{_END_FUNCTION}\n", Tag(_END_CALL))
+
+    return calls_of(tools, call, "", single=True)
+
+
+WRITING = among_text(_CALL, _written, _FUNCTION)

@@ -12,7 +12,7 @@ from tsrun.generation import Event, FinishReason, GenerationRequest, TokenLogpro
 from tsrun.parsing import CallBegin, Part, Reasoning
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
-from tsrun.serve.http_errors import HttpError
+from tsrun.serve.http_errors import HttpError, invalid
 from tsrun.serve.metrics import Latency
 from tsrun.serve.reading import Reading
 from tsrun.serve.sampling_fields import TokenChoice
@@ -102,7 +102,7 @@ class Answer:
 
     def _take(self, event: Event, batch: Batch) -> None:
         if event.error is not None:
-            raise HttpError(500 if self.usage.completion else 400, event.error)
+            raise HttpError(400 if event.by_request else 500, event.error)
         parts = self._parser.feed(event.text)
         if event.finish_reason is not None:
             self.finish_reason = event.finish_reason
@@ -130,6 +130,8 @@ class Answer:
 
 def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, origin: Origin, *, most_tokens: int | None) -> list[Answer]:
     """Submit all continuations that a request asks for."""
+    if most_tokens is not None and choice.min_tokens > most_tokens:
+        raise invalid("min_tokens", f"min_tokens: got {choice.min_tokens}; the answer has {most_tokens} tokens at most")
     earlier: int | None = 0
     if origin.session is not None and prompt.text is not None:
         earlier = front.sessions.note(f"{origin.user} {origin.session}", prompt.text, len(prompt.ids), goes_on=prompt.goes_on)
@@ -146,7 +148,8 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
         stop_token_ids=choice.stop_token_ids,
         logprobs=choice.logprobs,
         prompt_logprobs=choice.prompt_logprobs,
-        constraint=choice.constraint,
+        constraint=reading.constraint,
+        min_tokens=choice.min_tokens,
         shown=reading.shown,
     )
     requests = siblings(request, choice.num_choices)

@@ -10,15 +10,15 @@ from typing import Any, assert_never
 
 import msgspec
 
-from tsrun.constraint import Constraint
 from tsrun.parsing import CallArguments, CallBegin, CallEnd, Content, Part, Reasoning
 from tsrun.serve.answers import Answer, Origin, begin
-from tsrun.serve.constraints import of_call, of_format, only
+from tsrun.serve.constraints import of_format
 from tsrun.serve.conversation import Conversation, Message, Tool, text_of, tool_call
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import HttpError, invalid
 from tsrun.serve.sampling_fields import SamplingFields, TokenChoice, check_count
 from tsrun.serve.sse import event
+from tsrun.serve.tools import strict_names
 
 _BILLING = re.compile(r"x-anthropic-billing-header:[^\n]*\n?")
 """What Claude Code puts before its system prompt: the build, and in some of them a number that changes with each request, which would
@@ -47,11 +47,9 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
     def streams(self) -> bool:
         return bool(self.stream)
 
-    def token_choice(self, call: Constraint | None) -> TokenChoice:
+    def token_choice(self) -> TokenChoice:
         fields = SamplingFields(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, stop=self.stop_sequences)
-        choice = fields.token_choice(call=call)
-        form = of_format((self.output_config or {}).get("format"), "output_config.format")
-        return replace(choice, constraint=only(choice.constraint, form))
+        return replace(fields.token_choice(), constraint=of_format((self.output_config or {}).get("format"), "output_config.format"))
 
     @property
     def most_calls(self) -> int | None:
@@ -74,7 +72,15 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
         effort = (self.output_config or {}).get("effort")
         if effort is not None:
             variables["reasoning_effort"] = {"xhigh": "high", "max": "high"}.get(effort, effort)  # templates know three
-        return Conversation(messages, self._tools(), variables, continues=messages[-1]["role"] == "assistant")
+        tools = self._tools()
+        return Conversation(
+            messages,
+            tools,
+            variables,
+            continues=messages[-1]["role"] == "assistant",
+            strict=strict_names(self.tools),
+            must_call=self._must_call([tool["function"]["name"] for tool in tools]),
+        )
 
     def _tools(self) -> list[Tool]:
         match self.tool_choice:
@@ -86,17 +92,17 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
                 raise invalid("tool_choice", "tool_choice: give an object with the `type` 'auto', 'any', 'tool' or 'none'")
         return [_tool(tool, f"tools[{index}]") for index, tool in enumerate(self.tools or ()) if _is_clients(tool, index)]
 
-    def required_call(self, tools: Sequence[Tool]) -> Constraint | None:
-        """What the answer must be where a call is required."""
+    def _must_call(self, names: Sequence[str]) -> frozenset[str]:
+        """Of the tools' names those of which one must be called."""
         match self.tool_choice:
-            case {"type": "any"} if tools:
-                return of_call(tools, None)
-            case {"type": "tool", "name": name} if name in [tool["function"]["name"] for tool in tools]:
-                return of_call(tools, name)
+            case {"type": "any"} if names:
+                return frozenset(names)
+            case {"type": "tool", "name": str(name)} if name in names:
+                return frozenset({name})
             case {"type": "any" | "tool"}:
                 raise invalid("tool_choice", "tool_choice: what must be called is not among `tools`")
             case _:
-                return None
+                return frozenset()
 
 
 def _is_clients(tool: Any, index: int) -> bool:
@@ -168,10 +174,9 @@ class MessagesAnswer:
             raise HttpError(400, "max_tokens: Field required", param="max_tokens")
         check_count("max_tokens", request.max_tokens)
         conversation = request.conversation(drops_billing=self._front.drops_nonces)
-        call = request.required_call(conversation.tools)
-        choice = request.token_choice(call)
+        choice = request.token_choice()
         prompt = await self._front.prompt_of(conversation, origin.salt(None))
-        reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=request.most_calls)
+        reading = self._front.reading(conversation, prompt, choice.constraint, most_calls=request.most_calls)
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_tokens)
 
     async def whole(self) -> dict[str, Any]:

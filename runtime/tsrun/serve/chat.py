@@ -16,7 +16,7 @@ from tsrun.serve.http_errors import invalid, unsupported
 from tsrun.serve.sampling_fields import SamplingFields, check_count
 from tsrun.serve.sse import event
 from tsrun.serve.token_logprobs import chat_logprobs, prompt_logprobs
-from tsrun.serve.tools import offered, required_call
+from tsrun.serve.tools import must_call, offered, strict_names
 from tsrun.serve.usage import Usage
 
 Delta = dict[str, Any]
@@ -69,7 +69,10 @@ class ChatRequest(SamplingFields, kw_only=True):
         continues = bool(self.continue_final_message)
         if continues and messages[-1]["role"] != "assistant":
             raise invalid("continue_final_message", "continue_final_message: the last message is not the assistant's")
-        return Conversation(messages, offered(self.tools, self.tool_choice), variables, continues)
+        tools = offered(self.tools, self.tool_choice)
+        return Conversation(
+            messages, tools, variables, continues, strict=strict_names(self.tools), must_call=must_call(tools, self.tool_choice)
+        )
 
 
 class ChatAnswer:
@@ -85,10 +88,9 @@ class ChatAnswer:
         request = self._request
         request.check()
         conversation = request.conversation()
-        call = required_call(conversation.tools, request.tool_choice)
-        choice = request.token_choice(logprobs=request.top_logprobs or 0 if request.logprobs else None, call=call)
+        choice = request.token_choice(logprobs=request.top_logprobs or 0 if request.logprobs else None)
         prompt = await self._front.prompt_of(conversation, origin.salt(request.cache_salt))
-        reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=request.most_calls)
+        reading = self._front.reading(conversation, prompt, choice.constraint, most_calls=request.most_calls)
         most = request.max_completion_tokens or request.max_tokens
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=most)
 

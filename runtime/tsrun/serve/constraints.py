@@ -1,14 +1,16 @@
-"""What an answer must look like, from the fields of each API that say so."""
+"""What an answer must look like, from the fields of each API that say so, and from the tools that it may or must call."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
-from tsrun.serve.conversation import Tool
+from tsrun.lark import lark_of
+from tsrun.parsing import Choice, Tool, Unwritable
 from tsrun.serve.http_errors import HttpError, invalid
 
 
@@ -66,19 +68,36 @@ def of_guided(fields: Mapping[str, Any] | None, field: str) -> Constraint | None
             raise invalid(field, f"{field}: give one of `json`, `json_object`, `regex`, `choice`, `grammar`")
 
 
-def of_call(tools: Sequence[Tool], name: str | None) -> Constraint:
-    """An answer that is one call, of the function of that name or of any: an object with its name and arguments."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool["function"]["name"]}, "arguments": tool["function"]["parameters"]},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in tools
-        if name is None or tool["function"]["name"] == name
-    ]
-    return _constraint("json_schema", json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls}), "tools")
+def whole(
+    own: Constraint | None,
+    choice: Choice,
+    tools: Sequence[Tool],
+    *,
+    must_call: bool,
+    starts_inside: bool,
+    special_id: Callable[[str], int | None],
+) -> Constraint | None:
+    """Of the whole answer as the model writes it: what it may think first, then a call in its family's format, or what the request itself
+    asks for. None where nothing is asked. HttpError where the format has no words for it."""
+    if must_call and own is not None:
+        raise invalid("tool_choice", f"the answer is constrained twice: by tool_choice and by {own.kind}; leave one out")
+    called = tools if any(tool.strict for tool in tools) else ()
+    if not called and (own is None or choice.reasoning is None):
+        return own
+    try:
+        form = choice.form(called, must_call=must_call, has_form=own is not None, starts_inside=starts_inside)
+    except Unwritable as error:
+        raise HttpError(
+            400,
+            f"tools: the arguments can not be made to follow their schema, since a grammar can not say {error}",
+            param="tools",
+            code="unsupported_parameter",
+        ) from None
+    frame = lark_of(form, special_id)
+    try:
+        return Constraint("tools", frame) if own is None else replace(own, frame=frame)
+    except RequestError as error:
+        raise invalid("tools", f"tools: {error.what}; {error.mend}") from None
 
 
 def _constraint(kind: Any, text: str, field: str) -> Constraint:

@@ -18,12 +18,15 @@ _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 class Conversation:
     """messages: with `role`, `content` (a text), and perhaps `tool_calls`, `tool_call_id`, `reasoning_content`; tools: in OpenAI's form,
     `{"type": "function", "function": {…}}`; variables: what else the template is given; continues: the answer goes on from the last
-    message, which the assistant has begun."""
+    message, which the assistant has begun; strict: names of tools whose arguments must follow their schemas; must_call: of those of which
+    one must be called, and nothing else be answered."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     continues: bool = False
+    strict: frozenset[str] = frozenset()
+    must_call: frozenset[str] = frozenset()
 
 
 def openai_messages(messages: Sequence[Any], param: str = "messages") -> list[Message]:

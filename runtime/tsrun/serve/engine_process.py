@@ -142,7 +142,8 @@ class EngineServer:
                 aborted = self._numbers.get((front, request))
                 if aborted is not None:
                     self._engine.abort(aborted)
-                elif self._compiling.pop((front, request), None) is not None:
+                elif (compiling := self._compiling.pop((front, request), None)) is not None:
+                    compiling[1].cancel()  # unless it has begun, and then it is over soon: others wait for none that nobody wants
                     self._send(front, Events([Event(request, (), "", "abort")], time.monotonic()))
             case Follow(follower):
                 self._pages.follow((front, follower))

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeVar
 
+from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
 from tsrun.generation import NO_EMBEDDINGS, NO_TOKENS, EmbeddingRequest, GenerationRequest
-from tsrun.parsing import Choice
+from tsrun.parsing import Choice, Tool, Unwritable
+from tsrun.serve import constraints
 from tsrun.serve.admission import Admission
 from tsrun.serve.conversation import Conversation
 from tsrun.serve.engine_client import EngineClient, Generation
@@ -19,7 +21,7 @@ from tsrun.serve.http_errors import HttpError, context_exceeded
 from tsrun.serve.known_texts import KnownTexts
 from tsrun.serve.messages import Ready
 from tsrun.serve.metrics import Metrics
-from tsrun.serve.reading import FirstCalls, Reading, WholeCall
+from tsrun.serve.reading import FirstCalls, Reading
 from tsrun.serve.rendering import TOOLS_AS_TEXT, knows_tools, render
 from tsrun.serve.sessions import Sessions
 from tsrun.serve.tools import parsed_tools
@@ -105,18 +107,21 @@ class Front:
         if len(prompt.ids) >= self.ready.max_context:
             raise context_exceeded(self.ready.max_context, len(prompt.ids), "messages" if of_messages else "prompt")
 
-    def reading(self, conversation: Conversation, prompt: Prompt, *, is_call: bool = False, most_calls: int | None = None) -> Reading:
-        """How the answer to a conversation is to be read. is_call: it was constrained to be one call, and is that alone."""
-        if is_call:
-            return Reading(WholeCall)
+    def reading(
+        self, conversation: Conversation, prompt: Prompt, own: Constraint | None = None, *, most_calls: int | None = None
+    ) -> Reading:
+        """How the answer to a conversation is to be written, and read. own: what the request says that it must look like."""
         choice = self._choice
-        tools = parsed_tools(conversation.tools) if conversation.tools else None
-        if tools and not knows_tools(self.tokenizer.template_source):
+        tools = parsed_tools(conversation) if conversation.tools else None
+        must_call = bool(conversation.must_call)
+        called = [tool for tool in tools or () if not must_call or tool.name in conversation.must_call]
+        if tools and (not knows_tools(self.tokenizer.template_source) or (must_call and not _can_call(choice, called))):
             choice = replace(choice, tools=TOOLS_AS_TEXT)
         inside = prompt.text is not None and choice.starts_inside(prompt.text)
         parser = partial(choice.parser, tools, starts_inside=inside)
         first = parser if most_calls is None else lambda: FirstCalls(parser(), most_calls)
-        return Reading(first, self.tokenizer.special_ids_of(choice.tags))
+        constraint = constraints.whole(own, choice, called, must_call=must_call, starts_inside=inside, special_id=self.tokenizer.special_id)
+        return Reading(first, self.tokenizer.special_ids_of(choice.tags), constraint)
 
     def check_open(self) -> None:
         if self.is_draining:
@@ -153,6 +158,15 @@ class Front:
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _can_call(choice: Choice, tools: Sequence[Tool]) -> bool:
+    """Whether the format of the model's family has words for a call of one of the tools."""
+    try:
+        choice.form(tools, must_call=True)
+    except Unwritable:
+        return False
+    return True
 
 
 def _may_be_cut(tokenizer: Tokenizer) -> bool:

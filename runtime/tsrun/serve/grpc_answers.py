@@ -59,7 +59,7 @@ class Reply:
 
     def _take(self, event: Event) -> None:
         if event.error is not None:
-            raise Failed(grpc.StatusCode.INTERNAL if self._usage.completion else grpc.StatusCode.INVALID_ARGUMENT, event.error)
+            raise Failed(grpc.StatusCode.INVALID_ARGUMENT if event.by_request else grpc.StatusCode.INTERNAL, event.error)
         self._latency.take(len(event.token_ids))
         self._usage.completion += len(event.token_ids)
         self._usage.cached = max(self._usage.cached, event.cached_tokens)

@@ -38,6 +38,7 @@ def requests_of(asked: Any) -> list[GenerationRequest]:
         stop=tuple(fields.stop),
         ignore_eos=fields.ignore_eos,
         stop_token_ids=tuple(fields.stop_token_ids),
+        min_tokens=fields.min_new_tokens,
         logprobs=asked.top_logprobs_num if asked.return_logprob else None,
         constraint=None if kind is None else Constraint(_CONSTRAINTS[kind], getattr(fields, kind)),
         **more,
@@ -53,8 +54,6 @@ def _check(asked: Any) -> None:
         raise RequestError("logprob_start_len", "the protocol has no place for the log probabilities of a prompt", "give -1")
     if asked.token_ids_logprob:
         raise RequestError("token_ids_logprob", "log probabilities are of the likeliest tokens", "give top_logprobs_num")
-    if asked.sampling_params.min_new_tokens:
-        raise RequestError("min_new_tokens", "an answer ends where the model ends it", "leave it out, or give ignore_eos")
 
 
 def _sampling(fields: Any) -> Sampling:

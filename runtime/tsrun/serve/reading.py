@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from tsrun.parsing import CallEnd, Parser, Part, named
+from tsrun.constraint import Constraint
+from tsrun.parsing import CallEnd, Parser, Part
 from tsrun.parsing.grammar import plain
 
 
@@ -20,20 +21,6 @@ class TextParser(Protocol):
 
     def feed(self, text: str) -> list[Part]: ...
     def finish(self) -> list[Part]: ...
-
-
-class WholeCall:
-    """A text that is one call, as JSON: read as such a call between the tags of the format that has it so."""
-
-    def __init__(self) -> None:
-        self._parser = named(tools="hermes").parser([])
-        self._parser.feed("<tool_call>")
-
-    def feed(self, text: str) -> list[Part]:
-        return self._parser.feed(text)
-
-    def finish(self) -> list[Part]:
-        return [*self._parser.feed("</tool_call>"), *self._parser.finish()]
 
 
 class FirstCalls:
@@ -60,7 +47,8 @@ class FirstCalls:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """shown: the special tokens that the parser has to see as text."""
+    """shown: the special tokens that the parser has to see as text; constraint: what the whole text must look like."""
 
     parser: Callable[[], TextParser] = plain_text
     shown: tuple[int, ...] = ()
+    constraint: Constraint | None = None

@@ -11,16 +11,15 @@ from typing import Any, assert_never
 
 import msgspec
 
-from tsrun.constraint import Constraint
 from tsrun.parsing import CallArguments, CallBegin, CallEnd, Content, Part, Reasoning
 from tsrun.serve.answers import Answer, Origin, begin
-from tsrun.serve.constraints import of_format, only
+from tsrun.serve.constraints import of_format
 from tsrun.serve.conversation import Conversation, Message, text_of, tool_call
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import HttpError, invalid, unsupported
 from tsrun.serve.sampling_fields import SamplingFields, TokenChoice, check_count
 from tsrun.serve.sse import event
-from tsrun.serve.tools import offered, required_call
+from tsrun.serve.tools import must_call, offered, strict_names
 
 MOST_KEPT = 1024
 """Responses; the oldest are forgotten."""
@@ -66,10 +65,9 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
         if self.truncation == "auto":
             raise unsupported("truncation", "shorten the input, or send 'disabled'")
 
-    def token_choice(self, call: Constraint | None) -> TokenChoice:
-        choice = SamplingFields(temperature=self.temperature, top_p=self.top_p).token_choice(call=call)
-        form = of_format((self.text or {}).get("format"), "text.format")
-        return replace(choice, constraint=only(choice.constraint, form))
+    def token_choice(self) -> TokenChoice:
+        choice = SamplingFields(temperature=self.temperature, top_p=self.top_p).token_choice()
+        return replace(choice, constraint=of_format((self.text or {}).get("format"), "text.format"))
 
 
 class KeptResponses:
@@ -167,12 +165,13 @@ class ResponseAnswer:
         messages = [*instructions, *messages_of(self._items)]
         effort = (request.reasoning or {}).get("effort")
         variables = {} if effort is None else {"reasoning_effort": effort}
-        conversation = Conversation(messages, offered(request.tools, request.tool_choice), variables)
-        call = required_call(conversation.tools, request.tool_choice)
-        choice = request.token_choice(call)
+        tools = offered(request.tools, request.tool_choice)
+        called = must_call(tools, request.tool_choice)
+        conversation = Conversation(messages, tools, variables, strict=strict_names(request.tools), must_call=called)
+        choice = request.token_choice()
         prompt = await self._front.prompt_of(conversation, origin.salt(None))
         most_calls = 1 if request.parallel_tool_calls is False else None
-        reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=most_calls)
+        reading = self._front.reading(conversation, prompt, choice.constraint, most_calls=most_calls)
         self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
 
     async def whole(self) -> dict[str, Any]:

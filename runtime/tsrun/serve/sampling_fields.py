@@ -36,11 +36,12 @@ class TokenChoice:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
+    min_tokens: int = 0
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
-    """temperature and top_p have OpenAI's defaults; top_k, min_p, repetition_penalty, ignore_eos, priority, cache_salt, session_id and
-    deadline_seconds are ours and vLLM's."""
+    """temperature and top_p have OpenAI's defaults; top_k, min_p, repetition_penalty, ignore_eos, min_tokens, priority, cache_salt,
+    session_id and deadline_seconds are ours and vLLM's."""
 
     model: str | None = None
     temperature: float | None = None
@@ -64,6 +65,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     session_id: str | None = None
     deadline_seconds: float | None = None
     stop_token_ids: list[int] | None = None
+    min_tokens: int | None = None
     prompt_logprobs: int | None = None
     response_format: Any = None
     regex: str | None = None
@@ -75,9 +77,11 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
 
-    def token_choice(self, *, logprobs: int | None = None, call: Constraint | None = None) -> TokenChoice:
-        """Raises HttpError where a field has no meaning. call: the answer must be one."""
+    def token_choice(self, *, logprobs: int | None = None) -> TokenChoice:
+        """Raises HttpError where a field has no meaning."""
         check_queueing(self.priority, self.deadline_seconds)
+        if self.min_tokens is not None and self.min_tokens < 0:
+            raise invalid("min_tokens", f"min_tokens: got {self.min_tokens}; give a count, 0 being off")
         if self.n is not None and not 1 <= self.n <= MOST_CHOICES:
             raise invalid("n", f"n: got {self.n}; give 1 to {MOST_CHOICES}")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -97,7 +101,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             logprobs=logprobs,
             prompt_logprobs=self.prompt_logprobs,
-            constraint=constraints.only(call, self._constraint()),
+            constraint=self._constraint(),
+            min_tokens=self.min_tokens or 0,
         )
 
     def _constraint(self) -> Constraint | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tsrun.constraint import Constraint
 from tsrun.parsing import Tool as ParsedTool
-from tsrun.serve.constraints import of_call
-from tsrun.serve.conversation import Tool
+from tsrun.serve.conversation import Conversation, Tool
 from tsrun.serve.http_errors import invalid
 
 ToolChoice = Literal["auto", "none", "required"]
@@ -28,10 +26,26 @@ def offered(tools: Sequence[Any] | None, tool_choice: Any) -> list[Tool]:
     return found
 
 
-def required_call(tools: Sequence[Tool], tool_choice: Any) -> Constraint | None:
-    """What the answer must be where a call is required."""
+def must_call(tools: Sequence[Tool], tool_choice: Any) -> frozenset[str]:
+    """Of those that are offered the names of which one must be called; none where the model may answer otherwise."""
     choice, name = chosen(tool_choice)
-    return of_call(tools, name) if choice == "required" else None
+    if choice != "required":
+        return frozenset()
+    return frozenset(tool["function"]["name"] for tool in tools) if name is None else frozenset({name})
+
+
+def strict_names(tools: Sequence[Any] | None) -> frozenset[str]:
+    """Of tools as a client sends them the names of those that are `strict`: in the function, or beside its name."""
+    found: set[str] = set()
+    for index, tool in enumerate(tools or ()):
+        function = tool.get("function", {}) if isinstance(tool, dict) else None
+        if isinstance(function, dict):
+            fields = {**tool, **function}
+            if not isinstance(fields.get("strict"), bool | None):
+                raise invalid(f"tools[{index}]", f"tools[{index}]: `strict` is true or false")
+            if fields.get("strict"):
+                found.add(str(fields.get("name")))
+    return frozenset(found)
 
 
 def chosen(tool_choice: Any) -> tuple[ToolChoice, str | None]:
@@ -65,6 +79,8 @@ def function_tool(tool: dict[str, Any], where: str) -> Tool:
     return {"type": "function", "function": {**clean, "parameters": parameters or {"type": "object", "properties": {}}}}
 
 
-def parsed_tools(tools: Sequence[Tool]) -> list[ParsedTool]:
-    """For a parser, which reads the types of parameters."""
-    return [ParsedTool(tool["function"]["name"], tool["function"]["parameters"]) for tool in tools]
+def parsed_tools(conversation: Conversation) -> list[ParsedTool]:
+    """For a parser, which reads the types of parameters, and for who has the model write calls: one that it must make is strict."""
+    strict = conversation.strict | conversation.must_call
+    functions = [tool["function"] for tool in conversation.tools]
+    return [ParsedTool(each["name"], each["parameters"], each["name"] in strict) for each in functions]
