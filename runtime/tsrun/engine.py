@@ -25,8 +25,8 @@ from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.artifact import Artifact
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
-from tsrun.errors import MachineError, RequestError
-from tsrun.generation import Event, GenerationRequest, Load, PageEvent, StepLogits, TokenLogprobs
+from tsrun.errors import MachineError, RequestError, TsrunError
+from tsrun.generation import Event, GenerationRequest, Load, PageEvent, Running, StepLogits, TokenLogprobs
 from tsrun.limits import SCORED_ROWS, LimitOptions, Limits
 from tsrun.output import Output
 from tsrun.ranks import Ranks
@@ -85,6 +85,7 @@ class Engine:
         self._constraints = Constraints(self.artifact, self.tokenizer)
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
+        self._unstarted: set[int] = set()  # requests that no step has computed so far
         self._scoring: set[int] = set()  # requests whose prompts are not scored to their ends
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
@@ -139,8 +140,8 @@ class Engine:
         if request.constraint is not None:
             matching = self._constraints.matching(request.constraint, ignore_eos=request.ignore_eos)
         eos_ids = self.artifact.manifest.eos_token_ids
-        stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, matching=matching)
         now = time.monotonic()
+        stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, matching=matching, now=now)
         try:
             self._scheduler.submit(
                 self._next_request,
@@ -156,6 +157,7 @@ class Engine:
         except ValueError as error:
             raise RequestError("", str(error)) from None
         self._streams[self._next_request] = stream
+        self._unstarted.add(self._next_request)
         if stream.scores is not None:
             self._scoring.add(self._next_request)
         self._next_request += 1
@@ -179,7 +181,15 @@ class Engine:
         stream = self._streams.pop(request, None)
         if stream is not None:
             self._scheduler.abort(request)
-            self._events.append(Event(request, (), stream.flush(), "abort"))
+            self._events.append(Event(request, (), stream.flush(), "abort", times=stream.times_of_end(time.monotonic())))
+
+    def fail(self, request: int, error: TsrunError) -> None:
+        """End a request by an error that it is not to blame for; else as `abort`."""
+        stream = self._streams.pop(request, None)
+        if stream is not None:
+            self._scheduler.abort(request)
+            times = stream.times_of_end(time.monotonic())
+            self._events.append(Event(request, (), stream.flush(), "error", error=error.line, blames_engine=True, times=times))
 
     @property
     def num_open(self) -> int:
@@ -205,6 +215,10 @@ class Engine:
         return Load(
             scheduler.num_running, scheduler.num_waiting, scheduler.num_free_pages, scheduler.num_cached_pages, scheduler.preemptions
         )
+
+    def running(self) -> list[Running]:
+        """Requests that hold pages, who goes first first; to be asked between steps."""
+        return [Running(*one) for one in self._scheduler.running()]
 
     def page_events(self) -> list[PageEvent]:
         """What the prefix cache took and gave up since the last call, in order; nothing unless the engine follows pages."""
@@ -266,14 +280,15 @@ class Engine:
             self._start(following)
         sampled = [(s, request) for s, request in self._sampling(plan)]
         cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
-        self._scheduler.commit(plan.step, tokens_S, now=time.monotonic())
+        now = time.monotonic()
+        self._scheduler.commit(plan.step, tokens_S, now=now)
         for one, found in () if result.chosen is None else result.chosen.scores:
             scores = self._streams[one.request].scores if one.request in self._streams else None
             if scores is not None:
                 scores.take(one.position, found)
         for s, request in sampled:
             logprobs = None if result.chosen is None else result.chosen.logprobs.get(s)
-            events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs))
+            events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs, now))
         for event in failed:
             self._scheduler.abort(event.request)
         events.extend(failed)
@@ -282,6 +297,10 @@ class Engine:
 
     def _start(self, plan: StepPlan) -> None:
         """Begin a step whose ids are all known."""
+        self._unstarted &= self._streams.keys()
+        for request in self._unstarted.intersection(plan.requests.tolist()) if self._unstarted else ():
+            self._streams[request].start(time.monotonic())
+            self._unstarted.discard(request)
         step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
         self._ranks.start(with_rows(step, scored) if scored else step, self._draws(plan, scored, step.keep))
 
@@ -306,7 +325,7 @@ class Engine:
         for request, _ in self._scheduler.ended():
             stream = self._streams.pop(request, None)
             if stream is not None:
-                events.append(Event(request, (), stream.flush(), "deadline"))
+                events.append(Event(request, (), stream.flush(), "deadline", times=stream.times_of_end(time.monotonic())))
 
     def _sampling(self, plan: StepPlan) -> Iterator[tuple[int, int]]:
         """Of the open requests that get a token from a step: their places in it and their numbers."""
@@ -359,14 +378,16 @@ class Engine:
             if token < 0:
                 del self._streams[request]
                 error = _no_token(token, int(plan.lengths[s]), stream.matching)
-                failed.append(Event(request, (), stream.flush(), "error", error=error.line))
+                times = stream.times_of_end(time.monotonic())
+                failed.append(Event(request, (), stream.flush(), "error", error=error.line, times=times))
             elif stream.matching is not None:
                 stream.matching.take(token)
         return failed
 
-    def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None) -> Event:
+    def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None, now: float) -> Event:
         stream = self._streams[request]
         text, reason = stream.take(token)
+        times = stream.times_of_token(now, ends=reason is not None)
         if reason is not None:
             del self._streams[request]
             self._scheduler.finish(request)
@@ -375,7 +396,7 @@ class Engine:
         if request in self._scoring and stream.scores is not None:
             scores = tuple(_token_logprobs(*each) for each in stream.scores.all())
             self._scoring.discard(request)
-        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found, scores)
+        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found, scores, times=times)
 
 
 def _token_logprobs(token: int, found: Logprobs) -> TokenLogprobs:
