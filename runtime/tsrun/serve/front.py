@@ -113,8 +113,8 @@ class Front:
         if self.is_draining:
             raise HttpError(503, "the server is shutting down", retry_after=10)
 
-    def submit(self, request: GenerationRequest) -> Generation:
-        return self.engine.submit(request)
+    def submit(self, request: GenerationRequest, identity: str) -> Generation:
+        return self.engine.submit(request, identity)
 
     def keep(self, prompt: Prompt, text: str, ids: Sequence[int]) -> None:
         """Remember what the model wrote, for the next turn."""

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from smg_grpc_proto.generated import tokenspeed_scheduler_pb2 as proto
 
-from tsrun.generation import Event, TokenLogprobs
+from tsrun.generation import Event, FinishReason, Times, TokenLogprobs
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.metrics import Latency, Metrics
 from tsrun.serve.usage import Usage
@@ -31,8 +31,9 @@ class Reply:
         self._generation = generation
         self._metrics = metrics
         self._latency = Latency(metrics)
-        self._usage = Usage(num_prompt)
-        self._reason = "abort"
+        self.usage = Usage(num_prompt)
+        self.finish_reason: FinishReason = "abort"
+        self.times: Times | None = None
 
     async def batches(self) -> AsyncIterator[Any]:
         """`GenerateResponse`s, the last one complete. Raises `Failed`, and what the generation does."""
@@ -54,16 +55,19 @@ class Reply:
             assert last is not None
             yield self._complete(last, ids, logprobs)
         finally:
-            self._metrics.end(self._reason, self._usage)
+            self._metrics.end(self.finish_reason, self.usage, self.times)
             self._latency.end()
 
     def _take(self, event: Event) -> None:
+        self.times = event.times or self.times
+        self.finish_reason = event.finish_reason or self.finish_reason
         if event.error is not None:
-            raise Failed(grpc.StatusCode.INTERNAL if self._usage.completion else grpc.StatusCode.INVALID_ARGUMENT, event.error)
+            if event.blames_engine:
+                raise Failed(grpc.StatusCode.UNAVAILABLE, event.error)
+            raise Failed(grpc.StatusCode.INTERNAL if self.usage.completion else grpc.StatusCode.INVALID_ARGUMENT, event.error)
         self._latency.take(len(event.token_ids))
-        self._usage.completion += len(event.token_ids)
-        self._usage.cached = max(self._usage.cached, event.cached_tokens)
-        self._reason = event.finish_reason or self._reason
+        self.usage.completion += len(event.token_ids)
+        self.usage.cached = max(self.usage.cached, event.cached_tokens)
 
     def _shown(self, event: Event) -> Sequence[int]:
         """Without the token that ended the answer, which has no text."""
@@ -89,9 +93,9 @@ class Reply:
 
     def _counts(self) -> dict[str, int]:
         return {
-            "prompt_tokens": self._usage.prompt,
-            "completion_tokens": self._usage.completion,
-            "cached_tokens": self._usage.cached,
+            "prompt_tokens": self.usage.prompt,
+            "completion_tokens": self.usage.completion,
+            "cached_tokens": self.usage.cached,
             "index": self._index,
         }
 

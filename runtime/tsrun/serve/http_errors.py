@@ -32,6 +32,11 @@ class HttpError(Exception):
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
+    @property
+    def kind(self) -> str:
+        """Without a word of the request."""
+        return self.code or _OPENAI_TYPES.get(self.status, "server_error")
+
     def openai(self) -> dict[str, Any]:
         kind = _OPENAI_TYPES.get(self.status, "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
