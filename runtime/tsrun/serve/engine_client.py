@@ -83,7 +83,9 @@ class EngineProcess:
             logs=logs,
         )
         command = [sys.executable, "-m", ENGINE_MODULE, msgspec.json.encode(spec).decode()]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        # What it puts down there is taken away with the folder, also when it is killed.
+        environment = os.environ | {"TMPDIR": self._folder.name}
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment)
 
     @property
     def pid(self) -> int:

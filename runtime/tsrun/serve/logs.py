@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
@@ -50,7 +49,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {"ts": _time(record), "level": record.levelname.lower(), "event": record.getMessage(), **_values(record)}
         details = _details(self, record)
-        return json.dumps(line | ({"details": details} if details else {}), ensure_ascii=False, default=str)
+        return _json(line | ({"details": details} if details else {}))
 
 
 class TextLines(logging.Formatter):
@@ -78,6 +77,9 @@ def _details(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 def _word(value: Any) -> str:
     """One that can be told from what stands beside it."""
-    if not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return json.dumps(value, ensure_ascii=False) if not value or any(c.isspace() or c == '"' for c in value) else value
+    is_plain = isinstance(value, str) and value and not any(c.isspace() or c == '"' for c in value)
+    return str(value) if is_plain else _json(value)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode(errors="replace")
