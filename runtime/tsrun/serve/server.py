@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tsrun.artifact import Manifest, read_manifest
-from tsrun.errors import ArtifactError, MachineError, UsageError
+from tsrun.errors import ArtifactError, MachineError, TsrunError, UsageError
 from tsrun.generate import resolve
 from tsrun.limits import LimitOptions
 from tsrun.parsing import Choice, choose, named
@@ -69,10 +69,18 @@ class ServeOptions:
 
 
 def serve(options: ServeOptions) -> None:
-    """Serve until SIGINT or SIGTERM. SystemExit where one comes before that."""
+    """Serve until SIGINT or SIGTERM. SystemExit where one comes before that, and after an error that the log tells of."""
     _check(options)
-    began = time.perf_counter()
     configure(options.logs)
+    try:
+        _serve(options)
+    except TsrunError as error:
+        log.error("%s", error.line, exc_info=bool(os.environ.get("TSRUN_DEBUG")))
+        raise SystemExit(error.exit_code) from None
+
+
+def _serve(options: ServeOptions) -> None:
+    began = time.perf_counter()
     end_on_sigterm()
     path = resolve(options.path, options.mesh, options.dtype, log.info)
     manifest = read_manifest(path)
