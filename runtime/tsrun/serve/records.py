@@ -24,8 +24,9 @@ class Outcome(Protocol):
 
 @dataclass(slots=True)
 class Record:
-    """One request from its first byte to the last of its answer. operation: what it asks of a model, None for nothing; error: the kind of
-    what went wrong, never its words, which may be the client's; began and ended: by the machine's monotonic clock."""
+    """One request from its first byte to the last of its answer. operation: what it asks of a model, None for nothing; status: of HTTP, or
+    of gRPC by its name; error: the kind of what went wrong, never its words, which may be the client's; began and ended: by the machine's
+    monotonic clock."""
 
     request_id: str
     path: str
@@ -64,7 +65,7 @@ class Record:
         """By the server, not by what was asked."""
         if isinstance(self.status, int):
             return self.status >= 500 or (self.status == 200 and self.error is not None)
-        return self.error is not None
+        return self.error is not None and self.status != "INVALID_ARGUMENT"
 
     def values(self, model: str) -> dict[str, Any]:
         """For the log."""
