@@ -120,7 +120,8 @@ class Event:
     cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted. stopped_by: the stop string, or the
     token, that it stopped at. logprobs: of each token, where the request asks for them; prompt_logprobs: of each token of the
     prompt but the first, with the first token. error: why it could not go on, in one line; blames_engine: where the request is not to
-    blame for that. times: with its first token, and with its last event.
+    blame for that. times: with its first token, and with its last event; events that differ by nothing else are
+    equal.
     """
 
     request: int
@@ -133,7 +134,7 @@ class Event:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
     blames_engine: bool = False
-    times: Times | None = None
+    times: Times | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
