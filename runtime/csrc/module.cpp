@@ -148,6 +148,15 @@ py::list ended(Scheduler& self) {
   return all;
 }
 
+py::list running(const Scheduler& self) {
+  py::list all;
+  for (const tsrun::Standing& one : self.running()) {
+    all.append(py::make_tuple(number(one.request), tsrun::state_names[static_cast<std::size_t>(one.state)],
+                              one.prompt_length, one.length, one.num_computed, one.num_pages));
+  }
+  return all;
+}
+
 py::list transitions() {
   py::list all;
   for (std::size_t state = 0; state + 1 < tsrun::num_states; ++state) {
@@ -399,6 +408,7 @@ PYBIND11_MODULE(_core, module) {
           "transferred",
           [](Scheduler& self, std::int64_t transfer, bool ok) { self.transferred(TransferId{transfer}, ok); },
           "transfer"_a, "ok"_a)
+      .def("running", &running)
       .def("page_events", &page_events)
       .def_static("transitions", &transitions)
       .def_property_readonly("num_waiting", &Scheduler::num_waiting)

@@ -393,6 +393,19 @@ std::vector<PageEvent> Scheduler::take_events() {
   return events;
 }
 
+std::vector<Standing> Scheduler::running() const {
+  std::vector<Standing> found;
+  found.reserve(running_.size());
+  for (const Entry* entry : running_) {
+    const State state = std::visit([]<typename S>(const S&) { return state_of<S>; }, entry->state);
+    const Request& request = entry->request();
+    const Seat& seat = entry->seat();
+    found.push_back(
+        {entry->id, state, request.prompt_length(), request.length(), seat.num_cached, seat.pages.num_pages()});
+  }
+  return found;
+}
+
 std::int32_t Scheduler::num_free_pages() const {
   std::int32_t total = 0;
   for (const PrefixCache& cache : caches_) total += cache.pool(full_group).num_available();

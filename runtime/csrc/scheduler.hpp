@@ -23,6 +23,16 @@
 
 namespace tsrun {
 
+// A running request as it stands. num_computed: tokens whose keys and values are in its pages, of committed steps.
+struct Standing {
+  RequestId request;
+  State state;
+  std::int32_t prompt_length;
+  std::int32_t length;
+  std::int32_t num_computed;
+  std::int32_t num_pages;  // of the full group
+};
+
 // Throws std::invalid_argument for what can never run, std::logic_error for calls out of order. For one thread at a
 // time.
 class Scheduler {
@@ -68,6 +78,7 @@ class Scheduler {
 
   std::int32_t num_waiting() const { return queue_.size(); }
   std::int32_t num_running() const { return static_cast<std::int32_t>(running_.size()); }
+  std::vector<Standing> running() const;  // who goes first, first
   std::int32_t num_free_pages() const;    // full ones, of all groups of ranks; cached ones that nobody reads included
   std::int32_t num_cached_pages() const;  // full ones that a prompt could find
   std::int64_t preemptions() const { return preemptions_; }

@@ -112,6 +112,9 @@ class Scheduler:
         """Requests that the scheduler itself ended since the last call: `length` or `deadline`."""
     def cached_tokens(self, request: int) -> int:
         """Tokens of its prompt that an open request found in the prefix cache when it was first admitted."""
+    def running(self) -> list[tuple[int, str, int, int, int, int]]:
+        """Requests that hold a slot, who goes first first: number, state, tokens of the prompt, tokens in all, tokens of committed steps
+        in its pages, pages of the full group."""
     def transfers(self) -> list[tuple[int, str, int, NDArray[np.int32]]]:
         """New transfers to start: number, `store` (device to host) or `load`, group of ranks, and [N, 2] device page, host page."""
     def transferred(self, transfer: int, ok: bool) -> None: ...

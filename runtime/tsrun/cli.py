@@ -137,6 +137,16 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 @click.option("--tool-parser", help="How the model writes calls of tools [default: as its chat template shows].")
 @click.option("--reasoning-parser", help="How it marks its reasoning [default: as its chat template shows].")
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=30, show_default=True, help="For requests under way at the end.")
+@click.option(
+    "--watchdog-seconds",
+    type=click.FloatRange(min=0),
+    default=60,
+    show_default=True,
+    help="Without progress, until a request is ended, or a stuck engine; 0 never.",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Of events [default: text on a terminal, JSON elsewhere].")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option("--otlp-endpoint", metavar="URL", help="Send traces there, by OTLP over HTTP [default: OTEL_EXPORTER_OTLP_ENDPOINT].")
 @click.option("--ssl-certfile", type=_PATH, help="A certificate: HTTPS.")
 @click.option("--ssl-keyfile", type=_PATH, help="The certificate's key.")
 @click.option("--entry", metavar="NAME", help="For a checkpoint: what to compile of its model file; `embed` gives embeddings.")
@@ -145,13 +155,15 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 def serve_command(model: Path, **rest: Any) -> None:
     """Serve a model over HTTP, by the APIs of OpenAI and Anthropic, or over gRPC, behind a gateway that has them."""
     from tsrun.limits import LimitOptions
+    from tsrun.serve.logs import LogOptions
     from tsrun.serve.server import ServeOptions, serve
 
     try:
         limits = LimitOptions(**{option.name: rest.pop(option.name) for option in fields(LimitOptions)})
     except RequestError as error:
         raise UsageError(f"--{error.where}", error.what, error.mend) from None
-    serve(ServeOptions(model, limits=limits, **rest))
+    logs = LogOptions(rest.pop("log_format"), rest.pop("log_level"))
+    serve(ServeOptions(model, limits=limits, logs=logs, **rest))
 
 
 @cli.command("top")

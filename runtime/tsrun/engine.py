@@ -27,15 +27,17 @@ from tsrun.artifact import Artifact
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
 from tsrun.embedding import Embeds
-from tsrun.errors import MachineError, RequestError
+from tsrun.errors import MachineError, RequestError, TsrunError
 from tsrun.generation import (
     NO_EMBEDDINGS,
     NO_TOKENS,
+    Blame,
     EmbeddingRequest,
     Event,
     GenerationRequest,
     Load,
     PageEvent,
+    Running,
     StepLogits,
     TokenLogprobs,
 )
@@ -96,6 +98,7 @@ class Engine:
         self._constraints = Constraints(self.artifact, self.tokenizer)
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
+        self._unstarted: set[int] = set()  # requests that no step has computed so far
         self._scoring: set[int] = set()  # requests whose prompts are not scored to their ends
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
@@ -158,8 +161,8 @@ class Engine:
         max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
         allowed = self._constraints.allowed(request)
         eos_ids = self.artifact.manifest.eos_token_ids
-        stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, allowed=allowed)
         now = time.monotonic()
+        stream = Stream(request, decoder=self.tokenizer, eos_ids=eos_ids, max_tokens=max_tokens, allowed=allowed, now=now)
         try:
             self._scheduler.submit(
                 self._next_request,
@@ -175,6 +178,7 @@ class Engine:
         except ValueError as error:
             raise RequestError("", str(error)) from None
         self._streams[self._next_request] = stream
+        self._unstarted.add(self._next_request)
         if stream.scores is not None:
             self._scoring.add(self._next_request)
         self._next_request += 1
@@ -198,7 +202,15 @@ class Engine:
         stream = self._streams.pop(request, None)
         if stream is not None:
             self._scheduler.abort(request)
-            self._events.append(Event(request, (), stream.flush(), "abort"))
+            self._events.append(Event(request, (), stream.flush(), "abort", times=stream.times_of_end(time.monotonic())))
+
+    def fail(self, request: int, error: TsrunError) -> None:
+        """End a request by an error that it is not to blame for; else as `abort`."""
+        stream = self._streams.pop(request, None)
+        if stream is not None:
+            self._scheduler.abort(request)
+            times = stream.times_of_end(time.monotonic())
+            self._events.append(Event(request, (), stream.flush(), "error", error=error.line, blame="engine", times=times))
 
     @property
     def num_open(self) -> int:
@@ -224,6 +236,10 @@ class Engine:
         return Load(
             scheduler.num_running, scheduler.num_waiting, scheduler.num_free_pages, scheduler.num_cached_pages, scheduler.preemptions
         )
+
+    def running(self) -> list[Running]:
+        """Requests that hold pages, who goes first first; to be asked between steps."""
+        return [Running(*one) for one in self._scheduler.running()]
 
     def page_events(self) -> list[PageEvent]:
         """What the prefix cache took and gave up since the last call, in order; nothing unless the engine follows pages."""
@@ -285,17 +301,18 @@ class Engine:
             self._start(following)
         sampled = [(s, request) for s, request in self._sampling(plan)]
         cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
-        self._scheduler.commit(plan.step, tokens_S, now=time.monotonic())
+        now = time.monotonic()
+        self._scheduler.commit(plan.step, tokens_S, now=now)
         for one, found in () if result.chosen is None else result.chosen.scores:
             scores = self._streams[one.request].scores if one.request in self._streams else None
             if scores is not None:
                 scores.take(one.position, found)
         for s, request in sampled:
             if result.chosen is not None and s in result.chosen.embeddings:
-                events.append(self._embedded(request, result.chosen.embeddings[s], cached[request]))
+                events.append(self._embedded(request, result.chosen.embeddings[s], cached[request], now))
                 continue
             logprobs = None if result.chosen is None else result.chosen.logprobs.get(s)
-            events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs))
+            events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs, now))
         for event in failed:
             self._scheduler.abort(event.request)
         events.extend(failed)
@@ -304,6 +321,10 @@ class Engine:
 
     def _start(self, plan: StepPlan) -> None:
         """Begin a step whose ids are all known."""
+        self._unstarted &= self._streams.keys()
+        for request in self._unstarted.intersection(plan.requests.tolist()) if self._unstarted else ():
+            self._streams[request].start(time.monotonic())
+            self._unstarted.discard(request)
         step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
         self._ranks.start(with_rows(step, scored) if scored else step, self._draws(plan, scored, step.keep))
 
@@ -328,7 +349,7 @@ class Engine:
         for request, _ in self._scheduler.ended():
             stream = self._streams.pop(request, None)
             if stream is not None:
-                events.append(Event(request, (), stream.flush(), "deadline"))
+                events.append(Event(request, (), stream.flush(), "deadline", times=stream.times_of_end(time.monotonic())))
 
     def _sampling(self, plan: StepPlan) -> Iterator[tuple[int, int]]:
         """Of the open requests that get a token from a step: their places in it and their numbers."""
@@ -388,7 +409,9 @@ class Engine:
             if token < 0:
                 del self._streams[request]
                 error = self._no_token(token, int(plan.lengths[s]), stream.allowed)
-                failed.append(Event(request, (), stream.flush(), "error", error=error.line, by_request=token == NONE_ALLOWED))
+                blame: Blame = "request" if token == NONE_ALLOWED else "model"
+                times = stream.times_of_end(time.monotonic())
+                failed.append(Event(request, (), stream.flush(), "error", error=error.line, blame=blame, times=times))
             elif stream.allowed is not None:
                 stream.allowed.take(token)
         return failed
@@ -401,14 +424,15 @@ class Engine:
         what = "embedding" if self._gives == "embeddings" else "largest logit"
         return RequestError(where, f"the model's {what} is not finite", "check the weights and the dtype")
 
-    def _embedded(self, request: int, embedding: bytes, cached_tokens: int) -> Event:
-        del self._streams[request]
+    def _embedded(self, request: int, embedding: bytes, cached_tokens: int, now: float) -> Event:
+        stream = self._streams.pop(request)
         self._scheduler.finish(request)
-        return Event(request, (), "", "stop", cached_tokens, embedding=embedding)
+        return Event(request, (), "", "stop", cached_tokens, embedding=embedding, times=stream.times_of_token(now, ends=True))
 
-    def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None) -> Event:
+    def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None, now: float) -> Event:
         stream = self._streams[request]
         text, reason = stream.take(token)
+        times = stream.times_of_token(now, ends=reason is not None)
         if reason is not None:
             del self._streams[request]
             self._scheduler.finish(request)
@@ -417,7 +441,7 @@ class Engine:
         if request in self._scoring and stream.scores is not None:
             scores = tuple(_token_logprobs(*each) for each in stream.scores.all())
             self._scoring.discard(request)
-        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found, scores)
+        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found, scores, times=times)
 
 
 def _token_logprobs(token: int, found: Logprobs) -> TokenLogprobs:

@@ -115,10 +115,10 @@ def generate(options: GenerateOptions) -> None:
         print(Rates.of([result.timing for result in results]), file=sys.stderr)
 
 
-def resolve(path: Path, mesh: str | None, dtype: str | None, entry: str | None = None) -> Path:
-    """The artifact that a path means: itself, or what a checkpoint compiles to."""
+def resolve(path: Path, mesh: str | None, dtype: str | None, entry: str | None = None, tell: Callable[[str], None] | None = None) -> Path:
+    """The artifact that a path means: itself, or what a checkpoint compiles to; `tell` hears why, else the standard error."""
     if not is_artifact(path):
-        return CompileCache().obtain(path, mesh=mesh, dtype=dtype, say=say, entry=entry)
+        return CompileCache().obtain(path, mesh=mesh, dtype=dtype, say=tell or say, entry=entry)
     if mesh is not None or dtype is not None:
         raise UsageError("--mesh and --dtype", "an artifact has its mesh and dtype already", "leave them out, or give the checkpoint")
     if entry is not None:
@@ -126,10 +126,17 @@ def resolve(path: Path, mesh: str | None, dtype: str | None, entry: str | None =
     return path
 
 
-def open_engine(path: Path, limits: LimitOptions | None = None, threads: int | None = None, *, follows_pages: bool = False) -> Engine:
-    """Open an engine with progress shown; damage to an entry of the compile cache is mended by the cache."""
+def open_engine(
+    path: Path,
+    limits: LimitOptions | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    follows_pages: bool = False,
+) -> Engine:
+    """Open an engine with progress shown, by default on a terminal; damage to an entry of the compile cache is mended by the cache."""
     try:
-        return Engine(path, limits, threads=threads, progress=loading_progress(), follows_pages=follows_pages)
+        return Engine(path, limits, threads=threads, progress=progress or loading_progress(), follows_pages=follows_pages)
     except ArtifactError as error:
         if not path.is_relative_to(CompileCache().root):
             raise

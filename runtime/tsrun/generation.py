@@ -13,7 +13,12 @@ from tsrun.constraint import Constraint
 from tsrun.errors import RequestError
 from tsrun.sampler import Sampling
 
+Phase = Literal["queue", "prefill", "decode"]
+PHASES: tuple[Phase, ...] = ("queue", "prefill", "decode")
+"""Of a request, one after the other: it waits, its prompt is computed, it gets tokens."""
 FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
+Blame = Literal["request", "model", "engine"]
+"""Whose an error is: what the request asks can not be, the model's numbers are none, or the engine did not get to it."""
 NO_TOKENS = "the model gives embeddings, and no tokens", "compile its checkpoint for generation: `tsc compile CHECKPOINT --entry decode`"
 NO_EMBEDDINGS = "the model gives tokens, and no embeddings", "compile its checkpoint for them: `tsc compile CHECKPOINT --entry embed`"
 """What is wrong with a request for the other, and how to mend it."""
@@ -122,13 +127,35 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When a request was submitted, was first computed, had its first token and ended, in seconds of the machine's monotonic clock; None
+    where that has not come, or never will."""
+
+    submitted: float
+    started: float | None = None
+    first_token: float | None = None
+    ended: float | None = None
+
+    def phases(self) -> list[tuple[Phase, float, float]]:
+        """Those that are over, with when they began and ended."""
+        at = (self.submitted, self.started, self.first_token)
+        found: list[tuple[Phase, float, float]] = []
+        for phase, began, ended in zip(PHASES, at, (*at[1:], self.ended), strict=True):
+            end = self.ended if ended is None else ended
+            if began is not None and end is not None:
+                found.append((phase, began, end))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """What a step brought a request. A token may bring no text yet; the last event carries the reason.
 
     cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted. stopped_by: the stop string, or the
     token, that it stopped at. logprobs: of each token, where the request asks for them; prompt_logprobs: of each token of the
-    prompt but the first, with the first token. error: why it could not go on, in one line; by_request: for what it asks, not for the model.
-    embedding: what an `EmbeddingRequest` asked for, of length 1, as little-endian f32.
+    prompt but the first, with the first token. error: why it could not go on, in one line; blame: who that lies with. embedding: what an
+    `EmbeddingRequest` asked for, of length 1, as little-endian f32. times: with its first token, and with its last event; events that
+    differ by nothing else are equal.
     """
 
     request: int
@@ -140,8 +167,22 @@ class Event:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
-    by_request: bool = False
+    blame: Blame = "model"
     embedding: bytes | None = None
+    times: Times | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A request that holds pages, between two steps. phase: the scheduler's state; length: tokens of prompt and answer; computed: of these,
+    those of committed steps, whose keys and values are in its pages."""
+
+    request: int
+    phase: str
+    prompt: int
+    length: int
+    computed: int
+    pages: int
 
 
 @dataclass(frozen=True, slots=True)

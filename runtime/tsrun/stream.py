@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from tsrun.allowed import Allowed
 from tsrun.detokenizer import Decoder, Detokenizer
-from tsrun.generation import FinishReason, GenerationRequest
+from tsrun.generation import FinishReason, GenerationRequest, Times
 from tsrun.scoring import PromptScores
 from tsrun.stops import StopStrings
 
@@ -30,7 +31,8 @@ class _Showing:
 class Stream:
     """The state of a request on the engine's side. Without a decoder there are tokens and no text.
 
-    keep: how many of the largest logits decide; first_keep: how many do most often, where the others may be asked for later.
+    keep: how many of the largest logits decide; first_keep: how many do most often, where the others may be asked for later. now: when
+    it was submitted, of the clock of `Times`.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Stream:
         eos_ids: Collection[int],
         max_tokens: int,
         allowed: Allowed | None = None,
+        now: float = 0.0,
     ) -> None:
         self.keep = request.keep
         is_plain = request.sampling.greedy and not request.sampling.adjusted_by and request.logprobs is None
@@ -57,6 +60,7 @@ class Stream:
         self._end_ids = frozenset(request.stop_token_ids) | frozenset(eos_ids if ends_at_eos else ())
         self._left = max_tokens
         self._unended = request.min_tokens
+        self._times = Times(submitted=now)
 
     def take(self, token: int) -> tuple[str, FinishReason | None]:
         """Take the next token; return the text to show and, at the end, why it ended. A token that ends a request has no text."""
@@ -75,6 +79,20 @@ class Stream:
         if self.stopped_by is not None:
             return text, "stop"
         return text, "length" if self._left <= 0 else None
+
+    def start(self, now: float) -> None:
+        """A step computes it for the first time."""
+        self._times = replace(self._times, started=now)
+
+    def times_of_token(self, now: float, *, ends: bool) -> Times | None:
+        """To be told with a token: of the first, and of the last."""
+        is_first = self._times.first_token is None
+        if is_first:
+            self._times = replace(self._times, first_token=now)
+        return self.times_of_end(now) if ends else self._times if is_first else None
+
+    def times_of_end(self, now: float) -> Times:
+        return replace(self._times, ended=now)
 
     def flush(self) -> str:
         """The text that was withheld, now that no token follows. It may still end in a stop string."""

@@ -59,7 +59,8 @@ def serve_launched(path: Path, threads: int | None) -> None:
 
 def main() -> int:
     """Run as a process of `tsrun.ranks`, which reads one JSON line a milestone from the standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; rank 0 decides what it means
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, or a service manager, reaches the whole group; rank 0 decides what it means
+        signal.signal(number, signal.SIG_IGN)
     report = _take_stdout()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     spec: dict[str, Any] = json.loads(sys.argv[1])

@@ -206,3 +206,16 @@ def run_to_the_end(core: Scheduler) -> dict[int, int]:
             made[request] = made.get(request, 0) + samples
         core.commit(plan.step, np.zeros(len(plan.requests), dtype=np.int32))
     return made
+
+
+def test_what_runs_is_told_with_how_far_it_is() -> None:
+    core = scheduler(max_sequences=2)
+    for request in (7, 8, 9):
+        core.submit(request, tokens(*range(request, request + 6)), 2)
+    assert core.running() == []
+    plan = planned(core)
+    assert core.running() == [(7, "prefilling", 6, 6, 0, 2), (8, "prefilling", 6, 6, 0, 1)]  # and 9 waits
+    core.commit(plan.step, tokens(1, 0))
+    assert core.running() == [(7, "decoding", 6, 7, 6, 2), (8, "prefilling", 6, 6, 2, 1)]
+    core.abort(7)
+    assert [one[0] for one in core.running()] == [8]

@@ -379,3 +379,21 @@ def test_http_needs_no_grpc(model: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert "--grpc: the package `grpc` is not installed; pip install 'tsc-llm[smg]'" in done.stderr
+
+
+def test_a_generation_is_one_line_of_the_log(stub: Any, worker: Server) -> None:
+    list(stub.Generate(asked(PROMPT, 3, identity="told")))
+    with pytest.raises(grpc.RpcError):
+        list(stub.Generate(asked([], 3, identity="refused")))
+
+    def line(identity: str) -> dict[str, Any] | None:
+        found = [json.loads(line) for line in worker.lines if f'"{identity}"' in line]
+        return found[0] if found else None
+
+    eventually(lambda: line("told") and line("refused"))
+    told, refused = line("told"), line("refused")
+    assert told is not None
+    assert refused is not None
+    assert (told["path"], told["status"], told["finish_reason"]) == (f"/{SERVICE}/Generate", "OK", "length")
+    assert (told["prompt_tokens"], told["completion_tokens"], told["model"]) == (len(PROMPT), 3, "toy")
+    assert (refused["status"], refused["level"], "finish_reason" in refused) == ("INVALID_ARGUMENT", "info", False)

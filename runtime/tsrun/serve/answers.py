@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from tsrun.generation import Event, FinishReason, GenerationRequest, TokenLogprobs, siblings
+from tsrun.generation import Event, FinishReason, GenerationRequest, Times, TokenLogprobs, siblings
 from tsrun.parsing import CallBegin, Part, Reasoning
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
-from tsrun.serve.http_errors import HttpError, invalid
+from tsrun.serve.http_errors import at_fault, invalid
 from tsrun.serve.metrics import Latency
 from tsrun.serve.reading import Reading
 from tsrun.serve.sampling_fields import TokenChoice
@@ -22,11 +22,12 @@ from tsrun.serve.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who asks: what the queue and the prefix cache tell apart, and the conversation."""
+    """Who asks: what the queue and the prefix cache tell apart, and the conversation; what logs call the request."""
 
     user: int = 0
     cache_salt: str | None = None
     session: str | None = None
+    request_id: str = ""
 
     def salt(self, own: str | None) -> str | None:
         """With the request's own; None where anyone's prompts may be found."""
@@ -64,6 +65,7 @@ class Answer:
         self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
+        self.times: Times | None = None
         self.stop_string: str | None = None
         self.has_calls = False
         self._is_reasoning = False
@@ -87,7 +89,7 @@ class Answer:
                         # Whoever asks for the next batch has sent this one.
                         self._front.metrics.delivery.observe(time.monotonic() - made_at)
         finally:
-            self._front.metrics.end(self.finish_reason, self.usage)
+            self._front.metrics.end(self.finish_reason, self.usage, self.times)
             self._latency.end()
         self._keep("".join(pieces), ids)
 
@@ -101,11 +103,12 @@ class Answer:
         self._front.admission.leave(self._user)
 
     def _take(self, event: Event, batch: Batch) -> None:
+        self.times = event.times or self.times
+        self.finish_reason = event.finish_reason or self.finish_reason
         if event.error is not None:
-            raise HttpError(400 if event.by_request else 500, event.error)
+            raise at_fault(event.blame, event.error)
         parts = self._parser.feed(event.text)
         if event.finish_reason is not None:
-            self.finish_reason = event.finish_reason
             self.stop_string = event.stopped_by if isinstance(event.stopped_by, str) else None
             parts += self._parser.finish()
         self._is_reasoning = any(isinstance(part, Reasoning) for part in parts) or (self._is_reasoning and not parts)
@@ -157,7 +160,7 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
     answers: list[Answer] = []
     try:
         for one in requests:
-            answers.append(Answer(front, prompt, front.submit(one), reading, origin.user, earlier))
+            answers.append(Answer(front, prompt, front.submit(one, origin.request_id), reading, origin.user, earlier))
     except BaseException:
         for begun in answers:
             begun.close()

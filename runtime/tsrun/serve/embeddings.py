@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsrun.embedding import unit
-from tsrun.generation import EmbeddingRequest, Event, FinishReason
+from tsrun.generation import EmbeddingRequest, Event, FinishReason, Times
 from tsrun.serve.answers import Origin, merged
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
-from tsrun.serve.http_errors import HttpError, context_exceeded, invalid
+from tsrun.serve.http_errors import HttpError, at_fault, context_exceeded, invalid
 from tsrun.serve.inputs import prompts, several
 from tsrun.serve.metrics import Latency
 from tsrun.serve.sampling_fields import check_queueing
@@ -24,7 +24,7 @@ from tsrun.serve.usage import Usage
 MOST_INPUTS = 2048
 """As OpenAI has it."""
 FORMATS = ("float", "base64")
-_STATUS = {"deadline": 504, "error": 500, "abort": 503}
+_STATUS = {"deadline": 504, "abort": 503}
 
 
 class EmbeddingsRequest(msgspec.Struct, kw_only=True):
@@ -58,6 +58,8 @@ class Embedding:
         self._user = user
         self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
+        self.finish_reason: FinishReason = "abort"
+        self.times: Times | None = None
 
     async def accepted(self) -> None:
         """Raises RequestError where the engine refuses it."""
@@ -70,23 +72,25 @@ class Embedding:
 
     async def batches(self) -> AsyncIterator[NDArray[np.float32]]:
         """Raises HttpError where there is none."""
-        reason: FinishReason = "abort"
         try:
             async with self._generation:
                 async for events in self._generation:
                     for event in events:
-                        reason = event.finish_reason or reason
+                        self.finish_reason = event.finish_reason or self.finish_reason
+                        self.times = event.times or self.times
                         self.usage.cached = event.cached_tokens
                         yield _vector(event)
         finally:
-            self._front.metrics.end(reason, self.usage)
+            self._front.metrics.end(self.finish_reason, self.usage, self.times)
             self._latency.end()
 
 
 def _vector(event: Event) -> NDArray[np.float32]:
+    if event.error is not None:
+        raise at_fault(event.blame, event.error)
     if event.embedding is None:
         reason = event.finish_reason or "error"
-        raise HttpError(_STATUS.get(reason, 500), event.error or f"there is no embedding: it ended by its {reason}")
+        raise HttpError(_STATUS.get(reason, 500), f"there is no embedding: it ended by its {reason}")
     return np.frombuffer(event.embedding, dtype="<f4")
 
 
@@ -126,7 +130,8 @@ class Embeddings:
                         priority=request.priority or 0,
                         deadline_seconds=request.deadline_seconds,
                         cache_salt=origin.salt(request.cache_salt),
-                    )
+                    ),
+                    origin.request_id,
                 )
                 self.answers.append(Embedding(front, prompt, generation, origin.user))
         except BaseException:

@@ -15,16 +15,19 @@ from tsrun.serve.answers import Origin
 from tsrun.serve.bodies import MOST_BYTES, parsed
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import HttpError, http_error
+from tsrun.serve.logs import fields
 from tsrun.serve.metrics import Metrics
+from tsrun.serve.records import Outcome, Record
 from tsrun.serve.sessions import session_key
 from tsrun.serve.sse import event, send_error, send_json, send_stream, unless_gone
 
 log = logging.getLogger("tsrun.serve")
 Body = TypeVar("Body", bound=msgspec.Struct)
+_MOST_TOKENS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _MOST_NAMES = 1000  # of unknown fields that are counted
 
 
-class Running(Protocol):
+class Running(Outcome, Protocol):
     """What runs in the engine for a request."""
 
     async def accepted(self) -> None:
@@ -76,28 +79,38 @@ class UnknownFields:
                 if len(self.seen) >= _MOST_NAMES:
                     continue
                 self.seen.add(key)
-                log.warning("%s: the field %r is not known, and is ignored", path, name[:64])
+                log.warning("a field of a request is not known, and is ignored", extra=fields(path=path, field=name[:64]))
             self.metrics.unknown_field(name[:64])
 
 
 @dataclass(frozen=True)
 class Generating(Generic[Body]):
-    """An ASGI application for one path. embeds: whether it asks the model for embeddings; None: for nothing."""
+    """An ASGI application for one path. operation: what traces call it; embeds: whether it asks the model for embeddings; None: for
+    nothing."""
 
     front: Front
     form: type[Body]
     answer: Callable[[Front, Body], Answering]
     dialect: Dialect
     unknown: UnknownFields
+    operation: str | None = None
     embeds: bool | None = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id: str = scope["state"]["request_id"]
         headers = {"x-request-id": request_id}
+        record: Record = scope["state"]["record"]
+        record.operation = self.operation
 
         def error_body(error: HttpError) -> Any:
+            record.error = error.kind
             return self.dialect.error_body(error, request_id)
 
+        def error_event(error: HttpError) -> bytes:
+            record.error = error.kind
+            return self.dialect.error_event(error, request_id)
+
+        answer: Answering | None = None
         try:
             data = await read_body(receive)
             if self.embeds is not None:
@@ -105,30 +118,42 @@ class Generating(Generic[Body]):
             body, unknown = parsed(data, self.form)
             self.unknown.note(scope["path"], unknown)
             answer = self.answer(self.front, body)
-            origin = replace(scope["state"]["origin"], session=session_key(_session_fields(body), scope["state"]["headers"]))
+            record.asked = _asked(body)
+            session = session_key(_session_fields(body), scope["state"]["headers"])
+            origin = replace(scope["state"]["origin"], session=session, request_id=request_id)
             if getattr(body, "streams", False):
                 await send_stream(
                     receive,
                     send,
                     _started(answer, origin),
-                    lambda error: self.dialect.error_event(error, request_id),
+                    error_event,
                     error_body,
                     headers,
                 )
             else:
                 await send_json(send, await unless_gone(receive, _whole(answer, origin)), headers=headers)
-        except asyncio.CancelledError:
-            log.info("%s %s: the client has gone", request_id, scope["path"])
+        except asyncio.CancelledError:  # the client has gone
+            pass
         except Exception as error:
             known = http_error(error)
             if known.status == 500:
-                log.exception("%s %s", request_id, scope["path"])
+                log.exception("internal error", extra=fields(request_id=request_id, path=scope["path"]))
             await send_error(send, known, error_body, headers)
+        finally:
+            record.outcomes = () if answer is None else answer.answers
 
 
 def _session_fields(body: Any) -> list[str | None]:
     metadata = getattr(body, "metadata", None) or {}
     return [getattr(body, "session_id", None), getattr(body, "prompt_cache_key", None), anthropic_session(metadata.get("user_id"))]
+
+
+def _asked(body: Any) -> dict[str, Any]:
+    """What traces say of a request, by its names there."""
+    most = next((found for name in _MOST_TOKENS if (found := getattr(body, name, None)) is not None), None)
+    names = {"temperature": "temperature", "top_p": "top_p", "frequency_penalty": "frequency_penalty", "n": "choice.count", "seed": "seed"}
+    found = {f"gen_ai.request.{name}": getattr(body, own, None) for own, name in names.items()}
+    return {**found, "gen_ai.request.max_tokens": most}
 
 
 def anthropic_session(user_id: Any) -> str | None:

@@ -23,7 +23,8 @@ import zmq.asyncio
 from tsrun.errors import MachineError, RequestError, TsrunError
 from tsrun.generation import EmbeddingRequest, Event, GenerationRequest, PageEvent
 from tsrun.limits import LimitOptions
-from tsrun.serve.engine_process import Failed, Spec
+from tsrun.serve.engine_process import STACKS_SIGNAL, Failed, Spec
+from tsrun.serve.logs import LogOptions
 from tsrun.serve.messages import (
     Abort,
     Accepted,
@@ -49,18 +50,43 @@ ENGINE_MODULE = "tsrun.serve.engine_process"
 """What runs in the engine's process."""
 _END_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
+_STACKS_SECONDS = 2.0
 
 
 class EngineProcess:
     """The process behind an address. It ends when this process does."""
 
-    def __init__(self, path: Path, limits: LimitOptions, threads: int | None, *, follows_pages: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limits: LimitOptions,
+        threads: int | None,
+        logs: LogOptions,
+        *,
+        watchdog_seconds: float,
+        follows_pages: bool = False,
+    ) -> None:
+        """watchdog_seconds: without progress, after which a request is ended, and the engine counts as stuck; 0 for never."""
         # Private: who can open the socket can ask for anything.
         self._folder = tempfile.TemporaryDirectory(prefix="tsrun-")
         self.address = f"ipc://{self._folder.name}/engine"
-        spec = msgspec.json.encode(Spec(str(path), self.address, limits, threads, os.getpid(), follows_pages)).decode()
-        command = [sys.executable, "-m", ENGINE_MODULE, spec]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self.watchdog_seconds = watchdog_seconds
+        self._stacks = Path(self._folder.name, "stacks")
+        spec = Spec(
+            path=str(path),
+            address=self.address,
+            limits=limits,
+            threads=threads,
+            parent=os.getpid(),
+            follows_pages=follows_pages,
+            stacks=str(self._stacks),
+            watchdog_seconds=watchdog_seconds,
+            logs=logs,
+        )
+        command = [sys.executable, "-m", ENGINE_MODULE, msgspec.json.encode(spec).decode()]
+        # What it puts down there is taken away with the folder, also when it is killed.
+        environment = os.environ | {"TMPDIR": self._folder.name}
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment)
 
     @property
     def pid(self) -> int:
@@ -89,6 +115,34 @@ class EngineProcess:
         code = self._process.wait()
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
+    async def stacks(self) -> str:
+        """What its threads are doing, in Python; of a process that takes no signal, that it does not."""
+        os.kill(self.pid, STACKS_SIGNAL)
+        ends, before = time.monotonic() + _STACKS_SECONDS, ""
+        while time.monotonic() < ends:
+            await asyncio.sleep(_LOOK_SECONDS)
+            found = self._stacks.read_text(errors="replace")
+            if found and found == before:  # it has all been written
+                return found
+            before = found
+        return before or "the process took no signal: it does not run"
+
+    def state(self) -> str | None:
+        """What the system says that it does, where it does say so: R runs, S and D wait, T was stopped."""
+        try:
+            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        except OSError:
+            return None
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("State:")), None)
+
+    def stop_starting(self) -> None:
+        """End it before it is ready."""
+        if self.exit_code is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self) -> None:
         try:
             self._process.wait(_END_SECONDS)
@@ -103,9 +157,12 @@ class EngineProcess:
 class Generation:
     """One request under way: an asynchronous iterator of what it brings. Leave it by `async with`, which aborts what has not ended."""
 
-    def __init__(self, client: EngineClient, number: int) -> None:
+    def __init__(self, client: EngineClient, number: int, identity: str) -> None:
         self._client = client
         self._number = number
+        self.identity = identity
+        self.began = time.monotonic()
+        self.num_tokens = 0
         self._events: deque[Event | Exception] = deque()
         self._news = asyncio.Event()
         self._is_accepted = asyncio.Event()
@@ -143,6 +200,8 @@ class Generation:
 
     def put(self, event: Event | Exception, at: float) -> None:
         self.has_ended = self.has_ended or isinstance(event, Exception) or event.finish_reason is not None
+        if isinstance(event, Event):
+            self.num_tokens += len(event.token_ids)
         if not self._events:
             self.made_at = at
         self._events.append(event)
@@ -191,7 +250,7 @@ class EngineClient:
     """The connection to an engine. Of one event loop."""
 
     def __init__(self, process: EngineProcess) -> None:
-        self._process = process
+        self.process = process
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -207,24 +266,28 @@ class EngineClient:
 
     async def connect(self) -> Ready:
         """Wait until the engine is ready. Raises its own error when its process ends instead."""
-        while not self._process.has_bound:
-            if self._process.exit_code is not None:
-                raise self._process.error()
+        while not self.process.has_bound:
+            if self.process.exit_code is not None:
+                raise self.process.error()
             await asyncio.sleep(_LOOK_SECONDS)
-        self._socket.connect(self._process.address)
+        self._socket.connect(self.process.address)
         self.send(Hello())
         ready = from_engine(await self._socket.recv())
         assert isinstance(ready, Ready)
         self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
         return ready
 
-    def submit(self, request: GenerationRequest | EmbeddingRequest) -> Generation:
+    def submit(self, request: GenerationRequest | EmbeddingRequest, identity: str = "") -> Generation:
+        """identity: what logs call it."""
         number = self._number()
         if not self._generations:
             self.last_news = time.monotonic()
-        message = Submit(number, request) if isinstance(request, GenerationRequest) else Embed(number, request)
+        if isinstance(request, GenerationRequest):
+            message: FromFront = Submit(number, request, identity)
+        else:
+            message = Embed(number, request, identity)
         self.send(message)  # which may fail, where a number has too many digits
-        generation = self._generations[number] = Generation(self, number)
+        generation = self._generations[number] = Generation(self, number, identity)
         return generation
 
     def follow_pages(self) -> PageFeed:
@@ -252,6 +315,14 @@ class EngineClient:
     def num_open(self) -> int:
         return len(self._generations)
 
+    def open_requests(self) -> list[dict[str, object]]:
+        """What is open, for the log."""
+        now = time.monotonic()
+        return [
+            {"request_id": one.identity, "number": number, "seconds": round(now - one.began, 3), "tokens": one.num_tokens}
+            for number, one in self._generations.items()
+        ]
+
     @property
     def quiet_seconds(self) -> float:
         """How long the engine has said nothing while it had something to do; 0 while it has nothing."""
@@ -261,10 +332,12 @@ class EngineClient:
         """Let the engine end what is open, or abort it; then end its process."""
         for task in self._tasks:
             task.cancel()
-        if self.failure is None:
+        if not self._tasks:
+            self.process.stop_starting()
+        elif self.failure is None:
             with contextlib.suppress(zmq.ZMQError):
                 self.send(Stop(at_once))
-        await asyncio.to_thread(self._process.end)
+        await asyncio.to_thread(self.process.end)
         self._socket.close()
         self._context.destroy(linger=0)
 
@@ -293,14 +366,19 @@ class EngineClient:
                     pass
 
     async def _watch(self) -> None:
-        while self._process.exit_code is None:
+        while self.process.exit_code is None:
             await asyncio.sleep(0.25)
-        self._fail(f"its process {self._process.how_it_ended()}")
+        self._fail(f"its process {self.process.how_it_ended()}")
 
     def _put(self, request: int, event: Event | Exception, at: float, *, ends: bool) -> None:
         generation = self._generations.pop(request, None) if ends else self._generations.get(request)
         if generation is not None:
             generation.put(event, at)
+
+    def give_up(self, line: str) -> None:
+        """End an engine that does not answer, and tell what is open why."""
+        self._fail(line)
+        self.process.kill()
 
     def _fail(self, line: str) -> None:
         self.failure = self.failure or line

@@ -133,8 +133,8 @@ class Front:
             what, mend = NO_EMBEDDINGS if embeddings else NO_TOKENS
             raise HttpError(400, f"{what}; {mend}", param="model", code="model_not_supported")
 
-    def submit(self, request: GenerationRequest | EmbeddingRequest) -> Generation:
-        return self.engine.submit(request)
+    def submit(self, request: GenerationRequest | EmbeddingRequest, identity: str) -> Generation:
+        return self.engine.submit(request, identity)
 
     def keep(self, prompt: Prompt, text: str, ids: Sequence[int]) -> None:
         """Remember what the model wrote, for the next turn."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import grpc
 from smg_grpc_proto.generated import tokenspeed_scheduler_pb2 as proto
 
-from tsrun.generation import Event, TokenLogprobs
+from tsrun.generation import Blame, Event, FinishReason, Times, TokenLogprobs
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.metrics import Latency, Metrics
 from tsrun.serve.usage import Usage
+
+_STATUS: Mapping[Blame, grpc.StatusCode] = {
+    "request": grpc.StatusCode.INVALID_ARGUMENT,
+    "model": grpc.StatusCode.INTERNAL,
+    "engine": grpc.StatusCode.UNAVAILABLE,
+}
 
 
 class Failed(Exception):
@@ -31,8 +37,9 @@ class Reply:
         self._generation = generation
         self._metrics = metrics
         self._latency = Latency(metrics)
-        self._usage = Usage(num_prompt)
-        self._reason = "abort"
+        self.usage = Usage(num_prompt)
+        self.finish_reason: FinishReason = "abort"
+        self.times: Times | None = None
 
     async def batches(self) -> AsyncIterator[Any]:
         """`GenerateResponse`s, the last one complete. Raises `Failed`, and what the generation does."""
@@ -54,16 +61,17 @@ class Reply:
             assert last is not None
             yield self._complete(last, ids, logprobs)
         finally:
-            self._metrics.end(self._reason, self._usage)
+            self._metrics.end(self.finish_reason, self.usage, self.times)
             self._latency.end()
 
     def _take(self, event: Event) -> None:
+        self.times = event.times or self.times
+        self.finish_reason = event.finish_reason or self.finish_reason
         if event.error is not None:
-            raise Failed(grpc.StatusCode.INVALID_ARGUMENT if event.by_request else grpc.StatusCode.INTERNAL, event.error)
+            raise Failed(_STATUS[event.blame], event.error)
         self._latency.take(len(event.token_ids))
-        self._usage.completion += len(event.token_ids)
-        self._usage.cached = max(self._usage.cached, event.cached_tokens)
-        self._reason = event.finish_reason or self._reason
+        self.usage.completion += len(event.token_ids)
+        self.usage.cached = max(self.usage.cached, event.cached_tokens)
 
     def _shown(self, event: Event) -> Sequence[int]:
         """Without the token that ended the answer, which has no text."""
@@ -89,9 +97,9 @@ class Reply:
 
     def _counts(self) -> dict[str, int]:
         return {
-            "prompt_tokens": self._usage.prompt,
-            "completion_tokens": self._usage.completion,
-            "cached_tokens": self._usage.cached,
+            "prompt_tokens": self.usage.prompt,
+            "completion_tokens": self.usage.completion,
+            "cached_tokens": self.usage.cached,
             "index": self._index,
         }
 

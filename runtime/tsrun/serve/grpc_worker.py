@@ -21,7 +21,9 @@ from tsrun.serve.grpc_answers import Failed, Reply
 from tsrun.serve.grpc_requests import requests_of
 from tsrun.serve.health import Health
 from tsrun.serve.metrics import Metrics
+from tsrun.serve.observing import Observer
 from tsrun.serve.page_batches import batch_of
+from tsrun.serve.records import Record
 from tsrun.serve.tokenizer_bundle import Bundle
 from tsrun.serve.worker_facts import WorkerFacts
 
@@ -32,39 +34,51 @@ _CHUNK_BYTES = 64 * 1024
 class Worker:
     """The service. An error of a request is a status with its one line: INVALID_ARGUMENT, or UNAVAILABLE where another worker may do it."""
 
-    def __init__(self, engine: EngineClient, metrics: Metrics, facts: WorkerFacts, tokenizer: Path) -> None:
+    def __init__(self, engine: EngineClient, metrics: Metrics, facts: WorkerFacts, tokenizer: Path, observer: Observer) -> None:
         self.engine = engine
         self.is_draining = False
         self.health = Health(self)
         self._metrics = metrics
         self._facts = facts
         self._tokenizer = tokenizer
+        self._observer = observer
         self._running: defaultdict[str, list[Generation]] = defaultdict(list)
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """A client that goes aborts its request, whether by leaving the stream or by `Abort`."""
         identity = request.request_id
         generations: list[Generation] = []
+        headers = {name.encode(): value for name, value in context.invocation_metadata() if isinstance(value, str)}
+        record = Record(identity, f"/{SERVICE}/Generate", headers, operation="text_completion")
+
+        async def fail(code: grpc.StatusCode, line: str) -> None:
+            record.status = record.error = code.name
+            await context.abort(code, line)
+
         try:
             if self.is_draining:
                 raise Failed(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
             asked = requests_of(request)
-            generations = [self.engine.submit(one) for one in asked]
+            generations = [self.engine.submit(one, identity) for one in asked]
             self._running[identity] += generations
             for generation in generations:
                 await generation.accepted()
             await context.send_initial_metadata(())  # now, so that who waits for a place knows that it has been taken
             num_prompt = len(asked[0].prompt)
             replies = [Reply(request, index, num_prompt, each, self._metrics) for index, each in enumerate(generations)]
+            record.outcomes = replies
             async for _, response in merged(replies):
                 yield response
+            record.status = grpc.StatusCode.OK.name
         except RequestError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.line)
+            await fail(grpc.StatusCode.INVALID_ARGUMENT, error.line)
         except MachineError as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, error.line)
+            await fail(grpc.StatusCode.UNAVAILABLE, error.line)
         except Failed as error:
-            await context.abort(error.code, str(error))
+            await fail(error.code, str(error))
         finally:
+            record.status = record.status or grpc.StatusCode.CANCELLED.name
+            self._observer.end(record)
             for generation in generations:
                 generation.abort()
             left = [each for each in self._running.pop(identity, ()) if each not in generations]

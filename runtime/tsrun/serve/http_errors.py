@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from tsrun.errors import MachineError, RequestError
+from tsrun.generation import Blame
 
 _OPENAI_TYPES: Mapping[int, str] = {
     400: "invalid_request_error",
@@ -32,6 +33,11 @@ class HttpError(Exception):
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
+    @property
+    def kind(self) -> str:
+        """Without a word of the request."""
+        return self.code or _OPENAI_TYPES.get(self.status, "server_error")
+
     def openai(self) -> dict[str, Any]:
         kind = _OPENAI_TYPES.get(self.status, "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
@@ -57,6 +63,18 @@ def context_exceeded(max_context: int, num_tokens: int, parts: Literal["messages
         f"Please reduce the length of the {parts}."
     )
     return HttpError(400, message, param=parts, code="context_length_exceeded")
+
+
+def at_fault(blame: Blame, line: str) -> HttpError:
+    """Of an answer that could not go on."""
+    match blame:
+        case "request":
+            return HttpError(400, line)
+        case "model":
+            return HttpError(500, line)
+        case "engine":
+            return HttpError(503, line, retry_after=5)
+    assert_never(blame)
 
 
 def http_error(error: Exception) -> HttpError:

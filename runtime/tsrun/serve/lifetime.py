@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
+import sys
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from types import FrameType
+from typing import Any, Protocol, TypeVar
 
 from tsrun.errors import MachineError
-from tsrun.generate import say
 from tsrun.serve.engine_client import EngineClient
 from tsrun.serve.health import Served
+from tsrun.serve.logs import fields
+from tsrun.serve.watchdog import watch
+
+Result = TypeVar("Result")
+log = logging.getLogger("tsrun.serve")
 
 _END_SECONDS = 2.0
 """For what is being written when nothing runs any more."""
@@ -25,32 +32,57 @@ class Listener(Protocol):
         """Take no more, and return from `serve` when answers are written; at once: whatever is not."""
 
 
-class _Told:
-    """SIGINT or SIGTERM: the first says that what runs may end first, the second that it may not."""
+class Told:
+    """SIGINT or SIGTERM, from now on: the first says that what runs may end first, the second that it may not. Of a running loop."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.at_once = False
+        self._number = 0
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._take)
+            asyncio.get_running_loop().add_signal_handler(number, self._take, number)
 
-    def _take(self) -> None:
+    def _take(self, number: int) -> None:
         self.at_once = self.event.is_set()
+        self._number = number
         self.event.set()
 
+    async def before(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of what has to come before anything is served. SystemExit, as of the signal, where one comes first."""
+        working = asyncio.ensure_future(work)
+        telling = asyncio.ensure_future(self.event.wait())
+        await asyncio.wait((working, telling), return_when=asyncio.FIRST_COMPLETED)
+        for one in (working, telling):
+            if not one.done():
+                one.cancel()
+        await asyncio.wait((working, telling))
+        if self.event.is_set():
+            raise SystemExit(128 + self._number)
+        return working.result()
 
-async def serve_until_told(listeners: Sequence[Listener], served: Served, drain_seconds: float) -> None:
+
+def end_on_sigterm() -> None:
+    """While nothing runs that has to end first. What is being done is left by SystemExit, so that it can take away what it has made."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+async def serve_until_told(listeners: Sequence[Listener], served: Served, told: Told, drain_seconds: float) -> None:
     """Raises MachineError where the engine has failed."""
-    told = _Told()
-    serving = [asyncio.create_task(listener.serve()) for listener in listeners]
-    failing = asyncio.create_task(_failure(served.engine))
-    telling = asyncio.create_task(told.event.wait())
-    await asyncio.wait((*serving, failing, telling), return_when=asyncio.FIRST_COMPLETED)
     engine = served.engine
+    serving = [asyncio.create_task(listener.serve()) for listener in listeners]
+    failing = asyncio.create_task(_failure(engine))
+    telling = asyncio.create_task(told.event.wait())
+    patience = engine.process.watchdog_seconds
+    watching = [asyncio.create_task(watch(engine, patience))] if patience else []
+    await asyncio.wait((*serving, failing, telling), return_when=asyncio.FIRST_COMPLETED)
     if telling.done():
         served.is_draining = True
         if engine.num_open:
-            say(f"shutting down when {engine.num_open} requests have ended")
+            log.info("shutting down when what is open has ended", extra=fields(requests=engine.num_open))
         ends = time.monotonic() + drain_seconds
         while engine.num_open and time.monotonic() < ends and not told.at_once:
             await asyncio.sleep(0.02)
@@ -60,7 +92,7 @@ async def serve_until_told(listeners: Sequence[Listener], served: Served, drain_
     for listener in listeners:
         listener.end(at_once=True)  # whoever is in the middle of a question
     await asyncio.gather(*serving)
-    for task in (failing, telling):
+    for task in (failing, telling, *watching):
         task.cancel()
     if engine.failure is not None:
         raise MachineError("engine", engine.failure, "start the server again")

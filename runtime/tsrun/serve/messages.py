@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tsrun.generation import EmbeddingRequest, Event, GenerationRequest, Load, PageEvent
+from tsrun.generation import EmbeddingRequest, Event, GenerationRequest, Load, PageEvent, Running
 
 Message = TypeVar("Message")
 
@@ -19,8 +19,11 @@ class Hello(msgspec.Struct, tag=True):
 
 
 class Submit(msgspec.Struct, tag=True):
+    """identity: what logs call the request."""
+
     request: int
     what: GenerationRequest
+    identity: str = ""
 
 
 class Embed(msgspec.Struct, tag=True):
@@ -28,6 +31,7 @@ class Embed(msgspec.Struct, tag=True):
 
     request: int
     what: EmbeddingRequest
+    identity: str = ""
 
 
 class Abort(msgspec.Struct, tag=True):
@@ -89,9 +93,11 @@ class Refused(msgspec.Struct, tag=True):
 
 
 class Statistics(msgspec.Struct):
-    """The engine as it is, and what it has done since it started."""
+    """The engine as it is, and what it has done since it started. stuck: requests that it ended, since no step brought them forward."""
 
     load: Load
+    running: list[Running] = msgspec.field(default_factory=list)
+    stuck: int = 0
     steps: int = 0
     busy_seconds: float = 0.0
     generated_tokens: int = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from tsrun.generation import Phase, Times
 from tsrun.serve.engine_client import EngineClient
 from tsrun.serve.messages import Ready
 from tsrun.serve.usage import Usage
@@ -48,11 +49,19 @@ class Metrics:
         self.next_token = seconds("vllm:inter_token_latency_seconds", "From one token to the next.")
         self.delivery = seconds("tsrun:delivery_seconds", "From the end of a step to its tokens being on their way to the client.")
         self.whole = seconds("vllm:e2e_request_latency_seconds", "From a request to its end.")
+        self._phases: Mapping[Phase, Histogram] = {
+            "queue": seconds("vllm:request_queue_time_seconds", "From a request reaching the engine to its first step."),
+            "prefill": seconds("vllm:request_prefill_time_seconds", "From a request's first step to its first token."),
+            "decode": seconds("vllm:request_decode_time_seconds", "From a request's first token to its end."),
+        }
+        self._responses = counter("tsrun:responses", "Answers to requests of any kind, 499 where nobody waited for it.", "status")
         self._looked_for = self._found = 0
         self._registry.register(_EngineCollector(model, engine, ready))
 
-    def end(self, reason: str, usage: Usage) -> None:
-        """A request has ended."""
+    def end(self, reason: str, usage: Usage, times: Times | None) -> None:
+        """A request has ended. times: as far as they are known."""
+        for phase, began, ended in () if times is None else times.phases():
+            self._phases[phase].observe(ended - began)
         self._success.labels(self._model, reason).inc()
         self._prompts = self._prompts[0] + usage.prompt, self._prompts[1] + usage.cached
         self.prompt_tokens.inc(usage.prompt)
@@ -63,6 +72,9 @@ class Metrics:
         self._found += usage.cached
         if usage.miss is not None:
             self._cache_misses.labels(self._model, usage.miss).inc()
+
+    def response(self, status: int | str | None) -> None:
+        self._responses.labels(self._model, str(status)).inc()
 
     def prompt_counts(self) -> tuple[int, int]:
         """Tokens of prompts, and of these those that were cached."""
@@ -125,6 +137,7 @@ class _EngineCollector(Collector):
         counters = (
             ("vllm:num_preemptions", "Requests that gave their pages to others and began anew.", found.load.preemptions),
             ("tsrun:steps", "Steps of the engine.", found.steps),
+            ("tsrun:stuck_requests", "Requests that the watchdog ended, since no step brought them forward.", found.stuck),
             ("tsrun:busy_seconds", "Seconds that the engine spent in steps.", found.busy_seconds),
         )
         for kind, metrics in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):

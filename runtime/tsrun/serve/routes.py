@@ -38,8 +38,10 @@ def application(front: Front, health: Health) -> Starlette:
     kept = KeptResponses()
     status = Status(front)
 
-    def generating(form: Any, answer: Any, dialect: Dialect = OPENAI, *, embeds: bool | None = False) -> Generating[Any]:
-        return Generating(front, form, answer, dialect, unknown, embeds)
+    def generating(
+        form: Any, answer: Any, operation: str | None, dialect: Dialect = OPENAI, *, embeds: bool | None = False
+    ) -> Generating[Any]:
+        return Generating(front, form, answer, dialect, unknown, operation, embeds)
 
     def answered(form: Any) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -57,22 +59,25 @@ def application(front: Front, health: Health) -> Starlette:
         _posted(ResponsesRequest, streams=True),
     )
     table: list[tuple[Operation, Any]] = [
-        (chat("/v1/chat/completions", "Answer a conversation: OpenAI's form."), generating(ChatRequest, ChatAnswer)),
-        (text("/v1/completions", "Continue a text: OpenAI's older form."), generating(CompletionRequest, Completion)),
-        (response("/v1/responses", "Answer items: OpenAI's newer form, kept for the next turn."), generating(ResponsesRequest, respond)),
+        (chat("/v1/chat/completions", "Answer a conversation: OpenAI's form."), generating(ChatRequest, ChatAnswer, "chat")),
+        (text("/v1/completions", "Continue a text: OpenAI's older form."), generating(CompletionRequest, Completion, "text_completion")),
+        (
+            response("/v1/responses", "Answer items: OpenAI's newer form, kept for the next turn."),
+            generating(ResponsesRequest, respond, "chat"),
+        ),
         (Operation("GET", "/v1/responses/{id}", "A response that was kept."), _kept(kept)),
         (Operation("DELETE", "/v1/responses/{id}", "Forget a response."), _kept(kept)),
         (
             _posted(MessagesRequest, streams=True)("/v1/messages", "Answer messages: Anthropic's form."),
-            generating(MessagesRequest, MessagesAnswer, ANTHROPIC),
+            generating(MessagesRequest, MessagesAnswer, "chat", ANTHROPIC),
         ),
         (
             _posted(CountTokens)("/v1/messages/count_tokens", "How many tokens messages are."),
-            generating(CountTokens, TokenCount, ANTHROPIC, embeds=None),
+            generating(CountTokens, TokenCount, None, ANTHROPIC, embeds=None),
         ),
         (
             _posted(EmbeddingsRequest)("/v1/embeddings", "Texts as vectors, of a model that gives them: OpenAI's form."),
-            generating(EmbeddingsRequest, Embeddings, embeds=True),
+            generating(EmbeddingsRequest, Embeddings, "embeddings", embeds=True),
         ),
         (Operation("GET", "/v1/models", "The model that is served."), _models(front)),
         (Operation("GET", "/v1/models/{model}", "The same, by its name."), _models(front)),

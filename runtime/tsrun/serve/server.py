@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from tsrun.artifact import Manifest, read_manifest
-from tsrun.errors import ArtifactError, MachineError, UsageError
-from tsrun.generate import resolve, say
+from tsrun.errors import ArtifactError, MachineError, TsrunError, UsageError
+from tsrun.generate import resolve
 from tsrun.limits import LimitOptions
 from tsrun.parsing import Choice, choose, named
 from tsrun.serve.admission import Admission
@@ -22,16 +24,24 @@ from tsrun.serve.engine_client import EngineClient, EngineProcess
 from tsrun.serve.front import Front
 from tsrun.serve.health import Health
 from tsrun.serve.http_listener import HttpListener, listen_at
-from tsrun.serve.lifetime import serve_until_told
+from tsrun.serve.lifetime import Told, end_on_sigterm, serve_until_told
+from tsrun.serve.logs import LogOptions, configure
 from tsrun.serve.metrics import Metrics
+from tsrun.serve.observing import Observed, Observer
 from tsrun.serve.routes import application, probes
+from tsrun.serve.tracing import Tracer, traces_to
 from tsrun.tokenizer import Tokenizer
+
+First = TypeVar("First")
+Second = TypeVar("Second")
+log = logging.getLogger("tsrun.serve")
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """The command line of `tsrun serve`, typed. grpc: be a worker of a gateway, with HTTP at `metrics_port` for probes alone;
-    drain_seconds: for requests under way, when the server is told to end."""
+    drain_seconds: for requests under way, when the server is told to end; watchdog_seconds: without progress, 0 for any; otlp_endpoint: of
+    a collector of traces."""
 
     path: Path
     host: str = "127.0.0.1"
@@ -54,13 +64,26 @@ class ServeOptions:
     entry: str | None = None
     limits: LimitOptions = field(default_factory=LimitOptions)
     threads: int | None = None
+    watchdog_seconds: float = 60.0
+    logs: LogOptions = field(default_factory=LogOptions)
+    otlp_endpoint: str | None = None
 
 
 def serve(options: ServeOptions) -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM. SystemExit where one comes before that, and after an error that the log tells of."""
     _check(options)
+    configure(options.logs)
+    try:
+        _serve(options)
+    except TsrunError as error:
+        log.error("%s", error.line, exc_info=bool(os.environ.get("TSRUN_DEBUG")))
+        raise SystemExit(error.exit_code) from None
+
+
+def _serve(options: ServeOptions) -> None:
     began = time.perf_counter()
-    path = resolve(options.path, options.mesh, options.dtype, options.entry)
+    end_on_sigterm()
+    path = resolve(options.path, options.mesh, options.dtype, options.entry, log.info)
     manifest = read_manifest(path)
     if "tokenizer/tokenizer.json" not in manifest.files:
         what = "has no tokenizer, since its checkpoint had none"
@@ -71,20 +94,22 @@ def serve(options: ServeOptions) -> None:
 
 
 async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
+    told = Told()
     listening = listen_at(options.host, options.port)
-    async with _engine(options, path) as engine:
-        tokenizer = asyncio.create_task(asyncio.to_thread(Tokenizer, path / "tokenizer"))
-        ready = await engine.connect()
-        reader = await tokenizer
+    model = options.model_name or _name(options.path, manifest)
+    async with _traces(options, model) as traces, _engine(options, path) as engine:
+        reader, ready = await told.before(_both(asyncio.to_thread(Tokenizer, path / "tokenizer"), engine.connect()))
         admission = Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key)
         choice = _parsers(options, reader, manifest)
-        front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, admission)
+        front = Front(model, reader, engine, ready, manifest.vocabulary, choice, admission)
         front.drops_nonces = options.drops_nonces
         front.embedding = manifest.embedding
-        app = Gate(application(front, Health(front)), [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)])
+        keys = [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)]
+        observer = Observer(model, front.metrics, traces)
+        app = Observed(Gate(application(front, Health(front)), keys), observer, [key.name for key in keys])
         listener = HttpListener(app, listening, options.ssl_certfile, options.ssl_keyfile)
-        say(f"{front.model} at {listener.url}, ready in {time.perf_counter() - began:.1f} s")
-        await serve_until_told([listener], front, options.drain_seconds)
+        log.info("%s at %s, ready in %.1f s", model, listener.url, time.perf_counter() - began)
+        await serve_until_told([listener], front, told, options.drain_seconds)
         front.close()
 
 
@@ -97,25 +122,35 @@ async def _serve_grpc(options: ServeOptions, path: Path, manifest: Manifest, beg
     except ImportError as error:
         name = (error.name or "").partition(".")[0]
         raise MachineError("--grpc", f"the package `{name}` is not installed", "pip install 'tsc-llm[smg]'") from None
+    told = Told()
     probing = [] if options.metrics_port is None else [listen_at(options.host, options.metrics_port)]
     listener = GrpcListener(options.host, options.port)
-    async with _engine(options, path) as engine:
-        ready = await engine.connect()
-        model = options.model_name or _name(options.path, manifest)
+    model = options.model_name or _name(options.path, manifest)
+    async with _traces(options, model) as traces, _engine(options, path) as engine:
+        ready = await told.before(engine.connect())
         metrics = Metrics(model, engine, ready)
         facts = WorkerFacts(model, manifest, options.limits, engine, ready, metrics)
-        worker = Worker(engine, metrics, facts, path / "tokenizer")
+        observer = Observer(model, metrics, traces)
+        worker = Worker(engine, metrics, facts, path / "tokenizer", observer)
         listener.add(worker)
-        beside = [HttpListener(probes(worker.health, metrics), listening) for listening in probing]
+        beside = [HttpListener(Observed(probes(worker.health, metrics), observer), listening) for listening in probing]
         also = f" (metrics at {beside[0].url})" if beside else ""
-        say(f"{model} at {listener.url}{also}, ready in {time.perf_counter() - began:.1f} s")
-        await serve_until_told([listener, *beside], worker, options.drain_seconds)
+        log.info("%s at %s%s, ready in %.1f s", model, listener.url, also, time.perf_counter() - began)
+        await serve_until_told([listener, *beside], worker, told, options.drain_seconds)
 
 
 @asynccontextmanager
 async def _engine(options: ServeOptions, path: Path) -> AsyncIterator[EngineClient]:
     """The engine in a process of its own, which ends with the block."""
-    process = EngineProcess(path, options.limits, options.threads, follows_pages=options.grpc)
+    log.info("loading %s", path.name)
+    process = EngineProcess(
+        path,
+        options.limits,
+        options.threads,
+        LogOptions(options.logs.shown_as, options.logs.level),
+        watchdog_seconds=options.watchdog_seconds,
+        follows_pages=options.grpc,
+    )
     try:
         engine = EngineClient(process)
         try:
@@ -124,6 +159,23 @@ async def _engine(options: ServeOptions, path: Path) -> AsyncIterator[EngineClie
             await engine.close(at_once=True)
     finally:
         process.end()
+
+
+@asynccontextmanager
+async def _traces(options: ServeOptions, model: str) -> AsyncIterator[Tracer | None]:
+    """Where traces go, if anywhere; what is left of them is sent with the end of the block."""
+    traces = traces_to(options.otlp_endpoint, model)
+    try:
+        yield traces
+    finally:
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
+
+
+async def _both(first: Awaitable[First], second: Awaitable[Second]) -> tuple[First, Second]:
+    """The results of what goes on at once."""
+    one, other = await asyncio.gather(first, second)
+    return one, other
 
 
 def _parsers(options: ServeOptions, tokenizer: Tokenizer, manifest: Manifest) -> Choice:
