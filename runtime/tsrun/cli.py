@@ -133,6 +133,7 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 @click.option("--insecure", is_flag=True, help="Listen for other machines without an API key.")
 @click.option("--max-waiting", type=click.IntRange(min=0), default=1024, show_default=True, help="Answers that wait at most; then 503.")
 @click.option("--max-requests-per-key", type=click.IntRange(min=1), help="Answers under way of one API key at most; then 429.")
+@click.option("--max-tokens-per-minute-per-key", type=click.IntRange(min=1), help="Tokens that an API key may use in a minute; then 429.")
 @click.option("--keep-nonces", "drops_nonces", flag_value=False, default=True, help="Leave in prompts what clients put there for billing.")
 @click.option("--tool-parser", help="How the model writes calls of tools [default: as its chat template shows].")
 @click.option("--reasoning-parser", help="How it marks its reasoning [default: as its chat template shows].")

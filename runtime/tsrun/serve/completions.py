@@ -75,7 +75,7 @@ class Completion:
             self._prompts.append(prompt)
         for prompt in self._prompts:
             most = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
-            self.answers += begin(self._front, prompt, Reading(), choice, origin, most_tokens=most)
+            self.answers += await begin(self._front, prompt, Reading(), choice, origin, most_tokens=most)
 
     async def whole(self) -> dict[str, Any]:
         texts = [self._echo(index) for index in range(len(self.answers))]

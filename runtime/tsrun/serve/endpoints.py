@@ -88,7 +88,7 @@ class Generating(Generic[Body]):
             return self.dialect.error_body(error, request_id)
 
         try:
-            body, unknown = parsed(await read_body(receive), self.form)
+            body, unknown = await parsed(await read_body(receive), self.form)
             self.unknown.note(scope["path"], unknown)
             answer = self.answer(self.front, body)
             origin = replace(scope["state"]["origin"], session=session_key(_session_fields(body), scope["state"]["headers"]))
@@ -96,13 +96,13 @@ class Generating(Generic[Body]):
                 await send_stream(
                     receive,
                     send,
-                    _started(answer, origin),
+                    _started(answer, origin, headers),
                     lambda error: self.dialect.error_event(error, request_id),
                     error_body,
                     headers,
                 )
             else:
-                await send_json(send, await unless_gone(receive, _whole(answer, origin)), headers=headers)
+                await send_json(send, await unless_gone(receive, _whole(answer, origin, headers)), headers=headers)
         except asyncio.CancelledError:
             log.info("%s %s: the client has gone", request_id, scope["path"])
         except Exception as error:
@@ -144,26 +144,28 @@ async def read_body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _started(answer: Answering, origin: Origin) -> AsyncIterator[bytes]:
+async def _started(answer: Answering, origin: Origin, headers: dict[str, str]) -> AsyncIterator[bytes]:
     try:
-        await _start(answer, origin)
+        await _start(answer, origin, headers)
         async for data in answer.stream():
             yield data
     finally:
         _end(answer)
 
 
-async def _whole(answer: Answering, origin: Origin) -> dict[str, Any]:
+async def _whole(answer: Answering, origin: Origin, headers: dict[str, str]) -> dict[str, Any]:
     try:
-        await _start(answer, origin)
+        await _start(answer, origin, headers)
         return await answer.whole()
     finally:
         _end(answer)
 
 
-async def _start(answer: Answering, origin: Origin) -> None:
-    """What can not be is refused before anything is answered."""
+async def _start(answer: Answering, origin: Origin, headers: dict[str, str]) -> None:
+    """What can not be is refused before anything is answered. headers: of the answer, which are added to."""
     await answer.start(origin)
+    left = answer.answers[-1].tokens_left if answer.answers else None
+    headers.update({} if left is None else left.headers())
     for one in answer.answers:
         await one.accepted()
 

@@ -23,14 +23,23 @@ class HttpError(Exception):
     """param: the field at fault; code: OpenAI's name for the error, which clients look at; retry_after: seconds."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        more_headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+        self.more_headers = more_headers or {}
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        again = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return {**again, **self.more_headers}
 
     def openai(self) -> dict[str, Any]:
         kind = _OPENAI_TYPES.get(self.status, "server_error")

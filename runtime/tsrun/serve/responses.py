@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, assert_never
@@ -17,13 +16,13 @@ from tsrun.serve.answers import Answer, Origin, begin
 from tsrun.serve.constraints import of_format, only
 from tsrun.serve.conversation import Conversation, Message, text_of, tool_call
 from tsrun.serve.front import Front
-from tsrun.serve.http_errors import HttpError, invalid, unsupported
+from tsrun.serve.http_errors import invalid, unsupported
+from tsrun.serve.kept_responses import KeptResponse
 from tsrun.serve.sampling_fields import SamplingFields, TokenChoice, check_count
+from tsrun.serve.shared_state import FindResponse, KeepResponse
 from tsrun.serve.sse import event
 from tsrun.serve.tools import offered, required_call
 
-MOST_KEPT = 1024
-"""Responses; the oldest are forgotten."""
 Item = dict[str, Any]
 
 
@@ -72,34 +71,6 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
         return replace(choice, constraint=only(choice.constraint, form))
 
 
-class KeptResponses:
-    """Items of earlier turns by the id of their response, with whose they are."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[Origin, list[Item], dict[str, Any]]] = OrderedDict()
-
-    def keep(self, origin: Origin, items: list[Item], response: dict[str, Any]) -> None:
-        self._kept[response["id"]] = origin, items, response
-        while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
-
-    def items(self, origin: Origin, identity: str) -> list[Item]:
-        return self._found(origin, identity)[1]
-
-    def response(self, origin: Origin, identity: str) -> dict[str, Any]:
-        return self._found(origin, identity)[2]
-
-    def delete(self, origin: Origin, identity: str) -> None:
-        self._found(origin, identity)
-        del self._kept[identity]
-
-    def _found(self, origin: Origin, identity: str) -> tuple[Origin, list[Item], dict[str, Any]]:
-        found = self._kept.get(identity)
-        if found is None or found[0].user != origin.user:
-            raise HttpError(404, f"Response with id '{identity}' not found.", param="previous_response_id", code="response_not_found")
-        return found
-
-
 def messages_of(items: list[Item]) -> list[Message]:
     """Items as the messages that templates take: an answer's reasoning, text and calls are one message."""
     messages: list[Message] = []
@@ -144,10 +115,9 @@ def messages_of(items: list[Item]) -> list[Message]:
 class ResponseAnswer:
     """One response. `start` may refuse; then `whole` or `stream`."""
 
-    def __init__(self, front: Front, request: ResponsesRequest, kept: KeptResponses) -> None:
+    def __init__(self, front: Front, request: ResponsesRequest) -> None:
         self._front = front
         self._request = request
-        self._kept = kept
         self.answers: list[Answer] = []
         self._items: list[Item] = []
         self._origin = Origin()
@@ -161,19 +131,29 @@ class ResponseAnswer:
         given = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
         if not isinstance(given, list) or not given:
             raise invalid("input", "input: give a text or an array of items")
-        earlier = [] if request.previous_response_id is None else self._kept.items(origin, request.previous_response_id)
-        self._origin, self._items = origin, [*earlier, *given]
-        instructions: list[Message] = [{"role": "system", "content": request.instructions}] if request.instructions else []
-        messages = [*instructions, *messages_of(self._items)]
-        effort = (request.reasoning or {}).get("effort")
-        variables = {} if effort is None else {"reasoning_effort": effort}
-        conversation = Conversation(messages, offered(request.tools, request.tool_choice), variables)
+        self._origin, self._items = origin, [*await self._earlier(origin), *given]
+        conversation = await self._front.conversation(self._conversation, self._items)
         call = required_call(conversation.tools, request.tool_choice)
         choice = request.token_choice(call)
         prompt = await self._front.prompt_of(conversation, origin.salt(None))
         most_calls = 1 if request.parallel_tool_calls is False else None
         reading = self._front.reading(conversation, prompt, is_call=call is not None, most_calls=most_calls)
-        self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
+        self.answers = await begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
+
+    async def _earlier(self, origin: Origin) -> list[Item]:
+        """Of the response that this one goes on from, up to its end."""
+        if self._request.previous_response_id is None:
+            return []
+        kept = await self._front.state.ask(FindResponse(origin.user, self._request.previous_response_id))
+        items: list[Item] = msgspec.json.decode(kept.items)
+        return items
+
+    def _conversation(self) -> Conversation:
+        request = self._request
+        instructions: list[Message] = [{"role": "system", "content": request.instructions}] if request.instructions else []
+        effort = (request.reasoning or {}).get("effort")
+        variables = {} if effort is None else {"reasoning_effort": effort}
+        return Conversation([*instructions, *messages_of(self._items)], offered(request.tools, request.tool_choice), variables)
 
     async def whole(self) -> dict[str, Any]:
         (answer,) = self.answers
@@ -181,7 +161,7 @@ class ResponseAnswer:
             for part in batch.parts:
                 self._output.take(part)
         self._output.end()
-        self._finish(answer)
+        await self._finish(answer)
         return self._response
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -195,10 +175,10 @@ class ResponseAnswer:
                 yield data
         for kind, fields in self._output.end():
             yield self._event(kind, fields)
-        self._finish(answer)
+        await self._finish(answer)
         yield self._event(f"response.{self._response['status']}", {"response": self._response})
 
-    def _finish(self, answer: Answer) -> None:
+    async def _finish(self, answer: Answer) -> None:
         if answer.finish_reason == "stop":
             self._response["status"] = "completed"
         else:
@@ -206,7 +186,9 @@ class ResponseAnswer:
             self._response["incomplete_details"] = {"reason": "max_output_tokens"}
         self._response["usage"] = answer.usage.responses()
         if self._request.store is not False:
-            self._kept.keep(self._origin, [*self._items, *self._response["output"]], self._response)
+            items = msgspec.json.encode([*self._items, *self._response["output"]])
+            kept = KeptResponse(items, msgspec.json.encode(self._response))
+            await self._front.state.ask(KeepResponse(self._origin.user, self._response["id"], kept))
 
     def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
         self._sequence += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from tsrun.serve.http_listener import HttpListener, listen_at
 from tsrun.serve.lifetime import serve_until_told
 from tsrun.serve.metrics import Metrics
 from tsrun.serve.routes import application, probes
+from tsrun.serve.shared_state import LocalState
+from tsrun.serve.token_limits import TokenLimits
 from tsrun.tokenizer import Tokenizer
 
 
@@ -43,6 +46,7 @@ class ServeOptions:
     insecure: bool = False
     max_waiting: int = 1024
     max_requests_per_key: int | None = None
+    max_tokens_per_minute_per_key: int | None = None
     drops_nonces: bool = True
     tool_parser: str | None = None
     reasoning_parser: str | None = None
@@ -73,11 +77,13 @@ async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, beg
         tokenizer = asyncio.create_task(asyncio.to_thread(Tokenizer, path / "tokenizer"))
         ready = await engine.connect()
         reader = await tokenizer
-        admission = Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key)
+        tokens = None if options.max_tokens_per_minute_per_key is None else TokenLimits(options.max_tokens_per_minute_per_key)
+        state = LocalState(Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key, tokens))
         choice = _parsers(options, reader, manifest)
-        front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, admission)
+        front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, state)
         front.drops_nonces = options.drops_nonces
-        app = Gate(application(front, Health(front)), [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)])
+        keys = [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)]
+        app = Gate(application(front, Health(front)), keys, secrets.token_bytes(16))
         listener = HttpListener(app, listening, options.ssl_certfile, options.ssl_keyfile)
         say(f"{front.model} at {listener.url}, ready in {time.perf_counter() - began:.1f} s")
         await serve_until_told([listener], front, options.drain_seconds)
@@ -136,6 +142,9 @@ def _check(options: ServeOptions) -> None:
     if not options.api_keys and not options.insecure and not _is_loopback(options.host):
         what = f"anyone who reaches {options.host} could use the model"
         raise UsageError("--host", what, "give --api-key KEY, or --insecure where that is meant")
+    for name, value in (("requests", options.max_requests_per_key), ("tokens-per-minute", options.max_tokens_per_minute_per_key)):
+        if value is not None and not options.api_keys:
+            raise UsageError(f"--max-{name}-per-key", "there are no API keys", "give --api-key KEY, or leave it out")
     if options.grpc:
         _check_worker(options)
     elif options.metrics_port is not None:
