@@ -18,6 +18,7 @@ from tsrun.serve.conversation import Conversation, Message, text_of, tool_call
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import invalid, unsupported
 from tsrun.serve.kept_responses import KeptResponse
+from tsrun.serve.namespaces import Names, joined, ungrouped
 from tsrun.serve.sampling_fields import SamplingFields, TokenChoice, check_count
 from tsrun.serve.shared_state import FindResponse, KeepResponse
 from tsrun.serve.sse import event
@@ -84,6 +85,8 @@ def messages_of(items: list[Item]) -> list[Message]:
         where = f"input[{index}]"
         match item:
             case {"type": "function_call", "name": str(name), "call_id": str(identity)}:
+                if isinstance(item.get("namespace"), str):
+                    name = joined(item["namespace"], name)
                 assistant().setdefault("tool_calls", []).append(tool_call(identity, name, item.get("arguments")))
             case {"type": "function_call_output", "call_id": str(identity)}:
                 output = item.get("output")
@@ -123,7 +126,8 @@ class ResponseAnswer:
         self._origin = Origin()
         self._response = self._new_response()
         self._sequence = 0
-        self._output = OutputItems(self._response["output"])
+        self._tools, names = ungrouped(request.tools or ())
+        self._output = OutputItems(self._response["output"], names)
 
     async def start(self, origin: Origin) -> None:
         request = self._request
@@ -153,7 +157,7 @@ class ResponseAnswer:
         instructions: list[Message] = [{"role": "system", "content": request.instructions}] if request.instructions else []
         effort = (request.reasoning or {}).get("effort")
         variables = {} if effort is None else {"reasoning_effort": effort}
-        return Conversation([*instructions, *messages_of(self._items)], offered(request.tools, request.tool_choice), variables)
+        return Conversation([*instructions, *messages_of(self._items)], offered(self._tools, request.tool_choice), variables)
 
     async def whole(self) -> dict[str, Any]:
         (answer,) = self.answers
@@ -228,8 +232,9 @@ Events = list[tuple[str, dict[str, Any]]]
 class OutputItems:
     """Parts as items, one after the other: each part's events, and the items as they grow."""
 
-    def __init__(self, items: list[Item]) -> None:
+    def __init__(self, items: list[Item], names: Names) -> None:
         self._items = items
+        self._names = names
         self._open: str | None = None  # the type of the item that is open
         self._text = ""
 
@@ -242,7 +247,8 @@ class OutputItems:
             case CallBegin(_, name, identity):
                 events = self.end()
                 call = identity or f"call_{uuid.uuid4().hex[:24]}"
-                item = {"id": _id("fc"), "type": "function_call", "status": "in_progress", "call_id": call, "name": name, "arguments": ""}
+                head = {"id": _id("fc"), "type": "function_call", "status": "in_progress", "call_id": call}
+                item = {**head, **self._names.fields(name), "arguments": ""}
                 return [*events, *self._begin("function_call", item)]
             case CallArguments(_, text):
                 return self._grow("response.function_call_arguments.delta", text, {})
