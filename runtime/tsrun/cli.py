@@ -126,6 +126,7 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 @click.argument("model", type=_PATH, metavar="NAME.tsa|CHECKPOINT")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any that is free.")
+@click.option("--http-processes", type=click.IntRange(1, 64), default=1, show_default=True, help="That share the port, and the engine.")
 @click.option("--grpc", is_flag=True, help="Be a worker of an SMG gateway: gRPC instead of HTTP.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="With --grpc, HTTP here: /health, /ready, /metrics.")
 @click.option("--model-name", help="What clients call the model [default: the name of the file].")

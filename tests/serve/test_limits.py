@@ -35,8 +35,8 @@ def limited(model: Path) -> Iterator[Server]:
     assert running.stop() == 0
 
 
-def bearer(key: str) -> dict[str, bytes]:
-    return {"authorization": f"Bearer {key}".encode()}
+def bearer(key: str) -> dict[bytes, bytes]:
+    return {b"authorization": f"Bearer {key}".encode()}
 
 
 def remaining(answer: Any) -> int:
@@ -129,10 +129,10 @@ def test_a_stream_and_one_that_ends_early_are_settled_too(limited: Server) -> No
 
 def test_a_key_is_compared_by_its_bytes(limited: Server) -> None:
     with limited.client() as client:
-        for headers in ({"x-api-key": CLEF.encode()}, bearer(CLEF)):
+        for headers in ({b"x-api-key": CLEF.encode()}, bearer(CLEF)):
             assert client.get("/v1/models", headers=headers).status_code == 200
         for wrong in ("clé", "cle-a", CLEF + "x"):
-            answer = client.get("/v1/models", headers={"x-api-key": wrong.encode()})
+            answer = client.get("/v1/models", headers={b"x-api-key": wrong.encode()})
             assert (answer.status_code, answer.json()["type"]) == (401, "error")
 
 

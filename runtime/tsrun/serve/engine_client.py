@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 import zmq
@@ -50,8 +50,50 @@ _END_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 
 
+class EngineEnd(Protocol):
+    """What is at the other end of a connection: the process behind an address. is_ours: it ends with the connection."""
+
+    address: str
+    is_ours: bool
+
+    @property
+    def exit_code(self) -> int | None: ...
+    @property
+    def has_bound(self) -> bool: ...
+    def error(self) -> TsrunError:
+        """Why it has ended, in its own words where it had some."""
+
+    def how_it_ended(self) -> str: ...
+    def end(self) -> None: ...
+
+
+class EngineElsewhere:
+    """An engine that another process has started, and looks after."""
+
+    is_ours = False
+    exit_code = None
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    @property
+    def has_bound(self) -> bool:
+        return Path(self.address.removeprefix("ipc://")).exists()
+
+    def error(self) -> TsrunError:
+        raise NotImplementedError
+
+    def how_it_ended(self) -> str:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """It is not for this process to end."""
+
+
 class EngineProcess:
-    """The process behind an address. It ends when this process does."""
+    """The process of an engine, which ends when this process does."""
+
+    is_ours = True
 
     def __init__(self, path: Path, limits: LimitOptions, threads: int | None, *, follows_pages: bool = False) -> None:
         # Private: who can open the socket can ask for anything.
@@ -189,7 +231,7 @@ class PageFeed:
 class EngineClient:
     """The connection to an engine. Of one event loop."""
 
-    def __init__(self, process: EngineProcess) -> None:
+    def __init__(self, process: EngineEnd) -> None:
         self._process = process
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -203,6 +245,10 @@ class EngineClient:
         self.statistics: Statistics | None = None
         self.failure: str | None = None
         self.last_news = time.monotonic()
+
+    @property
+    def address(self) -> str:
+        return self._process.address
 
     async def connect(self) -> Ready:
         """Wait until the engine is ready. Raises its own error when its process ends instead."""
@@ -256,10 +302,10 @@ class EngineClient:
         return time.monotonic() - self.last_news if self._generations else 0.0
 
     async def close(self, *, at_once: bool = False) -> None:
-        """Let the engine end what is open, or abort it; then end its process."""
+        """Let the engine end what is open, or abort it; then end its process, where it is ours."""
         for task in self._tasks:
             task.cancel()
-        if self.failure is None:
+        if self.failure is None and self._process.is_ours:
             with contextlib.suppress(zmq.ZMQError):
                 self.send(Stop(at_once))
         await asyncio.to_thread(self._process.end)
@@ -286,21 +332,22 @@ class EngineClient:
                     if follower in self._feeds:
                         self._feeds[follower].put(pages)
                 case Over(line):
-                    self._fail(line)
+                    self.fail(line)
                 case Ready():
                     pass
 
     async def _watch(self) -> None:
         while self._process.exit_code is None:
             await asyncio.sleep(0.25)
-        self._fail(f"its process {self._process.how_it_ended()}")
+        self.fail(f"its process {self._process.how_it_ended()}")
 
     def _put(self, request: int, event: Event | Exception, at: float, *, ends: bool) -> None:
         generation = self._generations.pop(request, None) if ends else self._generations.get(request)
         if generation is not None:
             generation.put(event, at)
 
-    def _fail(self, line: str) -> None:
+    def fail(self, line: str) -> None:
+        """The engine has gone, which whoever waits for something is told."""
         self.failure = self.failure or line
         for feed in self._feeds.values():
             feed.put(MachineError("engine", self.failure, "start the server again"))

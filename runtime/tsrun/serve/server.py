@@ -6,29 +6,27 @@ import asyncio
 import ipaddress
 import os
 import secrets
+import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tsrun.artifact import Manifest, read_manifest
 from tsrun.errors import ArtifactError, MachineError, UsageError
 from tsrun.generate import resolve, say
 from tsrun.limits import LimitOptions
-from tsrun.parsing import Choice, choose, named
 from tsrun.serve.admission import Admission
-from tsrun.serve.auth import ApiKey, Gate
 from tsrun.serve.engine_client import EngineClient, EngineProcess
-from tsrun.serve.front import Front
-from tsrun.serve.health import Health
 from tsrun.serve.http_listener import HttpListener, listen_at
-from tsrun.serve.lifetime import serve_until_told
-from tsrun.serve.metrics import Metrics
-from tsrun.serve.routes import application, probes
+from tsrun.serve.lifetime import Told, serve_until_told
 from tsrun.serve.shared_state import LocalState
 from tsrun.serve.token_limits import TokenLimits
-from tsrun.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tsrun.serve.http_process import HttpSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +37,7 @@ class ServeOptions:
     path: Path
     host: str = "127.0.0.1"
     port: int = 8000
+    http_processes: int = 1
     grpc: bool = False
     metrics_port: int | None = None
     model_name: str | None = None
@@ -68,26 +67,62 @@ def serve(options: ServeOptions) -> None:
     if "tokenizer/tokenizer.json" not in manifest.files:
         what = "has no tokenizer, since its checkpoint had none"
         raise ArtifactError(str(path), what, "compile a checkpoint with tokenizer.json")
-    asyncio.run((_serve_grpc if options.grpc else _serve_http)(options, path, manifest, began))
+    with _counting_together() if options.http_processes > 1 else nullcontext():
+        asyncio.run((_serve_grpc if options.grpc else _serve_http)(options, path, manifest, began))
+
+
+@contextmanager
+def _counting_together() -> Iterator[None]:
+    """Processes that are started meanwhile count in one folder, and so does this one from here on: the library of metrics looks for it
+    when it is imported, which is why all that counts is imported late."""
+    with tempfile.TemporaryDirectory(prefix="tsrun-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
 
 
 async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
+    from tsrun.serve.http_process import HttpSide
+    from tsrun.serve.http_processes import HttpProcess
+
     listening = listen_at(options.host, options.port)
     async with _engine(options, path) as engine:
-        tokenizer = asyncio.create_task(asyncio.to_thread(Tokenizer, path / "tokenizer"))
-        ready = await engine.connect()
-        reader = await tokenizer
-        tokens = None if options.max_tokens_per_minute_per_key is None else TokenLimits(options.max_tokens_per_minute_per_key)
-        state = LocalState(Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key, tokens))
-        choice = _parsers(options, reader, manifest)
-        front = Front(options.model_name or _name(options.path, manifest), reader, engine, ready, manifest.vocabulary, choice, state)
-        front.drops_nonces = options.drops_nonces
-        keys = [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)]
-        app = Gate(application(front, Health(front)), keys, secrets.token_bytes(16))
-        listener = HttpListener(app, listening, options.ssl_certfile, options.ssl_keyfile)
-        say(f"{front.model} at {listener.url}, ready in {time.perf_counter() - began:.1f} s")
-        await serve_until_told([listener], front, options.drain_seconds)
-        front.close()
+        spec = _http_spec(options, path, manifest, engine.address)
+        others: list[HttpProcess] = []
+        try:
+            others += (HttpProcess(number, spec, listening) for number in range(2, options.http_processes + 1))
+            side = HttpSide(spec)
+            ready = await engine.connect()
+            tokens = None if options.max_tokens_per_minute_per_key is None else TokenLimits(options.max_tokens_per_minute_per_key)
+            state = LocalState(Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key, tokens))
+            front = await side.open(engine, ready, state)
+            for other in others:
+                await other.connect(state)
+            listener = side.listener(front, listening)
+            say(f"{front.model} at {listener.url}, ready in {time.perf_counter() - began:.1f} s")
+            await serve_until_told([listener], front, options.drain_seconds, Told.by_signals(), others)
+            front.close()
+        finally:
+            for other in others:
+                other.close()
+
+
+def _http_spec(options: ServeOptions, path: Path, manifest: Manifest, engine: str) -> HttpSpec:
+    from tsrun.serve.auth import ApiKey
+    from tsrun.serve.http_process import HttpSpec
+
+    return HttpSpec(
+        path=str(path),
+        model=options.model_name or _name(options.path, manifest),
+        engine=engine,
+        keys=[ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)],
+        secret=secrets.token_bytes(16),
+        drops_nonces=options.drops_nonces,
+        tool_parser=options.tool_parser,
+        reasoning_parser=options.reasoning_parser,
+        drain_seconds=options.drain_seconds,
+        ssl_certfile=None if options.ssl_certfile is None else str(options.ssl_certfile),
+        ssl_keyfile=None if options.ssl_keyfile is None else str(options.ssl_keyfile),
+    )
 
 
 async def _serve_grpc(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
@@ -95,6 +130,8 @@ async def _serve_grpc(options: ServeOptions, path: Path, manifest: Manifest, beg
     try:  # only who is a worker needs them
         from tsrun.serve.grpc_listener import GrpcListener
         from tsrun.serve.grpc_worker import Worker
+        from tsrun.serve.metrics import Metrics
+        from tsrun.serve.routes import probes
         from tsrun.serve.worker_facts import WorkerFacts
     except ImportError as error:
         name = (error.name or "").partition(".")[0]
@@ -111,7 +148,7 @@ async def _serve_grpc(options: ServeOptions, path: Path, manifest: Manifest, beg
         beside = [HttpListener(probes(worker.health, metrics), listening) for listening in probing]
         also = f" (metrics at {beside[0].url})" if beside else ""
         say(f"{model} at {listener.url}{also}, ready in {time.perf_counter() - began:.1f} s")
-        await serve_until_told([listener, *beside], worker, options.drain_seconds)
+        await serve_until_told([listener, *beside], worker, options.drain_seconds, Told.by_signals())
 
 
 @asynccontextmanager
@@ -126,14 +163,6 @@ async def _engine(options: ServeOptions, path: Path) -> AsyncIterator[EngineClie
             await engine.close(at_once=True)
     finally:
         process.end()
-
-
-def _parsers(options: ServeOptions, tokenizer: Tokenizer, manifest: Manifest) -> Choice:
-    """Those that were named, and for what was not named those that the checkpoint's template shows."""
-    found = choose(tokenizer.template_source, manifest.model.name)
-    if options.tool_parser is None and options.reasoning_parser is None:
-        return found
-    return named(tools=options.tool_parser or found.tools, reasoning=options.reasoning_parser or found.reasoning)
 
 
 def _check(options: ServeOptions) -> None:
@@ -158,6 +187,7 @@ def _check(options: ServeOptions) -> None:
 
 def _check_worker(options: ServeOptions) -> None:
     given = {
+        "--http-processes": (options.http_processes > 1, "a worker is one process"),
         "--api-key": (options.api_keys, "a gateway sends its workers none"),
         "--ssl-certfile": (options.ssl_certfile, "a worker speaks to its gateway in the clear"),
         "--keep-nonces": (not options.drops_nonces, "the gateway renders prompts"),
