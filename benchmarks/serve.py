@@ -1,9 +1,10 @@
 """What HTTP and tokenization take beside the engine: `python benchmarks/serve.py NAME.tsa [--streams 32] [--tokens 200] [--rounds 5]`.
 
 Starts `tsrun serve` and reads as many streams of chat completions at once as it is told, each to its end. Prints, each round, the tokens
-a second of all streams, what the front end's process took of a core for each 1,000 streamed tokens a second (its own CPU time, user and
-system, from /proc; the engine is another process), and how long after the end of its step a token was on its way to the client (from the
-server's own histogram `tsrun:delivery_seconds`: the bound of the bucket that holds the 50th and 99th of 100). The client is this process.
+a second of all streams, what the front end's processes took of a core for each 1,000 streamed tokens a second (their own CPU time, user
+and system, from /proc; the engine is another process), and how long after the end of its step a token was on its way to the client (from
+the server's own histogram `tsrun:delivery_seconds`: the bound of the bucket that holds the 50th and 99th of 100). The client is this
+process.
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ async def get(host: str, port: int, path: str) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Of the server's first process and of the others that speak HTTP."""
+    others = [int(other) for other in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    front = [pid, *(other for other in others if b"http_process" in Path(f"/proc/{other}/cmdline").read_bytes())]
+    fields = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in front]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
 
 
 async def buckets(host: str, port: int) -> dict[float, float]:
@@ -81,12 +85,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("artifact")
     parser.add_argument("--threads", type=int, help="of the engine; by default all cores, which the front end then shares")
+    parser.add_argument("--http-processes", type=int)
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     command = [sys.executable, "-m", "tsrun", "serve", options.artifact, "--port", "0", "--max-sequences", str(options.streams)]
     command += [] if options.threads is None else ["--threads", str(options.threads)]
+    command += [] if options.http_processes is None else ["--http-processes", str(options.http_processes)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None

@@ -77,7 +77,10 @@ def _counting_together() -> Iterator[None]:
     when it is imported, which is why all that counts is imported late."""
     with tempfile.TemporaryDirectory(prefix="tsrun-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        yield
+        try:
+            yield
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
 async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:

@@ -18,7 +18,7 @@ from tsrun.serve.sessions import Sessions
 from tsrun.serve.token_limits import TokensLeft
 
 Reply = TypeVar("Reply")
-_LONG = 50_000
+_LONG = 2_000
 """Characters of a text that are hashed in a thread, so that others are answered meanwhile."""
 
 

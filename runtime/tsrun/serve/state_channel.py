@@ -139,8 +139,11 @@ class RemoteState:
         self._channel = channel
         self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._next = 0
+        self._is_over = False
 
     async def ask(self, question: Question[Reply]) -> Reply:
+        if self._is_over:
+            raise _over()
         number, self._next = self._next, self._next + 1
         coming = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
@@ -167,9 +170,14 @@ class RemoteState:
 
     def fail(self) -> None:
         """Nothing will come any more."""
+        self._is_over = True
         for coming in self._waiting.values():
             if not coming.done():
-                coming.set_exception(HttpError(503, "the server is shutting down", retry_after=10))
+                coming.set_exception(_over())
+
+
+def _over() -> HttpError:
+    return HttpError(503, "the server is shutting down", retry_after=10)
 
 
 class Answering:
