@@ -39,6 +39,8 @@ async def stream(host: str, port: int, number: int, tokens: int) -> int:
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
     count = 0
+    if b" 200 " not in (status := await reader.readline()):
+        sys.exit(f"{status.decode().strip()}: {(await reader.read()).decode().splitlines()[-1]}")
     while data := await reader.read(65536):
         count += data.count(b'"content":')
     writer.close()
