@@ -79,7 +79,7 @@ def test_a_conversation_becomes_the_same_tokens_as_at_one(server: Server, severa
     """What the toy writes is bytes that are no text: its text alone, tokenized again, would be other tokens."""
 
     def conversation(asked: Server) -> list[Any]:
-        messages = [{"role": "user", "content": "a beginning that is long enough to fill several pages of the cache, and to be kept"}]
+        messages = [{"role": "user", "content": "no other test begins so, and it is long enough to fill several pages and to be kept"}]
         body = {"max_tokens": 40, "temperature": 0, "session_id": "turns", "continue_final_message": True}
         text, turns = "well", []
         for _ in range(8):
