@@ -1,9 +1,10 @@
 """What HTTP and tokenization take beside the engine, ours and the SMG gateway's.
 
-usage: python benchmarks/serve.py NAME.tsa [--streams 32] [--tokens 200] [--rounds 5] [--threads N] [--smg] [--markdown]
+usage: python benchmarks/serve.py NAME.tsa [--streams 32] [--tokens 200] [--rounds 5] [--threads N] [--http-processes N] [--smg]
+                                  [--markdown]
 
 Starts `tsrun serve` and reads as many streams of chat completions at once as it is told, each to its end. Says, each round, the tokens
-a second of all streams, what the processes of the front end took of a core for each 1,000 streamed tokens a second (their own CPU time,
+a second of all streams, what the front end's processes took of a core for each 1,000 streamed tokens a second (their own CPU time,
 user and system, from /proc; the engine is another process), how long after the end of its step a token was on its way to the client (from
 the server's own histogram `tsrun:delivery_seconds`: the bound of the bucket that holds the 50th and 99th of 100), and how evenly tokens
 came: the 99th of 100 of the times between two pieces of a stream, as the client sees them, over their median. The client is this process.
@@ -139,6 +140,8 @@ async def stream(host: str, port: int, number: int, tokens: int) -> list[float]:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\ncontent-type: application/json\r\n"
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
+    if b" 200 " not in (status := await reader.readline()):
+        sys.exit(f"{status.decode().strip()}: {(await reader.read()).decode().splitlines()[-1]}")
     times: list[float] = []
     while data := await reader.read(65536):
         times += [time.perf_counter()] * data.count(b'"content":')
@@ -155,8 +158,11 @@ async def get(host: str, port: int, path: str) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Of the server's first process and of the others that speak HTTP."""
+    others = [int(other) for other in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    front = [pid, *(other for other in others if b"http_process" in Path(f"/proc/{other}/cmdline").read_bytes())]
+    fields = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in front]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
 
 
 async def buckets(contender: Contender) -> dict[float, float]:
@@ -225,6 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("--threads", type=int, help="of the engine; by default all cores, which the front end then shares")
+    parser.add_argument("--http-processes", type=int, default=1)
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
@@ -232,7 +239,9 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     with ExitStack() as stack:
-        pid, url = stack.enter_context(ours(options.artifact, options.streams, options.threads))
+        pid, url = stack.enter_context(
+            ours(options.artifact, options.streams, options.threads, "--http-processes", str(options.http_processes))
+        )
         at = urlsplit(url)
         contenders = [Contender("tsrun", str(at.hostname), at.port or 0, {"tsrun": pid}, has_histogram=True)]
         if options.smg:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -14,6 +16,9 @@ from typing import Any
 import pytest
 from tests.serve.conftest import Server, start
 from tests.serve.test_http import chat, eventually
+
+from tsrun.serve.rendering import alternating
+from tsrun.serve.sessions import Sessions
 
 ALIVE: dict[str, Any] = {"prompt": "x", "max_tokens": 1}
 HUGE = 10**30
@@ -71,6 +76,46 @@ def test_one_key_can_not_change_what_anothers_prompt_becomes(model: Path) -> Non
         assert tokens() == first
     finally:
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens", "/v1/responses", "/tokenize"])
+def test_more_messages_than_can_fit_are_refused_at_once(server: Server, path: str) -> None:
+    messages = [{"role": "user", "content": "x"}] * 300_000
+    data = json.dumps({"input" if path == "/v1/responses" else "messages": messages, "max_tokens": 1}).encode()
+    with server.client() as client:
+        began = time.monotonic()
+        answer = client.post(path, content=data)
+        assert (answer.status_code, "maximum context length is 4096" in answer.text) == (400, True), answer.text
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/completions", "prompt"), ("/v1/chat/completions", "messages"), ("/tokenize", "prompt")])
+def test_a_text_that_can_not_fit_is_not_tokenized(server: Server, path: str, field: str) -> None:
+    text = "x" * (30 * 2**20)
+    with server.client() as client:
+        began = time.monotonic()
+        answer = client.post(path, json={field: [{"role": "user", "content": text}] if field == "messages" else text})
+        assert (answer.status_code, answer.json()["error"].get("code", "context_length_exceeded")) == (400, "context_length_exceeded")
+        assert time.monotonic() - began < 10
+
+
+def test_turns_of_one_role_are_joined_in_a_moment() -> None:
+    messages = [{"role": "user", "content": "x" * 100}] * 50_000
+    began = time.monotonic()
+    joined = alternating(messages)
+    assert (len(joined), len(joined[0]["content"])) == (1, 50_000 * 102 - 2)
+    assert time.monotonic() - began < 5
+
+
+def test_large_keys_of_sessions_and_metadata_take_no_room(server: Server) -> None:
+    large = "k" * 2**20
+    with server.client() as client:
+        for fields in ({"session_id": large}, {"prompt_cache_key": large}, {"metadata": {"user_id": large}}):
+            assert client.post("/v1/chat/completions", json=chat() | fields).status_code == 200
+        assert client.get("/v1/models", headers={"x-session-id": "k" * 20_000}).status_code in (200, 400, 431)
+    sessions = Sessions()
+    sessions.note(large, "text", 1, goes_on=False)
+    assert len(pickle.dumps(sessions)) < 1000
 
 
 def test_half_a_question_does_not_hold_the_end(model: Path) -> None:

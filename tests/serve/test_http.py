@@ -229,6 +229,10 @@ def test_the_engine_ends_with_a_server_that_is_killed(model: Path) -> None:
         (["MODEL", "--ssl-certfile", "x.pem"], 2, "one is given without the other"),
         (["MODEL", "--cache-bytes", "10"], 3, "the cache memory holds no page"),
         (["MODEL", "--max-sequences", "0"], 2, "--max-sequences: got 0"),
+        (["MODEL", "--max-tokens-per-minute-per-key", "5"], 2, "--max-tokens-per-minute-per-key: there are no API keys"),
+        (["MODEL", "--http-processes", "3", "--cache-bytes", "10"], 3, "the cache memory holds no page"),
+        (["MODEL", "--http-processes", "2", "--tool-parser", "x"], 2, "there is no parser `x`"),
+        (["MODEL", "--http-processes", "2", "--grpc"], 2, "--http-processes: given with --grpc, but a worker is one process"),
     ],
 )
 def test_a_server_that_can_not_start_says_why_in_one_line(model: Path, server: Server, arguments: list[str], code: int, said: str) -> None:

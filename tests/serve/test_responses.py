@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 from tests.serve.conftest import Server
 
+from tsrun.serve.responses import messages_of
+
 
 @pytest.fixture
-def client(server: Server) -> Any:  # their types want more than a test has to say
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+def client(server: Server) -> Iterator[Any]:  # their types want more than a test has to say
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def test_stream_and_whole_give_the_same(client: Any) -> None:
@@ -86,10 +90,32 @@ def test_what_codex_sends_is_taken(server: Server) -> None:
     assert names[-1] in ("response.completed", "response.incomplete")
 
 
+def test_functions_of_a_namespace_are_called_by_their_two_names(client: Any) -> None:
+    search = {"type": "function", "name": "search", "description": "Find.", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "namespace", "name": "mcp__books__", "description": "A library.", "tools": [search, {"type": "custom", "name": "c"}]}]
+    asked = {"model": "toy", "tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 300}
+    whole = client.responses.create(input="find it", temperature=0, **asked)
+    (item,) = whole.output
+    assert (item.type, item.namespace, item.name, item.status) == ("function_call", "mcp__books__", "search", "completed")
+    with client.responses.stream(input="find it", temperature=0, **asked) as stream:
+        events = list(stream)
+    added = next(event.item for event in events if event.type == "response.output_item.added")
+    assert (added.namespace, added.name) == ("mcp__books__", "search")
+    assert events[-1].response.output[0].arguments == item.arguments
+    # The call comes back with both names, and is a call of what was offered.
+    call = {key: value for key, value in item.to_dict().items() if key in ("type", "call_id", "namespace", "name", "arguments")}
+    result = {"type": "function_call_output", "call_id": item.call_id, "output": "a book"}
+    assert messages_of([call, result])[0]["tool_calls"][0]["function"]["name"] == "mcp__books__search"
+    again = client.responses.create(input=[{"role": "user", "content": "find it"}, call, result], **asked | {"tool_choice": "auto"})
+    assert again.status in ("completed", "incomplete")
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({"background": True}, "background"),
+        ({"tools": [{"type": "namespace", "name": "", "tools": []}]}, "a namespace has a `name`"),
+        ({"tools": [{"type": "namespace", "name": n, "tools": [{"name": "f"}]} for n in ("a", "a_")]}, "`a__f` is there already"),
         ({"truncation": "auto"}, "truncation"),
         ({"previous_response_id": "resp_x"}, "not found"),
         ({"input": []}, "input"),

@@ -1,31 +1,57 @@
-"""How much may be open at once, in all and of one API key: what is more is told to come again, before it costs anything."""
+"""How much may be open at once, in all and of one API key, and how much a key may use: what is more is told to come again."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tsrun.serve.http_errors import HttpError
+from tsrun.serve.token_limits import TokenLimits, TokensLeft
 
 _RETRY_SECONDS = 1
 
 
-@dataclass
+@dataclass(slots=True)
+class _Entry:
+    """A request's answers that are open."""
+
+    user: int
+    count: int
+
+
 class Admission:
-    """most: answers that run or wait; most_of_key: of them, those of one API key, None for as many."""
+    """Of one event loop."""
 
-    most: int
-    most_of_key: int | None = None
-    open: Counter[int] = field(default_factory=Counter)  # by user, 0 where there are no keys
+    def __init__(self, most: int, most_of_key: int | None = None, tokens: TokenLimits | None = None) -> None:
+        """most: answers that run or wait; most_of_key: of them, those of one API key, None for as many."""
+        self._most = most
+        self._most_of_key = most_of_key
+        self._tokens = tokens
+        self._open = Counter[int]()  # by user, 0 where there are no keys
+        self._entries: dict[str, _Entry] = {}
 
-    def enter(self, user: int, count: int) -> None:
-        """Raises HttpError 429 where the key has too many already, 503 where all have."""
-        if self.most_of_key is not None and user and self.open[user] + count > self.most_of_key:
-            message = f"this API key has {self.open[user]} answers under way, of at most {self.most_of_key}"
+    def enter(self, entry: str, user: int, count: int, num_tokens: int) -> TokensLeft | None:
+        """A request of so many answers, which may use so many tokens; what its key has left then, where that is limited. Raises HttpError
+        429 where the key has or uses too much already, 503 where all have too much."""
+        if self._most_of_key is not None and user and self._open[user] + count > self._most_of_key:
+            message = f"this API key has {self._open[user]} answers under way, of at most {self._most_of_key}"
             raise HttpError(429, message, code="rate_limit_exceeded", retry_after=_RETRY_SECONDS)
-        if self.open.total() + count > self.most:
-            raise HttpError(503, f"{self.open.total()} answers are under way or wait, of at most {self.most}", retry_after=_RETRY_SECONDS)
-        self.open[user] += count
+        if self._open.total() + count > self._most:
+            raise HttpError(503, f"{self._open.total()} answers are under way or wait, of at most {self._most}", retry_after=_RETRY_SECONDS)
+        left = self._tokens.take(user, num_tokens) if self._tokens is not None and user else None
+        self._open[user] += count
+        self._entries[entry] = _Entry(user, count)
+        return left
 
-    def leave(self, user: int) -> None:
-        self.open[user] -= 1
+    def leave(self, entry: str, count: int, taken: int, used: int) -> None:
+        """So many answers of a request have ended, which had taken and have used so many tokens. Nothing of one that did not enter."""
+        found = self._entries.get(entry)
+        if found is None:
+            return
+        count = min(count, found.count)
+        self._open[found.user] -= count
+        if self._tokens is not None and found.user:
+            self._tokens.settle(found.user, taken, used)
+        found.count -= count
+        if not found.count:
+            del self._entries[entry]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from tsrun.errors import RequestError
 from tsrun.generation import Event, FinishReason, GenerationRequest, Times, TokenLogprobs, siblings
 from tsrun.parsing import CallBegin, Part, Reasoning
 from tsrun.serve.engine_client import Generation
@@ -17,6 +19,8 @@ from tsrun.serve.metrics import Latency
 from tsrun.serve.reading import Reading
 from tsrun.serve.sampling_fields import TokenChoice
 from tsrun.serve.sessions import miss_reason
+from tsrun.serve.shared_state import Enter, Entered, Leave, SessionTurn
+from tsrun.serve.token_limits import TokensLeft
 from tsrun.serve.usage import Usage
 
 
@@ -42,6 +46,15 @@ class Batch:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An answer's share of what its request took when it was let in. entry: the request's own name (`Enter`)."""
+
+    entry: str
+    num_tokens: int
+    entered: Entered
+
+
 class Answer:
     """`batches` gives what has come, once. What is said of the whole is final when it is through."""
 
@@ -51,17 +64,15 @@ class Answer:
         prompt: Prompt,
         generation: Generation,
         reading: Reading,
-        user: int,
-        earlier: int | None = 0,
+        place: Place,
     ) -> None:
-        """user: of the origin; earlier: of the prompt, the tokens that an earlier turn of its session had (`Sessions.note`)."""
-        self._user = user
+        self._place = place
+        self._is_refused = False
         self._front = front
         self._prompt = prompt
         self._generation = generation
         self._parser = reading.parser()
         self._hidden = front.tokenizer.special_ids.difference(reading.shown)
-        self._earlier = earlier
         self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
@@ -91,16 +102,26 @@ class Answer:
         finally:
             self._front.metrics.end(self.finish_reason, self.usage, self.times)
             self._latency.end()
-        self._keep("".join(pieces), ids)
+        await self._keep("".join(pieces), ids)
 
     async def accepted(self) -> None:
         """Raises RequestError where the engine refuses it."""
-        await self._generation.accepted()
+        try:
+            await self._generation.accepted()
+        except RequestError:
+            self._is_refused = True
+            raise
+
+    @property
+    def tokens_left(self) -> TokensLeft | None:
+        """Of the API key, where they are limited."""
+        return self._place.entered.left
 
     def close(self) -> None:
         """Once, however it ends: what still runs then is aborted, since nobody reads on."""
         self._generation.abort()
-        self._front.admission.leave(self._user)
+        used = 0 if self._is_refused else self.usage.prompt - self.usage.cached + self.usage.completion
+        self._front.state.tell(Leave(self._place.entry, 1, self._place.num_tokens, used))
 
     def _take(self, event: Event, batch: Batch) -> None:
         self.times = event.times or self.times
@@ -117,27 +138,26 @@ class Answer:
         self.usage.reasoning += len(event.token_ids) if self._is_reasoning else 0
         self.usage.cached = max(self.usage.cached, event.cached_tokens)
         if event.token_ids:
-            self.usage.miss = miss_reason(self._earlier, self.usage.cached, self._front.ready.page_size)
+            self.usage.miss = miss_reason(self._place.entered.earlier, self.usage.cached, self._front.ready.page_size)
         self.prompt_logprobs = self.prompt_logprobs or event.prompt_logprobs
         batch.parts += parts
         batch.logprobs += event.logprobs
 
-    def _keep(self, text: str, ids: Sequence[int]) -> None:
+    async def _keep(self, text: str, ids: Sequence[int]) -> None:
         """Unless the text ends before its tokens do: at a stop string. The last token of a turn that ended by itself has no text."""
         if self.stop_string is not None or self._prompt.owner is None:
             return
         shown = ids[:-1] if self.finish_reason == "stop" else ids
         if self._hidden.isdisjoint(shown):  # else the text does not say all that the tokens do
-            self._front.keep(self._prompt, text, shown)
+            await self._front.keep(self._prompt, text, shown)
 
 
-def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, origin: Origin, *, most_tokens: int | None) -> list[Answer]:
-    """Submit all continuations that a request asks for."""
+async def begin(
+    front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, origin: Origin, *, most_tokens: int | None
+) -> list[Answer]:
+    """Submit all continuations that a request asks for. Raises HttpError where there is no room for them, or the key has used too much."""
     if most_tokens is not None and choice.min_tokens > most_tokens:
         raise invalid("min_tokens", f"min_tokens: got {choice.min_tokens}; the answer has {most_tokens} tokens at most")
-    earlier: int | None = 0
-    if origin.session is not None and prompt.text is not None:
-        earlier = front.sessions.note(f"{origin.user} {origin.session}", prompt.text, len(prompt.ids), goes_on=prompt.goes_on)
     request = GenerationRequest(
         prompt=prompt.ids,
         max_tokens=most_tokens,
@@ -156,16 +176,22 @@ def begin(front: Front, prompt: Prompt, reading: Reading, choice: TokenChoice, o
         shown=reading.shown,
     )
     requests = siblings(request, choice.num_choices)
-    front.admission.enter(origin.user, len(requests))
+    # The prompt is computed once; of an answer that may be as long as the context, no more is known than that.
+    of_answer = 0 if most_tokens is None else min(most_tokens, front.ready.max_context - len(prompt.ids))
+    shares = [len(prompt.ids) + of_answer, *[of_answer] * (len(requests) - 1)]
+    turn = None
+    if origin.session is not None and prompt.text is not None:
+        turn = SessionTurn(origin.session, prompt.text, len(prompt.ids), prompt.goes_on)
+    entry = uuid.uuid4().hex
     answers: list[Answer] = []
     try:
-        for one in requests:
-            answers.append(Answer(front, prompt, front.submit(one, origin.request_id), reading, origin.user, earlier))
+        entered = await front.state.ask(Enter(entry, origin.user, len(requests), sum(shares), turn))
+        for one, share in zip(requests, shares, strict=True):
+            answers.append(Answer(front, prompt, front.submit(one, origin.request_id), reading, Place(entry, share, entered)))
     except BaseException:
         for begun in answers:
             begun.close()
-        for _ in requests[len(answers) :]:
-            front.admission.leave(origin.user)
+        front.state.tell(Leave(entry, len(requests) - len(answers), sum(shares[len(answers) :]), 0))
         raise
     return answers
 

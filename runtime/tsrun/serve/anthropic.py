@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, assert_never
 
 import msgspec
@@ -173,11 +174,12 @@ class MessagesAnswer:
         if request.max_tokens is None:
             raise HttpError(400, "max_tokens: Field required", param="max_tokens")
         check_count("max_tokens", request.max_tokens)
-        conversation = request.conversation(drops_billing=self._front.drops_nonces)
+        read = partial(request.conversation, drops_billing=self._front.drops_nonces)
+        conversation = await self._front.conversation(read, request.messages)
         choice = request.token_choice()
         prompt = await self._front.prompt_of(conversation, origin.salt(None))
         reading = self._front.reading(conversation, prompt, choice.constraint, most_calls=request.most_calls)
-        self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_tokens)
+        self.answers = await begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_tokens)
 
     async def whole(self) -> dict[str, Any]:
         (answer,) = self.answers
@@ -287,7 +289,8 @@ class TokenCount:
         self.answers: list[Answer] = []
 
     async def start(self, origin: Origin) -> None:
-        conversation = self._request.conversation(drops_billing=self._front.drops_nonces)
+        read = partial(self._request.conversation, drops_billing=self._front.drops_nonces)
+        conversation = await self._front.conversation(read, self._request.messages)
         self._count = len((await self._front.read(conversation)).ids)
 
     async def whole(self) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
-import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One that is let in. Keys are compared by digest, which takes the same time for all."""
+    """One that is let in. Keys are compared by digest, which takes the same time for all, of the bytes that a client sends: UTF-8."""
 
     name: str
     digest: bytes
 
     @classmethod
     def of(cls, name: str, key: str) -> ApiKey:
-        return cls(name, hashlib.sha256(key.encode()).digest())
+        return cls(name, hashlib.sha256(os.fsencode(key)).digest())  # a command line's bytes, whether they are text or not
 
 
 class Gate:
@@ -40,10 +40,11 @@ class Gate:
     other has asked.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], secret: bytes) -> None:
+        """secret: what nobody else knows, by which keys become what tells their prompts apart."""
         self._app = app
         self._keys = keys
-        self._secret = secrets.token_bytes(16)
+        self._secret = secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -64,7 +65,7 @@ class Gate:
         index = self._index_of(headers)
         if index is None:
             error = HttpError(401, "the API key is missing or wrong; send `Authorization: Bearer KEY`", code="invalid_api_key")
-            body = error.anthropic(state["request_id"]) if "x-api-key" in headers or b"anthropic-version" in headers else error.openai()
+            body = error.anthropic(state["request_id"]) if b"x-api-key" in headers or b"anthropic-version" in headers else error.openai()
             await send_error(send, error, lambda _: body, {"www-authenticate": "Bearer", "x-request-id": state["request_id"]})
             return
         state["origin"] = Origin(index + 1, self._salt(self._keys[index].name) if len(self._keys) > 1 else None)
@@ -72,8 +73,8 @@ class Gate:
 
     def _index_of(self, headers: dict[bytes, str]) -> int | None:
         kind, _, bearer = headers.get(b"authorization", "").partition(" ")
-        given = bearer.strip() if kind.lower() == "bearer" else headers.get(b"x-api-key", "")
-        digest = hashlib.sha256(given.encode()).digest()
+        given = bearer.strip(" \t") if kind.lower() == "bearer" else headers.get(b"x-api-key", "")
+        digest = hashlib.sha256(given.encode("latin-1")).digest()
         found = [hmac.compare_digest(digest, key.digest) for key in self._keys]
         return found.index(True) if any(found) else None
 

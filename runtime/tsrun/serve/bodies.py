@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import cache
 from typing import Any, TypeVar
@@ -13,11 +14,17 @@ from tsrun.serve.http_errors import HttpError
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 MOST_BYTES = 32 * 2**20
+_LONG = 256 * 2**10
+"""Bytes that are read in a thread."""
 _FIELD = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
-def parsed(data: bytes, form: type[Body]) -> tuple[Body, list[str]]:
+async def parsed(data: bytes, form: type[Body]) -> tuple[Body, list[str]]:
     """The record, and the names of the fields that it does not have. Raises HttpError 400."""
+    return _parsed(data, form) if len(data) < _LONG else await asyncio.to_thread(_parsed, data, form)
+
+
+def _parsed(data: bytes, form: type[Body]) -> tuple[Body, list[str]]:
     try:
         values = msgspec.json.decode(data)
         if not isinstance(values, dict):

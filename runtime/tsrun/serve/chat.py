@@ -87,12 +87,12 @@ class ChatAnswer:
     async def start(self, origin: Origin) -> None:
         request = self._request
         request.check()
-        conversation = request.conversation()
+        conversation = await self._front.conversation(request.conversation, request.messages)
         choice = request.token_choice(logprobs=request.top_logprobs or 0 if request.logprobs else None)
         prompt = await self._front.prompt_of(conversation, origin.salt(request.cache_salt))
         reading = self._front.reading(conversation, prompt, choice.constraint, most_calls=request.most_calls)
         most = request.max_completion_tokens or request.max_tokens
-        self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=most)
+        self.answers = await begin(self._front, prompt, reading, choice, origin, most_tokens=most)
 
     async def whole(self) -> dict[str, Any]:
         messages: list[dict[str, Any]] = [{"role": "assistant", "content": None} for _ in self.answers]

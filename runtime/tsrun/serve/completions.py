@@ -64,10 +64,11 @@ class Completion:
             raise invalid("n", f"n: {len(given)} prompts of {choice.num_choices} choices are more than {MOST_PROMPTS}")
         self._prompts = await prompts(self._front, given, "prompt")
         for prompt in self._prompts:
-            self._front.check_length(prompt, of_messages=False)
+            self._front.check_length(prompt, "prompt")
         for prompt in self._prompts:
             most = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
-            self.answers += begin(self._front, prompt, Reading(constraint=choice.constraint), choice, origin, most_tokens=most)
+            reading = Reading(constraint=choice.constraint)
+            self.answers += await begin(self._front, prompt, reading, choice, origin, most_tokens=most)
 
     async def whole(self) -> dict[str, Any]:
         texts = [self._echo(index) for index in range(len(self.answers))]

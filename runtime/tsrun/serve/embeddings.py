@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsrun.embedding import unit
+from tsrun.errors import RequestError
 from tsrun.generation import EmbeddingRequest, Event, FinishReason, Times
-from tsrun.serve.answers import Origin, merged
+from tsrun.serve.answers import Origin, Place, merged
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
 from tsrun.serve.http_errors import HttpError, at_fault, context_exceeded, invalid
 from tsrun.serve.inputs import prompts, several
 from tsrun.serve.metrics import Latency
 from tsrun.serve.sampling_fields import check_queueing
+from tsrun.serve.shared_state import Enter, Leave
+from tsrun.serve.token_limits import TokensLeft
 from tsrun.serve.usage import Usage
 
 MOST_INPUTS = 2048
@@ -52,10 +56,11 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
 class Embedding:
     """One input under way. `batches` gives its vector, once."""
 
-    def __init__(self, front: Front, prompt: Prompt, generation: Generation, user: int) -> None:
+    def __init__(self, front: Front, prompt: Prompt, generation: Generation, place: Place) -> None:
         self._front = front
         self._generation = generation
-        self._user = user
+        self._place = place
+        self._is_refused = False
         self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
@@ -63,12 +68,22 @@ class Embedding:
 
     async def accepted(self) -> None:
         """Raises RequestError where the engine refuses it."""
-        await self._generation.accepted()
+        try:
+            await self._generation.accepted()
+        except RequestError:
+            self._is_refused = True
+            raise
+
+    @property
+    def tokens_left(self) -> TokensLeft | None:
+        """Of the API key, where they are limited."""
+        return self._place.entered.left
 
     def close(self) -> None:
         """Once, however it ends: what still runs then is aborted, since nobody reads on."""
         self._generation.abort()
-        self._front.admission.leave(self._user)
+        used = 0 if self._is_refused else self.usage.prompt - self.usage.cached
+        self._front.state.tell(Leave(self._place.entry, 1, self._place.num_tokens, used))
 
     async def batches(self) -> AsyncIterator[NDArray[np.float32]]:
         """Raises HttpError where there is none."""
@@ -109,34 +124,31 @@ class Embeddings:
         given = several(request.input, "input", MOST_INPUTS)
         if "" in given:
             raise invalid("input", "input: a text is empty; give at least one character")
-        if len(given) > front.admission.most:
-            what = f"{len(given)} inputs are more than this server takes at once, {front.admission.most}"
+        if len(given) > front.most_answers:
+            what = f"{len(given)} inputs are more than this server takes at once, {front.most_answers}"
             raise invalid("input", f"input: {what}; give fewer, or start it with more --max-waiting")
         texts = await prompts(front, given, "input")
         for prompt in texts:
             if len(prompt.ids) > front.ready.max_context:
                 raise context_exceeded(front.ready.max_context, len(prompt.ids), "input")
-        self._submit(texts, origin)
+        await self._submit(texts, origin)
 
-    def _submit(self, texts: Sequence[Prompt], origin: Origin) -> None:
-        front, request = self._front, self._request
-        front.admission.enter(origin.user, len(texts))
+    async def _submit(self, texts: Sequence[Prompt], origin: Origin) -> None:
+        front, request, entry = self._front, self._request, uuid.uuid4().hex
+        sizes = [len(prompt.ids) for prompt in texts]
         try:
-            for prompt in texts:
-                generation = front.submit(
-                    EmbeddingRequest(
-                        prompt.ids,
-                        user=origin.user,
-                        priority=request.priority or 0,
-                        deadline_seconds=request.deadline_seconds,
-                        cache_salt=origin.salt(request.cache_salt),
-                    ),
-                    origin.request_id,
+            entered = await front.state.ask(Enter(entry, origin.user, len(texts), sum(sizes)))
+            for prompt, size in zip(texts, sizes, strict=True):
+                asked = EmbeddingRequest(
+                    prompt.ids,
+                    user=origin.user,
+                    priority=request.priority or 0,
+                    deadline_seconds=request.deadline_seconds,
+                    cache_salt=origin.salt(request.cache_salt),
                 )
-                self.answers.append(Embedding(front, prompt, generation, origin.user))
-        except BaseException:
-            for _ in texts[len(self.answers) :]:
-                front.admission.leave(origin.user)
+                self.answers.append(Embedding(front, prompt, front.submit(asked, origin.request_id), Place(entry, size, entered)))
+        except BaseException:  # what runs already is ended by whoever started it
+            front.state.tell(Leave(entry, len(texts) - len(self.answers), sum(sizes[len(self.answers) :]), 0))
             raise
 
     async def whole(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tsrun.serve.metrics import Metrics
 from tsrun.serve.records import Outcome, Record
 from tsrun.serve.sessions import session_key
 from tsrun.serve.sse import event, send_error, send_json, send_stream, unless_gone
+from tsrun.serve.token_limits import TokensLeft
 
 log = logging.getLogger("tsrun.serve")
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -29,6 +30,10 @@ _MOST_NAMES = 1000  # of unknown fields that are counted
 
 class Running(Outcome, Protocol):
     """What runs in the engine for a request."""
+
+    @property
+    def tokens_left(self) -> TokensLeft | None:
+        """Of the API key, where they are limited."""
 
     async def accepted(self) -> None:
         """Raises RequestError where the engine refuses it."""
@@ -115,7 +120,7 @@ class Generating(Generic[Body]):
             data = await read_body(receive)
             if self.embeds is not None:
                 self.front.check_gives(embeddings=self.embeds)
-            body, unknown = parsed(data, self.form)
+            body, unknown = await parsed(data, self.form)
             self.unknown.note(scope["path"], unknown)
             answer = self.answer(self.front, body)
             record.asked = _asked(body)
@@ -125,13 +130,13 @@ class Generating(Generic[Body]):
                 await send_stream(
                     receive,
                     send,
-                    _started(answer, origin),
+                    _started(answer, origin, headers),
                     error_event,
                     error_body,
                     headers,
                 )
             else:
-                await send_json(send, await unless_gone(receive, _whole(answer, origin)), headers=headers)
+                await send_json(send, await unless_gone(receive, _whole(answer, origin, headers)), headers=headers)
         except asyncio.CancelledError:  # the client has gone
             pass
         except Exception as error:
@@ -183,26 +188,28 @@ async def read_body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _started(answer: Answering, origin: Origin) -> AsyncGenerator[bytes]:
+async def _started(answer: Answering, origin: Origin, headers: dict[str, str]) -> AsyncGenerator[bytes]:
     try:
-        await _start(answer, origin)
+        await _start(answer, origin, headers)
         async for data in answer.stream():
             yield data
     finally:
         _end(answer)
 
 
-async def _whole(answer: Answering, origin: Origin) -> dict[str, Any]:
+async def _whole(answer: Answering, origin: Origin, headers: dict[str, str]) -> dict[str, Any]:
     try:
-        await _start(answer, origin)
+        await _start(answer, origin, headers)
         return await answer.whole()
     finally:
         _end(answer)
 
 
-async def _start(answer: Answering, origin: Origin) -> None:
-    """What can not be is refused before anything is answered."""
+async def _start(answer: Answering, origin: Origin, headers: dict[str, str]) -> None:
+    """What can not be is refused before anything is answered. headers: of the answer, which are added to."""
     await answer.start(origin)
+    left = answer.answers[-1].tokens_left if answer.answers else None
+    headers.update({} if left is None else left.headers())
     for one in answer.answers:
         await one.accepted()
 

@@ -53,8 +53,20 @@ _LOOK_SECONDS = 0.05
 _STACKS_SECONDS = 2.0
 
 
+class EngineElsewhere:
+    """An engine that another process has started, looks after, and ends."""
+
+    def __init__(self, address: str, watchdog_seconds: float) -> None:
+        self.address = address
+        self.watchdog_seconds = watchdog_seconds
+
+    @property
+    def has_bound(self) -> bool:
+        return Path(self.address.removeprefix("ipc://")).exists()
+
+
 class EngineProcess:
-    """The process behind an address. It ends when this process does."""
+    """The process of an engine, which ends when this process does."""
 
     def __init__(
         self,
@@ -249,8 +261,10 @@ class PageFeed:
 class EngineClient:
     """The connection to an engine. Of one event loop."""
 
-    def __init__(self, process: EngineProcess) -> None:
-        self.process = process
+    def __init__(self, engine: EngineProcess | EngineElsewhere) -> None:
+        self._engine = engine
+        self.process = engine if isinstance(engine, EngineProcess) else None
+        """The engine's, where it is ours."""
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -264,17 +278,27 @@ class EngineClient:
         self.failure: str | None = None
         self.last_news = time.monotonic()
 
+    @property
+    def address(self) -> str:
+        return self._engine.address
+
+    @property
+    def watchdog_seconds(self) -> float:
+        return self._engine.watchdog_seconds
+
     async def connect(self) -> Ready:
         """Wait until the engine is ready. Raises its own error when its process ends instead."""
-        while not self.process.has_bound:
-            if self.process.exit_code is not None:
+        while not self._engine.has_bound:
+            if self.process is not None and self.process.exit_code is not None:
                 raise self.process.error()
             await asyncio.sleep(_LOOK_SECONDS)
-        self._socket.connect(self.process.address)
+        self._socket.connect(self.address)
         self.send(Hello())
         ready = from_engine(await self._socket.recv())
         assert isinstance(ready, Ready)
-        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
+        self._tasks = [asyncio.create_task(self._receive())]
+        if self.process is not None:
+            self._tasks.append(asyncio.create_task(self._watch(self.process)))
         return ready
 
     def submit(self, request: GenerationRequest | EmbeddingRequest, identity: str = "") -> Generation:
@@ -329,15 +353,16 @@ class EngineClient:
         return time.monotonic() - self.last_news if self._generations else 0.0
 
     async def close(self, *, at_once: bool = False) -> None:
-        """Let the engine end what is open, or abort it; then end its process."""
+        """Let the engine end what is open, or abort it; then end its process, where it is ours."""
         for task in self._tasks:
             task.cancel()
-        if not self._tasks:
-            self.process.stop_starting()
-        elif self.failure is None:
-            with contextlib.suppress(zmq.ZMQError):
-                self.send(Stop(at_once))
-        await asyncio.to_thread(self.process.end)
+        if self.process is not None:
+            if not self._tasks:
+                self.process.stop_starting()
+            elif self.failure is None:
+                with contextlib.suppress(zmq.ZMQError):
+                    self.send(Stop(at_once))
+            await asyncio.to_thread(self.process.end)
         self._socket.close()
         self._context.destroy(linger=0)
 
@@ -361,14 +386,14 @@ class EngineClient:
                     if follower in self._feeds:
                         self._feeds[follower].put(pages)
                 case Over(line):
-                    self._fail(line)
+                    self.fail(line)
                 case Ready():
                     pass
 
-    async def _watch(self) -> None:
-        while self.process.exit_code is None:
+    async def _watch(self, process: EngineProcess) -> None:
+        while process.exit_code is None:
             await asyncio.sleep(0.25)
-        self._fail(f"its process {self.process.how_it_ended()}")
+        self.fail(f"its process {process.how_it_ended()}")
 
     def _put(self, request: int, event: Event | Exception, at: float, *, ends: bool) -> None:
         generation = self._generations.pop(request, None) if ends else self._generations.get(request)
@@ -377,10 +402,12 @@ class EngineClient:
 
     def give_up(self, line: str) -> None:
         """End an engine that does not answer, and tell what is open why."""
-        self._fail(line)
-        self.process.kill()
+        self.fail(line)
+        if self.process is not None:
+            self.process.kill()
 
-    def _fail(self, line: str) -> None:
+    def fail(self, line: str) -> None:
+        """The engine has gone, which whoever waits for something is told."""
         self.failure = self.failure or line
         for feed in self._feeds.values():
             feed.put(MachineError("engine", self.failure, "start the server again"))

@@ -43,7 +43,7 @@ class Health:
     @property
     def _patience(self) -> float:
         """Seconds without news from the engine while it has requests, after which it counts as stuck. A step takes a fraction of it."""
-        return self._served.engine.process.watchdog_seconds or _QUIET_SECONDS
+        return self._served.engine.watchdog_seconds or _QUIET_SECONDS
 
     def _quiet(self, seconds: float) -> str | None:
         quiet = self._served.engine.quiet_seconds

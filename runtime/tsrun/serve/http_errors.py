@@ -20,18 +20,31 @@ _OPENAI_TYPES: Mapping[int, str] = {
 _ANTHROPIC_TYPES: Mapping[int, str] = {**_OPENAI_TYPES, 413: "request_too_large", 503: "overloaded_error", 529: "overloaded_error"}
 
 
+ContextParts = Literal["messages", "prompt", "input"]
+"""What is too long for the context."""
+
+
 class HttpError(Exception):
     """param: the field at fault; code: OpenAI's name for the error, which clients look at; retry_after: seconds."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        more_headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+        self.more_headers = more_headers or {}
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        again = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return {**again, **self.more_headers}
 
     @property
     def kind(self) -> str:
@@ -56,7 +69,7 @@ def invalid(field: str, message: str) -> HttpError:
     return HttpError(400, message, param=field, code="invalid_value")
 
 
-def context_exceeded(max_context: int, num_tokens: int, parts: Literal["messages", "prompt", "input"]) -> HttpError:
+def context_exceeded(max_context: int, num_tokens: int, parts: ContextParts) -> HttpError:
     """In OpenAI's own words, which agents look for and show."""
     message = (
         f"This model's maximum context length is {max_context} tokens. However, your {parts} resulted in {num_tokens} tokens. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,7 +19,8 @@ class HttpListener:
     """`app` answers at a socket of `listen_at`."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket, certfile: Path | None = None, keyfile: Path | None = None) -> None:
-        self._listening = listening
+        """The socket is the listener's from now on."""
+        listening = self._listening = _Shared(listening.family, listening.type, listening.proto, listening.detach())
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -42,6 +44,22 @@ class HttpListener:
     def end(self, *, at_once: bool) -> None:
         self._server.should_exit = True
         self._server.force_exit = self._server.force_exit or at_once
+
+
+class _Shared(socket.socket):
+    """A socket from which other processes take connections too: one at a time, so that those that come at once are not all for one."""
+
+    _has_taken = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self._has_taken = not self._has_taken
+        if not self._has_taken:
+            raise BlockingIOError
+        try:
+            return super().accept()
+        except BlockingIOError:
+            self._has_taken = False
+            raise
 
 
 class _Server(uvicorn.Server):

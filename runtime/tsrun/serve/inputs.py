@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from tsrun.serve.front import Front, Prompt
 from tsrun.serve.http_errors import HttpError, invalid
@@ -18,12 +18,12 @@ def several(given: Any, field: str, most: int) -> list[str | list[int]]:
     return found
 
 
-async def prompts(front: Front, given: list[str | list[int]], field: str) -> list[Prompt]:
+async def prompts(front: Front, given: list[str | list[int]], field: Literal["prompt", "input"]) -> list[Prompt]:
     """Each as tokens that begin a sequence. Raises HttpError."""
     for one in given:
         if not isinstance(one, str) and any(not 0 <= index < front.vocabulary for index in one):
             raise HttpError(400, f"{field}: a token is outside of the vocabulary of {front.vocabulary}", param=field)
-    texts = iter(await front.encoded([one for one in given if isinstance(one, str)]))
+    texts = iter(await front.encoded([one for one in given if isinstance(one, str)], field))
     return [next(texts) if isinstance(one, str) else Prompt(one) for one in given]
 
 

@@ -10,75 +10,81 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right, insort
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-Ids = NDArray[np.int32]
 MOST_BYTES = 256 * 2**20
+ENTRY_BYTES = 600
+"""What a kept text takes beside its tokens: its digest, its length, and the places in which they are."""
 _LEAST_TEXT = 64  # shorter ones are tokenized sooner than found
+_ID = np.dtype(np.int32)
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """ids: of the prompt; known: of them, those that were kept."""
+class KnownTokens(msgspec.Struct):
+    """Of a text's first so many bytes, in UTF-8."""
 
-    ids: list[int]
-    known: int
+    num_bytes: int
+    packed: bytes
+
+    def ids(self) -> list[int]:
+        ids: list[int] = np.frombuffer(self.packed, _ID).tolist()
+        return ids
+
+
+class KeptText(msgspec.Struct):
+    """A text by its digest, and its tokens."""
+
+    digest: bytes
+    num_bytes: int
+    packed: bytes
+
+    @classmethod
+    def of(cls, text: str, ids: Sequence[int], owner: str = "") -> KeptText:
+        """owner: who alone may find it."""
+        data = text.encode()
+        return cls(_hash(owner, data).digest(), len(data), np.asarray(ids, _ID).tobytes())
 
 
 class KnownTexts:
     """Forgets what was not used for longest. For several threads."""
 
-    def __init__(self, encode: Callable[[str], list[int]], *, cuts: bool = True, most_bytes: int = MOST_BYTES) -> None:
-        """encode: a text, or what follows one, to ids; cuts: whether the parts of a text may be encoded one by one."""
-        self._encode = encode
-        self._cuts = cuts
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._lock = Lock()
-        self._kept: OrderedDict[bytes, tuple[int, Ids]] = OrderedDict()  # length of the text in bytes, and its tokens
+        self._kept: OrderedDict[bytes, KnownTokens] = OrderedDict()
         self._lengths: list[int] = []  # of kept texts, sorted
         self._counts = Counter[int]()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def encode(self, text: str, owner: str = "") -> Encoded:
-        """owner: only what was kept for the same is found."""
-        data = text.encode()
-        found = self._find(data, owner) if self._cuts else None
-        if found is None:
-            return Encoded(self._encode(text), 0)
-        length, ids = found
-        rest = data[length:].decode()
-        return Encoded([*ids.tolist(), *(self._encode(rest) if rest else [])], len(ids))
-
-    def keep(self, text: str, ids: list[int], owner: str = "") -> None:
-        data = text.encode()
-        if len(data) < _LEAST_TEXT or len(data) + 4 * len(ids) > self._most_bytes:
+    def keep(self, text: KeptText) -> None:
+        size = ENTRY_BYTES + len(text.packed)
+        if text.num_bytes < _LEAST_TEXT or size > self._most_bytes:
             return
-        key = _hash(owner, data).digest()
         with self._lock:
-            if key in self._kept:
-                self._forget(key)
-            self._kept[key] = len(data), np.asarray(ids, dtype=np.int32)
-            self._bytes += 4 * len(ids)
-            self._counts[len(data)] += 1
-            if self._counts[len(data)] == 1:
-                insort(self._lengths, len(data))
+            if text.digest in self._kept:
+                self._forget(text.digest)
+            self._kept[text.digest] = KnownTokens(text.num_bytes, text.packed)
+            self._bytes += size
+            self._counts[text.num_bytes] += 1
+            if self._counts[text.num_bytes] == 1:
+                insort(self._lengths, text.num_bytes)
             while self._bytes > self._most_bytes:
                 self._forget(next(iter(self._kept)))
 
-    def _find(self, data: bytes, owner: str) -> tuple[int, Ids] | None:
+    def find(self, text: str, owner: str = "") -> KnownTokens | None:
+        """Of the longest text that it begins with; only what was kept for the same owner is found."""
+        view = memoryview(text.encode())
         with self._lock:
-            lengths = self._lengths[: bisect_right(self._lengths, len(data))]
+            lengths = self._lengths[: bisect_right(self._lengths, len(view))]
         digest, done = _hash(owner), 0
-        view, digests = memoryview(data), []
+        digests = []
         for length in lengths:
             digest.update(view[done:length])
             done = length
@@ -91,12 +97,12 @@ class KnownTexts:
         return None
 
     def _forget(self, key: bytes) -> None:
-        length, ids = self._kept.pop(key)
-        self._bytes -= 4 * len(ids)
-        self._counts[length] -= 1
-        if not self._counts[length]:
-            del self._counts[length]
-            self._lengths.remove(length)
+        found = self._kept.pop(key)
+        self._bytes -= ENTRY_BYTES + len(found.packed)
+        self._counts[found.num_bytes] -= 1
+        if not self._counts[found.num_bytes]:
+            del self._counts[found.num_bytes]
+            self._lengths.remove(found.num_bytes)
 
 
 def _hash(owner: str, data: bytes = b"") -> Any:

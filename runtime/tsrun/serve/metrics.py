@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from tsrun.generation import Phase, Times
@@ -18,12 +20,15 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
+_SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment's variable for a folder in which all HTTP processes count together. The library reads it when it is imported."""
+
+
 class Metrics:
-    """Of one HTTP process and the engine behind it."""
+    """Of the HTTP processes and the engine behind them."""
 
     def __init__(self, model: str, engine: EngineClient, ready: Ready) -> None:
         self._registry = CollectorRegistry()
-        self._prompts = (0, 0)
         labels = ["model_name"]
 
         def counter(name: str, text: str, *more: str) -> Counter:
@@ -55,21 +60,21 @@ class Metrics:
             "decode": seconds("vllm:request_decode_time_seconds", "From a request's first token to its end."),
         }
         self._responses = counter("tsrun:responses", "Answers to requests of any kind, 499 where nobody waited for it.", "status")
-        self._looked_for = self._found = 0
-        self._registry.register(_EngineCollector(model, engine, ready))
+        self._all = self._registry
+        if _SHARED_FOLDER in os.environ:
+            self._all = CollectorRegistry()
+            MultiProcessCollector(self._all)  # type: ignore[no-untyped-call]
+        self._all.register(_EngineCollector(model, engine, ready))
 
     def end(self, reason: str, usage: Usage, times: Times | None) -> None:
         """A request has ended. times: as far as they are known."""
         for phase, began, ended in () if times is None else times.phases():
             self._phases[phase].observe(ended - began)
         self._success.labels(self._model, reason).inc()
-        self._prompts = self._prompts[0] + usage.prompt, self._prompts[1] + usage.cached
         self.prompt_tokens.inc(usage.prompt)
         self.generation_tokens.inc(usage.completion)
         self.cache_queries.inc(usage.prompt)
         self.cache_hits.inc(usage.cached)
-        self._looked_for += usage.prompt
-        self._found += usage.cached
         if usage.miss is not None:
             self._cache_misses.labels(self._model, usage.miss).inc()
 
@@ -78,7 +83,9 @@ class Metrics:
 
     def prompt_counts(self) -> tuple[int, int]:
         """Tokens of prompts, and of these those that were cached."""
-        return self._prompts
+        names = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total")
+        looked_for, found = (self._all.get_sample_value(name, {"model_name": self._model}) for name in names)
+        return int(looked_for or 0), int(found or 0)
 
     def unknown_field(self, name: str) -> None:
         self._unknown.labels(self._model, name).inc()
@@ -86,10 +93,11 @@ class Metrics:
     @property
     def hit_rate(self) -> float:
         """Of all tokens of prompts the share that was in the prefix cache."""
-        return self._found / max(1, self._looked_for)
+        looked_for, found = self.prompt_counts()
+        return found / max(1, looked_for)
 
     def text(self) -> bytes:
-        return generate_latest(self._registry)
+        return generate_latest(self._all)
 
 
 class Latency:

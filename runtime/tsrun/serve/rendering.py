@@ -61,21 +61,21 @@ def _ways(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     head: list[Message] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
     rest: list[Message] = [{**m, "role": "user"} if m["role"] == "system" else m for m in messages[first:]]
     yield [*head, *rest]
-    yield [*head, *_alternating(rest)]
+    yield [*head, *alternating(rest)]
     if head:
-        yield _alternating([{"role": "user", "content": head[0]["content"]}, *rest])
-    yield _alternating([*({"role": "user", "content": m["content"]} for m in head), *map(_as_plain_text, rest)])
+        yield alternating([{"role": "user", "content": head[0]["content"]}, *rest])
+    yield alternating([*({"role": "user", "content": m["content"]} for m in head), *map(_as_plain_text, rest)])
 
 
-def _alternating(messages: Sequence[Message]) -> list[Message]:
+def alternating(messages: Sequence[Message]) -> list[Message]:
     """Neighbours of one role as one message."""
-    result: list[Message] = []
+    runs: list[list[Message]] = []
     for message in messages:
-        if result and result[-1]["role"] == message["role"] in ("user", "assistant") and not message.get("tool_calls"):
-            result[-1] = {**result[-1], "content": f"{result[-1]['content']}\n\n{message['content']}"}
+        if runs and runs[-1][0]["role"] == message["role"] in ("user", "assistant") and not message.get("tool_calls"):
+            runs[-1].append(message)
         else:
-            result.append(message)
-    return result
+            runs.append([message])
+    return [{**run[0], "content": "\n\n".join(m["content"] for m in run)} if run[1:] else run[0] for run in runs]
 
 
 def _as_plain_text(message: Message) -> Message:

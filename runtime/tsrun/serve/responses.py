@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, assert_never
@@ -16,13 +15,14 @@ from tsrun.serve.answers import Answer, Origin, begin
 from tsrun.serve.constraints import of_format
 from tsrun.serve.conversation import Conversation, Message, text_of, tool_call
 from tsrun.serve.front import Front
-from tsrun.serve.http_errors import HttpError, invalid, unsupported
+from tsrun.serve.http_errors import invalid, unsupported
+from tsrun.serve.kept_responses import KeptResponse
+from tsrun.serve.namespaces import Names, joined, ungrouped
 from tsrun.serve.sampling_fields import SamplingFields, TokenChoice, check_count
+from tsrun.serve.shared_state import FindResponse, KeepResponse
 from tsrun.serve.sse import event
 from tsrun.serve.tools import must_call, offered, strict_names
 
-MOST_KEPT = 1024
-"""Responses; the oldest are forgotten."""
 Item = dict[str, Any]
 
 
@@ -70,34 +70,6 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
         return replace(choice, constraint=of_format((self.text or {}).get("format"), "text.format"))
 
 
-class KeptResponses:
-    """Items of earlier turns by the id of their response, with whose they are."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[Origin, list[Item], dict[str, Any]]] = OrderedDict()
-
-    def keep(self, origin: Origin, items: list[Item], response: dict[str, Any]) -> None:
-        self._kept[response["id"]] = origin, items, response
-        while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
-
-    def items(self, origin: Origin, identity: str) -> list[Item]:
-        return self._found(origin, identity)[1]
-
-    def response(self, origin: Origin, identity: str) -> dict[str, Any]:
-        return self._found(origin, identity)[2]
-
-    def delete(self, origin: Origin, identity: str) -> None:
-        self._found(origin, identity)
-        del self._kept[identity]
-
-    def _found(self, origin: Origin, identity: str) -> tuple[Origin, list[Item], dict[str, Any]]:
-        found = self._kept.get(identity)
-        if found is None or found[0].user != origin.user:
-            raise HttpError(404, f"Response with id '{identity}' not found.", param="previous_response_id", code="response_not_found")
-        return found
-
-
 def messages_of(items: list[Item]) -> list[Message]:
     """Items as the messages that templates take: an answer's reasoning, text and calls are one message."""
     messages: list[Message] = []
@@ -111,6 +83,8 @@ def messages_of(items: list[Item]) -> list[Message]:
         where = f"input[{index}]"
         match item:
             case {"type": "function_call", "name": str(name), "call_id": str(identity)}:
+                if isinstance(item.get("namespace"), str):
+                    name = joined(item["namespace"], name)
                 assistant().setdefault("tool_calls", []).append(tool_call(identity, name, item.get("arguments")))
             case {"type": "function_call_output", "call_id": str(identity)}:
                 output = item.get("output")
@@ -142,16 +116,16 @@ def messages_of(items: list[Item]) -> list[Message]:
 class ResponseAnswer:
     """One response. `start` may refuse; then `whole` or `stream`."""
 
-    def __init__(self, front: Front, request: ResponsesRequest, kept: KeptResponses) -> None:
+    def __init__(self, front: Front, request: ResponsesRequest) -> None:
         self._front = front
         self._request = request
-        self._kept = kept
         self.answers: list[Answer] = []
         self._items: list[Item] = []
         self._origin = Origin()
         self._response = self._new_response()
         self._sequence = 0
-        self._output = OutputItems(self._response["output"])
+        self._tools, names = ungrouped(request.tools or ())
+        self._output = OutputItems(self._response["output"], names)
 
     async def start(self, origin: Origin) -> None:
         request = self._request
@@ -159,20 +133,32 @@ class ResponseAnswer:
         given = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
         if not isinstance(given, list) or not given:
             raise invalid("input", "input: give a text or an array of items")
-        earlier = [] if request.previous_response_id is None else self._kept.items(origin, request.previous_response_id)
-        self._origin, self._items = origin, [*earlier, *given]
-        instructions: list[Message] = [{"role": "system", "content": request.instructions}] if request.instructions else []
-        messages = [*instructions, *messages_of(self._items)]
-        effort = (request.reasoning or {}).get("effort")
-        variables = {} if effort is None else {"reasoning_effort": effort}
-        tools = offered(request.tools, request.tool_choice)
-        called = must_call(tools, request.tool_choice)
-        conversation = Conversation(messages, tools, variables, strict=strict_names(request.tools), must_call=called)
+        self._origin, self._items = origin, [*await self._earlier(origin), *given]
+        conversation = await self._front.conversation(self._conversation, self._items)
         choice = request.token_choice()
         prompt = await self._front.prompt_of(conversation, origin.salt(None))
         most_calls = 1 if request.parallel_tool_calls is False else None
         reading = self._front.reading(conversation, prompt, choice.constraint, most_calls=most_calls)
-        self.answers = begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
+        self.answers = await begin(self._front, prompt, reading, choice, origin, most_tokens=request.max_output_tokens)
+
+    async def _earlier(self, origin: Origin) -> list[Item]:
+        """Of the response that this one goes on from, up to its end."""
+        if self._request.previous_response_id is None:
+            return []
+        kept = await self._front.state.ask(FindResponse(origin.user, self._request.previous_response_id))
+        items: list[Item] = msgspec.json.decode(kept.items)
+        return items
+
+    def _conversation(self) -> Conversation:
+        request = self._request
+        instructions: list[Message] = [{"role": "system", "content": request.instructions}] if request.instructions else []
+        effort = (request.reasoning or {}).get("effort")
+        variables = {} if effort is None else {"reasoning_effort": effort}
+        tools = offered(self._tools, request.tool_choice)
+        called = must_call(tools, request.tool_choice)
+        return Conversation(
+            [*instructions, *messages_of(self._items)], tools, variables, strict=strict_names(self._tools), must_call=called
+        )
 
     async def whole(self) -> dict[str, Any]:
         (answer,) = self.answers
@@ -180,7 +166,7 @@ class ResponseAnswer:
             for part in batch.parts:
                 self._output.take(part)
         self._output.end()
-        self._finish(answer)
+        await self._finish(answer)
         return self._response
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -194,10 +180,10 @@ class ResponseAnswer:
                 yield data
         for kind, fields in self._output.end():
             yield self._event(kind, fields)
-        self._finish(answer)
+        await self._finish(answer)
         yield self._event(f"response.{self._response['status']}", {"response": self._response})
 
-    def _finish(self, answer: Answer) -> None:
+    async def _finish(self, answer: Answer) -> None:
         if answer.finish_reason == "stop":
             self._response["status"] = "completed"
         else:
@@ -205,7 +191,9 @@ class ResponseAnswer:
             self._response["incomplete_details"] = {"reason": "max_output_tokens"}
         self._response["usage"] = answer.usage.responses()
         if self._request.store is not False:
-            self._kept.keep(self._origin, [*self._items, *self._response["output"]], self._response)
+            items = msgspec.json.encode([*self._items, *self._response["output"]])
+            kept = KeptResponse(items, msgspec.json.encode(self._response))
+            await self._front.state.ask(KeepResponse(self._origin.user, self._response["id"], kept))
 
     def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
         self._sequence += 1
@@ -245,8 +233,9 @@ Events = list[tuple[str, dict[str, Any]]]
 class OutputItems:
     """Parts as items, one after the other: each part's events, and the items as they grow."""
 
-    def __init__(self, items: list[Item]) -> None:
+    def __init__(self, items: list[Item], names: Names) -> None:
         self._items = items
+        self._names = names
         self._open: str | None = None  # the type of the item that is open
         self._text = ""
 
@@ -259,7 +248,8 @@ class OutputItems:
             case CallBegin(_, name, identity):
                 events = self.end()
                 call = identity or f"call_{uuid.uuid4().hex[:24]}"
-                item = {"id": _id("fc"), "type": "function_call", "status": "in_progress", "call_id": call, "name": name, "arguments": ""}
+                head = {"id": _id("fc"), "type": "function_call", "status": "in_progress", "call_id": call}
+                item = {**head, **self._names.fields(name), "arguments": ""}
                 return [*events, *self._begin("function_call", item)]
             case CallArguments(_, text):
                 return self._grow("response.function_call_arguments.delta", text, {})

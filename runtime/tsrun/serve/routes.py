@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +25,8 @@ from tsrun.serve.health import Health
 from tsrun.serve.http_errors import HttpError, http_error
 from tsrun.serve.metrics import CONTENT_TYPE, Metrics
 from tsrun.serve.openapi import Operation, docs_page, openapi
-from tsrun.serve.responses import KeptResponses, ResponseAnswer, ResponsesRequest
+from tsrun.serve.responses import ResponseAnswer, ResponsesRequest
+from tsrun.serve.shared_state import DeleteResponse, FindResponse
 from tsrun.serve.status import Status, page
 from tsrun.serve.tokenizing import Detokenize, Tokenize
 
@@ -35,7 +35,6 @@ OPENAI, ANTHROPIC = Dialect(), AnthropicDialect()
 
 def application(front: Front, health: Health) -> Starlette:
     unknown = UnknownFields(front.metrics)
-    kept = KeptResponses()
     status = Status(front)
 
     def generating(
@@ -45,13 +44,10 @@ def application(front: Front, health: Health) -> Starlette:
 
     def answered(form: Any) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            body, _ = parsed(await read_body(request.receive), form)
-            return JSONResponse(await asyncio.to_thread(body.answer, front))
+            body, _ = await parsed(await read_body(request.receive), form)
+            return JSONResponse(await body.answer(front))
 
         return endpoint
-
-    def respond(front: Front, body: ResponsesRequest) -> ResponseAnswer:
-        return ResponseAnswer(front, body, kept)
 
     chat, text, response = (
         _posted(ChatRequest, streams=True),
@@ -63,10 +59,10 @@ def application(front: Front, health: Health) -> Starlette:
         (text("/v1/completions", "Continue a text: OpenAI's older form."), generating(CompletionRequest, Completion, "text_completion")),
         (
             response("/v1/responses", "Answer items: OpenAI's newer form, kept for the next turn."),
-            generating(ResponsesRequest, respond, "chat"),
+            generating(ResponsesRequest, ResponseAnswer, "chat"),
         ),
-        (Operation("GET", "/v1/responses/{id}", "A response that was kept."), _kept(kept)),
-        (Operation("DELETE", "/v1/responses/{id}", "Forget a response."), _kept(kept)),
+        (Operation("GET", "/v1/responses/{id}", "A response that was kept."), _kept(front)),
+        (Operation("DELETE", "/v1/responses/{id}", "Forget a response."), _kept(front)),
         (
             _posted(MessagesRequest, streams=True)("/v1/messages", "Answer messages: Anthropic's form."),
             generating(MessagesRequest, MessagesAnswer, "chat", ANTHROPIC),
@@ -159,13 +155,14 @@ def _metrics(metrics: Metrics) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
-def _kept(kept: KeptResponses) -> Callable[[Request], Awaitable[Response]]:
+def _kept(front: Front) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         identity, origin = request.path_params["id"], request.scope["state"]["origin"]
         if request.method == "DELETE":
-            kept.delete(origin, identity)
+            await front.state.ask(DeleteResponse(origin.user, identity))
             return JSONResponse({"id": identity, "object": "response", "deleted": True})
-        return JSONResponse(kept.response(origin, identity))
+        kept = await front.state.ask(FindResponse(origin.user, identity))
+        return Response(kept.response, media_type="application/json")
 
     return endpoint
 

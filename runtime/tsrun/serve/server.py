@@ -6,34 +6,33 @@ import asyncio
 import ipaddress
 import logging
 import os
+import secrets
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from tsrun.artifact import Manifest, read_manifest
 from tsrun.errors import ArtifactError, MachineError, TsrunError, UsageError
 from tsrun.generate import resolve
 from tsrun.limits import LimitOptions
-from tsrun.parsing import Choice, choose, named
 from tsrun.serve.admission import Admission
-from tsrun.serve.auth import ApiKey, Gate
 from tsrun.serve.engine_client import EngineClient, EngineProcess
-from tsrun.serve.front import Front
-from tsrun.serve.health import Health
 from tsrun.serve.http_listener import HttpListener, listen_at
 from tsrun.serve.lifetime import Told, end_on_sigterm, serve_until_told
 from tsrun.serve.logs import LogOptions, configure
-from tsrun.serve.metrics import Metrics
-from tsrun.serve.observing import Observed, Observer
-from tsrun.serve.routes import application, probes
-from tsrun.serve.tracing import Tracer, traces_to
-from tsrun.tokenizer import Tokenizer
+from tsrun.serve.shared_state import LocalState
+from tsrun.serve.token_limits import TokenLimits
+from tsrun.serve.tracing import traces_while
 
-First = TypeVar("First")
-Second = TypeVar("Second")
+if TYPE_CHECKING:
+    from tsrun.serve.front import Front
+    from tsrun.serve.http_process import HttpSide, HttpSpec
+    from tsrun.serve.http_processes import HttpProcess
+
 log = logging.getLogger("tsrun.serve")
 
 
@@ -46,6 +45,7 @@ class ServeOptions:
     path: Path
     host: str = "127.0.0.1"
     port: int = 8000
+    http_processes: int = 1
     grpc: bool = False
     metrics_port: int | None = None
     model_name: str | None = None
@@ -53,6 +53,7 @@ class ServeOptions:
     insecure: bool = False
     max_waiting: int = 1024
     max_requests_per_key: int | None = None
+    max_tokens_per_minute_per_key: int | None = None
     drops_nonces: bool = True
     tool_parser: str | None = None
     reasoning_parser: str | None = None
@@ -90,27 +91,76 @@ def _serve(options: ServeOptions) -> None:
         raise ArtifactError(str(path), what, "compile a checkpoint with tokenizer.json")
     if options.grpc and manifest.gives == "embeddings":
         raise UsageError("--grpc", "the gateway's protocol has no embeddings, which this model gives", "serve it over HTTP")
-    asyncio.run((_serve_grpc if options.grpc else _serve_http)(options, path, manifest, began))
+    with _counting_together() if options.http_processes > 1 else nullcontext():
+        asyncio.run((_serve_grpc if options.grpc else _serve_http)(options, path, manifest, began))
+
+
+@contextmanager
+def _counting_together() -> Iterator[None]:
+    """Processes that are started meanwhile count in one folder, and so does this one from here on: the library of metrics looks for it
+    when it is imported, which is why all that counts is imported late."""
+    with tempfile.TemporaryDirectory(prefix="tsrun-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
 async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
-    told = Told()
+    from tsrun.serve.http_process import HttpSide
+    from tsrun.serve.http_processes import HttpProcess
+
+    told = Told.by_signals()
     listening = listen_at(options.host, options.port)
-    model = options.model_name or _name(options.path, manifest)
-    async with _traces(options, model) as traces, _engine(options, path) as engine:
-        reader, ready = await told.before(_both(asyncio.to_thread(Tokenizer, path / "tokenizer"), engine.connect()))
-        admission = Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key)
-        choice = _parsers(options, reader, manifest)
-        front = Front(model, reader, engine, ready, manifest.vocabulary, choice, admission)
-        front.drops_nonces = options.drops_nonces
-        front.embedding = manifest.embedding
-        keys = [ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)]
-        observer = Observer(model, front.metrics, traces)
-        app = Observed(Gate(application(front, Health(front)), keys), observer, [key.name for key in keys])
-        listener = HttpListener(app, listening, options.ssl_certfile, options.ssl_keyfile)
-        log.info("%s at %s, ready in %.1f s", model, listener.url, time.perf_counter() - began)
-        await serve_until_told([listener], front, told, options.drain_seconds)
-        front.close()
+    async with _engine(options, path) as engine:
+        spec = _http_spec(options, path, manifest, engine.address)
+        others: list[HttpProcess] = []
+        async with HttpSide.of(spec) as side:
+            try:
+                others += (HttpProcess(number, spec, listening) for number in range(2, options.http_processes + 1))
+                front = await told.before(_start(options, engine, side, others))
+                listener = side.listener(front, listening)
+                log.info("%s at %s, ready in %.1f s", front.model, listener.url, time.perf_counter() - began)
+                await serve_until_told([listener], front, told, options.drain_seconds, others)
+                front.close()
+            finally:
+                for other in others:
+                    other.close()
+
+
+async def _start(options: ServeOptions, engine: EngineClient, side: HttpSide, others: Sequence[HttpProcess]) -> Front:
+    """The front end of this process, when all that is behind it is there."""
+    ready = await engine.connect()
+    tokens = None if options.max_tokens_per_minute_per_key is None else TokenLimits(options.max_tokens_per_minute_per_key)
+    state = LocalState(Admission(ready.max_sequences + options.max_waiting, options.max_requests_per_key, tokens))
+    front = await side.open(engine, ready, state)
+    for other in others:
+        await other.connect(state)
+    return front
+
+
+def _http_spec(options: ServeOptions, path: Path, manifest: Manifest, engine: str) -> HttpSpec:
+    from tsrun.serve.auth import ApiKey
+    from tsrun.serve.http_process import HttpSpec
+
+    return HttpSpec(
+        path=str(path),
+        model=options.model_name or _name(options.path, manifest),
+        engine=engine,
+        keys=[ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)],
+        secret=secrets.token_bytes(16),
+        drops_nonces=options.drops_nonces,
+        tool_parser=options.tool_parser,
+        reasoning_parser=options.reasoning_parser,
+        max_waiting=options.max_waiting,
+        drain_seconds=options.drain_seconds,
+        watchdog_seconds=options.watchdog_seconds,
+        logs=LogOptions(options.logs.shown_as, options.logs.level),
+        otlp_endpoint=options.otlp_endpoint,
+        ssl_certfile=None if options.ssl_certfile is None else str(options.ssl_certfile),
+        ssl_keyfile=None if options.ssl_keyfile is None else str(options.ssl_keyfile),
+    )
 
 
 async def _serve_grpc(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
@@ -118,15 +168,18 @@ async def _serve_grpc(options: ServeOptions, path: Path, manifest: Manifest, beg
     try:  # only who is a worker needs them
         from tsrun.serve.grpc_listener import GrpcListener
         from tsrun.serve.grpc_worker import Worker
+        from tsrun.serve.metrics import Metrics
+        from tsrun.serve.observing import Observed, Observer
+        from tsrun.serve.routes import probes
         from tsrun.serve.worker_facts import WorkerFacts
     except ImportError as error:
         name = (error.name or "").partition(".")[0]
         raise MachineError("--grpc", f"the package `{name}` is not installed", "pip install 'tsc-llm[smg]'") from None
-    told = Told()
+    told = Told.by_signals()
     probing = [] if options.metrics_port is None else [listen_at(options.host, options.metrics_port)]
     listener = GrpcListener(options.host, options.port)
     model = options.model_name or _name(options.path, manifest)
-    async with _traces(options, model) as traces, _engine(options, path) as engine:
+    async with traces_while(options.otlp_endpoint, model) as traces, _engine(options, path) as engine:
         ready = await told.before(engine.connect())
         metrics = Metrics(model, engine, ready)
         facts = WorkerFacts(model, manifest, options.limits, engine, ready, metrics)
@@ -161,37 +214,15 @@ async def _engine(options: ServeOptions, path: Path) -> AsyncIterator[EngineClie
         process.end()
 
 
-@asynccontextmanager
-async def _traces(options: ServeOptions, model: str) -> AsyncIterator[Tracer | None]:
-    """Where traces go, if anywhere; what is left of them is sent with the end of the block."""
-    traces = traces_to(options.otlp_endpoint, model)
-    try:
-        yield traces
-    finally:
-        if traces is not None:
-            await asyncio.to_thread(traces.close)
-
-
-async def _both(first: Awaitable[First], second: Awaitable[Second]) -> tuple[First, Second]:
-    """The results of what goes on at once."""
-    one, other = await asyncio.gather(first, second)
-    return one, other
-
-
-def _parsers(options: ServeOptions, tokenizer: Tokenizer, manifest: Manifest) -> Choice:
-    """Those that were named, and for what was not named those that the checkpoint's template shows."""
-    found = choose(tokenizer.template_source, manifest.model.name)
-    if options.tool_parser is None and options.reasoning_parser is None:
-        return found
-    return named(tools=options.tool_parser or found.tools, reasoning=options.reasoning_parser or found.reasoning)
-
-
 def _check(options: ServeOptions) -> None:
     if "" in options.api_keys:
         raise UsageError("--api-key", "an empty key would let everyone in", "give another, or leave it out")
     if not options.api_keys and not options.insecure and not _is_loopback(options.host):
         what = f"anyone who reaches {options.host} could use the model"
         raise UsageError("--host", what, "give --api-key KEY, or --insecure where that is meant")
+    for name, value in (("requests", options.max_requests_per_key), ("tokens-per-minute", options.max_tokens_per_minute_per_key)):
+        if value is not None and not options.api_keys:
+            raise UsageError(f"--max-{name}-per-key", "there are no API keys", "give --api-key KEY, or leave it out")
     if options.grpc:
         _check_worker(options)
     elif options.metrics_port is not None:
@@ -205,6 +236,7 @@ def _check(options: ServeOptions) -> None:
 
 def _check_worker(options: ServeOptions) -> None:
     given = {
+        "--http-processes": (options.http_processes > 1, "a worker is one process"),
         "--api-key": (options.api_keys, "a gateway sends its workers none"),
         "--ssl-certfile": (options.ssl_certfile, "a worker speaks to its gateway in the clear"),
         "--keep-nonces": (not options.drops_nonces, "the gateway renders prompts"),

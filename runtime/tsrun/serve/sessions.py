@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 MOST_SESSIONS = 4096
@@ -19,18 +19,11 @@ _HEADERS = (b"x-session-id", b"x-session-affinity", b"x-claude-code-session-id")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A prompt by its length in characters and its digest; num_tokens: that it had."""
+    """A prompt by its length in bytes and its digest; num_tokens: that it had."""
 
     length: int
     digest: bytes
     num_tokens: int
-
-    @classmethod
-    def of(cls, text: str, num_tokens: int) -> Turn:
-        return cls(len(text), _digest(text), num_tokens)
-
-    def begins(self, text: str) -> bool:
-        return self.length <= len(text) and _digest(text[: self.length]) == self.digest
 
 
 def session_key(fields: Sequence[str | None], headers: Mapping[bytes, str]) -> str | None:
@@ -39,19 +32,22 @@ def session_key(fields: Sequence[str | None], headers: Mapping[bytes, str]) -> s
 
 
 class Sessions:
-    """Forgets those that were not heard of for longest."""
+    """Forgets those that were not heard of for longest. All that it keeps is of one size, however long keys and prompts are."""
 
     def __init__(self) -> None:
-        self._turns: OrderedDict[str, deque[Turn]] = OrderedDict()
+        self._turns: OrderedDict[bytes, deque[Turn]] = OrderedDict()
 
     def note(self, key: str, text: str, num_tokens: int, *, goes_on: bool) -> int | None:
         """Put down a turn; return how many of its tokens an earlier turn had: 0 where it begins a conversation, None where none begins as
         it does though it goes on from an answer."""
-        turns = self._turns.pop(key, None) or deque[Turn](maxlen=MOST_TURNS)
-        known = [turn for turn in turns if turn.begins(text)]
+        name = hashlib.blake2b(key.encode(), digest_size=16).digest()
+        turns = self._turns.pop(name, None) or deque[Turn](maxlen=MOST_TURNS)
+        data = text.encode()
+        digests = _beginnings(data, [*(turn.length for turn in turns), len(data)])
+        known = [turn for turn in turns if digests.get(turn.length) == turn.digest]
         changed = not known and goes_on and bool(turns)
-        turns.append(Turn.of(text, num_tokens))
-        self._turns[key] = turns
+        turns.append(Turn(len(data), digests[len(data)], num_tokens))
+        self._turns[name] = turns
         while len(self._turns) > MOST_SESSIONS:
             self._turns.popitem(last=False)
         return None if changed else max((turn.num_tokens for turn in known), default=0)
@@ -65,5 +61,11 @@ def miss_reason(earlier: int | None, cached: int, page_size: int) -> str | None:
     return "evicted" if cached < earlier // page_size * page_size else None
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def _beginnings(data: bytes, lengths: Iterable[int]) -> dict[int, bytes]:
+    """The digests of its first so many bytes, by how many; of those that it has."""
+    digest, done, view = hashlib.blake2b(digest_size=16), 0, memoryview(data)
+    found: dict[int, bytes] = {}
+    for length in sorted(length for length in set(lengths) if length <= len(data)):
+        digest.update(view[done:length])
+        done, found[length] = length, digest.copy().digest()
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,7 +10,6 @@ import msgspec
 from tsrun.serve.conversation import Conversation, openai_messages
 from tsrun.serve.front import Front
 from tsrun.serve.http_errors import invalid
-from tsrun.serve.rendering import render
 from tsrun.serve.tools import offered
 
 
@@ -23,25 +23,33 @@ class Tokenize(msgspec.Struct, kw_only=True):
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def answer(self, front: Front) -> dict[str, Any]:
+    async def answer(self, front: Front) -> dict[str, Any]:
         if (self.prompt is None) == (self.messages is None):
             raise invalid("prompt", "give either `prompt` or `messages`")
+        encode = front.encode
         if self.messages is not None:
-            conversation = Conversation(openai_messages(self.messages), offered(self.tools, None), self.chat_template_kwargs or {})
-            ids = front.tokenizer.encode_rendered(render(front.tokenizer, conversation))
+            text = await front.rendered(await front.conversation(partial(self._conversation, self.messages), self.messages))
+            encode = front.tokenizer.encode_rendered
         else:
             assert self.prompt is not None
-            encode = front.tokenizer.encode_rendered if self.add_special_tokens is False else front.encode
-            ids = encode(self.prompt)
+            text = self.prompt
+            await front.check_bytes(text, "prompt")
+            if self.add_special_tokens is False:
+                encode = front.tokenizer.encode_rendered
+        ids = await front.run(partial(encode, text), size=len(text))
         return {"count": len(ids), "max_model_len": front.ready.max_context, "tokens": ids}
+
+    def _conversation(self, messages: list[Any]) -> Conversation:
+        return Conversation(openai_messages(messages), offered(self.tools, None), self.chat_template_kwargs or {})
 
 
 class Detokenize(msgspec.Struct, kw_only=True):
     model: str | None = None
     tokens: list[int]
 
-    def answer(self, front: Front) -> dict[str, Any]:
+    async def answer(self, front: Front) -> dict[str, Any]:
         outside = [index for index in self.tokens if not 0 <= index < front.vocabulary]
         if outside:
             raise invalid("tokens", f"tokens: {outside[0]} is outside of the vocabulary of {front.vocabulary}")
-        return {"prompt": front.tokenizer.decode(self.tokens, front.tokenizer.special_ids)}
+        decode = partial(front.tokenizer.decode, self.tokens, front.tokenizer.special_ids)
+        return {"prompt": await front.run(decode, size=len(self.tokens))}

@@ -3,9 +3,12 @@ below. Names of attributes are those of the semantic conventions for generative 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +37,17 @@ def traces_to(endpoint: str | None, model: str) -> Tracer | None:
             raise missing from None
         log.warning("%s", missing.line)
         return None
+
+
+@asynccontextmanager
+async def traces_while(endpoint: str | None, model: str) -> AsyncIterator[Tracer | None]:
+    """Where traces go, if anywhere; what is left of them is sent with the end of the block. Raises as `traces_to` does."""
+    traces = traces_to(endpoint, model)
+    try:
+        yield traces
+    finally:
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
 
 
 class Tracer:
