@@ -13,7 +13,9 @@ from tests.serve.test_http import eventually
 from tsrun.constraint import Constraint
 from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest
-from tsrun.serve.engine_process import EngineServer
+from tsrun.limits import LimitOptions
+from tsrun.serve.engine_process import EngineServer, Spec
+from tsrun.serve.logs import LogOptions
 from tsrun.serve.messages import Abort, Ready, Submit, from_engine, packed
 
 
@@ -38,7 +40,8 @@ def test_an_aborted_request_has_no_grammar_compiled(model: Path, monkeypatch: py
     monkeypatch.setattr(Engine, "prepare", slow)
     with Engine(model) as engine:
         socket = Socket()
-        server = EngineServer(engine, socket, Ready(str(model), 1, 1, 1, 1, 0.0), os.getpid())  # type: ignore[arg-type]
+        spec = Spec(str(model), "", LimitOptions(), 1, os.getpid(), False, "", 60.0, LogOptions())
+        server = EngineServer(engine, socket, Ready(str(model), 1, 1, 1, 1, 0.0), spec)  # type: ignore[arg-type]
         texts = [f"x{{{i}}}" for i in range(1, 7)]
         for number, text in enumerate(texts):
             request = GenerationRequest([9], 5, constraint=Constraint("regex", text))

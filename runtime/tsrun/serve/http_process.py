@@ -11,10 +11,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
@@ -67,13 +64,6 @@ class HttpSide:
         path = Path(spec.path)
         self._manifest = read_manifest(path)
         self._tokenizer = asyncio.create_task(asyncio.to_thread(Tokenizer, path / "tokenizer"))
-
-    @classmethod
-    @asynccontextmanager
-    async def of(cls, spec: HttpSpec) -> AsyncIterator[Self]:
-        """Traces are sent with the end of the block."""
-        async with traces_while(spec.otlp_endpoint, spec.model) as traces:
-            yield cls(spec, traces)
 
     async def open(self, engine: EngineClient, ready: Ready, state: State) -> Front:
         spec, manifest, tokenizer = self._spec, self._manifest, await self._tokenizer
@@ -132,7 +122,8 @@ async def _serve(ours: socket.socket, listening: socket.socket) -> None:
 async def _answer_http(
     spec: HttpSpec, engine: EngineClient, state: RemoteState, channel: Channel[FromFirst], told: Told, listening: socket.socket
 ) -> None:
-    async with HttpSide.of(spec) as side:
+    async with traces_while(spec.otlp_endpoint, spec.model) as traces:
+        side = HttpSide(spec, traces)
         front = await side.open(engine, await engine.connect(), state)
         channel.send(Serving())
         watching = asyncio.create_task(_watch(engine, channel))

@@ -113,20 +113,21 @@ async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, beg
 
     told = Told.by_signals()
     listening = listen_at(options.host, options.port)
-    async with _engine(options, path) as engine:
-        spec = _http_spec(options, path, manifest, engine.address)
+    model = options.model_name or _name(options.path, manifest)
+    async with traces_while(options.otlp_endpoint, model) as traces, _engine(options, path) as engine:
+        spec = _http_spec(options, model, path, engine.address)
         others: list[HttpProcess] = []
-        async with HttpSide.of(spec) as side:
-            try:
-                others += (HttpProcess(number, spec, listening) for number in range(2, options.http_processes + 1))
-                front = await told.before(_start(options, engine, side, others))
-                listener = side.listener(front, listening)
-                log.info("%s at %s, ready in %.1f s", front.model, listener.url, time.perf_counter() - began)
-                await serve_until_told([listener], front, told, options.drain_seconds, others)
-                front.close()
-            finally:
-                for other in others:
-                    other.close()
+        try:
+            others += (HttpProcess(number, spec, listening) for number in range(2, options.http_processes + 1))
+            side = HttpSide(spec, traces)
+            front = await told.before(_start(options, engine, side, others))
+            listener = side.listener(front, listening)
+            log.info("%s at %s, ready in %.1f s", model, listener.url, time.perf_counter() - began)
+            await serve_until_told([listener], front, told, options.drain_seconds, others)
+            front.close()
+        finally:
+            for other in others:
+                other.close()
 
 
 async def _start(options: ServeOptions, engine: EngineClient, side: HttpSide, others: Sequence[HttpProcess]) -> Front:
@@ -140,13 +141,13 @@ async def _start(options: ServeOptions, engine: EngineClient, side: HttpSide, ot
     return front
 
 
-def _http_spec(options: ServeOptions, path: Path, manifest: Manifest, engine: str) -> HttpSpec:
+def _http_spec(options: ServeOptions, model: str, path: Path, engine: str) -> HttpSpec:
     from tsrun.serve.auth import ApiKey
     from tsrun.serve.http_process import HttpSpec
 
     return HttpSpec(
         path=str(path),
-        model=options.model_name or _name(options.path, manifest),
+        model=model,
         engine=engine,
         keys=[ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)],
         secret=secrets.token_bytes(16),
