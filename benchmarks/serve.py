@@ -47,6 +47,7 @@ class Contender:
     """What takes requests at an address. pids: by name, the processes that are not the engine."""
 
     name: str
+    model: str
     host: str
     port: int
     pids: dict[str, int]
@@ -87,7 +88,7 @@ def ours(artifact: str, streams: int, threads: int | None, *options: str) -> Ite
 
 
 @contextmanager
-def smg(worker: str) -> Iterator[tuple[int, str, int]]:
+def smg(worker: str, model: str) -> Iterator[tuple[int, str, int]]:
     """The gateway in front of a worker: its process, host and port."""
     ports = free_ports(2)
     command = [sys.executable, "-m", "smg.launch_router", "--host", "127.0.0.1", "--port", str(ports[0]), "--worker-urls", worker]
@@ -96,7 +97,7 @@ def smg(worker: str) -> Iterator[tuple[int, str, int]]:
         gateway = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         try:
             ends = time.monotonic() + _START_SECONDS
-            while not is_up(f"http://127.0.0.1:{ports[0]}"):
+            while not is_up(f"http://127.0.0.1:{ports[0]}", model):
                 if time.monotonic() > ends or gateway.poll() is not None:
                     sys.exit("the gateway did not start")
                 time.sleep(0.2)
@@ -106,9 +107,9 @@ def smg(worker: str) -> Iterator[tuple[int, str, int]]:
             gateway.wait()
 
 
-def is_up(url: str) -> bool:
+def is_up(url: str, model: str) -> bool:
     """Whether it answers a question: it does not before it has the worker's tokenizer."""
-    body = json.dumps({"model": "", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}).encode()
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}).encode()
     request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"content-type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -125,11 +126,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-async def stream(host: str, port: int, number: int, tokens: int) -> list[float]:
+async def stream(contender: Contender, number: int, tokens: int) -> list[float]:
     """Read one answer to its end; when each of its pieces of text came."""
     body = json.dumps(
         {
-            "model": "",
+            "model": contender.model,
             "messages": [{"role": "user", "content": _PROMPT.format(number)}],
             "max_tokens": tokens,
             "temperature": 0,
@@ -137,8 +138,9 @@ async def stream(host: str, port: int, number: int, tokens: int) -> list[float]:
             "stream": True,
         }
     ).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\ncontent-type: application/json\r\n"
-    reader, writer = await asyncio.open_connection(host, port)
+    host = f"{contender.host}:{contender.port}"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    reader, writer = await asyncio.open_connection(contender.host, contender.port)
     writer.write(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
     if b" 200 " not in (status := await reader.readline()):
         sys.exit(f"{status.decode().strip()}: {(await reader.read()).decode().splitlines()[-1]}")
@@ -180,7 +182,7 @@ def share(before: dict[float, float], after: dict[float, float], part: float) ->
 async def measure(contender: Contender, streams: int, tokens: int) -> Round:
     before, began = await buckets(contender), time.perf_counter()
     cpu = {name: cpu_seconds(pid) for name, pid in contender.pids.items()}
-    times = await asyncio.gather(*(stream(contender.host, contender.port, number, tokens) for number in range(streams)))
+    times = await asyncio.gather(*(stream(contender, number, tokens) for number in range(streams)))
     seconds = time.perf_counter() - began
     taken = {name: cpu_seconds(pid) - cpu[name] for name, pid in contender.pids.items()}
     after = await buckets(contender)
@@ -243,11 +245,11 @@ def main() -> None:
             ours(options.artifact, options.streams, options.threads, "--http-processes", str(options.http_processes))
         )
         at = urlsplit(url)
-        contenders = [Contender("tsrun", str(at.hostname), at.port or 0, {"tsrun": pid}, has_histogram=True)]
+        contenders = [Contender("tsrun", Path(options.artifact).stem, str(at.hostname), at.port or 0, {"tsrun": pid}, has_histogram=True)]
         if options.smg:
             worker, worker_url = stack.enter_context(ours(options.artifact, options.streams, options.threads, "--grpc"))
-            gateway, host, port = stack.enter_context(smg(worker_url))
-            contenders.append(Contender("SMG", host, port, {"gateway": gateway, "worker": worker}))
+            gateway, host, port = stack.enter_context(smg(worker_url, Path(options.artifact).stem))
+            contenders.append(Contender("SMG", Path(options.artifact).stem, host, port, {"gateway": gateway, "worker": worker}))
         rounds: dict[str, list[Round]] = {contender.name: [] for contender in contenders}
         for number in range(options.rounds + 1):
             for contender in contenders if number % 2 else reversed(contenders):

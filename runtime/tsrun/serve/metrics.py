@@ -18,6 +18,7 @@ from tsrun.serve.usage import Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_DELIVERY_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 _SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -34,8 +35,8 @@ class Metrics:
         def counter(name: str, text: str, *more: str) -> Counter:
             return Counter(name, text, [*labels, *more], registry=self._registry)
 
-        def seconds(name: str, text: str) -> Histogram:
-            return Histogram(name, text, labels, registry=self._registry, buckets=_SECONDS).labels(model)
+        def seconds(name: str, text: str, bounds: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(name, text, labels, registry=self._registry, buckets=bounds).labels(model)
 
         self._model = model
         self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts, cached ones too.").labels(model)
@@ -52,7 +53,9 @@ class Metrics:
         self._unknown = counter("tsrun:unknown_fields", "Fields of requests that no API here knows.", "field")
         self.first_token = seconds("vllm:time_to_first_token_seconds", "From a request to its first token.")
         self.next_token = seconds("vllm:inter_token_latency_seconds", "From one token to the next.")
-        self.delivery = seconds("tsrun:delivery_seconds", "From the end of a step to its tokens being on their way to the client.")
+        self.delivery = seconds(
+            "tsrun:delivery_seconds", "From the end of a step to its tokens being on their way to the client.", _DELIVERY_SECONDS
+        )
         self.whole = seconds("vllm:e2e_request_latency_seconds", "From a request to its end.")
         self._phases: Mapping[Phase, Histogram] = {
             "queue": seconds("vllm:request_queue_time_seconds", "From a request reaching the engine to its first step."),
