@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import mmap
 import sys
 
@@ -29,3 +30,9 @@ def ask_for_small_pages(memory: mmap.mmap, begin: int, end: int) -> None:
     if hasattr(mmap, "MADV_NOHUGEPAGE") and first < last:
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_NOHUGEPAGE, first, last - first)
+
+
+def keep_for_good() -> None:
+    """What there is by now stays: Python's collector need not look at it again, which would take as long as a step or two."""
+    gc.collect()
+    gc.freeze()

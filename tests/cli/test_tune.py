@@ -108,6 +108,7 @@ def test_a_rerun_measures_only_what_is_missing(tuning: Path, tsc: Tsc) -> None:
     assert len(again["calls"]) == len(lost["calls"]) + 1
 
 
+@pytest.mark.slow
 def test_again_measures_all_of_it_and_another_size_is_added(tuning: Path, tsc: Tsc) -> None:
     def slow(tuning: Tuning) -> None:
         for entry in tuning["calls"]:
@@ -285,6 +286,7 @@ def test_a_file_that_does_not_fit_is_ignored_where_found_and_refused_where_named
         assert re.match(rf"error\[TS0510\]: {option}: tuning\.json: {reason}{end}\n", output), output
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_fit_is_begun_anew(workspace: Path, tuning: Path, tsc: Tsc, cache: Path) -> None:
     edit(tuning, _other_machine)
     cache.parent.mkdir(parents=True)

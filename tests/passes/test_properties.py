@@ -146,6 +146,7 @@ def test_the_search_finds_what_brute_force_finds(model: RandomModel) -> None:
     assert best == min(every)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=QUIET)
 @given(models(most=6))
 def test_brute_force_finds_nothing_cheaper(model: RandomModel) -> None:

@@ -83,7 +83,7 @@ def test_the_reference_is_plain_torch(expected: dict[Turn, list[int]]) -> None:
 
 @pytest.mark.parametrize("prefix_cache", [True, False], ids=["cache", "no-cache"])
 @pytest.mark.parametrize("depth", [1, 2], ids=["depth-1", "depth-2"])
-@pytest.mark.parametrize("chunk", [7, 64], ids=["chunks-of-7", "chunks-of-64"])
+@pytest.mark.parametrize("chunk", [pytest.param(7, marks=pytest.mark.slow), 64], ids=["chunks-of-7", "chunks-of-64"])
 @pytest.mark.parametrize("pages", PAGES)
 def test_answers_are_those_of_one_request_at_a_time(
     artifact: Path, expected: dict[Turn, list[int]], pages: str, chunk: int, depth: int, prefix_cache: bool
@@ -98,7 +98,7 @@ def test_answers_are_the_same_when_nobody_is_aborted(artifact: Path, expected: d
         check(all_at_once(artifact, SCRIPT, options, seed=2), expected, options, pages)
 
 
-@pytest.mark.parametrize(("pages", "depth"), [("plenty", 2), ("tight", 1)])
+@pytest.mark.parametrize(("pages", "depth"), [pytest.param("plenty", 2, marks=pytest.mark.slow), ("tight", 1)])
 def test_answers_are_the_same_when_each_step_has_one_token(artifact: Path, expected: dict[Turn, list[int]], pages: str, depth: int) -> None:
     options = options_of(pages, 1, depth, True)
     outcome = all_at_once(artifact, SCRIPT, options, seed=3, aborts=True)

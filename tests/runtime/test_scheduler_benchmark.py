@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_every_case_has_figures(tmp_path: Path) -> None:
     written = tmp_path / "figures.json"
     command = [sys.executable, str(BENCHMARKS / "scheduler.py"), "--quick", "--no-peers", "--json", str(written)]

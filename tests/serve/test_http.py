@@ -237,6 +237,7 @@ def test_the_engine_ends_with_a_server_that_is_killed(model: Path) -> None:
 )
 def test_a_server_that_can_not_start_says_why_in_one_line(model: Path, server: Server, arguments: list[str], code: int, said: str) -> None:
     given = [{"MODEL": str(model), "TAKEN": server.url.rpartition(":")[2]}.get(argument, argument) for argument in arguments]
-    done = subprocess.run([sys.executable, "-m", "tsrun", "serve", *given], capture_output=True, text=True, timeout=60, check=False)
+    port = [] if "--port" in given else ["--port", "0"]
+    done = subprocess.run([sys.executable, "-m", "tsrun", "serve", *given, *port], capture_output=True, text=True, timeout=60, check=False)
     *before, last = done.stderr.splitlines()
     assert (done.returncode, said in last, all("loading toy.tsa" in line for line in before)) == (code, True, True), done.stderr

@@ -31,6 +31,7 @@ from tsrun.errors import MachineError, RequestError, TsrunError
 from tsrun.generate import open_engine
 from tsrun.generation import EmbeddingRequest, Event, GenerationRequest
 from tsrun.limits import LimitOptions
+from tsrun.memory import keep_for_good
 from tsrun.serve.loading import loading_progress
 from tsrun.serve.logs import LogOptions, configure, fields
 from tsrun.serve.messages import (
@@ -296,6 +297,7 @@ def main() -> int:
                 page_size=limits.page_size,
                 load_seconds=time.perf_counter() - began,
             )
+            keep_for_good()
             socket.bind(spec.address)
             server = EngineServer(engine, socket, ready, spec)
             try:

@@ -17,6 +17,7 @@ import msgspec
 
 from tsrun.artifact import Manifest, read_manifest
 from tsrun.errors import TsrunError
+from tsrun.memory import keep_for_good
 from tsrun.parsing import Choice, choose, named
 from tsrun.serve.auth import ApiKey, Gate
 from tsrun.serve.engine_client import EngineClient, EngineElsewhere
@@ -72,6 +73,7 @@ class HttpSide:
         front.drops_nonces = spec.drops_nonces
         front.embedding = manifest.embedding
         front.most_answers = ready.max_sequences + spec.max_waiting
+        keep_for_good()
         return front
 
     def listener(self, front: Front, listening: socket.socket) -> HttpListener:
