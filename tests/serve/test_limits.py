@@ -151,3 +151,19 @@ def test_kept_responses_are_bounded_in_bytes() -> None:
     kept.delete(1, "c")
     kept.keep(1, "f", KeptResponse(b"", b""))
     assert [kept.find(1, name).num_bytes - ENTRY_BYTES for name in "def"] == [100, 150, 0]
+
+
+def test_what_was_not_computed_is_not_paid_for_and_a_prompt_once(limited: Server) -> None:
+    prompt = list(range(5, 205))
+    with limited.client() as client:
+
+        def ask(**fields: Any) -> Any:
+            return client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 10, **fields}, headers=bearer("b"))
+
+        before = remaining(ask(max_tokens=1))
+        late = ask(n=8, deadline_seconds=1e-6)
+        assert (late.status_code, late.json()["usage"]["completion_tokens"]) == (200, 0)
+        eventually(lambda: remaining(ask(max_tokens=1, prompt=[5])) > before - 220)
+        before = remaining(ask(max_tokens=1, prompt=[5]))
+        assert ask(n=8, ignore_eos=True, prompt=[*prompt[::-1]]).json()["usage"]["completion_tokens"] == 80
+        eventually(lambda: before - remaining(ask(max_tokens=1, prompt=[5])) < 320)

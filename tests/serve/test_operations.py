@@ -165,6 +165,16 @@ def test_a_request_is_a_trace_of_what_it_waited_for(model: Path, collector: tupl
     assert len(spans) == 5
 
 
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(model: Path) -> None:
+    server = start(model, "--otlp-endpoint", "http://127.0.0.1:9")
+    with server.client() as client:
+        for _ in range(3):
+            assert client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 6, "two seconds are for the traces"
+
+
 def test_traces_without_their_packages_are_refused_in_one_line(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").touch()  # hides those that are installed

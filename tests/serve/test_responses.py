@@ -115,6 +115,11 @@ def test_functions_of_a_namespace_are_called_by_their_two_names(client: Any) -> 
     [
         ({"background": True}, "background"),
         ({"tools": [{"type": "namespace", "name": "", "tools": []}]}, "a namespace has a `name`"),
+        ({"tools": [{"type": "namespace", "name": "a", "tools": [{"name": ""}]}]}, "a tool is an object with a `name`"),
+        (
+            {"tools": [{"type": "namespace", "name": "a", "tools": [{"name": "f"}]}, {"type": "function", "name": "a__f"}]},
+            "`a__f` is also what a function of a namespace is called here",
+        ),
         ({"tools": [{"type": "namespace", "name": n, "tools": [{"name": "f"}]} for n in ("a", "a_")]}, "`a__f` is there already"),
         ({"truncation": "auto"}, "truncation"),
         ({"previous_response_id": "resp_x"}, "not found"),

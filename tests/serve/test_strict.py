@@ -74,6 +74,14 @@ def test_an_answer_may_be_text_or_calls_that_follow_the_schema(client: Any) -> N
     assert follows(made.function.arguments)
 
 
+def test_a_call_that_a_stop_string_cuts_is_not_told_of_as_one(client: Any) -> None:
+    cut = chat(client, call(GOOD), tools=[STRICT], stop=['"days"'])
+    assert (cut.finish_reason, json.loads(cut.message.tool_calls[0].function.arguments)) == ("stop", {"unit": "F"})
+    asked = {"model": "toy", "input": ask(call(GOOD)), "tools": [{"type": "function", **FUNCTION, "strict": True}], "temperature": 0}
+    whole, short = (client.responses.create(**asked, max_output_tokens=most) for most in (300, len(call(GOOD)) - 20))
+    assert [(one.status, one.output[-1].status) for one in (whole, short)] == [("completed", "completed"), ("incomplete", "incomplete")]
+
+
 def test_what_is_not_strict_is_free_beside_what_is(client: Any) -> None:
     assert chat(client, call(WRONG), tools=[LOOSE, STRICT]).message.tool_calls[0].function.arguments != WRONG
     for tools in ([LOOSE], [LOOSE, STRICT]):

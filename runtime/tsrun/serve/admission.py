@@ -13,10 +13,11 @@ _RETRY_SECONDS = 1
 
 @dataclass(slots=True)
 class _Entry:
-    """A request's answers that are open."""
+    """A request's answers that are open, and the tokens that they took."""
 
     user: int
     count: int
+    taken: int
 
 
 class Admission:
@@ -33,6 +34,9 @@ class Admission:
     def enter(self, entry: str, user: int, count: int, num_tokens: int) -> TokensLeft | None:
         """A request of so many answers, which may use so many tokens; what its key has left then, where that is limited. Raises HttpError
         429 where the key has or uses too much already, 503 where all have too much."""
+        most = self._most if self._most_of_key is None or not user else min(self._most, self._most_of_key)
+        if count > most:
+            raise HttpError(400, f"{count} answers at once are more than the {most} that may be; ask for fewer", code="invalid_value")
         if self._most_of_key is not None and user and self._open[user] + count > self._most_of_key:
             message = f"this API key has {self._open[user]} answers under way, of at most {self._most_of_key}"
             raise HttpError(429, message, code="rate_limit_exceeded", retry_after=_RETRY_SECONDS)
@@ -40,7 +44,7 @@ class Admission:
             raise HttpError(503, f"{self._open.total()} answers are under way or wait, of at most {self._most}", retry_after=_RETRY_SECONDS)
         left = self._tokens.take(user, num_tokens) if self._tokens is not None and user else None
         self._open[user] += count
-        self._entries[entry] = _Entry(user, count)
+        self._entries[entry] = _Entry(user, count, num_tokens)
         return left
 
     def leave(self, entry: str, count: int, taken: int, used: int) -> None:
@@ -53,5 +57,6 @@ class Admission:
         if self._tokens is not None and found.user:
             self._tokens.settle(found.user, taken, used)
         found.count -= count
-        if not found.count:
+        found.taken -= taken
+        if not found.count and found.taken <= 0:
             del self._entries[entry]

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from tsrun.errors import RequestError
 from tsrun.generation import Event, FinishReason, GenerationRequest, Times, TokenLogprobs, siblings
 from tsrun.parsing import CallBegin, Part, Reasoning
 from tsrun.serve.engine_client import Generation
@@ -48,11 +47,24 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An answer's share of what its request took when it was let in. entry: the request's own name (`Enter`)."""
+    """An answer's share of what its request took when it was let in. entry: the request's own name (`Enter`); num_answers: that it counts
+    as; num_tokens: that it took; num_prompt: of these, those of the prompt, which one of several answers pays for."""
 
     entry: str
+    num_answers: int
     num_tokens: int
+    num_prompt: int
     entered: Entered
+
+    def leave(self, front: Front, generation: Generation) -> None:
+        """Abort what has not ended, and give back what was not used, when the engine says what was."""
+
+        def settle() -> None:
+            used = max(0, self.num_prompt - generation.cached_tokens) + generation.num_tokens if generation.was_computed else 0
+            front.state.tell(Leave(self.entry, self.num_answers, self.num_tokens, used))
+
+        generation.abort()
+        generation.when_ended(settle)
 
 
 class Answer:
@@ -67,7 +79,6 @@ class Answer:
         place: Place,
     ) -> None:
         self._place = place
-        self._is_refused = False
         self._front = front
         self._prompt = prompt
         self._generation = generation
@@ -106,11 +117,7 @@ class Answer:
 
     async def accepted(self) -> None:
         """Raises RequestError where the engine refuses it."""
-        try:
-            await self._generation.accepted()
-        except RequestError:
-            self._is_refused = True
-            raise
+        await self._generation.accepted()
 
     @property
     def tokens_left(self) -> TokensLeft | None:
@@ -119,9 +126,7 @@ class Answer:
 
     def close(self) -> None:
         """Once, however it ends: what still runs then is aborted, since nobody reads on."""
-        self._generation.abort()
-        used = 0 if self._is_refused else self.usage.prompt - self.usage.cached + self.usage.completion
-        self._front.state.tell(Leave(self._place.entry, 1, self._place.num_tokens, used))
+        self._place.leave(self._front, self._generation)
 
     def _take(self, event: Event, batch: Batch) -> None:
         self.times = event.times or self.times
@@ -178,7 +183,8 @@ async def begin(
     requests = siblings(request, choice.num_choices)
     # The prompt is computed once; of an answer that may be as long as the context, no more is known than that.
     of_answer = 0 if most_tokens is None else min(most_tokens, front.ready.max_context - len(prompt.ids))
-    shares = [len(prompt.ids) + of_answer, *[of_answer] * (len(requests) - 1)]
+    of_prompt = [len(prompt.ids), *[0] * (len(requests) - 1)]
+    shares = [part + of_answer for part in of_prompt]
     turn = None
     if origin.session is not None and prompt.text is not None:
         turn = SessionTurn(origin.session, prompt.text, len(prompt.ids), prompt.goes_on)
@@ -186,8 +192,9 @@ async def begin(
     answers: list[Answer] = []
     try:
         entered = await front.state.ask(Enter(entry, origin.user, len(requests), sum(shares), turn))
-        for one, share in zip(requests, shares, strict=True):
-            answers.append(Answer(front, prompt, front.submit(one, origin.request_id), reading, Place(entry, share, entered)))
+        for one, share, part in zip(requests, shares, of_prompt, strict=True):
+            place = Place(entry, 1, share, part, entered)
+            answers.append(Answer(front, prompt, front.submit(one, origin.request_id), reading, place))
     except BaseException:
         for begun in answers:
             begun.close()

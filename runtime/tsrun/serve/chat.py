@@ -163,7 +163,7 @@ def call_id() -> str:
 def finish_reason(answer: Answer) -> str:
     match answer.finish_reason:
         case "stop":
-            return "tool_calls" if answer.has_calls else "stop"
+            return "tool_calls" if answer.has_calls and answer.stop_string is None else "stop"
         case "length" | "abort" | "deadline" | "error":
             return "length"
     assert_never(answer.finish_reason)

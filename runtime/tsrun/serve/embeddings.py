@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsrun.embedding import unit
-from tsrun.errors import RequestError
 from tsrun.generation import EmbeddingRequest, Event, FinishReason, Times
 from tsrun.serve.answers import Origin, Place, merged
 from tsrun.serve.engine_client import Generation
@@ -60,7 +59,6 @@ class Embedding:
         self._front = front
         self._generation = generation
         self._place = place
-        self._is_refused = False
         self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
@@ -68,11 +66,7 @@ class Embedding:
 
     async def accepted(self) -> None:
         """Raises RequestError where the engine refuses it."""
-        try:
-            await self._generation.accepted()
-        except RequestError:
-            self._is_refused = True
-            raise
+        await self._generation.accepted()
 
     @property
     def tokens_left(self) -> TokensLeft | None:
@@ -81,9 +75,7 @@ class Embedding:
 
     def close(self) -> None:
         """Once, however it ends: what still runs then is aborted, since nobody reads on."""
-        self._generation.abort()
-        used = 0 if self._is_refused else self.usage.prompt - self.usage.cached
-        self._front.state.tell(Leave(self._place.entry, 1, self._place.num_tokens, used))
+        self._place.leave(self._front, self._generation)
 
     async def batches(self) -> AsyncIterator[NDArray[np.float32]]:
         """Raises HttpError where there is none."""
@@ -124,9 +116,6 @@ class Embeddings:
         given = several(request.input, "input", MOST_INPUTS)
         if "" in given:
             raise invalid("input", "input: a text is empty; give at least one character")
-        if len(given) > front.most_answers:
-            what = f"{len(given)} inputs are more than this server takes at once, {front.most_answers}"
-            raise invalid("input", f"input: {what}; give fewer, or start it with more --max-waiting")
         texts = await prompts(front, given, "input")
         for prompt in texts:
             if len(prompt.ids) > front.ready.max_context:
@@ -134,11 +123,12 @@ class Embeddings:
         await self._submit(texts, origin)
 
     async def _submit(self, texts: Sequence[Prompt], origin: Origin) -> None:
+        """All of them count as one answer."""
         front, request, entry = self._front, self._request, uuid.uuid4().hex
         sizes = [len(prompt.ids) for prompt in texts]
         try:
-            entered = await front.state.ask(Enter(entry, origin.user, len(texts), sum(sizes)))
-            for prompt, size in zip(texts, sizes, strict=True):
+            entered = await front.state.ask(Enter(entry, origin.user, 1, sum(sizes)))
+            for number, (prompt, size) in enumerate(zip(texts, sizes, strict=True), 1):
                 asked = EmbeddingRequest(
                     prompt.ids,
                     user=origin.user,
@@ -146,9 +136,10 @@ class Embeddings:
                     deadline_seconds=request.deadline_seconds,
                     cache_salt=origin.salt(request.cache_salt),
                 )
-                self.answers.append(Embedding(front, prompt, front.submit(asked, origin.request_id), Place(entry, size, entered)))
-        except BaseException:  # what runs already is ended by whoever started it
-            front.state.tell(Leave(entry, len(texts) - len(self.answers), sum(sizes[len(self.answers) :]), 0))
+                place = Place(entry, 1 if number == len(texts) else 0, size, size, entered)
+                self.answers.append(Embedding(front, prompt, front.submit(asked, origin.request_id), place))
+        except BaseException:
+            front.state.tell(Leave(entry, 1, sum(sizes[len(self.answers) :]), 0))
             raise
 
     async def whole(self) -> dict[str, Any]:

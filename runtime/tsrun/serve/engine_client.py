@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -175,6 +175,10 @@ class Generation:
         self.identity = identity
         self.began = time.monotonic()
         self.num_tokens = 0
+        self.cached_tokens = 0
+        self.was_computed = False
+        """Whether a step had some of it, as far as its events have told."""
+        self._at_end: Callable[[], None] | None = None
         self._events: deque[Event | Exception] = deque()
         self._news = asyncio.Event()
         self._is_accepted = asyncio.Event()
@@ -214,11 +218,22 @@ class Generation:
         self.has_ended = self.has_ended or isinstance(event, Exception) or event.finish_reason is not None
         if isinstance(event, Event):
             self.num_tokens += len(event.token_ids)
+            self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+            self.was_computed = self.was_computed or (event.times is not None and event.times.started is not None)
         if not self._events:
             self.made_at = at
         self._events.append(event)
         self._news.set()
         self._is_accepted.set()
+        if self.has_ended and self._at_end is not None:
+            self._at_end()
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Now, or when the last event comes."""
+        if self.has_ended:
+            call()
+        else:
+            self._at_end = call
 
     def abort(self) -> None:
         if not self.has_ended:
@@ -276,6 +291,8 @@ class EngineClient:
         self._tasks: list[asyncio.Task[None]] = []
         self.statistics: Statistics | None = None
         self.failure: str | None = None
+        self.is_given_up = False
+        """Whether somebody is ending it."""
         self.last_news = time.monotonic()
 
     @property
@@ -332,6 +349,8 @@ class EngineClient:
         return self._next - 1
 
     def send(self, message: FromFront) -> None:
+        if self._socket.closed:  # what is left of a request may end after it
+            return
         # The future that it gives is done: the socket's queue is as long as memory. Not by another way: what comes would go unnoticed.
         self._socket.send(packed(message))
 
@@ -399,6 +418,13 @@ class EngineClient:
         generation = self._generations.pop(request, None) if ends else self._generations.get(request)
         if generation is not None:
             generation.put(event, at)
+
+    def break_off(self) -> None:
+        """End what is open, and tell who waits for it."""
+        for request in list(self._generations):
+            self.send(Abort(request))
+            error = MachineError("server", "it is shutting down", "send the request again when it is back")
+            self._put(request, error, time.monotonic(), ends=True)
 
     def give_up(self, line: str) -> None:
         """End an engine that does not answer, and tell what is open why."""

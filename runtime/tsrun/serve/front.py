@@ -68,8 +68,6 @@ class Front:
         """Whether what clients put before a prompt for billing is left out of it."""
         self.embedding: int | None = None
         """How many numbers an embedding has, of a model that gives them instead of tokens."""
-        self.most_answers = ready.max_sequences
-        """That may run or wait at once, here and at other processes."""
         self._keeps = _may_be_cut(tokenizer)
         self._thread = ThreadPoolExecutor(1, "tsrun-prompts")
 

@@ -47,7 +47,6 @@ class HttpSpec(msgspec.Struct):
     drops_nonces: bool
     tool_parser: str | None
     reasoning_parser: str | None
-    max_waiting: int
     drain_seconds: float
     watchdog_seconds: float
     logs: LogOptions
@@ -72,7 +71,6 @@ class HttpSide:
         front = Front(spec.model, tokenizer, engine, ready, manifest.vocabulary, choice, state)
         front.drops_nonces = spec.drops_nonces
         front.embedding = manifest.embedding
-        front.most_answers = ready.max_sequences + spec.max_waiting
         keep_for_good()
         return front
 

@@ -113,9 +113,10 @@ async def serve_until_told(
         ends = time.monotonic() + drain_seconds
         while (engine.num_open or any(other.is_serving for other in others)) and time.monotonic() < ends and not told.at_once:
             await asyncio.sleep(0.02)
+        engine.break_off()
     ending: list[Ending] = [*listeners, *others]
     for one in ending:
-        one.end(at_once=told.at_once or engine.num_open > 0)
+        one.end(at_once=told.at_once)
     await asyncio.wait(serving, timeout=_END_SECONDS)
     for one in ending:
         one.end(at_once=True)  # whoever is in the middle of a question

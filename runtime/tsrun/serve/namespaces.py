@@ -41,7 +41,7 @@ def ungrouped(tools: Sequence[Any]) -> tuple[list[Any], Names]:
         if not isinstance(namespace, str) or not namespace or not isinstance(group, list):
             raise invalid(where, f"{where}: a namespace has a `name` and an array of `tools`")
         for place, one in enumerate(group):
-            if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not one["name"]:
                 raise invalid(where, f"{where}.tools[{place}]: a tool is an object with a `name`")
             if one.get("type", "function") != "function":
                 continue
@@ -50,6 +50,11 @@ def ungrouped(tools: Sequence[Any]) -> tuple[list[Any], Names]:
                 raise invalid(where, f"{where}.tools[{place}]: `{name}` is there already; give the function or its namespace another name")
             names[name] = namespace, one["name"]
             found.append({**one, "name": name, "description": _description(tool, one)})
+    for index, tool in enumerate(tools):
+        if isinstance(tool, dict) and tool.get("type") != "namespace" and tool.get("name") in names:
+            raise invalid(
+                f"tools[{index}]", f"tools[{index}]: `{tool['name']}` is also what a function of a namespace is called here; rename it"
+            )
     return found, Names(names)
 
 

@@ -165,7 +165,7 @@ class ResponseAnswer:
         async for batch in answer.batches():
             for part in batch.parts:
                 self._output.take(part)
-        self._output.end()
+        self._output.end(_status(answer))
         await self._finish(answer)
         return self._response
 
@@ -178,16 +178,14 @@ class ResponseAnswer:
             data = b"".join(self._event(kind, fields) for part in batch.parts for kind, fields in self._output.take(part))
             if data:
                 yield data
-        for kind, fields in self._output.end():
+        for kind, fields in self._output.end(_status(answer)):
             yield self._event(kind, fields)
         await self._finish(answer)
         yield self._event(f"response.{self._response['status']}", {"response": self._response})
 
     async def _finish(self, answer: Answer) -> None:
-        if answer.finish_reason == "stop":
-            self._response["status"] = "completed"
-        else:
-            self._response["status"] = "incomplete"
+        self._response["status"] = _status(answer)
+        if answer.finish_reason != "stop":
             self._response["incomplete_details"] = {"reason": "max_output_tokens"}
         self._response["usage"] = answer.usage.responses()
         if self._request.store is not False:
@@ -253,11 +251,11 @@ class OutputItems:
                 return [*events, *self._begin("function_call", item)]
             case CallArguments(_, text):
                 return self._grow("response.function_call_arguments.delta", text, {})
-            case CallEnd():
-                return self.end()
+            case CallEnd(_, complete):
+                return self.end("completed" if complete else "incomplete")
         assert_never(part)
 
-    def end(self) -> Events:
+    def end(self, status: str = "completed") -> Events:
         """Close the item that is open."""
         kind, self._open = self._open, None
         if kind is None:
@@ -278,7 +276,7 @@ class OutputItems:
             item["arguments"] = self._text
             events = [("response.function_call_arguments.done", {**place, "name": item["name"], "arguments": self._text})]
         if kind != "reasoning":
-            item["status"] = "completed"
+            item["status"] = status
         return [*events, ("response.output_item.done", {"output_index": place["output_index"], "item": item})]
 
     def _ensure(self, kind: str) -> Events:
@@ -307,3 +305,8 @@ class OutputItems:
 
 def _id(prefix: str) -> str:
     return f"{prefix}_{uuid.uuid4().hex}"
+
+
+def _status(answer: Answer) -> str:
+    """Of an answer that is over, and of its last item."""
+    return "completed" if answer.finish_reason == "stop" else "incomplete"

@@ -154,7 +154,6 @@ def _http_spec(options: ServeOptions, model: str, path: Path, engine: str) -> Ht
         drops_nonces=options.drops_nonces,
         tool_parser=options.tool_parser,
         reasoning_parser=options.reasoning_parser,
-        max_waiting=options.max_waiting,
         drain_seconds=options.drain_seconds,
         watchdog_seconds=options.watchdog_seconds,
         logs=LogOptions(options.logs.shown_as, options.logs.level),

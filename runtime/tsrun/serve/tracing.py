@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 from tsrun.errors import MachineError, UsageError
@@ -19,6 +20,8 @@ from tsrun.serve.records import Outcome, Record
 log = logging.getLogger("tsrun.serve")
 _VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PATH = "/v1/traces"
+_END_SECONDS = 2.0
+"""For what is left of the traces when the server ends."""
 
 
 def traces_to(endpoint: str | None, model: str) -> Tracer | None:
@@ -41,13 +44,17 @@ def traces_to(endpoint: str | None, model: str) -> Tracer | None:
 
 @asynccontextmanager
 async def traces_while(endpoint: str | None, model: str) -> AsyncIterator[Tracer | None]:
-    """Where traces go, if anywhere; what is left of them is sent with the end of the block. Raises as `traces_to` does."""
+    """Where traces go, if anywhere; what is left of them is sent with the end of the block, or dropped where
+    that takes long. Raises as `traces_to` does."""
     traces = traces_to(endpoint, model)
     try:
         yield traces
     finally:
         if traces is not None:
-            await asyncio.to_thread(traces.close)
+            # A thread that nobody waits for: a collector that does not answer may take half a minute to be given up.
+            closing = Thread(target=traces.close, name="tsrun-traces", daemon=True)
+            closing.start()
+            await asyncio.to_thread(closing.join, _END_SECONDS)
 
 
 class Tracer:

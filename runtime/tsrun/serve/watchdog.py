@@ -33,7 +33,9 @@ async def silence(engine: EngineClient) -> float:
 
 async def end_stuck(engine: EngineClient, quiet: float) -> None:
     """Put down what the engine is doing, and end it with what it has. Its process is ours."""
-    assert engine.process is not None
+    if engine.is_given_up or engine.process is None:
+        return
+    engine.is_given_up = True
     state, stacks = engine.process.state(), await engine.process.stacks()
     found = engine.statistics
     log.error(
