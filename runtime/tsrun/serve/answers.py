@@ -67,7 +67,29 @@ class Place:
         generation.when_ended(settle)
 
 
-class Answer:
+class Admitted:
+    """One thing that runs in the engine for a request that was let in."""
+
+    def __init__(self, front: Front, generation: Generation, place: Place) -> None:
+        self._front = front
+        self._generation = generation
+        self._place = place
+
+    async def accepted(self) -> None:
+        """Raises RequestError where the engine refuses it."""
+        await self._generation.accepted()
+
+    @property
+    def tokens_left(self) -> TokensLeft | None:
+        """Of the API key, where they are limited."""
+        return self._place.entered.left
+
+    def close(self) -> None:
+        """Once, however it ends: what still runs then is aborted, since nobody reads on."""
+        self._place.leave(self._front, self._generation)
+
+
+class Answer(Admitted):
     """`batches` gives what has come, once. What is said of the whole is final when it is through."""
 
     def __init__(
@@ -78,10 +100,8 @@ class Answer:
         reading: Reading,
         place: Place,
     ) -> None:
-        self._place = place
-        self._front = front
+        super().__init__(front, generation, place)
         self._prompt = prompt
-        self._generation = generation
         self._parser = reading.parser()
         self._hidden = front.tokenizer.special_ids.difference(reading.shown)
         self._latency = Latency(front.metrics)
@@ -114,19 +134,6 @@ class Answer:
             self._front.metrics.end(self.finish_reason, self.usage, self.times)
             self._latency.end()
         await self._keep("".join(pieces), ids)
-
-    async def accepted(self) -> None:
-        """Raises RequestError where the engine refuses it."""
-        await self._generation.accepted()
-
-    @property
-    def tokens_left(self) -> TokensLeft | None:
-        """Of the API key, where they are limited."""
-        return self._place.entered.left
-
-    def close(self) -> None:
-        """Once, however it ends: what still runs then is aborted, since nobody reads on."""
-        self._place.leave(self._front, self._generation)
 
     def _take(self, event: Event, batch: Batch) -> None:
         self.times = event.times or self.times

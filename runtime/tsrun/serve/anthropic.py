@@ -296,9 +296,6 @@ class TokenCount:
     async def whole(self) -> dict[str, Any]:
         return {"input_tokens": self._count}
 
-    def stream(self) -> AsyncIterator[bytes]:
-        raise NotImplementedError
-
 
 def _named(data: dict[str, Any]) -> bytes:
     return event(data, data["type"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tsrun.embedding import unit
 from tsrun.generation import EmbeddingRequest, Event, FinishReason, Times
-from tsrun.serve.answers import Origin, Place, merged
+from tsrun.serve.answers import Admitted, Origin, Place, merged
 from tsrun.serve.engine_client import Generation
 from tsrun.serve.front import Front, Prompt
 from tsrun.serve.http_errors import HttpError, at_fault, context_exceeded, invalid
@@ -21,7 +21,6 @@ from tsrun.serve.inputs import prompts, several
 from tsrun.serve.metrics import Latency
 from tsrun.serve.sampling_fields import check_queueing
 from tsrun.serve.shared_state import Enter, Leave
-from tsrun.serve.token_limits import TokensLeft
 from tsrun.serve.usage import Usage
 
 MOST_INPUTS = 2048
@@ -52,30 +51,15 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
             raise invalid("dimensions", f"dimensions: got {self.dimensions}; give 1 to {width}, what the model's embeddings have")
 
 
-class Embedding:
+class Embedding(Admitted):
     """One input under way. `batches` gives its vector, once."""
 
     def __init__(self, front: Front, prompt: Prompt, generation: Generation, place: Place) -> None:
-        self._front = front
-        self._generation = generation
-        self._place = place
+        super().__init__(front, generation, place)
         self._latency = Latency(front.metrics)
         self.usage = Usage(len(prompt.ids))
         self.finish_reason: FinishReason = "abort"
         self.times: Times | None = None
-
-    async def accepted(self) -> None:
-        """Raises RequestError where the engine refuses it."""
-        await self._generation.accepted()
-
-    @property
-    def tokens_left(self) -> TokensLeft | None:
-        """Of the API key, where they are limited."""
-        return self._place.entered.left
-
-    def close(self) -> None:
-        """Once, however it ends: what still runs then is aborted, since nobody reads on."""
-        self._place.leave(self._front, self._generation)
 
     async def batches(self) -> AsyncIterator[NDArray[np.float32]]:
         """Raises HttpError where there is none."""
@@ -153,9 +137,6 @@ class Embeddings:
             "model": self._front.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
-
-    def stream(self) -> AsyncIterator[bytes]:
-        raise NotImplementedError
 
     def _encoded(self, vector: NDArray[np.float32]) -> list[float] | str:
         if self._request.dimensions is not None:

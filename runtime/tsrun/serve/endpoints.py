@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -49,6 +49,12 @@ class Answering(Protocol):
     def answers(self) -> Sequence[Running]: ...
     async def start(self, origin: Origin) -> None: ...
     async def whole(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Streaming(Answering, Protocol):
+    """One that may be told of as it comes."""
+
     def stream(self) -> AsyncIterator[bytes]: ...
 
 
@@ -126,7 +132,7 @@ class Generating(Generic[Body]):
             record.asked = _asked(body)
             session = session_key(_session_fields(body), scope["state"]["headers"])
             origin = replace(scope["state"]["origin"], session=session, request_id=request_id)
-            if getattr(body, "streams", False):
+            if isinstance(answer, Streaming) and getattr(body, "streams", False):
                 await send_stream(
                     receive,
                     send,
@@ -188,7 +194,7 @@ async def read_body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _started(answer: Answering, origin: Origin, headers: dict[str, str]) -> AsyncGenerator[bytes]:
+async def _started(answer: Streaming, origin: Origin, headers: dict[str, str]) -> AsyncGenerator[bytes]:
     try:
         await _start(answer, origin, headers)
         async for data in answer.stream():
