@@ -3,6 +3,7 @@ model DeepseekV3ForCausalLM
 
 config {
   D       = hidden_size
+  D2      = 2 * D
   L       = num_hidden_layers
   V       = vocab_size
   F       = intermediate_size  // of the first, dense layers
@@ -119,5 +120,19 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@ep] {
   weight head:  [V@ep, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
   let x = embedding(ids, embed)
   for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions, i >= dense) }
-  return linear(rms_norm(x[last], norm, eps), head)
+  keep made: [T@dp, D] = rms_norm(x, norm, eps)  // for `draft`
+  return linear(made[last], head)
+}
+
+// The token after the next, of what was made of one token and the next: the first layer of multi-token prediction.
+entry draft(ids: i32[T], positions: i32[T], last: i32[S], made: [T@dp, D]) -> [S, V@ep] {
+  weight embed:  [V@ep, D] = "model.embed_tokens.weight"
+  weight head:   [V@ep, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
+  weight enorm:  [D]       = "model.layers.{L}.enorm.weight"
+  weight hnorm:  [D]       = "model.layers.{L}.hnorm.weight"
+  weight joined: [D, D2]   = "model.layers.{L}.eh_proj.weight"
+  weight norm:   [D]       = "model.layers.{L}.shared_head.norm.weight"
+  let of_next, of_made = split(joined, D2, D, D)
+  let x = linear(rms_norm(embedding(ids, embed), enorm, eps), of_next) + linear(rms_norm(made, hnorm, eps), of_made)
+  return linear(rms_norm(Layer<"model.layers.{L}">(x, positions, true)[last], norm, eps), head)
 }

@@ -32,7 +32,7 @@ from vocabulary import train as train_tokenizer
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 1300
+    steps: int = 700
     sequences: int = 16
     length: int = 512
     matrix_rate: float = 0.01
@@ -120,16 +120,17 @@ def fit(model: Pico, ids: Tensor, held_out: Tensor, recipe: Recipe, seed: int, s
             counts = mixture.counts.float()
             mixture.gate.e_score_correction_bias += recipe.balance_rate * part * (counts.mean() - counts).sign()
         average += (loss.item() - average) * min(1.0, max(0.02, 1 / (step + 1)))
+        spent = time.monotonic() - began
+        left = spent / (step + 1) * (recipe.steps - step - 1)
+        if step >= 9 and spent + left > seconds:
+            raise RuntimeError(f"{spent + left:.0f} seconds are more than the {seconds:.0f} there are: this machine is too slow or busy")
+        scored = ""
         if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
-            spent = time.monotonic() - began
-            scored = score(model, held_out[:20_000], recipe.length)[0]
-            log.append({"step": step + 1, "loss": average, "held_out": scored, "seconds": spent})
-            left = spent / (step + 1) * (recipe.steps - step - 1)
-            print(f"step {step + 1}: loss {average:.3f}, held out {scored:.3f}, {spent:.0f} s, {left:.0f} s left", file=sys.stderr)
-            if spent + left > seconds:
-                raise RuntimeError(
-                    f"{spent + left:.0f} seconds are more than the {seconds:.0f} there are: this machine is too slow or busy"
-                )
+            nats = score(model, held_out[:20_000], recipe.length)[0]
+            log.append({"step": step + 1, "loss": average, "held_out": nats, "seconds": spent})
+            scored = f", held out {nats:.3f}"
+        if (step + 1) % 10 == 0 or scored:
+            print(f"step {step + 1}: loss {average:.3f}{scored}, {spent:.0f} s, {left:.0f} s left", file=sys.stderr)
     return log
 
 

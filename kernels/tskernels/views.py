@@ -18,6 +18,12 @@ def narrow(x: Tensor, start: int, length: int, dim: int = -1) -> Tensor:
     return x.narrow(dim, start, length)
 
 
+@view_op("ts::keep")
+def keep(x: Tensor, name: str) -> Tensor:
+    """`x` itself, of which the runtime takes a copy: `name` is what another entry of the program calls it."""
+    return x.view(*x.shape)
+
+
 @view_op("ts::split")
 def split(x: Tensor, sizes: Sequence[int], dim: int = -1) -> Tensor:
     """`x [..., A*B*C, ...]` to `[..., A, B, C, ...]`, `sizes` being A, B, C and `dim` the dimension."""

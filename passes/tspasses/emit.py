@@ -20,26 +20,45 @@ from tskernels.registry import ROWS, lookup
 from tspasses.kernel_calls import call_of
 from tspasses.plan_memory import is_alias, row_bytes
 
-FORMAT = 5
+FORMAT = 6
 
 
-def emit(plans: Sequence[tuple[int, Program]]) -> dict[str, Any]:
-    """A JSON object of the programs for steps of so many tokens and more. Its caches are numbered in the order of an entry's calls; of
-    graphs that are the same in several programs there is one."""
-    graphs: dict[str, dict[str, Any]] = {}
-    listed = []
+Plans = Sequence[tuple[int, Program]]
+"""Programs for steps of so many tokens and more."""
+Record = dict[str, Any]
+"""A JSON object."""
+
+
+def emit(plans: Plans, drafts: Plans = ()) -> Record:
+    """A JSON object of the programs of an entry, and of the one that drafts from what that keeps. Its caches are numbered in the order of
+    an entry's calls; of graphs that are the same in several programs there is one."""
+    graphs: dict[str, Record] = {}
+    listed, caches = _listed(plans, graphs, [], "")
+    multiple = math.lcm(*(_token_multiple(program) for _, program in drafts))
+    for plan in listed:  # both run steps of the same sizes
+        plan["token_multiple"] = math.lcm(plan["token_multiple"], multiple)
+    drafting, caches = _listed(drafts, graphs, caches, "draft.")
+    _, first = plans[0]
+    groups = sequence_groups(first)
+    return {"format": FORMAT, "plans": listed, "drafts": drafting, "sequence_groups": groups, "caches": caches, "graphs": graphs}
+
+
+def _listed(plans: Plans, graphs: dict[str, Record], before: Sequence[Record], prefix: str) -> tuple[list[Record], list[Record]]:
+    """The plans as they are listed, and all caches; `graphs` gets theirs, whose names begin with the prefix."""
+    listed: list[Record] = []
+    caches = list(before)
     for tokens, program in plans:
-        caches: list[dict[str, Any]] = []
+        caches = list(before)
         names: dict[str, str] = {}
         for name, graph in program.graphs.items():  # callees come before their callers
             record = _graph(program, name, graph, names, caches)
-            names[name] = next((n for n in (name, f"{name}_{tokens}") if graphs.get(n, record) == record), f"{name}_of_{tokens}")
+            called = prefix + name
+            names[name] = next((n for n in (called, f"{called}_{tokens}") if graphs.get(n, record) == record), f"{called}_of_{tokens}")
             graphs[names[name]] = record
         frame = program.frames[program.entry]
         entry = {"tokens": tokens, "entry": names[program.entry], "token_multiple": _token_multiple(program)}
         listed.append({**entry, "frame": {"T": frame[0], "S": frame[1]}})
-    _, first = plans[0]
-    return {"format": FORMAT, "plans": listed, "sequence_groups": sequence_groups(first), "caches": caches, "graphs": graphs}
+    return listed, caches
 
 
 def _token_multiple(program: Program) -> int:

@@ -8,7 +8,7 @@ Does not: choose anything. Every decision was the placement search's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch.fx
@@ -30,12 +30,12 @@ STEP_SHAPES = {
 """What cache ops read of a step beside the entry's own parameters."""
 
 
-def lower(placed: PlacedModel) -> Program:
-    """One graph for the entry and for each distinct instance that it calls."""
+def lower(placed: PlacedModel, kept: Collection[str] = ()) -> Program:
+    """One graph for the entry and for each distinct instance that it calls. kept: what other entries take of what this one keeps."""
     program = Program(placed.mesh, placed.options.dtype, placed.typed.entry, {})
     called = [o.attributes["target"].instance for o in placed.entry.instance.operations if o.op == "call"]
     for name in dict.fromkeys([*called, placed.typed.entry]):
-        program.graphs[name] = _Lowering(placed, name, program).run()
+        program.graphs[name] = _Lowering(placed, name, program, kept).run()
     return program
 
 
@@ -48,10 +48,11 @@ def _free(name: str) -> str:
 
 
 class _Lowering:
-    def __init__(self, placed: PlacedModel, name: str, program: Program) -> None:
+    def __init__(self, placed: PlacedModel, name: str, program: Program, kept: Collection[str]) -> None:
         self.placed = placed
         self.mesh = placed.mesh
         self.program = program
+        self.kept = kept
         self.is_entry = name == placed.typed.entry
         self.root = placed.instances[name]
         self.graph = torch.fx.Graph()
@@ -63,8 +64,8 @@ class _Lowering:
         arguments = {}
         for index in self.root.instance.parameters:
             value = self.root.instance.values[index]
-            is_step = self.is_entry or (value.shape.dtype == "i32" and value.name in STEP_INPUTS)
-            kind = Input("step", name=value.name) if is_step else Input("value")
+            is_step = value.kind == "step" or (value.shape.dtype == "i32" and value.name in STEP_INPUTS)
+            kind = Input("step", name=value.name) if is_step else Input("kept", name=value.name) if value.kind == "kept" else Input("value")
             node = self._placeholder(value.name, kind, self._type(value.shape, self.root.placements[index]), value.span)
             if kind.kind == "step":
                 self.steps[value.name, 0] = node
@@ -108,6 +109,11 @@ class _Lowering:
         match operation.op:
             case "pin":
                 return operands[0]
+            case "keep":
+                name = operation.attributes["name"]
+                return (
+                    self._node("keep", tuple(operands), {"name": name}, result, operation.span, name) if name in self.kept else operands[0]
+                )
             case "call":
                 return self._call(operation, value, operands, result, prefix)
             case "linear":

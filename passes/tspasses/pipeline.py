@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import MappingProxyType
 from typing import Protocol, Self, runtime_checkable
 
@@ -64,12 +64,14 @@ def compile_graphs(
     formats: Formats = MappingProxyType({}),
     cache_layout: str = ROWS,
     measured: Measurements | None = None,
+    kept: Collection[str] = (),
 ) -> Sequence[Program]:
-    """Lower a model as it was placed for each range of step sizes, and run every pass, verified after each. What they store is the same."""
+    """Lower a model as it was placed for each range of step sizes, and run every pass, verified after each. What they store is the same.
+    kept: what other entries take."""
     programs = []
     for placed in plans:
         progress("lower")
-        program = lower(placed)
+        program = lower(placed, kept)
         verify(program, "lower")
         programs.append(program)
     for step in passes(target, screen=screen, formats=formats, cache_layout=cache_layout, measured=measured):

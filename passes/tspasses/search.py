@@ -212,7 +212,7 @@ class Search:
 
     def rules(self, operation: Operation) -> list[tuple[tuple[Placement, ...], Placement]]:
         """Every combination of the op's rules over the mesh's axes, less those that cannot divide."""
-        if operation.op == "pin":
+        if operation.op in ("pin", "keep"):
             placement = self.instance.values[operation.result].placement
             assert placement is not None
             return [((placement,), placement)]

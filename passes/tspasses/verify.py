@@ -127,6 +127,8 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
     op = op_of(node)
     if op in (*COLLECTIVES, "local_slice", "keep_first"):
         _check_collective(mesh, node, op)
+    elif op == "keep":
+        _same(mesh, type_of(node), type_of(operands(node)[0]), "what is kept")
     elif op in ("split", "merge"):
         source, made = node_type(operands(node)[0]), node_type(node)
         _same(mesh, replace(source, shape=source.shape.ungrouped()), replace(made, shape=made.shape.ungrouped()), "a view's value")

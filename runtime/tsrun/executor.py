@@ -16,8 +16,8 @@ from tsrun.errors import ArtifactError
 from tsrun.limits import Limits
 from tsrun.memory import ask_for_huge_pages
 from tsrun.output import Output
-from tsrun.places import Place, fixed
-from tsrun.program import Program, Region
+from tsrun.places import Place, extent, fixed, value
+from tsrun.program import Input, Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
 from tsrun.step import Step
@@ -69,8 +69,9 @@ class Executor:
         weights = Weights(artifact.weights_file(rank), screen=screen)
         # One page more than there are: the tokens that pad a step are written there, and never read.
         caches = [_zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
-        binder = Binder(program, weights, caches, _coordinates(artifact, program, rank), self._inputs.places())
-        plans = [binder.bind(plan) for plan in program.plans]
+        kept = {name: _kept(given, limits.max_step_tokens) for name, given in program.kept.items()}
+        binder = Binder(program, weights, caches, _coordinates(artifact, program, rank), self._inputs.places(), kept)
+        plans = [binder.bind(plan) for plan in program.all_plans]
         file = artifact.file(PROGRAM)
         self.needs_torch = observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
         self.programs: Programs
@@ -81,7 +82,7 @@ class Executor:
             self.programs = TorchPrograms(program, plans, file, threads, most, observe)
         else:
             most_rows = limits.max_output_rows if artifact.manifest.gives == "logits" else None
-            self.programs = SimdPrograms(plans, file, threads, most_rows, memory)
+            self.programs = SimdPrograms(plans, file, threads, most_rows, memory, num_drafts=len(program.drafts))
 
     def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits, or the embeddings."""
@@ -106,7 +107,7 @@ class Executor:
         T, S = len(step.ids), len(step.last)
         columns = table_columns(self._limits.pages_of(int(step.lengths.max())))
         self._inputs.fill(step, columns)
-        return self._program.plans.index(self._program.plan_for(T)), T, S, columns
+        return self._program.plan_for(T, drafting=step.drafting), T, S, columns
 
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> Place:
@@ -115,6 +116,15 @@ def _zeros(shape: tuple[int, ...], dtype: str) -> Place:
     memory = mmap.mmap(-1, prod(shape) * size_bytes(dtype), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     ask_for_huge_pages(memory)
     return fixed(ctypes.addressof(ctypes.c_char.from_buffer(memory)), dtype, shape, memory)
+
+
+def _kept(given: Input, tokens: int) -> Place:
+    """Room for what a step of so many tokens keeps."""
+    assert given.shape is not None
+    assert given.dtype is not None
+    rows, *rest = (extent(size) for size in given.shape)
+    room = _zeros((value(rows, {"T": tokens}), *(size for size in rest if isinstance(size, int))), given.dtype)
+    return fixed(room.address, given.dtype, (rows, *rest), room.buffer)
 
 
 def _coordinates(artifact: Artifact, program: Program, rank: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
@@ -34,6 +34,7 @@ _FIRST_INTS = 1024  # a decode step fits in one message of this size; a longer s
 class Opcode(IntEnum):
     STOP = 0
     RUN = 1
+    DRAFT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class Control:
         if size > _FIRST_INTS:
             self._make_room(size)
             self._broadcast(_FIRST_INTS, size)
-        return unpack(self._array)
+        return replace(unpack(self._array), drafting=bool(self._array[0] == Opcode.DRAFT))
 
     def _make_room(self, size: int) -> None:
         """A step says every changed entry of the block tables: few as a rule, and all of them when long prompts are found in the cache."""
@@ -161,7 +162,7 @@ class Group:
     @contextmanager
     def running(self, step: Step) -> Iterator[None]:
         """Tell the other ranks to run a step, and be among them."""
-        self._control.send(Opcode.RUN, step)
+        self._control.send(Opcode.DRAFT if step.drafting else Opcode.RUN, step)
         with use(self._joined.mesh):
             yield
 

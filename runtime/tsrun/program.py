@@ -15,7 +15,9 @@ from tsrun.errors import ArtifactError
 
 Region = Literal["T", "S"]
 Attribute = None | bool | int | float | str | list[int | float | str]
-FORMAT = 5
+FORMAT = 6
+KEEP = "ts::keep"
+"""Of a value of the step, which drafts take by its attribute `name`."""
 PAGED_INPUTS = ("slots", "tables")
 STEP_INPUTS = ("ids", "positions", "spans", "lengths", "last", "keep", *PAGED_INPUTS)
 
@@ -43,11 +45,11 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """step: which of a step's inputs it is; window: of a cache, and of the caches that slots and tables are about; layout: of a weight
+    """kept: what the program keeps of the step, by its name; step: which of a step's inputs it is; window: of a cache, and of the caches that slots and tables are about; layout: of a weight
     or a cache, whose shape and dtype are then what is stored."""
 
     name: str
-    kind: Literal["value", "step", "coordinate", "weight", "cache"]
+    kind: Literal["value", "step", "kept", "coordinate", "weight", "cache"]
     dtype: str | None = None
     shape: list[int | str] | None = None
     type: str | None = None
@@ -110,6 +112,7 @@ class _Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plans: list[Plan]
     caches: list[Cache]
     graphs: dict[str, _Graph]
+    drafts: list[Plan] = []
     sequence_groups: int = 1
 
 
@@ -132,16 +135,29 @@ class Graph(msgspec.Struct, frozen=True):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """plans: in rising order of tokens, the first from 1 on; sequence_groups: of ranks that keep sequences of their own."""
+    """plans: in rising order of tokens, the first from 1 on; drafts: of what guesses one token further, from what those keep; none in most
+    programs; sequence_groups: of ranks that keep sequences of their own."""
 
     plans: list[Plan]
     caches: list[Cache]
     graphs: dict[str, Graph]
+    drafts: list[Plan] = []
     sequence_groups: int = 1
 
-    def plan_for(self, tokens: int) -> Plan:
-        """Of a step that was padded to so many tokens."""
-        return next(p for p in reversed(self.plans) if p.tokens <= tokens and tokens % p.token_multiple == 0)
+    @property
+    def all_plans(self) -> list[Plan]:
+        return [*self.plans, *self.drafts]
+
+    def plan_for(self, tokens: int, *, drafting: bool = False) -> int:
+        """The place among all plans of the one for a step that was padded to so many tokens."""
+        plans, first = (self.drafts, len(self.plans)) if drafting else (self.plans, 0)
+        fitting = (i for i, p in enumerate(plans) if p.tokens <= tokens and tokens % p.token_multiple == 0)
+        return first + max(fitting, key=lambda i: plans[i].tokens)
+
+    @property
+    def kept(self) -> dict[str, Input]:
+        """What steps keep for drafts, by name."""
+        return {i.name: i for plan in self.drafts for i in self.graphs[plan.entry].inputs if i.kind == "kept"}
 
     @property
     def paddings(self) -> list[tuple[int, int]]:
@@ -160,7 +176,7 @@ class Program(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(str(node.attrs["axis"]) for node in nodes if "axis" in node.attrs))
 
     def largest_frame(self, region: Region) -> int:
-        return max(plan.frame.of(region) for plan in self.plans)
+        return max(plan.frame.of(region) for plan in self.all_plans)
 
 
 def read_program(file: Path) -> Program:
@@ -174,11 +190,12 @@ def read_program(file: Path) -> Program:
         graphs = {name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()}
     except msgspec.DecodeError as error:
         raise _refuse(file, f"is not a program that this tsrun knows ({error})") from None
-    program = Program(raw.plans, raw.caches, graphs, raw.sequence_groups)
-    tokens = [plan.tokens for plan in program.plans]
-    if tokens[:1] != [1] or tokens != sorted(set(tokens)):
-        raise _refuse(file, f"has plans for steps of {tokens} tokens, which is not from 1 on in rising order")
-    for plan in program.plans:
+    program = Program(raw.plans, raw.caches, graphs, raw.drafts, raw.sequence_groups)
+    for plans in (program.plans, *([program.drafts] if program.drafts else [])):
+        tokens = [plan.tokens for plan in plans]
+        if tokens[:1] != [1] or tokens != sorted(set(tokens)):
+            raise _refuse(file, f"has plans for steps of {tokens} tokens, which is not from 1 on in rising order")
+    for plan in program.all_plans:
         if plan.token_multiple < 1 or program.sequence_groups < 1 or plan.token_multiple % program.sequence_groups:
             raise _refuse(file, f"pads steps to a multiple of {plan.token_multiple} for {program.sequence_groups} groups of ranks")
         if plan.entry not in graphs:
@@ -188,7 +205,8 @@ def read_program(file: Path) -> Program:
             raise _refuse(file, f"has a cache in the layout {cache.layout!r}, which is not one of {', '.join(CACHE_LAYOUTS)}")
         if cache.dtype not in SIZES:
             raise _refuse(file, f"has a cache of {cache.dtype!r}, which is not one of {', '.join(SIZES)}")
-    entries = {plan.entry for plan in program.plans}
+    _check_kept(file, program)
+    entries = {plan.entry for plan in program.all_plans}
     for name, graph in graphs.items():
         problem = _problem(program, graph, is_entry=name in entries)
         if problem:
@@ -221,6 +239,8 @@ def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
             return f"{given.name!r} is in the layout {given.layout!r}, which is not one of {', '.join(layouts)}"
         if given.layout != ROWS and given.kind not in ("weight", "cache"):
             return f"{given.name!r} is in the layout {given.layout!r}, and no weight or cache"
+        if given.kind == "kept" and not is_entry:
+            return f"{given.name!r} is kept by a step, and only an entry takes that"
         if is_entry and given.kind in ("value", "cache"):
             return f"the entry has the {given.kind} input {given.name!r}, which nothing binds"
         if is_entry and given.kind == "weight" and given.tensor is None:
@@ -285,6 +305,16 @@ def _call_problem(program: Program, graph: Graph, node: CallNode) -> str | None:
     return None
 
 
+def _check_kept(file: Path, program: Program) -> None:
+    """Refuse plans that keep other things than drafts take."""
+    for plan in program.plans:
+        nodes = (node for node in program.graphs[plan.entry].nodes if isinstance(node, Node) and node.op == KEEP)
+        found = {str(node.attrs.get("name")): (node.dtype, node.shape) for node in nodes}
+        wanted = {name: (given.dtype, given.shape) for name, given in program.kept.items()}
+        if found != wanted:
+            raise _refuse(file, f"graph {plan.entry!r} keeps {found} for drafts that take {wanted}")
+
+
 def _check_depth(file: Path, program: Program) -> None:
     """Refuse graphs that call themselves, directly or through others."""
 
@@ -294,5 +324,5 @@ def _check_depth(file: Path, program: Program) -> None:
         for callee in {node.call for node in program.graphs[name].nodes if isinstance(node, CallNode)}:
             visit(callee, (*path, name))
 
-    for plan in program.plans:
+    for plan in program.all_plans:
         visit(plan.entry, ())

@@ -30,29 +30,38 @@ def can_run(calls: Sequence[BoundCall], memory: SharedMemory | None) -> bool:
 
 class SimdPrograms:
     """The plans of a program, which take turns in one arena. max_rows: of logits in a step, of each of which its last call finds the
-    largest; None where it gives something else."""
+    largest; None where it gives something else. num_drafts: how many of the plans, the last ones, are drafts."""
 
     def __init__(
-        self, plans: Sequence[BoundPlan], file: Path, threads: int, max_rows: int | None, memory: SharedMemory | None = None
+        self,
+        plans: Sequence[BoundPlan],
+        file: Path,
+        threads: int,
+        max_rows: int | None,
+        memory: SharedMemory | None = None,
+        *,
+        num_drafts: int = 0,
     ) -> None:
         from tskernels import _cpu
 
         self._team = _cpu.Team(threads) if memory is None else _cpu.Team(threads, spins=memory.spins)
         self._plans = plans
-        self._largest = None if max_rows is None else np.zeros(max_rows, dtype=np.int32)
+        counts = (len(plans) - num_drafts, num_drafts)
+        found = [None if max_rows is None else np.zeros(max_rows, dtype=np.int32) for _ in counts]  # a draft leaves its step's as it was
+        self._largest = [largest for largest, count in zip(found, counts, strict=True) for _ in range(count)]
         arena = _cpu.Arena()
         self._programs = []
         self._heads: list[_cpu.Program | None] = []
-        for bound in plans:
+        for bound, largest in zip(plans, self._largest, strict=True):
             program = _cpu.Program(arena, bound.plan.frame.T, bound.plan.frame.S)
             for call in bound.calls:
                 try:
                     _add(program, call, memory)
                 except (ValueError, KeyError) as error:
                     raise ArtifactError(str(file), f"{call.op} can not be bound ({error})", "compile the artifact again") from None
-            if self._largest is not None:
-                largest = fixed(self._largest.ctypes.data, "i32", (("S", 1),), self._largest)
-                program.add("max_index", [bound.output.operand], largest.operand, [], [])
+            if largest is not None:
+                place = fixed(largest.ctypes.data, "i32", (("S", 1),), largest)
+                program.add("max_index", [bound.output.operand], place.operand, [], [])
             self._programs.append(program)
             self._heads.append(self._head(arena, bound) if memory is None else None)
 
@@ -86,8 +95,8 @@ class SimdPrograms:
     def run(self, plan: int, T: int, S: int, P: int) -> Output:
         program, output = self._programs[plan], self._plans[plan].output
         program.run(self._team, T, S, P)
-        largest = None if self._largest is None else self._largest[:S]
-        return self._output(program, output, {"T": T, "S": S, "P": P}, largest)
+        largest = self._largest[plan]
+        return self._output(program, output, {"T": T, "S": S, "P": P}, None if largest is None else largest[:S])
 
     @staticmethod
     def _output(program: _cpu.Program, output: Place, sizes: Mapping[str, int], largest: NDArray[np.int32] | None) -> Output:

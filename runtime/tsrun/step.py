@@ -21,7 +21,7 @@ HEADER_INTS = 5
 @dataclass(frozen=True, slots=True)
 class Step:
     """What every rank needs of a step plan. The arrays are views, of the plan or of a message. keep: how many of a sequence's largest
-    logits will be looked at; 0 is all."""
+    logits will be looked at; 0 is all. drafting: it is for what guesses one token further, over the rows that the step before has kept."""
 
     ids: Ints
     positions: Ints
@@ -32,6 +32,7 @@ class Step:
     keep: Ints
     table_rows: Ints
     table_updates: Ints
+    drafting: bool = False
 
     @classmethod
     def of(cls, plan: StepPlan, keep_S: Ints) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tsc.diagnostics import CompileError
-from tsc.elaborate import elaborate
+from tsc.elaborate import drafter_of, elaborate
 from tsc.front import model_for
 from tsc.parser import parse
 from tsc.spans import Source
@@ -70,3 +70,53 @@ def test_a_power_that_would_never_end_is_refused() -> None:
 def test_only_last_names_rows_of_a_step(rows: str) -> None:
     with pytest.raises(CompileError, match=r"TS0204.*by `last`, i32\[S\], got i32\[T\]"):
         elaborated("[S, V]", f"return linear((embedding(ids, embed)[{rows}])[last], embed)")
+
+
+def drafting(kept: str, taken: str, *, keep: str = "keep made: {} = embedding(ids, embed)", module: str = "return x") -> None:
+    text = f"""config {{ D = hidden_size  V = vocab_size }}
+mesh {{ tp }}
+module M(x: [T, D]) -> [T, D] {{ {module} }}
+entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V] {{
+  weight embed: [V, D] = "embed"
+  {keep.format(kept)}
+  return linear(made[last], embed)
+}}
+entry draft(ids: i32[T], last: i32[S], made: {taken}) -> [S, V] {{
+  weight embed: [V, D] = "embed"
+  return linear((embedding(ids, embed) + made)[last], embed)
+}}"""
+    file = parse(Source("model.ts", text))
+    sizes = {"hidden_size": 8, "vocab_size": 16}
+    for entry in ("decode", "draft"):
+        elaborate(file, sizes, {"tp": 2}, entry=entry)
+    drafter = drafter_of(file, "decode")
+    assert drafter is not None
+    assert drafter.name == "draft"
+    assert drafter_of(file, "draft") is None
+
+
+def test_an_entry_takes_what_another_keeps() -> None:
+    drafting("[T, D]", "[T, D]")
+    drafting("[T, D@tp]", "[T, D@tp]")
+
+
+@pytest.mark.parametrize(
+    ("kept", "taken", "keep", "said"),
+    [
+        ("[T, D]", "[T, D@tp]", None, r"TS0212.*`decode` keeps `made` as \[T, D\], and this takes it as \[T, D@tp\]"),
+        ("[T, V]", "[T, V]", None, r"TS0212.*`made` is \[T, D\], and is kept as \[T, V\]"),
+        ("[S, D]", "[S, D]", "keep made: {} = embedding(ids, embed)[last]", r"TS0204.*rows of the step's tokens"),
+        ("[T, D]", "[T, D]", "if true {{ keep made: {} = embedding(ids, embed) }}", r"TS0205.*in no `if` or `for`"),
+        ("[T, D]", "[T, D]", "keep ids: {} = embedding(ids, embed) let made = ids", r"TS0205.*what a step brings"),
+        ("[T, D]", "[T, D]", "keep made: {0} = embedding(ids, embed) keep made: {0} = made", r"TS0117.*kept twice"),
+        ("[T, D]", "[T, D]", "let made = embedding(ids, embed)", r"TS0205.*not `made: \[T, D\]`"),
+    ],
+)
+def test_what_is_kept_is_taken_as_it_is(kept: str, taken: str, keep: str | None, said: str) -> None:
+    with pytest.raises(CompileError, match=said):
+        drafting(kept, taken, **({} if keep is None else {"keep": keep}))
+
+
+def test_only_an_entry_keeps() -> None:
+    with pytest.raises(CompileError, match=r"TS0205.*`keep` stands in an entry"):
+        drafting("[T, D]", "[T, D]", keep="keep made: {} = M(embedding(ids, embed))", module="keep y: [T, D] = x return y")

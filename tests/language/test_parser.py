@@ -83,7 +83,7 @@ def reparsed(node: ast.Node, text: str) -> object:
             call = value(f"f({text})")
             assert isinstance(call, ast.Call)
             return call.arguments[0]
-        case ast.Weight() | ast.Cache() | ast.Let() | ast.Assign() | ast.Return() | ast.For() | ast.If():
+        case ast.Weight() | ast.Cache() | ast.Let() | ast.Keep() | ast.Assign() | ast.Return() | ast.For() | ast.If():
             return parsed(f"{module} {{ {text} }}").modules[0].body[0]
     return value(text)
 

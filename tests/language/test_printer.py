@@ -84,7 +84,7 @@ def types(draw: st.DrawFn) -> ast.TensorType:
 
 @st.composite
 def statements(draw: st.DrawFn, depth: int = 2) -> ast.Statement:
-    kind = draw(st.integers(0, 4)) if depth else draw(st.integers(0, 2))
+    kind = draw(st.integers(0, 5)) if depth else draw(st.integers(0, 3))
     value = exprs(2)
     match kind:
         case 0:
@@ -94,6 +94,8 @@ def statements(draw: st.DrawFn, depth: int = 2) -> ast.Statement:
         case 2:
             return ast.Return(some(draw, value, 1), span=AT)
         case 3:
+            return ast.Keep(draw(names), draw(types()), draw(value), span=AT)
+        case 4:
             carried = unique(draw, names, 1)
             return ast.For(draw(names), draw(value), draw(value), carried, some(draw, statements(depth - 1)), span=AT)
     return ast.If(draw(value), some(draw, statements(depth - 1)), some(draw, statements(depth - 1)), span=AT)

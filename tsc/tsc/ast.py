@@ -156,6 +156,15 @@ class Let(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Keep(Node):
+    """`keep NAME: type = value`, in an entry: rows of the step that other entries of the file may take."""
+
+    name: str
+    type: TensorType
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Assign(Node):
     name: str
     value: Expr
@@ -184,7 +193,7 @@ class If(Node):
     otherwise: tuple[Statement, ...] = ()
 
 
-Statement = Weight | Cache | Let | Assign | Return | For | If
+Statement = Weight | Cache | Let | Keep | Assign | Return | For | If
 
 
 # --- declarations --------------------------------------------------------------------------------------------------

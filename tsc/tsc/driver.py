@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,18 +12,18 @@ from tsc.artifact import ArtifactWriter, split_tokenizer
 from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.config import load_config
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
-from tsc.elaborate import elaborate
+from tsc.elaborate import drafter_of, elaborate
 from tsc.front import ModelSource, place_model
 from tsc.graph import Program
 from tsc.importance import read_importance
 from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
 from tsc.request import Cache, Request, find_model, importance_of, target_of, tuning_of
-from tsc.weights import match_checkpoint, require_importance, stored_tensors, stored_weights, write_weights
+from tsc.weights import StoredWeight, has_weights_of, match_checkpoint, require_importance, stored_tensors, stored_weights, write_weights
 from tskernels.cache_layouts import INT8_CACHE
 from tskernels.registry import ROWS, Measurements
 from tskernels.target import Target
 from tskernels.tuning import threads_of_rank
-from tspasses.emit import emit
+from tspasses.emit import Plans, emit
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
@@ -41,6 +41,18 @@ CACHE_LAYOUTS: Mapping[Cache, str] = {"dtype": ROWS, "int8": INT8_CACHE}
 
 
 @dataclass(frozen=True, slots=True)
+class Drafter:
+    """The entry that guesses one token further, from what the compiled one keeps; and a program for each range of step sizes."""
+
+    buckets: Sequence[Bucket]
+    programs: Sequence[Program]
+
+    @property
+    def entry(self) -> str:
+        return self.buckets[0].placed.entry.instance.module
+
+
+@dataclass(frozen=True, slots=True)
 class Graphs:
     """A model before it is written: what was read and found, and a program for each range of step sizes. digest: of the config."""
 
@@ -51,6 +63,7 @@ class Graphs:
     model: ModelSource
     buckets: Sequence[Bucket]
     programs: Sequence[Program]
+    drafter: Drafter | None = None
 
     @property
     def placed(self) -> PlacedModel:
@@ -80,22 +93,47 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     progress("place", 0, 1)
     options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))
     placed = place_model(model, config, request.mesh or {}, options, entry=request.entry)
+    _require_nothing_kept(placed)
+    names = [m.name for m in model.file.modules if m.is_entry and m.name != placed.entry.instance.module]
+    others = {name: elaborate(model.file, config, request.mesh or {}, entry=name) for name in names} if checkpoint is not None else {}
     if checkpoint is not None:
-        names = [m.name for m in model.file.modules if m.is_entry and m.name != placed.entry.instance.module]
-        others = {name: elaborate(model.file, config, request.mesh or {}, entry=name) for name in names}
         match_checkpoint(placed.typed, checkpoint, others)
-    buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
-    formats = wanted_formats(request.quantize, placed.typed, checkpoint)
-    programs = compile_graphs(
-        [b.placed for b in buckets],
-        target,
-        lambda name: progress(name, 0, 1),
-        screen=request.screen,
-        formats=formats,
-        cache_layout=CACHE_LAYOUTS[request.cache],
-        measured=measured(placed.mesh.ranks),
-    )
-    return Graphs(target, checkpoint, config, digest, model, buckets, programs)
+    entry = drafter_of(model.file, placed.entry.instance.module)
+    drafts = None
+    if entry is not None and checkpoint is not None and has_weights_of(others[entry.name], checkpoint):
+        match_checkpoint(others[entry.name], checkpoint, {**others, placed.entry.instance.module: placed.typed})
+        drafts = place_model(model, config, request.mesh or {}, options, entry=entry.name)
+
+    def compiled(placed: PlacedModel, kept: Collection[str] = ()) -> tuple[Sequence[Bucket], Sequence[Program]]:
+        buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
+        programs = compile_graphs(
+            [b.placed for b in buckets],
+            target,
+            lambda name: progress(name, 0, 1),
+            screen=request.screen,
+            formats=wanted_formats(request.quantize, placed.typed, checkpoint),
+            cache_layout=CACHE_LAYOUTS[request.cache],
+            measured=measured(placed.mesh.ranks),
+            kept=kept,
+        )
+        return buckets, programs
+
+    buckets, programs = compiled(placed, [] if drafts is None else kept_by(drafts))
+    drafter = None if drafts is None else Drafter(*compiled(drafts))
+    return Graphs(target, checkpoint, config, digest, model, buckets, programs, drafter)
+
+
+def kept_by(drafts: PlacedModel) -> list[str]:
+    """What an entry takes of what another keeps."""
+    instance = drafts.entry.instance
+    return [value.name for value in (instance.values[i] for i in instance.parameters) if value.kind == "kept"]
+
+
+def _require_nothing_kept(placed: PlacedModel) -> None:
+    kept, name = kept_by(placed), placed.entry.instance.module
+    if kept:
+        message = f"--entry: `{name}` takes `{kept[0]}`, which another entry keeps, and is part of what is compiled of that one"
+        raise CompileError(Diagnostic("TS0213", message, placed.entry.instance.values[placed.entry.instance.parameters[0]].span))
 
 
 def compile_artifact(request: Request, path: Path, progress: Progress) -> Compiled:
@@ -111,12 +149,9 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
         return None if tuning is None else tuning.of(threads_of_rank(ranks))
 
     graphs = compile_graphs_of(request, measured, progress)
-    target, checkpoint, programs, mesh = graphs.target, graphs.checkpoint, graphs.programs, graphs.placed.mesh
-    weights = stored_weights(programs[0])
-    for program in programs[1:]:
-        assert {w.name: w.layout for w in stored_weights(program)} == {w.name: w.layout for w in weights}, (
-            "plans of one artifact store the same"
-        )
+    target, checkpoint, mesh, drafter = graphs.target, graphs.checkpoint, graphs.placed.mesh, graphs.drafter
+    programs = [*graphs.programs, *(drafter.programs if drafter else ())]
+    weights = _stored(graphs)
     found = report(mesh, weights, {})
     if importance is not None:
         require_importance(importance, graphs.digest, weights)
@@ -125,7 +160,8 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
     measurements = measured(mesh.ranks)
     decided, calls = (0, 0) if measurements is None else chosen_by_measurement(programs, target, measurements)
     with ArtifactWriter(path) as writer:
-        writer.write_json("program.json", emit([(b.first, p) for b, p in zip(graphs.buckets, programs, strict=True)]))
+        drafts = _plans(drafter.buckets, drafter.programs) if drafter else []
+        writer.write_json("program.json", emit(_plans(graphs.buckets, graphs.programs), drafts))
         writer.write_json(
             "plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in graphs.buckets]}
         )
@@ -142,9 +178,28 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
             "quantization": dict(found.formats) or None,
             "importance": None if importance is None else importance.to_json(),
             "tuning": {"sha256": tuning.digest, "calls": decided} if tuning is not None and decided else None,
+            "drafter": None if drafter is None else drafter.entry,
         }
         writer.finish({**_manifest(request, graphs.model, graphs.placed, graphs.config, graphs.digest, checkpoint), **stored})
     return Compiled(found, decided, calls)
+
+
+def _plans(buckets: Sequence[Bucket], programs: Sequence[Program]) -> Plans:
+    return [(bucket.first, program) for bucket, program in zip(buckets, programs, strict=True)]
+
+
+def _stored(graphs: Graphs) -> list[StoredWeight]:
+    """Every weight once, as all plans read it."""
+    found: dict[str, StoredWeight] = {}
+    for programs in (graphs.programs, graphs.drafter.programs if graphs.drafter else ()):
+        first: set[str] = set()
+        for program in programs:
+            weights = stored_weights(program)
+            first = first or {weight.name for weight in weights}
+            assert {weight.name for weight in weights} == first, "plans of one entry store the same"
+            for weight in weights:
+                assert found.setdefault(weight.name, weight).layout == weight.layout, f"{weight.name} is stored in two layouts"
+    return list(found.values())
 
 
 def _config(request: Request, checkpoint: Checkpoint | None) -> tuple[dict[str, Any], str]:

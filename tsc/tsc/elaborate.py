@@ -61,6 +61,22 @@ def find_entry(file: ast.ModelFile, name: str | None = None) -> ast.Module:
     return entries[name]
 
 
+def kept_values(modules: Iterable[ast.Module]) -> Mapping[str, tuple[ast.Module, ast.Keep]]:
+    """What entries keep, by name: which one, and where."""
+    found: dict[str, tuple[ast.Module, ast.Keep]] = {}
+    for module in modules:
+        for statement in module.body if module.is_entry else ():
+            if isinstance(statement, ast.Keep):
+                found.setdefault(statement.name, (module, statement))
+    return found
+
+
+def drafter_of(file: ast.ModelFile, entry: str) -> ast.Module | None:
+    """The first entry that takes what `entry` keeps: it drafts the token after the next."""
+    kept = {name for name, (keeper, _) in kept_values(file.modules).items() if keeper.name == entry}
+    return next((m for m in file.modules if m.is_entry and m.name != entry and kept & {p.name for p in m.parameters}), None)
+
+
 def _check_pages(mesh: Mesh, instances: Iterable[Instance]) -> None:
     """A sequence has one table of pages for all caches, so the same ranks keep its rows in each."""
     caches = [i.values[c.value] for i in instances for c in i.caches]
@@ -142,6 +158,10 @@ class _Body(Expressions):
     def _parameter(self, parameter: ast.Parameter) -> None:
         assert parameter.type is not None
         shape, placement = self.declarations.type_of(parameter.type)
+        given = kept_values(self.model.modules.values()).get(parameter.name)
+        if self.module.is_entry and given is not None and parameter.name not in STEP_INPUTS:
+            self._taken(parameter, Value(parameter.name, "kept", shape, parameter.span, placement), *given)
+            return
         if self.module.is_entry and (parameter.name not in STEP_INPUTS or shape.text() != "{}[{}]".format(*STEP_INPUTS[parameter.name])):
             known = ", ".join(f"{n}: {t}[{d}]" for n, (t, d) in STEP_INPUTS.items())
             raise error_at(
@@ -150,9 +170,22 @@ class _Body(Expressions):
         if self.module.is_entry and any(place is not None for place in placement):
             raise error_at("TS0215", f"a step brings the same `{parameter.name}` to every rank", parameter.span)
         kind: ValueKind = "step" if self.module.is_entry else "parameter"
-        value = self.add_value(Value(parameter.name, kind, shape, parameter.span, placement))
+        self._add_parameter(Value(parameter.name, kind, shape, parameter.span, placement))
+
+    def _add_parameter(self, parameter: Value) -> None:
+        value = self.add_value(parameter)
         self.instance.parameters.append(value)
         self.scope[parameter.name] = Tensor(value)
+
+    def _taken(self, parameter: ast.Parameter, value: Value, keeper: ast.Module, keep: ast.Keep) -> None:
+        """A parameter that another entry keeps."""
+        shape, placement = self.declarations.type_of(keep.type)
+        if not shape.agrees(value.shape) or placement != value.placement:
+            mesh = self.declarations.mesh
+            message = f"`{keeper.name}` keeps `{keep.name}` as {shape.text(mesh, placement)}, and this takes it as "
+            notes = (Note("it is kept here", keep.span),)
+            raise CompileError(Diagnostic("TS0212", message + value.shape.text(mesh, value.placement or ()), parameter.span, notes=notes))
+        self._add_parameter(value)
 
     def _stored(self, node: ast.TensorType, what: str) -> tuple[Shape, Placement]:
         shape, placement = self.declarations.type_of(node, stored=what == "a weight")
@@ -216,6 +249,8 @@ class _Body(Expressions):
                 self._cache(statement)
             case ast.Let():
                 self._let(statement)
+            case ast.Keep():
+                self._keep(statement)
             case ast.Assign():
                 if statement.name not in self.scope:
                     raise error_at("TS0201", f"`{statement.name}` is not declared; write `let`", statement.span)
@@ -257,6 +292,28 @@ class _Body(Expressions):
                 raise CompileError(Diagnostic("TS0212", message, let.type.span, notes=(Note("the value comes from here", let.value.span),)))
             bound = self._pin(bound, placement, let)
         self.scope[let.names[0]] = bound
+
+    def _keep(self, keep: ast.Keep) -> None:
+        if not self.module.is_entry or not any(statement is keep for statement in self.module.body):
+            raise error_at("TS0205", "what is kept is for other entries: `keep` stands in an entry, in no `if` or `for`", keep.span)
+        if keep.name in STEP_INPUTS:
+            raise error_at("TS0205", f"`{keep.name}` is what a step brings; keep this by another name", keep.span)
+        _, first = kept_values(self.model.modules.values())[keep.name]
+        if first is not keep:
+            notes = (Note("the first is here", first.span),)
+            raise CompileError(Diagnostic("TS0117", f"`{keep.name}` is kept twice", keep.span, notes=notes))
+        shape, placement = self.declarations.type_of(keep.type)
+        value = self.tensor(keep.value)
+        found = self.instance.values[value.value]
+        if [f.name for f in shape.factors[:1]] != ["T"] or keep.type.partials:
+            raise error_at("TS0204", f"what is kept are rows of the step's tokens, [T, ...], and this is {shape.text()}", keep.type.span)
+        if not found.shape.agrees(shape):
+            message = f"`{keep.name}` is {found.shape.text()}, and is kept as {shape.text()}"
+            raise CompileError(Diagnostic("TS0212", message, keep.type.span, notes=(Note("the value comes from here", keep.value.span),)))
+        signature = Signature(((None,) * len(shape.factors),), (None,) * len(shape.factors))
+        result = self.add_value(Value(keep.name, "result", found.shape, keep.span, placement))
+        self.instance.operations.append(Operation("keep", (value.value,), result, signature, keep.span, {"name": keep.name}))
+        self.scope[keep.name] = Tensor(result)
 
     def _split(self, let: ast.Let, call: ast.Call) -> None:
         """`let a, b = split(x, F, A, B)`: the dimension F of x as its parts A and B, one after the other."""

@@ -63,7 +63,7 @@ class JoinedType:
 
 
 GraphType = NodeType | JoinedType
-InputKind = Literal["value", "step", "coordinate", "weight", "cache"]
+InputKind = Literal["value", "step", "kept", "coordinate", "weight", "cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class WeightPart:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What a placeholder stands for. name: of a step input; parts: of a weight, joined along dimension 0; axes: of a coordinate;
+    """What a placeholder stands for. name: of a step input, or of what another entry keeps; parts: of a weight, joined along dimension 0; axes: of a coordinate;
     window: of a cache, and of the caches that a step input is about; layout: how a weight or a cache is
     stored (`tskernels/layouts.py`, `cache_layouts.py`)."""
 

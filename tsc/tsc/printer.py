@@ -326,6 +326,9 @@ def _cells(statement: ast.Statement, indent: int | None) -> tuple[str, ...]:
             type_ = f": {type_text(statement.type)}" if statement.type else ""
             lead = f"let {', '.join(statement.names)}{type_} = "
             return (lead + _fit(statement.value, 0, indent, len(lead)),)
+        case ast.Keep():
+            lead = f"keep {statement.name}: {type_text(statement.type)} = "
+            return (lead + _fit(statement.value, 0, indent, len(lead)),)
         case ast.Assign():
             return (f"{statement.name} = " + _fit(statement.value, 0, indent, len(statement.name) + 3),)
         case ast.Return():

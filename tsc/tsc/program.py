@@ -15,12 +15,13 @@ from tsc.signatures import Signature
 from tsc.spans import Span
 from tsc.types import Placement, Shape
 
-ValueKind = Literal["parameter", "step", "weight", "cache", "result"]
+ValueKind = Literal["parameter", "step", "kept", "weight", "cache", "result"]
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value of an instance. `placement` is set where it is declared (parameters, weights, caches), else inferred."""
+    """A value of an instance. `placement` is set where it is declared (parameters, weights, caches), else inferred. `kept`: a parameter of
+    an entry, which another entry keeps."""
 
     name: str
     kind: ValueKind

@@ -13,11 +13,11 @@ from tsc.diagnostics import Diagnostic, Note
 from tsc.spans import Source, Span
 
 BLOCKS = ("model", "config", "mesh")
-KEYWORDS = ("weight", "cache", "let", "return", "for", "if", "module", "entry", *BLOCKS)
+KEYWORDS = ("weight", "cache", "let", "keep", "return", "for", "if", "module", "entry", *BLOCKS)
 PAIRS = {")": "(", "]": "[", "}": "{"}
 EXPRESSION = {"NAME", "INT", "FLOAT", "STRING", "(", "-", "!", "if", "true", "false", "none"}
 OPERATORS = {"??", "||", "&&", "==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "**", ".", "(", "[", "PREFIX"}
-STATEMENT = {"weight", "cache", "let", "return", "for", "if", "NAME"}
+STATEMENT = {"weight", "cache", "let", "keep", "return", "for", "if", "NAME"}
 WORDS = {"NAME": "a name", "INT": "a number", "STRING": "a string in double quotes", "$END": "the end of the file"}
 
 TYPESCRIPT = re.compile(

@@ -193,6 +193,10 @@ class _Build:
         *type_, value = tree.children[len(names) :]
         return ast.Let(self.names(names, "name"), self.type(type_[0]) if type_ else None, self.expr(value), span=span)
 
+    def statement_keep(self, tree: Any, scope: Scope, span: Span) -> ast.Keep:
+        name, type_, value = tree.children
+        return ast.Keep(str(name), self.type(type_), self.expr(value), span=span)
+
     def statement_assign(self, tree: Any, scope: Scope, span: Span) -> ast.Assign:
         return ast.Assign(str(tree.children[0]), self.expr(tree.children[1]), span=span)
 

@@ -102,6 +102,11 @@ def match_checkpoint(typed: TypedModel, checkpoint: Checkpoint, others: Mapping[
         raise CompileError(*_shortened(problems))
 
 
+def has_weights_of(typed: TypedModel, checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint has a tensor for each weight."""
+    return all(weight.is_tied or name in checkpoint.tensors for name, weight in declared_weights(typed))
+
+
 def _shortened(problems: Sequence[Diagnostic], most: int = 12) -> list[Diagnostic]:
     kept = list(problems[:most])
     if len(problems) > most:

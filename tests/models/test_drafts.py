@@ -1,0 +1,131 @@
+"""The entry that guesses one token further, beside the same model in PyTorch (`examples/pico/model.py`), which transformers does not have.
+
+Dimensions: N tokens of a sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.models.running import compiled
+from torch import Tensor
+
+from tsrun.artifact import PROGRAM, open_artifact, read_manifest
+from tsrun.executor import Executor
+from tsrun.limits import LimitOptions, row_bytes, settle
+from tsrun.program import read_program
+from tsrun.step import Step
+
+PICO = Path(__file__).parents[2] / "examples" / "pico"
+SMALL = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "max_position_embeddings": 128,
+}
+PAGE = 8
+
+
+@pytest.fixture(scope="module")
+def pico() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("pico_model", PICO / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(pico: ModuleType) -> Any:
+    torch.manual_seed(3)
+    made = pico.Pico(pico.Config(**SMALL))
+    for mixture in made.mixtures:
+        mixture.gate.weight.data.normal_()  # so that tokens choose their experts
+    return made
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(model, tmp_path_factory.mktemp("pico"))
+
+
+def saved(model: Any, folder: Path, *, without: str = "no tensor") -> Path:
+    save_file({n: v.contiguous() for n, v in model.state_dict().items() if without not in n}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(model.c.written()))
+    return folder
+
+
+class OneSequence:
+    """Runs chunks of one sequence on one rank, and what guesses further after each."""
+
+    def __init__(self, path: Path) -> None:
+        artifact = open_artifact(path)
+        program = read_program(artifact.file(PROGRAM))
+        rows = row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches)
+        limits = settle(LimitOptions(num_pages=8, page_size=PAGE), context=64, row_bytes=rows, ranks=1)
+        self._executor = Executor(artifact, program, 0, limits, 1)
+        self._table = np.array([[0, 0, column, column] for column in range(8)], dtype=np.int32)
+
+    def run(self, ids: Tensor, first: int, last: int, *, drafting: bool = False) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """[V], after the tokens from `first` to before `last`; where drafting after the one that follows them."""
+        given = ids[first + drafting : last + drafting].numpy().astype(np.int32)
+        rows, count = np.arange(first, last, dtype=np.int32), last - first
+
+        def ints(*values: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+            return np.array(values, dtype=np.int32)
+
+        step = Step(
+            ids=given,
+            positions=rows,
+            slots=rows[None],
+            spans=ints(0, count).reshape(1, 2),
+            lengths=ints(last),
+            last=ints(count - 1),
+            keep=ints(0),
+            table_rows=ints(0),
+            table_updates=self._table,
+            drafting=drafting,
+        )
+        output = self._executor.run(step)
+        numbers = output.numbers()[0].copy()
+        assert output.largest is None or output.largest[0] == numbers.argmax()
+        return numbers
+
+
+@pytest.mark.parametrize("chunks", [(23,), (9, 16, 17, 18, 23)], ids=["whole", "chunks"])
+def test_a_draft_has_the_logits_of_the_model(chunks: tuple[int, ...], model: Any, checkpoint: Path, tmp_path: Path) -> None:
+    ids = torch.randint(SMALL["vocab_size"], (24,), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        logits, made = model(ids[None, :-1])
+        further = model.further(made, ids[None, 1:])
+    sequence, first = OneSequence(compiled(checkpoint, tmp_path / "small.tsa")), 0
+    for last in chunks:
+        found = sequence.run(ids, first, last)
+        drafted = sequence.run(ids, first, last, drafting=True)
+        np.testing.assert_allclose(found, logits[0, last - 1], atol=1e-4)
+        np.testing.assert_allclose(drafted, further[0, last - 1], atol=1e-4)
+        first = last
+
+
+def test_a_checkpoint_without_the_layer_is_compiled_without_drafts(model: Any, checkpoint: Path, tmp_path: Path) -> None:
+    path = compiled(saved(model, tmp_path, without="layers.2."), tmp_path / "small.tsa")
+    assert read_manifest(path).drafter is None
+    assert "ts::keep" not in (path / PROGRAM).read_text()
+    whole = compiled(checkpoint, tmp_path / "whole.tsa")
+    assert read_manifest(whole).drafter == "draft"
+    assert '"kept"' in (whole / PROGRAM).read_text()
