@@ -45,8 +45,8 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """kept: what the program keeps of the step, by its name; step: which of a step's inputs it is; window: of a cache, and of the caches that slots and tables are about; layout: of a weight
-    or a cache, whose shape and dtype are then what is stored."""
+    """kept: what the program keeps of the step, by its name; step: which of a step's inputs it is; window: of a cache, and of the caches
+    that slots and tables are about; layout: of a weight or a cache, whose shape and dtype are then what is stored."""
 
     name: str
     kind: Literal["value", "step", "kept", "coordinate", "weight", "cache"]

@@ -5,7 +5,7 @@ Dimensions: T tokens and S sequences in the step, G groups of caches, U changed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -32,7 +32,7 @@ class Step:
     keep: Ints
     table_rows: Ints
     table_updates: Ints
-    drafting: bool = False
+    drafting: bool = field(default=False, kw_only=True)
 
     @classmethod
     def of(cls, plan: StepPlan, keep_S: Ints) -> Self:

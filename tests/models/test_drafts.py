@@ -102,7 +102,7 @@ class OneSequence:
             drafting=drafting,
         )
         output = self._executor.run(step)
-        numbers = output.numbers()[0].copy()
+        numbers: np.ndarray[Any, np.dtype[np.float32]] = output.numbers()[0].copy()
         assert output.largest is None or output.largest[0] == numbers.argmax()
         return numbers
 

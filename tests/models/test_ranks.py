@@ -26,7 +26,7 @@ from tsrun.errors import RankError, RequestError
 from tsrun.generation import GenerationRequest
 from tsrun.limits import LimitOptions
 from tsrun.output import Output
-from tsrun.program import Plan, Program, read_program
+from tsrun.program import Program, read_program
 from tsrun.sampler import Sampling
 from tsrun.simd_program import SimdPrograms
 
@@ -222,9 +222,10 @@ def test_steps_of_each_size_run_the_plan_for_it(
     options, used = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24), set()
     plan_for = Program.plan_for
 
-    def spying(self: Program, tokens: int) -> Plan:
-        used.add((len(self.plans), self.plans[plan_for(self, tokens)].entry))
-        return plan_for(self, tokens)
+    def spying(self: Program, tokens: int, *, drafting: bool = False) -> int:
+        found = plan_for(self, tokens, drafting=drafting)
+        used.add((len(self.plans), self.plans[found].entry))
+        return found
 
     expected = [trace.tokens for trace in traces(name, 1, "f32")]
     alone = compiled(tiny.checkpoint(BY_NAME[name]), tmp_path / "alone.tsa")

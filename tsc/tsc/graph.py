@@ -76,8 +76,8 @@ class WeightPart:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What a placeholder stands for. name: of a step input, or of what another entry keeps; parts: of a weight, joined along dimension 0; axes: of a coordinate;
-    window: of a cache, and of the caches that a step input is about; layout: how a weight or a cache is
+    """What a placeholder stands for. name: of a step input, or of what another entry keeps; parts: of a weight, joined along dimension 0;
+    axes: of a coordinate; window: of a cache, and of the caches that a step input is about; layout: how a weight or a cache is
     stored (`tskernels/layouts.py`, `cache_layouts.py`)."""
 
     kind: InputKind
