@@ -6,7 +6,7 @@ Dimensions: N tokens of a sequence, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ def compiled(
     target: str = "cpu",
     cache: Cache = "dtype",
     entry: str | None = None,
+    context: int | None = None,
 ) -> Path:
     """quantize: none, since transformers computes with what a GGUF's blocks come to."""
     links = None if topology is None else str(topology)
     request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, target, links, quantize=quantize, cache=cache, entry=entry)
+    request = replace(request, context=context)
     compile_artifact(request, path, lambda stage, done, total: None)
     return path
 

@@ -45,4 +45,4 @@ def test_tokens_are_those_of_the_torch_program(model: str, tiny: TinyModels) -> 
     assert [trace.tokens for trace in found] == [trace.tokens for trace in expected]
     for one, two in zip(found, expected, strict=True):
         for a, b in zip(one.sampled, two.sampled, strict=True):
-            assert (a - b).abs().max() < 1e-4  # as test_tiny.py holds both to transformers
+            assert (a - b).abs().max() < 1e-4  # as test_parity.py holds both to transformers
