@@ -49,9 +49,10 @@ def model_for(architectures: Iterable[str]) -> ModelSource:
     """The bundled model file that names one of the architectures. Raises CompileError when none does."""
     wanted = list(architectures)
     for path in sorted(models_directory().glob("*.ts")):
-        model = read_model(path)
-        if set(wanted) & set(model.file.architectures):
-            return model
+        if any(name in path.read_text(encoding="utf-8") for name in wanted):  # the others need not be parsed
+            model = read_model(path)
+            if set(wanted) & set(model.file.architectures):
+                return model
     text = ", ".join(wanted) or "that the config does not name"
     fixes = ("start one from the nearest: tsc new config.json", "pass the one there is: tsc compile MODEL.ts --weights ...")
     raise CompileError(Diagnostic("TS0501", f"no bundled model file is for architecture {text}", fixes=fixes))
