@@ -38,7 +38,7 @@ def test_schemas_follow_the_annotations() -> None:
     assert text("split") == "ts::split(Tensor(a) x, int[] sizes, int dim=-1) -> Tensor(a)"
     assert (
         text("rope")
-        == "ts::rope(Tensor x, Tensor positions, float theta, str kind, float[] parameters, bool interleaved, float fraction=1.0) -> Tensor"
+        == "ts::rope(Tensor x, Tensor positions, float theta, str kind, float[] parameters, bool interleaved, float fraction=1.) -> Tensor"
     )
 
 

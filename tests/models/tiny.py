@@ -92,12 +92,13 @@ _V2_YARN = _YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}
 _GLM: dict[str, Any] = _MOE | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5, "n_shared_experts": 1}
 _LONGROPE = {
     "rope_type": "longrope",
+    "factor": 4.0,
     "rope_theta": 500.0,
     "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5],
     "long_factor": [1.2, 1.5, 2.0, 3.0, 5.0, 8.0],
     "partial_rotary_factor": 0.75,
 }
-_PHI3: dict[str, Any] = {"hidden_size": 128, "pad_token_id": 0}
+_PHI3: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "pad_token_id": 0}
 _DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 3.0}
 
 

@@ -82,11 +82,15 @@ FILES = {"biased": "llama"}
 """Of configs that are not named for their model file."""
 
 
+def path_of(model: str) -> Path:
+    """The model file of a config."""
+    path = ROOT / "models" / f"{FILES.get(model, model)}.ts"
+    return path if path.exists() else ROOT / "examples" / model / f"{model}.ts"
+
+
 def lowered(model: str, mesh: Mapping[str, int]) -> Program:
     """The program right after lowering."""
-    path = ROOT / "models" / f"{FILES.get(model, model)}.ts"
-    path = path if path.exists() else ROOT / "examples" / model / f"{model}.ts"
-    placed = place_model(read_model(path), CONFIGS[model], mesh, Options("f32"))
+    placed = place_model(read_model(path_of(model)), CONFIGS[model], mesh, Options("f32"))
     return lower(placed)
 
 
