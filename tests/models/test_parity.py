@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import pytest
-from tests.models.running import largest_difference, run
+from tests.models.running import Trace, differences, run
 from tests.models.tiny import CASES, Case, TinyModels, prompt
 
 from tsc.front import model_for, models_directory
@@ -58,33 +58,39 @@ def lines_of(case: Case) -> tuple[str, int]:
     return model.name, len(model.source.text.splitlines())
 
 
-def differences(case: Case, tiny: TinyModels, tp: int) -> Iterator[tuple[str, float]]:
-    """By column. On several ranks fewer prompts, since what is looked for there is how the ranks share the work."""
-    model, path = tiny.model(case), tiny.artifact(case, tp=tp)
-    lengths = range(case.shortest, LONGEST + 1, 1 if tp == 1 else 9)
-    traces = run(path, [prompt(length) for length in lengths], 1)
-    assert [list(trace.logits) for trace in traces] == [[length - 1] for length in lengths]
-    yield "prefill", largest_difference(model, traces)
-
-    for chunk in (1, 5) if tp == 1 else (6,):  # steps are a multiple of the ranks that may share out their tokens
-        (trace,) = run(path, [prompt(LONGEST)], 2, LimitOptions(num_pages=64, page_size=4, max_step_tokens=chunk))
-        assert set(range(chunk - 1, LONGEST, chunk)) < set(trace.logits)
-        yield "chunks", largest_difference(model, [trace])
-
+def runs(case: Case, tiny: TinyModels, tp: int) -> Iterator[list[Trace]]:
+    """On several ranks one run, in which all is: what is looked for there is how the ranks share the work."""
+    path = tiny.artifact(case, tp=tp)
+    if tp == 1:
+        lengths = range(case.shortest, LONGEST + 1)
+        yield run(path, [prompt(length) for length in lengths], 1)
+        for chunk in (1, 5):
+            [trace] = run(path, [prompt(LONGEST)], 2, LimitOptions(num_pages=64, page_size=4, max_step_tokens=chunk))
+            assert set(range(chunk - 1, LONGEST, chunk)) < set(trace.logits)
+            yield [trace]
     # Steps of 16 tokens: some sequences decode while others are still in their prefill.
     prompts = [prompt(length, seed=length) for length in (1, 19, 4, 33, 8)]
     traces = run(path, prompts, 20, LimitOptions(num_pages=128, page_size=4, max_step_tokens=16))
     assert [len(trace.tokens) for trace in traces] == [20] * 5
-    yield "decode", largest_difference(model, traces)
+    yield traces
+
+
+def column(trace: Trace, position: int) -> str:
+    """What made the logits there: a chunk that ends within the prompt, the end of the prompt, or a token after it."""
+    last = len(trace.prompt) - 1
+    return "chunks" if position < last else "prefill" if position == last else "decode"
 
 
 @pytest.mark.parametrize("tp", RANKS)
 @pytest.mark.parametrize("case", [pytest.param(c, id=str(c), marks=[pytest.mark.slow] if c.variant else []) for c in CASES])
 def test_logits_are_those_of_transformers(case: Case, tp: int, tiny: TinyModels, table: Table) -> None:
     row = table.found.setdefault(case, {})
-    for column, difference in differences(case, tiny, tp):
-        row[tp, column] = max(difference, row.get((tp, column), 0.0))
-        assert difference < TOLERANCE, column
+    for traces in runs(case, tiny, tp):
+        for trace, position, difference in differences(tiny.model(case), traces):
+            key = tp, column(trace, position)
+            row[key] = max(difference, row.get(key, 0.0))
+    assert {name for ranks, name in row if ranks == tp} == set(COLUMNS)
+    assert all(difference < TOLERANCE for difference in row.values()), row
 
 
 def test_model_files_are_short() -> None:
