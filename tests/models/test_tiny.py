@@ -10,6 +10,7 @@ import pytest
 from tests.models.running import compiled, largest_difference, reference_logits, run
 from tests.models.tiny import BY_NAME, CASES, Case, TinyModels, changed, prompt
 
+from tsrun.compile_cache import CompileCache
 from tsrun.limits import LimitOptions
 
 TOLERANCE = 1e-4
@@ -75,3 +76,21 @@ def test_an_older_config_of_llama_means_the_same(name: str, tiny: TinyModels, tm
     (checkpoint / "config.json").write_text(json.dumps(config))
     traces = run(compiled(checkpoint, tmp_path / "old.tsa"), [prompt(LONGEST)], 4)
     assert largest_difference(tiny.model(BY_NAME[name]), traces) < TOLERANCE
+
+
+@pytest.mark.slow  # compiles in processes of their own
+def test_the_context_that_a_checkpoint_is_served_with_decides_the_angles_of_longrope(tiny: TinyModels, tmp_path: Path) -> None:
+    """And compiles nothing anew where no angle depends on it."""
+    cache, said = CompileCache(tmp_path), list[str]()
+
+    def obtained(name: str, context: int | None) -> tuple[Path, int]:
+        path = cache.obtain(tiny.checkpoint(BY_NAME[name]), mesh=None, dtype="f32", say=said.append, context=context)
+        return path, json.loads((path / "manifest.json").read_text())["context"]
+
+    short, context = obtained("phi3_short", 64)
+    assert context == 64
+    assert largest_difference(tiny.model(BY_NAME["phi3_short"]), run(short, [prompt(LONGEST)], 4)) < TOLERANCE
+    assert obtained("phi3_short", None)[1] == 256
+    assert len(said) == 2
+    assert obtained("llama", 64) == obtained("llama", None)
+    assert len(said) == 3
