@@ -11,7 +11,13 @@ from tsc.spans import Source
 
 LONGROPE = {"factor": 2, "original_max_position_embeddings": 9, "short_factor": [1, 1, 1], "long_factor": [1, 2, 3]}
 CONFIG = {
-    "v": 32, "d": 8, "h": 2, "a": 3, "b": 5, "n": 4, "f": 6,
+    "v": 32,
+    "d": 8,
+    "h": 2,
+    "a": 3,
+    "b": 5,
+    "n": 4,
+    "f": 6,
     "yarn": {"rope_type": "yarn", "factor": 2.0},
     "longrope": {"rope_type": "longrope", **LONGROPE},
     "spiral": {"type": "spiral"},

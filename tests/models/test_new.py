@@ -14,6 +14,7 @@ from tsc.checkpoint import open_checkpoint
 from tsc.diagnostics import CompileError
 from tsc.front import model_for, place_model, read_model
 from tsc.new_model import start, write
+from tsc.parser import parse
 from tsc.printer import format_file
 from tsc.spans import Source
 from tspasses.placed import Options
@@ -84,6 +85,17 @@ def test_weights_that_differ_are_told(tiny: TinyModels, tmp_path: Path) -> None:
     lines = found.text.splitlines()
     [marked] = [i for i, line in enumerate(lines) if "the checkpoint has no" in line]
     assert lines[marked + 1].strip().startswith("weight kn:")
+
+
+@pytest.mark.parametrize(
+    ("architectures", "expected"), [("OneForCausalLM", ("OneForCausalLM",)), (["A-b", "C"], ("Ab", "C")), (None, ("ZygomorphForCausalLM",))]
+)
+def test_an_odd_config_gives_a_file_that_says_what_it_lacks(architectures: object, expected: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"architectures": architectures, "model_type": "zygomorph", "hidden_size": 8}))
+    found = start(path)
+    assert parse(Source("new.ts", found.text)).architectures == expected
+    assert "the config has no `num_hidden_layers`" in {d.text for d in found.differences}
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tsc import ast
-from tsc.checkpoint.config import load_config, parse_json, read_file
+from tsc.checkpoint.config import is_gguf, load_config, parse_json, read_file
 from tsc.checkpoint.safetensors_file import read_header
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.elaborate import elaborate
@@ -105,8 +105,10 @@ def start(path: Path) -> Start:
     """From a config.json, or a checkpoint directory. Raises CompileError."""
     config, _ = load_config(path)
     name = str(config.get("model_type") or path.stem).title().replace("_", "")
-    architectures = [str(a) for a in config.get("architectures") or [f"{name}ForCausalLM"]]
-    wanted = _Wanted(config, architectures, _tensors(path if path.is_dir() else path.parent))
+    given = config.get("architectures") or f"{name}ForCausalLM"
+    architectures = [re.sub(r"\W", "", str(a)) for a in (given if isinstance(given, list) else [given])]
+    folder = path if path.is_dir() else path.parent
+    wanted = _Wanted(config, architectures, {} if is_gguf(path) else _tensors(folder))
     candidates = [_Candidate(read_model(file), wanted) for file in sorted(models_directory().glob("*.ts"))]
     found = max(candidates, key=lambda candidate: candidate.nearness)
     differences = sorted(_differences(found), key=lambda d: d.line or len(found.model.source.text))
@@ -134,12 +136,12 @@ def _differences(found: _Candidate) -> Iterator[Difference]:
             names[binding.name] = evaluate(binding.value, names, wanted.config)
         except CompileError as error:
             names[binding.name] = UNKNOWN
-            yield Difference(binding.span.line, error.diagnostics[0].message)
+            yield Difference(binding.span.line, _said(error))
     for requirement in model.file.requirements:
         try:
             holds = evaluate(requirement.condition, names, wanted.config)
         except CompileError as error:
-            yield Difference(requirement.span.line, error.diagnostics[0].message)
+            yield Difference(requirement.span.line, _said(error))
             continue
         if holds is not UNKNOWN and not holds:
             keys = sorted({n.text for n in _nodes(requirement) if isinstance(n, ast.Name) and n.text in wanted.config})
@@ -159,6 +161,11 @@ def _differences(found: _Candidate) -> Iterator[Difference]:
             yield Difference(0, f'no weight here is "{tensor}"{count}')
         if len(lacking) > SHOWN:
             yield Difference(0, f"no weights here are {len(lacking) - SHOWN} more kinds of tensors")
+
+
+def _said(error: CompileError) -> str:
+    """Without what a reader of the line sees."""
+    return error.diagnostics[0].message.removesuffix(", and nothing in scope has that name")
 
 
 def _text(model: ModelSource, architectures: Sequence[str], differences: Sequence[Difference]) -> str:
