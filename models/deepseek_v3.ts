@@ -1,5 +1,5 @@
 // DeepSeek-V3, R1 and Kimi-K2: latent attention (MLA), mixtures of experts beside a shared one.
-model DeepseekV3ForCausalLM
+model DeepseekV3ForCausalLM, KimiK2ForCausalLM
 
 config {
   D       = hidden_size
@@ -33,7 +33,7 @@ config {
   longer  = rope_scaling.factor ?? rope_parameters.factor ?? 1
   sharper = if all > 0 && longer > 1 then 0.1 * all * log(longer) + 1.0 else 1.0
 
-  require (hidden_act ?? "silu") == "silu" && !(attention_bias ?? false)
+  require (hidden_act ?? "silu") == "silu" && !(attention_bias ?? false) && (scoring_func ?? "sigmoid") == "sigmoid"
   unused  "model.layers.{L}.*"  // the layer that predicts a further token
 }
 

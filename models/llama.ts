@@ -13,8 +13,9 @@ config {                             // read from the checkpoint's config.json; 
   eps     = rms_norm_eps
   theta   = rope_theta ?? rope_parameters.rope_theta ?? 10000.0
   scaling = rope_scaling ?? rope_parameters ?? none
+  biased  = attention_bias ?? false
 
-  require (hidden_act ?? "silu") == "silu" && (partial_rotary_factor ?? 1.0) == 1.0
+  require (hidden_act ?? "silu") == "silu" && (partial_rotary_factor ?? 1.0) == 1.0 && !(mlp_bias ?? false)
 }
 
 mesh {                               // axis sizes come from the command line: --mesh tp=8
@@ -25,13 +26,17 @@ module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
   weight wq: [(K@kv, G@q, E), D] = "q_proj.weight"
   weight wk: [(K@kv, E), D]      = "k_proj.weight"
   weight wv: [(K@kv, E), D]      = "v_proj.weight"
+  weight bq: [(K@kv, G@q, E)]    = "q_proj.bias" when biased
+  weight bk: [(K@kv, E)]         = "k_proj.bias" when biased
+  weight bv: [(K@kv, E)]         = "v_proj.bias" when biased
   weight wo: [D, (K@kv, G@q, E)] = "o_proj.weight"
+  weight bo: [D | sum tp]        = "o_proj.bias" when biased
   cache  kv: paged [2, K@kv, E] window W
 
-  let q = rope(linear(x, wq), positions, theta = theta, scaling = scaling)  // [T, K@kv, G@q, E]
-  let k = rope(linear(x, wk), positions, theta = theta, scaling = scaling)
-  let v = linear(x, wv)
-  return linear(attention(q, kv.append(k, v), scale = E ** -0.5), wo)
+  let q = rope(linear(x, wq, bq), positions, theta = theta, scaling = scaling)  // [T, K@kv, G@q, E]
+  let k = rope(linear(x, wk, bk), positions, theta = theta, scaling = scaling)
+  let v = linear(x, wv, bv)
+  return linear(attention(q, kv.append(k, v), scale = E ** -0.5), wo, bo)
 }
 
 module MLP(x: [T, D]) -> [T, D | sum tp] {

@@ -44,6 +44,8 @@ constexpr Kernel kernels[] = {
     {"screened_rows", Partition::whole, screened_rows, screened_rows_scratch},
     {"max_index", Partition::whole, max_index_rows},
     {"rms_norm", Partition::rows, rms_norm_rows},
+    {"row_squares", Partition::rows, row_squares_rows},
+    {"rms_scale", Partition::rows, rms_scale_rows},
     {"rope", Partition::rows, rope_rows, nullptr, prepare_rope, 1},
     {"silu", Partition::rows, silu_rows},
     {"gelu", Partition::rows, gelu_rows},

@@ -116,17 +116,55 @@ inline void rms_norm_rows(const Call& call, const Worker& worker) {
     run(float{});
 }
 
-// (x, positions; interleaved), `prepared` the table of turns: for each position the cosines, then the sines, of half a
-// vector.
+// (x [T, ...]) to f32[T]: of each row the sum of its squares, vector by vector.
+inline void row_squares_rows(const Call& call, const Worker& worker) {
+  const Tensor& x = call.operands[0];
+  const auto run = [&]<class Element>(Element) {
+    for (std::int64_t row = worker.first(x.rows()); row < worker.last(x.rows()); ++row) {
+      float total = 0;
+      for (std::int64_t v = 0; v < x.vectors(); ++v)
+        total += sum_of_squares(vector_at<const Element>(x, row, v), x.width());
+      call.out.at<float>()[row] = total;
+    }
+  };
+  if (x.dtype == DType::bf16)
+    run(bf16{});
+  else
+    run(float{});
+}
+
+// (x [T, ...], squares f32[T], w [...]; eps, offset, count)
+inline void rms_scale_rows(const Call& call, const Worker& worker) {
+  const auto eps = static_cast<float>(call.numbers[0]), offset = static_cast<float>(call.numbers[1]);
+  const auto count = static_cast<float>(call.numbers[2]);
+  const auto* squares = call.operands[1].at<const float>();
+  const auto run = [&]<class Element>(Element) {
+    const auto* w = call.operands[2].at<const Element>();
+    const std::int64_t width = call.out.width();
+    for_vectors<Element>(call, worker, [&](std::int64_t row, std::int64_t v) {
+      const Vec inverse = broadcast(1.0f / std::sqrt(squares[row] / count + eps)), shift = broadcast(offset);
+      apply(vector_at<const Element>(call.operands[0], row, v), w + v * width, vector_at<Element>(call.out, row, v),
+            width, [=](Vec value, Vec gain) { return value * inverse * (gain + shift); });
+    });
+  };
+  if (call.out.dtype == DType::bf16)
+    run(bf16{});
+  else
+    run(float{});
+}
+
+// (x, positions; interleaved, magnitude), a constant for each pair; `prepared` the table of turns: for each position
+// the cosines, then the sines, of the pairs. What a vector has after its pairs stays.
 inline void rope_rows(const Call& call, const Worker& worker) {
   const bool interleaved = call.numbers[0] != 0;
   const auto* table = static_cast<const float*>(call.prepared);
   const auto* positions = call.operands[1].at<const std::int32_t>();
-  const std::int64_t half = call.out.width() / 2;
+  const std::int64_t half = call.num_constants, rest = call.out.width() - 2 * half;
   const auto run = [&]<class Element>(Element) {
     for_vectors<Element>(call, worker, [&](std::int64_t row, std::int64_t v) {
       const Element* x = vector_at<const Element>(call.operands[0], row, v);
       Element* to = vector_at<Element>(call.out, row, v);
+      std::memcpy(to + 2 * half, x + 2 * half, rest * sizeof(Element));
       const float* cosine = table + 2 * half * positions[row];
       const float* sine = cosine + half;
       if (interleaved) {

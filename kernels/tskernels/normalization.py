@@ -30,3 +30,28 @@ def rms_norm_torch(x: Tensor, w: Tensor, eps: float, offset: float, *, out: Tens
         torch.mul(wide, inverse, out=out).mul_(gain)
     else:
         torch.mul(wide * inverse, gain, out=out)
+
+
+@op("ts::row_squares")
+def row_squares(x: Tensor) -> Tensor:
+    """`x [T, ...]` to the sum of the squares of each row, `f32[T]`: what ranks that share out a row add up to normalize it."""
+    return x.to(compute_dtype(x.dtype)).square().flatten(1).sum(-1)
+
+
+@kernel("ts::row_squares", name="torch")
+def row_squares_torch(x: Tensor, *, out: Tensor) -> None:
+    out.copy_(row_squares(x))
+
+
+@op("ts::rms_scale")
+def rms_scale(x: Tensor, squares: Tensor, w: Tensor, eps: float, offset: float, count: int) -> Tensor:
+    """`x [T, ...]`, `squares f32[T]` of whole rows of `count` elements, `w [...]`: `x * rsqrt(squares / count + eps) * (w + offset)` in
+    f32, rounded once."""
+    wide = x.to(compute_dtype(x.dtype))
+    inverse = torch.rsqrt(squares.to(wide.dtype) / count + eps).view(-1, *[1] * (x.dim() - 1))
+    return (wide * inverse * (w.to(wide.dtype) + offset)).to(x.dtype)
+
+
+@kernel("ts::rms_scale", name="torch")
+def rms_scale_torch(x: Tensor, squares: Tensor, w: Tensor, eps: float, offset: float, count: int, *, out: Tensor) -> None:
+    out.copy_(rms_scale(x, squares, w, eps, offset, count))

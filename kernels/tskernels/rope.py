@@ -1,4 +1,4 @@
-"""Rotary position embedding. Element i pairs with element i + E/2; interleaved, 2i with 2i + 1."""
+"""Rotary position embedding: element i of the R that turn pairs with i + R/2; interleaved, 2i with 2i + 1. The others stay."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import kernel, op
+from tskernels.rope_kinds import magnitude_of, turned_width
 
 Key = tuple[int, float, str, tuple[float, ...]]
 
@@ -29,15 +30,13 @@ def inverse_frequencies(width: int, theta: float, kind: str, parameters: tuple[f
             return _llama3(frequencies, factor, low, high, original)
         case "yarn", (factor, original, fast, slow, _, truncate):
             return _yarn(theta, width, factor, original, fast, slow, bool(truncate))
+        case "longrope", (_, *divisors) if len(divisors) == width // 2:
+            return 1.0 / (torch.tensor(divisors) * theta ** (torch.arange(0, width, 2, dtype=torch.int64).float() / width))
     raise ValueError(
         f"rope of kind `{kind}` with parameters {list(parameters)}; known: default [], linear [factor], "
-        "llama3 [factor, low, high, original length], yarn [factor, original length, fast, slow, magnitude, truncate]"
+        "llama3 [factor, low, high, original length], yarn [factor, original length, fast, slow, magnitude, truncate], "
+        "longrope [magnitude, a divisor for each pair]"
     )
-
-
-def _magnitude(kind: str, parameters: Sequence[float]) -> float:
-    """What cosines and sines are multiplied by."""
-    return float(parameters[4]) if kind == "yarn" else 1.0
 
 
 def _yarn(theta: float, width: int, factor: float, original: float, fast: float, slow: float, truncate: bool) -> Tensor:
@@ -67,18 +66,22 @@ def _llama3(frequencies: Tensor, factor: float, low: float, high: float, origina
 
 
 @op("ts::rope")
-def rope(x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequence[float], interleaved: bool) -> Tensor:
+def rope(
+    x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequence[float], interleaved: bool, fraction: float = 1.0
+) -> Tensor:
     """`x [T, ..., E]` rotated by `positions i32[T]`; angles, cosines and sines in f32; the result rounded once. Elements stay where they
-    are, interleaved or not."""
-    frequencies = inverse_frequencies(x.shape[-1], float(theta), kind, tuple(map(float, parameters)))
+    are, interleaved or not, and those after the first `fraction` of them as they are."""
+    width = turned_width(x.shape[-1], fraction)
+    frequencies = inverse_frequencies(width, float(theta), kind, tuple(map(float, parameters)))
     angles = positions.float()[:, None] * frequencies
-    angles = angles.view(x.shape[0], *[1] * (x.dim() - 2), x.shape[-1] // 2)
-    magnitude = _magnitude(kind, parameters)
+    angles = angles.view(x.shape[0], *[1] * (x.dim() - 2), width // 2)
+    magnitude = magnitude_of(kind, parameters)
     cosine, sine = angles.cos() * magnitude, angles.sin() * magnitude
-    wide = x.to(compute_dtype(x.dtype))
+    wide = x[..., :width].to(compute_dtype(x.dtype))
     first, second = (wide[..., ::2], wide[..., 1::2]) if interleaved else wide.chunk(2, dim=-1)
     turned = first * cosine - second * sine, second * cosine + first * sine
-    return (torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)).to(x.dtype)
+    result = (torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)).to(x.dtype)
+    return torch.cat((result, x[..., width:]), -1) if width < x.shape[-1] else result
 
 
 _MAX_TABLE_ROWS: Final = 1 << 15  # 33 MB at E = 128; positions past it are rare and computed
@@ -88,7 +91,7 @@ _tables: dict[Key, Tensor] = {}
 def _turns(key: Key, positions: Tensor) -> Tensor:
     """f32[N, 2, E]: cosines, and sines that carry the sign of their half."""
     angles = positions.float()[:, None] * inverse_frequencies(*key)
-    magnitude = _magnitude(key[2], key[3])
+    magnitude = magnitude_of(key[2], key[3])
     cosine, sine = angles.cos() * magnitude, angles.sin() * magnitude
     return torch.stack((torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)), dim=1)
 
@@ -110,10 +113,22 @@ def _turns_cached(key: Key, positions: Tensor) -> Tensor:
 
 @kernel("ts::rope", name="torch")
 def rope_torch(
-    x: Tensor, positions: Tensor, theta: float, kind: str, parameters: Sequence[float], interleaved: bool, *, out: Tensor
+    x: Tensor,
+    positions: Tensor,
+    theta: float,
+    kind: str,
+    parameters: Sequence[float],
+    interleaved: bool,
+    fraction: float = 1.0,
+    *,
+    out: Tensor,
 ) -> None:
     """Rows of a table of cosines and sines; `x * cos + swapped halves * signed sin` has the reference's very bits."""
-    key = (x.shape[-1], float(theta), kind, tuple(map(float, parameters)))
+    width = turned_width(x.shape[-1], fraction)
+    if width < x.shape[-1]:
+        out[..., width:] = x[..., width:]
+        x, out = x[..., :width], out[..., :width]
+    key = (width, float(theta), kind, tuple(map(float, parameters)))
     rows = _turns_cached(key, positions).view(x.shape[0], 2, *[1] * (x.dim() - 2), x.shape[-1])
     cosine, sine = rows.unbind(1)
     wide = x if x.dtype == compute_dtype(x.dtype) else x.float()

@@ -13,7 +13,8 @@ from tskernels.cache_layouts import INT8_CACHE
 from tskernels.cost import Cost, dot_bound, experts_panels_bound, panels_bound
 from tskernels.equation import is_batched_matmul, matmul_dimensions
 from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN
-from tskernels.registry import When, one_float_type
+from tskernels.registry import Call, When, one_float_type
+from tskernels.rope_kinds import magnitude_of
 from tskernels.target import cpu
 
 SIMD: Final = "simd"
@@ -34,7 +35,7 @@ def _named(*names: str) -> Numbers:
 
 
 def _rope_numbers(given: Mapping[str, Any]) -> Sequence[float]:
-    return [float(given["interleaved"]), float(given["parameters"][4]) if given["kind"] == "yarn" else 1.0]
+    return [float(given["interleaved"]), magnitude_of(given["kind"], given["parameters"])]
 
 
 def _einsum_numbers(given: Mapping[str, Any]) -> Sequence[float]:
@@ -52,6 +53,11 @@ def _gated_numbers(given: Mapping[str, Any]) -> Sequence[float]:
 
 def _reduction_number(given: Mapping[str, Any]) -> Sequence[float]:
     return [float(REDUCTIONS.index(given["reduction"]))]
+
+
+def weight_as_rows(call: Call) -> bool:
+    """a weight of the rows' element type."""
+    return call.operands[0].dtype == call.operands[2].dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,8 @@ _KERNELS: Final = (
     SimdKernel("ts::gated_linear", SIMD_PANELS, "gated_panels", _gated_numbers, {1: GATED_PANELS}, cost=panels_bound),
     SimdKernel("ts::screened_linear", SIMD, "screened_rows", layouts={2: SCREEN}),
     SimdKernel("ts::rms_norm", SIMD, "rms_norm", _named("eps", "offset")),
+    SimdKernel("ts::row_squares", SIMD, "row_squares"),
+    SimdKernel("ts::rms_scale", SIMD, "rms_scale", _named("eps", "offset", "count"), when=weight_as_rows),
     SimdKernel("ts::rope", SIMD, "rope", _rope_numbers),
     SimdKernel("ts::silu", SIMD, "silu"),
     SimdKernel("ts::gelu", SIMD, "gelu"),

@@ -15,6 +15,7 @@ from tskernels.dtypes import dtype_name
 from tskernels.layouts import QUANTIZED
 from tskernels.registry import Call, Kernel, Operand, add_kernel, kernels, op_named
 from tskernels.rope import inverse_frequencies
+from tskernels.rope_kinds import turned_width
 from tskernels.simd import TABLE, TARGET, SimdKernel, is_available
 
 if TYPE_CHECKING:
@@ -82,11 +83,12 @@ def _constants(kernel: SimdKernel, tensors: Sequence[Tensor], attributes: Mappin
 
 
 def _radians(call: Call) -> Sequence[float]:
-    """Of each pair of a head, for one position."""
+    """Of each pair of a head that turns, for one position."""
     width, given = call.operands[0].shape[-1], call.attributes
     assert width is not None, "the width of a head is known when a program is compiled"
     theta, kind, parameters = (cast("Any", given[name]) for name in ("theta", "kind", "parameters"))
-    found: Sequence[float] = inverse_frequencies(width, float(theta), kind, tuple(map(float, parameters))).tolist()
+    turned = turned_width(width, cast("Any", given.get("fraction", 1.0)))
+    found: Sequence[float] = inverse_frequencies(turned, float(theta), kind, tuple(map(float, parameters))).tolist()
     return found
 
 

@@ -89,9 +89,10 @@ def op_seconds(
         counted = [(shapes[-1], sizes[-1])] * 2
     bytes_of = [math.prod(e) * DTYPE_BYTES[s.dtype or machine.dtype] for s, e in counted]
     moved = sum(bytes_of) - (1 - read) * sum(bytes_of[2:-1]) if operation.op == "experts" else sum(bytes_of)
-    labels = operation.signature.operands[-1]
-    contracted = math.prod(n for label, n in zip(labels, sizes[-2], strict=True) if label in operation.signature.summed)
-    multiplies = 2.0 * math.prod(sizes[-1]) * contracted if operation.op in ("linear", "einsum") else 0.0
+    multiplies = 0.0
+    if operation.op in ("linear", "einsum"):
+        labels = zip(operation.signature.operands[1], sizes[1], strict=True)
+        multiplies = 2.0 * math.prod(sizes[-1]) * math.prod(n for label, n in labels if label in operation.signature.summed)
     return max(moved / machine.bytes_per_second, multiplies / machine.flops)
 
 

@@ -2,8 +2,8 @@
 
 Assumes: weights are checkpoint tensors, so that joining them costs nothing at run time.
 Guarantees: at most one matmul with private weights in one layout reads any value; each former result is a view (`narrow`) of the joint one.
-Does not: join a weight that anything else reads (a tied embedding), weights in different layouts, a matmul that is the graph's result
-(it has a place of its own, which a view has not), or change what a rank holds.
+Does not: join a weight that anything else reads (a tied embedding), weights in different layouts, a matmul with a bias and one without,
+a matmul that is the graph's result (it has a place of its own, which a view has not), or change what a rank holds.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class FuseLinears:
     def run(self, program: Program) -> Program:
         for name, graph in program.graphs.items():
             for x, linears in _readers(graph).items():
-                joined: dict[tuple[Group, str], list[torch.fx.Node]] = {}
+                joined: dict[tuple[Group, str, int], list[torch.fx.Node]] = {}
                 for node in linears:
-                    weight = operands(node)[1]
+                    _, weight, *bias = operands(node)
                     group = () if self.groups is None else self.groups[name, tensor_of(weight)]
-                    joined.setdefault((group, layout_of(weight)), []).append(node)
+                    joined.setdefault((group, layout_of(weight), len(bias)), []).append(node)
                 for several in joined.values():
                     if len(several) > 1:
                         _fuse(graph, program.mesh, x, several)
@@ -70,8 +70,8 @@ def _readers(graph: torch.fx.Graph) -> dict[torch.fx.Node, list[torch.fx.Node]]:
     """By value, the matmuls that read it and may be joined."""
     readers: dict[torch.fx.Node, list[torch.fx.Node]] = {}
     for node in graph.nodes:
-        is_linear = node.op == "call_function" and op_of(node) == "linear" and len(operands(node)) == 2
-        if is_linear and is_private(operands(node)[1]) and not _is_result(node):
+        is_linear = node.op == "call_function" and op_of(node) == "linear"
+        if is_linear and all(map(is_private, operands(node)[1:])) and not _is_result(node):
             readers.setdefault(operands(node)[0], []).append(node)
     return readers
 
@@ -81,12 +81,12 @@ def _is_result(node: torch.fx.Node) -> bool:
 
 
 def _fuse(graph: torch.fx.Graph, mesh: Mesh, x: torch.fx.Node, linears: list[torch.fx.Node]) -> None:
-    weights = [operands(n)[1] for n in linears]
-    weight = join(graph, weights, layout_of(weights[0]))
+    weights = list(zip(*(operands(n)[1:] for n in linears), strict=True))  # and biases, where there are
+    stored = [join(graph, several, layout_of(several[0])) for several in weights]
     results = [node_type(n) for n in linears]
     dim = len(results[0].shape.groups) - 1
     with graph.inserting_before(linears[0]):  # the joint matmul stands where the first one stood
-        joint = graph.create_node("call_function", target_of("linear"), (x, weight), {}, name="_".join(n.name for n in linears))
+        joint = graph.create_node("call_function", target_of("linear"), (x, *stored), {}, name="_".join(n.name for n in linears))
         joint.meta.update(type=JoinedType(tuple(results), dim), span=linears[0].meta["span"])
         start = 0
         for node, result in zip(linears, results, strict=True):
@@ -97,6 +97,5 @@ def _fuse(graph: torch.fx.Graph, mesh: Mesh, x: torch.fx.Node, linears: list[tor
             view.meta.update(type=replace(result), span=node.meta["span"])
             node.replace_all_uses_with(view)
             start += length
-    for node, old in zip(linears, weights, strict=True):
+    for node in (*linears, *(old for several in weights for old in several)):
         graph.erase_node(node)
-        graph.erase_node(old)

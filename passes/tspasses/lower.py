@@ -176,7 +176,7 @@ class _Lowering:
         return node
 
     def _linear(self, operation: Operation, value: Value, operands: list[torch.fx.Node], result: NodeType) -> torch.fx.Node:
-        x, w = operands
+        x, w, *bias = operands
         contracted = operation.attributes["contracted"]
         if contracted > 1:
             kind = x.meta["type"]
@@ -184,7 +184,7 @@ class _Lowering:
             x = self._node("merge", (x,), {"count": contracted}, NodeType(shape, kind.placement), operation.span, f"{x.name}_flat")
         out = w.meta["type"].shape.groups[0]
         flat = NodeType(replace(result.shape, groups=(*result.shape.groups[:-out], out)), result.placement)
-        node = self._node("linear", (x, w), {}, flat, operation.span, value.name)
+        node = self._node("linear", (x, w, *bias), {}, flat, operation.span, value.name)
         if out > 1:
             sizes = [int(d) for d in result.local(self.mesh)[-out:]]
             node = self._node("split", (node,), {"sizes": sizes}, result, operation.span, f"{value.name}_split")

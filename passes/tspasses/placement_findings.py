@@ -70,15 +70,16 @@ def _weight_moves(search: Search, operation: Operation, weight: Value, index: in
     assert weight.placement is not None
     declared = weight.shape.text(search.mesh, weight.placement)
     wanted = weight.shape.text(search.mesh, needed)
-    changed = [(a, q) for a, p, q in zip(search.mesh.active, weight.placement, needed, strict=True) if p != q]
-    how = "gather" if all(q is None for _, q in changed) else "move"
+    changes = [(a, p, q) for a, p, q in zip(search.mesh.active, weight.placement, needed, strict=True) if p != q]
+    gathers = all(isinstance(p, int) and q is None for _, p, q in changes)
+    how = "add up" if all(p == "sum" and q is None for _, p, q in changes) else "gather" if gathers else "move"
     message = f"weight `{weight.name}` is {declared}, and `{operation.name}` would have to {how} it to {wanted} at run time"
     values = list(search.instance.values)
     values[index] = replace(weight, placement=needed)
     fixes: tuple[str, ...] = ()
     if _ends(_again(search, instance=replace(search.instance, values=values))) is not None:
-        factor = math.prod(a.size or 0 for a, _ in changed)
-        price = f"; {factor} x the bytes of this weight on each rank, no collective" if how == "gather" and factor else ""
+        factor = math.prod(a.size or 0 for a, _, _ in changes)
+        price = f"; {factor} x the bytes of this weight on each rank, no collective" if gathers and factor else ""
         fixes = (f"declare `weight {weight.name}: {wanted}` (checked{price})",)
     return Diagnostic("TS0302", message, operation.span, notes=(Note("the weight is declared here", weight.span),), fixes=fixes)
 

@@ -38,11 +38,6 @@ from tskernels.registry import ROWS, lookup
 from tspasses.fuse_gated import ACTIVATIONS
 from tspasses.transitions import COLLECTIVES, divides, single_move
 
-STATICS: Mapping[str, Any] = {
-    "scaling": None,
-}
-"""Values for the parameters that are no attributes of the op."""
-
 
 class VerificationError(Exception):
     """A pass made an unsound program: our bug, never the user's."""
@@ -169,7 +164,8 @@ def _check_step_input(node: torch.fx.Node, name: str, window: int) -> None:
 
 
 def _check_rule(mesh: Mesh, op: str, types: list[NodeType], result: NodeType, attributes: Mapping[str, Any]) -> None:
-    typing = BUILTINS[op].infer([t.shape for t in types], {**STATICS, **attributes})
+    defaults = {name: value for name, value in BUILTINS[op].statics.items() if value is not ...}
+    typing = BUILTINS[op].infer([t.shape for t in types], {**defaults, **attributes})
     if not typing.shape.agrees(result.shape):
         raise VerificationError(f"{op} gives {typing.shape.text()}, and the node says {result.text(mesh)}")
     for axis, _ in enumerate(mesh.active):
@@ -181,12 +177,13 @@ def _check_rule(mesh: Mesh, op: str, types: list[NodeType], result: NodeType, at
 
 
 def _check_joined_linear(mesh: Mesh, node: torch.fx.Node, result: JoinedType) -> None:
-    x, w = operands(node)
-    weight = type_of(w)
-    if op_of(node) != "linear" or not isinstance(weight, JoinedType) or len(weight.parts) != len(result.parts):
+    x, *stored = operands(node)
+    weights = [type_of(w) for w in stored]
+    joined = [w.parts for w in weights if isinstance(w, JoinedType) and len(w.parts) == len(result.parts)]
+    if op_of(node) != "linear" or len(joined) != len(weights):
         raise VerificationError("only a linear of joined weights gives joined values")
-    for part, made in zip(weight.parts, result.parts, strict=True):
-        _check_rule(mesh, "linear", [node_type(x), part], made, {})
+    for parts, made in zip(zip(*joined, strict=True), result.parts, strict=True):
+        _check_rule(mesh, "linear", [node_type(x), *parts], made, {})
 
 
 def _check_gated_linear(mesh: Mesh, node: torch.fx.Node) -> None:

@@ -57,10 +57,13 @@ class CompileCache:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_folder()
 
-    def obtain(self, checkpoint: Path, *, mesh: str | None, dtype: str | None, say: Say, entry: str | None = None) -> Path:
-        """The artifact of a checkpoint, compiled now if there is none; `say` hears why. entry: of its model file, None for the first."""
+    def obtain(
+        self, checkpoint: Path, *, mesh: str | None, dtype: str | None, say: Say, entry: str | None = None, context: int | None = None
+    ) -> Path:
+        """The artifact of a checkpoint, compiled now if there is none; `say` hears why. entry: of its model file, None for the first;
+        context: the longest sequence, which some rope scalings depend on."""
         identity = checkpoint_digest(checkpoint, self.root / "digests.json")
-        asked = {"--mesh": mesh, "--dtype": dtype, "--entry": entry}
+        asked = {"--mesh": mesh, "--dtype": dtype, "--entry": entry, "--context": None if context is None else str(context)}
         options = ["--weights", str(checkpoint), *(word for name, value in asked.items() if value for word in (name, value))]
         parts = key_parts(_compiler_parts(options), checkpoint=identity, mesh=mesh, dtype=dtype, target=_TARGET)
         name = entry_name(parts)

@@ -98,7 +98,7 @@ class OrderedPrinter:
 
 def generate(options: GenerateOptions) -> None:
     started = time.perf_counter()
-    path = resolve(options.path, options.mesh, options.dtype)
+    path = resolve(options.path, options.mesh, options.dtype, context=options.limits.max_context)
     if read_manifest(path).gives == "embeddings":
         raise ArtifactError(str(path), *NO_TOKENS)
     launch = launched()
@@ -115,10 +115,18 @@ def generate(options: GenerateOptions) -> None:
         print(Rates.of([result.timing for result in results]), file=sys.stderr)
 
 
-def resolve(path: Path, mesh: str | None, dtype: str | None, entry: str | None = None, tell: Callable[[str], None] | None = None) -> Path:
-    """The artifact that a path means: itself, or what a checkpoint compiles to; `tell` hears why, else the standard error."""
+def resolve(
+    path: Path,
+    mesh: str | None,
+    dtype: str | None,
+    entry: str | None = None,
+    tell: Callable[[str], None] | None = None,
+    context: int | None = None,
+) -> Path:
+    """The artifact that a path means: itself, or what a checkpoint compiles to, for sequences of up to `context` tokens; `tell` hears why,
+    else the standard error."""
     if not is_artifact(path):
-        return CompileCache().obtain(path, mesh=mesh, dtype=dtype, say=tell or say, entry=entry)
+        return CompileCache().obtain(path, mesh=mesh, dtype=dtype, say=tell or say, entry=entry, context=context)
     if mesh is not None or dtype is not None:
         raise UsageError("--mesh and --dtype", "an artifact has its mesh and dtype already", "leave them out, or give the checkpoint")
     if entry is not None:

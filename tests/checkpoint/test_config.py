@@ -14,6 +14,7 @@ import pytest
 from transformers import AutoConfig
 
 from tsc.checkpoint import load_config, open_checkpoint
+from tsc.checkpoint.config import for_sequences_of, longest_sequence
 from tsc.diagnostics import CompileError
 
 Make = Callable[..., Path]
@@ -69,6 +70,34 @@ def test_the_digest_is_that_of_the_file(make_directory: Make) -> None:
             {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
         ),
         ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}}, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+        (
+            {
+                "rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [2.0]},
+                "original_max_position_embeddings": 4096,
+                "max_position_embeddings": 131072,
+            },
+            {
+                "rope_scaling": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0],
+                    "long_factor": [2.0],
+                    "original_max_position_embeddings": 4096,
+                    "factor": 32.0,
+                }
+            },
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 2048},
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 2048}},
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 64}, "max_position_embeddings": 256},
+            {"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 64, "factor": 4.0}},
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "max_position_embeddings": 256},
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 256}},
+        ),
         ({"num_attention_heads": 8, "hidden_size": 512}, {"num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": False}),
         ({"model_type": "gemma3_text", "num_hidden_layers": 1}, {"tie_word_embeddings": True, "layer_types": ["sliding_attention"]}),
         ({"sliding_window": 4096, "use_sliding_window": False}, {"sliding_window": None}),
@@ -79,6 +108,15 @@ def test_a_key_has_one_name_whichever_release_wrote_it(written: dict[str, Any], 
     (tmp_path / "config.json").write_text(json.dumps(written))
     config, _ = load_config(tmp_path)
     assert {key: config[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("longrope", 100), ("dynamic", 100), ("yarn", 4096), ("linear", 4096)])
+def test_the_longest_sequence_is_told_to_the_scalings_that_depend_on_it(kind: str, expected: int) -> None:
+    config = {"rope_scaling": {"rope_type": kind}, "max_position_embeddings": 4096}
+    assert longest_sequence(config, 100) == expected
+    assert longest_sequence(config, None) == longest_sequence(config | {"rope_scaling": None}, 100) == 4096
+    assert for_sequences_of(config, 100)["rope_scaling"] == {"rope_type": kind, "longest_sequence": 100}
+    assert config["rope_scaling"] == {"rope_type": kind}
 
 
 def _llama3_factors(theta: float, head: int, factor: float, low: float, high: float, length: float) -> np.ndarray[Any, Any]:

@@ -71,7 +71,7 @@ def test_as_many_bytes_hold_more_tokens(workspace: Path, tsc: Tsc) -> None:
 
 def test_heads_of_an_odd_width_are_refused(workspace: Path, tsc: Tsc) -> None:
     model = (workspace / "llama.ts").read_text()
-    turned = re.compile(r"rope\((linear\(x, w[qk]\)), [^)]*\)")  # rotates pairs
+    turned = re.compile(r"rope\((linear\(x, w[qk], b[qk]\)), [^)]*\)")  # rotates pairs
     assert len(turned.findall(model)) == 2
     (workspace / "odd.ts").write_text(turned.sub(r"\1", model))
     config = json.loads((workspace / "checkpoint" / "config.json").read_text()) | {"head_dim": 5}

@@ -16,6 +16,7 @@ MODELS = sorted((ROOT / "models").glob("*.ts"))
 GEMMA = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2, "query_pre_attn_scalar": 4}
 MIXTURE = {
     "num_experts": 16,
+    "num_local_experts": 16,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 32,
     "n_routed_experts": 16,
@@ -311,7 +312,8 @@ def test_a_denied_collective_that_is_needed(kind: str, workspace: Path, tsc: Tsc
         (("module MLP(x: [T, D])", "module MLP(x: [(T, D)])"), "TS0204"),
         (("ids: i32[T]", "tokens: i32[T]"), "TS0205"),
         (("ids: i32[T]", "ids: i32[T | sum tp]"), "TS0215"),
-        (("weight norm:  [D]", "weight norm:  [D | sum tp]"), "TS0215"),
+        (("weight norm:  [D]", "weight norm:  [D | max tp]"), "TS0215"),
+        (("weight norm:  [D]", "weight norm:  [D | sum tp]"), "TS0302"),
         (("module MLP(x: [T, D])", "module MLP(x: [S@tp, D])"), "TS0215"),
         (("rms_norm(x[last], norm, eps)", "rms_norm(x[last], norm, hidden)"), "TS0201"),
     ],

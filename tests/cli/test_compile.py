@@ -47,6 +47,41 @@ def test_a_gguf_compiles_and_the_checkpoint_may_stand_in_the_models_place(worksp
     assert json.loads((workspace / "tiny.tsa" / "manifest.json").read_text())["model"]["architecture"] == "LlamaForCausalLM"
 
 
+def test_a_rope_scaling_that_depends_on_the_longest_sequence_is_told_it(workspace: Path, tsc: Tsc) -> None:
+    """And no other model: one artifact of it serves sequences of any length."""
+    scaling = {"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0]}
+    write_checkpoint(workspace / "long", rope_scaling=scaling, original_max_position_embeddings=32)
+
+    def divisors(*options: str) -> list[float]:
+        code, output = tsc("compile", "--weights", "long", "--dtype", "f32", *options, "-o", "long.tsa")
+        assert code == 0, output
+        manifest = json.loads((workspace / "long.tsa" / "manifest.json").read_text())
+        assert manifest["context"] == int((options or ("", "128"))[1])
+        graphs = json.loads((workspace / "long.tsa" / "program.json").read_text())["graphs"].values()
+        [found] = {tuple(n["attrs"]["parameters"][1:]) for graph in graphs for n in graph["nodes"] if n.get("op") == "ts::rope"}
+        return list(found)
+
+    assert divisors() == divisors("--context", "33") == [3.0, 4.0]
+    assert divisors("--context", "32") == [1.0, 2.0]
+    for checkpoint, different in (("long", 2), ("checkpoint", 1)):
+        keys = {tsc("compile", "--weights", checkpoint, *more, "--key")[1] for more in ([], ["--context", "32"])}
+        assert len(keys) == different
+
+
+def test_a_weight_of_rows_that_the_tensor_has_not_is_missed_and_so_are_rows_without_a_weight(workspace: Path, tsc: Tsc) -> None:
+    (workspace / "parts.ts").write_text((workspace / "llama.ts").read_text().replace('"k_proj.weight"', '"kv_proj.weight" from 8'))
+    shapes = {n.replace("k_proj", "kv_proj"): s for n, s in SHAPES.items()}
+    write_checkpoint(workspace / "parts", shapes)
+    output = fails(workspace, tsc, "parts.ts", "--weights", "parts", "-o", "tiny.tsa")
+    tensor = LAYER + "self_attn.kv_proj.weight"
+    assert f'error[TS0730]: weight "{tensor}[8:16]" is not in parts; did you mean `{tensor}[0:8]`?' in output
+    assert f'error[TS0732]: parts has "{tensor}[0:8]" [8, 32], which no weight of the model names' in output
+    write_checkpoint(workspace / "parts", shapes | {tensor: (16, 32)})
+    output = fails(workspace, tsc, "parts.ts", "--weights", "parts", "-o", "tiny.tsa")
+    assert f'error[TS0732]: parts has "{tensor}[0:8]" [8, 32], which no weight of the model names' in output
+    assert "TS0730" not in output
+
+
 def test_missing_and_unused_tensors_offer_each_other(workspace: Path, tsc: Tsc) -> None:
     write_checkpoint(workspace / "renamed", {n.replace("k_proj", "key_proj"): s for n, s in SHAPES.items()})
     output = fails(workspace, tsc, "--weights", "renamed", "-o", "tiny.tsa")
@@ -58,7 +93,7 @@ def test_missing_and_unused_tensors_offer_each_other(workspace: Path, tsc: Tsc) 
 def test_a_missing_tensor_is_found_before_anything_is_written(workspace: Path, tsc: Tsc) -> None:
     write_checkpoint(workspace / "cut", {n: s for n, s in SHAPES.items() if n != K_PROJ})
     output = fails(workspace, tsc, "llama.ts", "--weights", "cut", "-o", "tiny.tsa")
-    assert output.startswith("llama.ts:26:3: error[TS0730]: ")
+    assert output.startswith("llama.ts:27:3: error[TS0730]: ")
     assert "^^^" in output
 
 
@@ -130,10 +165,12 @@ def test_nothing_but_an_artifact_is_replaced(is_directory: bool, workspace: Path
     assert "is there already and is no artifact; it is not replaced" in fails(workspace, tsc, "--weights", "checkpoint", "-o", "notes.tsa")
 
 
-def test_an_unknown_architecture_lists_the_known_ones(workspace: Path, tsc: Tsc) -> None:
+def test_an_unknown_architecture_is_told_how_to_go_on(workspace: Path, tsc: Tsc) -> None:
     write_checkpoint(workspace / "mamba", architectures=["MambaForCausalLM"])
     output = fails(workspace, tsc, "--weights", "mamba", "-o", "tiny.tsa")
-    assert output.startswith("error[TS0501]: no bundled model file is for architecture MambaForCausalLM; there are DeepseekV3ForCausalLM, ")
+    assert output.startswith(
+        "error[TS0501]: no bundled model file is for architecture MambaForCausalLM\n  fix: start one from the nearest: "
+    )
 
 
 @pytest.mark.parametrize("target", ["cuda", "cpu+sse9"])

@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.passes.tiny_models import CONFIGS, ROOT
+from tests.passes.tiny_models import CONFIGS, path_of
 
 from tsc import cli
 from tsc.front import read_model
 from tsc.simulation import simulate as module
 from tsc.simulation.inputs import rank_weights
-
-
-def path_of(model: str) -> Path:
-    path = ROOT / "models" / f"{model}.ts"
-    return path if path.exists() else ROOT / "examples" / model / f"{model}.ts"
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -114,6 +114,17 @@ def test_rms_norm(tokens: int, width: int, dtype: str, offset: float, strided: b
 
 
 @generated
+@given(tokens=sizes, width=sizes, dtype=dtypes, offset=st.sampled_from([0.0, 1.0]), strided=st.booleans(), seed=seeds)
+def test_rms_norm_rows(tokens: int, width: int, dtype: str, offset: float, strided: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, w = normal(dtype, tokens, 2, width, strided=strided), normal(dtype, 2, width)
+    squares = torch.full((tokens,), torch.nan)
+    lookup("ts::row_squares", "torch").function(x, out=squares)
+    torch.testing.assert_close(squares, x.float().square().sum((1, 2)))
+    agree("ts::rms_scale", (x, squares, w), eps=1e-6, offset=offset, count=2 * width)
+
+
+@generated
 @given(
     tokens=sizes,
     heads=st.lists(st.integers(1, 4), min_size=0, max_size=2),
@@ -122,6 +133,7 @@ def test_rms_norm(tokens: int, width: int, dtype: str, offset: float, strided: b
     kind=st.sampled_from(
         [("default", ()), ("linear", (4.0,)), ("llama3", (8.0, 1.0, 4.0, 256.0)), ("yarn", (40.0, 64.0, 32.0, 1.0, 1.3, 1.0))]
     ),
+    staying=st.sampled_from([0, 0, 1, 2, 24]),
     interleaved=st.booleans(),
     dtype=dtypes,
     strided=st.booleans(),
@@ -133,15 +145,18 @@ def test_rope_has_the_references_bits(
     half: int,
     longest: int,
     kind: tuple[str, tuple[float, ...]],
+    staying: int,
     interleaved: bool,
     dtype: str,
     strided: bool,
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
-    x = normal(dtype, tokens, *heads, 2 * half, strided=strided)
+    width = 2 * half + staying
+    x = normal(dtype, tokens, *heads, width, strided=strided)
     positions = torch.randint(0, longest, (tokens,), dtype=torch.int32)
-    equal("ts::rope", (x, positions), theta=10000.0, kind=kind[0], parameters=kind[1], interleaved=interleaved)
+    turning = {"interleaved": interleaved, "fraction": 2 * half / width}
+    equal("ts::rope", (x, positions), theta=10000.0, kind=kind[0], parameters=kind[1], **turning)
 
 
 def test_rope_past_the_table() -> None:

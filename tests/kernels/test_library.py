@@ -36,7 +36,10 @@ def test_schemas_follow_the_annotations() -> None:
     assert text("cache_append") == "ts::cache_append(Tensor(a!) cache, Tensor k, Tensor v, Tensor slots) -> Tensor(a!)"
     assert text("linear") == "ts::linear(Tensor x, Tensor w, Tensor? bias=None) -> Tensor"
     assert text("split") == "ts::split(Tensor(a) x, int[] sizes, int dim=-1) -> Tensor(a)"
-    assert text("rope") == "ts::rope(Tensor x, Tensor positions, float theta, str kind, float[] parameters, bool interleaved) -> Tensor"
+    assert (
+        text("rope")
+        == "ts::rope(Tensor x, Tensor positions, float theta, str kind, float[] parameters, bool interleaved, float fraction=1.) -> Tensor"
+    )
 
 
 def test_cache_append_writes_through() -> None:

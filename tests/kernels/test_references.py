@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DeepseekV3Config, Gemma2Config, LlamaConfig, Qwen3MoeConfig
+from transformers import DeepseekV3Config, Gemma2Config, Glm4MoeConfig, LlamaConfig, Qwen3MoeConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Experts, DeepseekV3TopkRouter
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.glm4_moe import modeling_glm4_moe as glm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
@@ -26,7 +28,7 @@ from tskernels.embedding import embedding, take_rows
 from tskernels.gated import gated_linear
 from tskernels.linear import linear
 from tskernels.mixture import experts, route
-from tskernels.normalization import rms_norm
+from tskernels.normalization import rms_norm, rms_scale, row_squares
 from tskernels.rope import inverse_frequencies, rope
 from tskernels.views import merge, narrow, split
 
@@ -77,6 +79,16 @@ def test_rms_norm_rounds_once(dtype: torch.dtype) -> None:
     close(rms_norm(x, w, 1e-6, 0.5), exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_norm_of_whole_rows_is_one_of_them_flat_whoever_adds_up_the_squares(parts: int, dtype: torch.dtype) -> None:
+    x, w = torch.randn(7, 6, 2, 5).to(dtype), torch.randn(6, 2, 5).to(dtype)
+    squares = torch.stack([row_squares(part) for part in x.chunk(parts, 1)]).sum(0)
+    made = [rms_scale(x, squares, w, 1e-5, 0.5, 60) for x, w in zip(x.chunk(parts, 1), w.chunk(parts), strict=True)]
+    exact = functional.rms_norm(x.double().flatten(1), (60,), w.double().flatten() + 0.5, 1e-5)
+    close(torch.cat(made, 1).flatten(1), exact, atol=1e-6)
+
+
 ROPES = {
     "default": {"rope_type": "default", "rope_theta": 500000.0},
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
@@ -119,6 +131,52 @@ def test_rope_is_transformers_bit_for_bit_in_f32(kind: str, width: int) -> None:
     assert torch.equal(rope(x, positions, theta, kind, PARAMETERS[kind], False), expected[0])
 
 
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.7])
+def test_a_part_of_a_vector_turns_as_in_transformers(fraction: float) -> None:
+    config = Glm4MoeConfig(hidden_size=96, num_attention_heads=4, head_dim=24, partial_rotary_factor=fraction, rope_theta=500.0)
+    positions, x = torch.tensor([0, 1, 77, 4095], dtype=torch.int32), torch.randn(4, 3, 24)
+    cosine, sine = glm.Glm4MoeRotaryEmbedding(config)(x, positions[None])
+    expected, _ = glm.apply_rotary_pos_emb(x[None], x[None], cosine, sine, unsqueeze_dim=2)
+    assert torch.equal(rope(x, positions, 500.0, "default", (), False, fraction), expected[0])
+
+
+def resolved(
+    scaling: dict[str, object], theta: float = 1e4, width: int = 16, fraction: float = 1.0
+) -> tuple[float, str, tuple[float, ...]]:
+    """Theta, kind and parameters that the language makes of a configuration's object."""
+    shapes = [Shape.of("", [[Factor(n, width)] for n in ("T", "E")]), Shape.of("i32", [[Factor("T", width)]])]
+    statics = {"theta": theta, "scaling": scaling, "interleaved": False, "fraction": fraction}
+    found = BUILTINS["rope"].infer(shapes, statics).attributes
+    return found["theta"], found["kind"], found["parameters"]
+
+
+@pytest.mark.parametrize("attention_factor", [None, 1.3])
+@pytest.mark.parametrize("longest", [None, 32, 33, 128])
+def test_longrope_has_transformers_factors_for_the_longest_sequence(longest: int | None, attention_factor: float | None) -> None:
+    short, long = [1.0, 1.0, 1.1, 1.3, 1.6, 2.0], [1.1, 1.7, 3.0, 5.5, 9.0, 17.0]
+    scaling = {"rope_type": "longrope", "short_factor": short, "long_factor": long, "factor": 4.0, "original_max_position_embeddings": 32}
+    scaling |= {} if attention_factor is None else {"attention_factor": attention_factor}
+    rope_parameters = scaling | {"rope_theta": 1e4, "partial_rotary_factor": 0.75}
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=16, max_position_embeddings=128, rope_parameters=rope_parameters)
+    expected, magnitude = ROPE_INIT_FUNCTIONS["longrope"](config, None, seq_len=longest)
+    theta, kind, parameters = resolved(scaling | {"longest_sequence": longest}, fraction=0.75)
+    assert parameters == (magnitude, *(long if longest in (33, 128) else short))
+    assert torch.equal(inverse_frequencies(12, theta, kind, parameters), expected)
+
+
+@pytest.mark.parametrize("longest", [16, 64, 65, 200])
+def test_dynamic_rope_has_transformers_angles_for_the_longest_sequence(longest: int) -> None:
+    scaling = {"rope_type": "dynamic", "factor": 3.0}
+    config = LlamaConfig(
+        hidden_size=64, num_attention_heads=4, head_dim=16, max_position_embeddings=64, rope_parameters=scaling | {"rope_theta": 500.0}
+    )
+    expected, magnitude = ROPE_INIT_FUNCTIONS["dynamic"](config, None, seq_len=longest)
+    found = resolved(scaling | {"longest_sequence": longest, "original_max_position_embeddings": 64}, 500.0)
+    assert magnitude == 1
+    assert (found[0] > 500) == (longest > 64)
+    assert torch.equal(inverse_frequencies(16, *found), expected)
+
+
 def test_kinds_of_rope_differ() -> None:
     default = inverse_frequencies(64, 500000.0, "default", ())
     llama3 = inverse_frequencies(64, 500000.0, "llama3", PARAMETERS["llama3"])
@@ -136,13 +194,10 @@ def test_interleaved_rope_is_half_split_rope_of_the_pairs_apart() -> None:
 
 
 def test_yarn_in_the_language_has_transformers_defaults() -> None:
-    """The parameters that the language makes of a configuration's object."""
-    shapes = [Shape.of("", [[Factor(n, 16)] for n in ("T", "E")]), Shape.of("i32", [[Factor("T", 16)]])]
     scaling = {k: v for k, v in ROPES["yarn"].items() if k != "rope_theta"}
-    statics = {"theta": 1e4, "scaling": scaling, "interleaved": False}
-    assert BUILTINS["rope"].infer(shapes, statics).attributes["parameters"] == PARAMETERS["yarn"]
+    assert resolved(scaling) == (1e4, "yarn", PARAMETERS["yarn"])
     del scaling["mscale"]
-    assert BUILTINS["rope"].infer(shapes, statics).attributes["parameters"][4] == 0.1 * math.log(40) + 1
+    assert resolved(scaling)[2][4] == 0.1 * math.log(40) + 1
 
 
 def test_einsum_in_f64_is_numpys() -> None:

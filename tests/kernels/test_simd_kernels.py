@@ -46,6 +46,8 @@ HERE = {
         (
             "ts::screened_linear",
             "ts::rms_norm",
+            "ts::rms_scale",
+            "ts::row_squares",
             "ts::rope",
             "ts::silu",
             "ts::gelu",
@@ -399,6 +401,22 @@ def test_rms_norm(tokens: int, heads: int, width: int, dtype: str, offset: float
     agree("ts::rms_norm", (x[:, 0], normal(dtype, width)), dtype, eps=0.05, offset=offset)
 
 
+@generated
+@given(
+    tokens=sizes, heads=st.integers(1, 4), width=widths, dtype=dtypes, offset=st.sampled_from([0.0, 1.0]), strided=st.booleans(), seed=seeds
+)
+def test_rms_norm_of_whole_rows(tokens: int, heads: int, width: int, dtype: str, offset: float, strided: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, w = normal(dtype, tokens, heads, width, strided=strided), normal(dtype, heads, width)
+    exact, count = x.double().square().sum((1, 2)), heads * width
+    for workers in TEAMS:
+        squares = call("row_squares", [x], torch.full((tokens,), torch.nan), workers=workers)
+        torch.testing.assert_close(squares.double(), exact, rtol=RELATIVE["f32"], atol=0)
+        out = call("rms_scale", [x, squares, w], torch.full_like(x, torch.nan), [1e-5, offset, count], workers)
+        expected = x.double() * torch.rsqrt(exact / count + 1e-5).view(-1, 1, 1) * (w.double() + offset)
+        torch.testing.assert_close(out.double(), expected, rtol=RELATIVE[dtype], atol=ABSOLUTE[dtype])
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_rms_norm_of_zeros_of_large_and_of_small(dtype: str) -> None:
     torch.manual_seed(0)
@@ -415,6 +433,7 @@ def test_rms_norm_of_zeros_of_large_and_of_small(dtype: str) -> None:
     kind=st.sampled_from(
         [("default", ()), ("linear", (4.0,)), ("llama3", (8.0, 1.0, 4.0, 256.0)), ("yarn", (40.0, 64.0, 32.0, 1.0, 1.3, 1.0))]
     ),
+    staying=st.sampled_from([0, 0, 1, 2, 24]),
     interleaved=st.booleans(),
     dtype=dtypes,
     strided=st.booleans(),
@@ -426,13 +445,15 @@ def test_rope(
     half: int,
     longest: int,
     kind: tuple[str, tuple[float, ...]],
+    staying: int,
     interleaved: bool,
     dtype: str,
     strided: bool,
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
-    x = normal(dtype, tokens, *heads, 2 * half, strided=strided)
+    width = 2 * half + staying
+    x = normal(dtype, tokens, *heads, width, strided=strided)
     positions = torch.randint(0, longest, (tokens,), dtype=torch.int32)
     positions[0] = longest - 1
     frequencies = inverse_frequencies(2 * half, 10000.0, *kind)
@@ -440,10 +461,10 @@ def test_rope(
     angles = (positions.float()[:, None] * frequencies).double().view(tokens, *[1] * len(heads), half)
     magnitude = kind[1][4] if kind[0] == "yarn" else 1.0
     cosine, sine = angles.cos() * magnitude, angles.sin() * magnitude
-    pairs = x.double().reshape(*x.shape[:-1], *((half, 2) if interleaved else (2, half)))
+    pairs = x[..., : 2 * half].double().reshape(*x.shape[:-1], *((half, 2) if interleaved else (2, half)))
     first, second = pairs.unbind(-1 if interleaved else -2)
     turned = first * cosine - second * sine, second * cosine + first * sine
-    expected = torch.stack(turned, -1 if interleaved else -2).flatten(-2)
+    expected = torch.cat((torch.stack(turned, -1 if interleaved else -2).flatten(-2), x[..., 2 * half :].double()), -1)
     kernel = TABLE["ts::rope", SIMD]
     numbers = kernel.numbers({"interleaved": interleaved, "kind": kind[0], "parameters": kind[1]})
     for workers in TEAMS:

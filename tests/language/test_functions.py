@@ -1,4 +1,4 @@
-"""What the functions of latent attention, mixtures and rows refuse, in the words an author reads."""
+"""What functions take and refuse, in the words an author reads: biases, rope, latent attention, mixtures, rows."""
 
 from __future__ import annotations
 
@@ -9,24 +9,36 @@ from tsc.elaborate import elaborate
 from tsc.parser import parse
 from tsc.spans import Source
 
-CONFIG = {"v": 32, "d": 8, "h": 2, "a": 3, "b": 5, "n": 4, "f": 6}
+LONGROPE = {"factor": 2, "original_max_position_embeddings": 9, "short_factor": [1, 1, 1], "long_factor": [1, 2, 3]}
+CONFIG = {
+    "v": 32,
+    "d": 8,
+    "h": 2,
+    "a": 3,
+    "b": 5,
+    "n": 4,
+    "f": 6,
+    "yarn": {"rope_type": "yarn", "factor": 2.0},
+    "longrope": {"rope_type": "longrope", **LONGROPE},
+    "spiral": {"type": "spiral"},
+}
 
 
 def elaborated(body: str, result: str = "[T, D]") -> None:
-    text = f"""config {{ V = v  D = d  H = h  A = a  B = b  N = n  F = f }}
-module M(x: [T, D], logits: [T, N], q: [T, H, A]) -> {result} {{
+    text = f"""config {{ V = v  D = d  H = h  A = a  B = b  N = n  F = f  yarn = yarn  longrope = longrope  spiral = spiral }}
+module M(x: [T, D], logits: [T, N], q: [T, H, A], positions: i32[T]) -> {result} {{
   weight w: [H, A, D] = "w"
   weight gate: [N, F, D] = "e.{{N}}.gate"
   weight down: [N, D, F] = "e.{{N}}.down"
   cache rows: paged [D]
   {body}
 }}
-entry decode(ids: i32[T], last: i32[S]) -> [S, V] {{
+entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V] {{
   weight embed: [V, D] = "embed"
   weight wl: [N, D] = "wl"
   weight wq: [(H, A), D] = "wq"
   let x = embedding(ids, embed)
-  let y = M(x, linear(x, wl), linear(x, wq))
+  let y = M(x, linear(x, wl), linear(x, wq), positions)
   return linear(x[last], embed)
 }}"""
     elaborate(parse(Source("model.ts", text)), CONFIG)
@@ -38,6 +50,12 @@ entry decode(ids: i32[T], last: i32[S]) -> [S, V] {{
         ('return einsum("t h a, h a d -> t d", q, w)', "[T, D]"),
         ("let a, b = split(x, D, A, B) return a", "[T, A]"),
         ("return experts(x, route(logits, top_k = 2), gate, gate, down)", "[T, D]"),
+        ('weight o: [D, (H, A)] = "o" weight b: [D] = "b" return linear(q, o, b)', "[T, D]"),
+        ('weight o: [D, (H, A)] = "o" weight b: [D] = "b" when v > 32 return linear(q, o, b)', "[T, D]"),
+        ('weight f: [(F, N), D] = "f" from 2 * F return linear(x, f)', "[T, F, N]"),
+        ('weight n: [H, A] = "n" return rms_norm_rows(q, n, 0.1, offset = 1.0)', "[T, H, A]"),
+        ("return rope(x, positions, fraction = 0.5)", "[T, D]"),
+        ("return rope(q, positions, fraction = 0.7)", "[T, H, A]"),
         ("return softmax(x)", "f32[T, D]"),
         ("let values, indices = top_k(logits, 2) return indices", "i32[T, 2]"),
         ("let a, b = split(x, D, A, B) let kv = rows.append(a, b) return latent_attention(q, q, kv, scale = 1.0)", "[T, H, A]"),
@@ -50,6 +68,23 @@ def test_what_is_right(body: str, result: str) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        (
+            'weight o: [D, (H, A)] = "o" weight b: [N] = "b" return linear(q, o, b)',
+            "TS0204.*the bias has the first dimension of the weight, D",
+        ),
+        ('weight o: [D, (H, A)] = "o" when v > 32 return linear(q, o)', "TS0206.*`w` of `linear` is a tensor"),
+        ('weight f: [F, D] = "f" from -1 return linear(x, f)', "TS0210.*counted from 0, and this is -1"),
+        ('weight f: [F, D] = "f" from 0.5 return linear(x, f)', "TS0210.*a tensor's row is a whole number"),
+        ('weight n: [A, H] = "n" return rms_norm_rows(q, n, 0.1)', r"TS0204.*all dimensions of \[T, H, A\] but the first, got \[A, H\]"),
+        ("return rms_norm_rows(x, x, x)", "TS0206.*`eps` of `rms_norm_rows` is a config value"),
+        ("return rope(q, positions)", "TS0210.*`rope` turns pairs, and a fraction of 1.0 of `A`, 3, is 3 elements"),
+        ("return rope(x, positions, fraction = 1.5)", "TS0210.*of `D`, 8, is 12 elements"),
+        ("return rope(x, positions, scaling = yarn)", "TS0210.*yarn rope scaling needs original_max_position_embeddings"),
+        (
+            "return rope(x, positions, scaling = longrope)",
+            "TS0210.*`short_factor` of longrope has a number for each of 4 pairs, and these are 3",
+        ),
+        ("return rope(x, positions, scaling = spiral)", "TS0210.*knows the scalings default, linear, .*, longrope, dynamic, not 'spiral'"),
         ('return einsum("t h a, h a d", q, w)', "TS0210.*a letter for each dimension"),
         ('return einsum("t h a, h d -> t d", q, w)', "TS0204.*has 2 dimensions"),
         ('return einsum("t h a, a h d -> t d", q, w)', "TS0204.*`a` is A and H"),

@@ -60,10 +60,11 @@ def shape(text: str) -> Shape:
     return Shape.of("i32" if text in ("T", "S") else "", dimensions)
 
 
-def flat_linear(x: Tensor, w: Tensor, shard: int, *, contracted: int) -> Tensor:
-    """`linear` on a weight with a dimension for each factor: joined, multiplied, split."""
+def flat_linear(x: Tensor, w: Tensor, *rest: Any, contracted: int) -> Tensor:
+    """`linear` on a weight with a dimension for each factor: joined, multiplied, split. rest: a bias, and the rank's index."""
     lead, out, inner = x.shape[: x.dim() - contracted], w.shape[: w.dim() - contracted], w.shape[w.dim() - contracted :]
-    result: Tensor = torch.ops.ts.linear(x.reshape(*lead, -1), w.reshape(out.numel(), inner.numel()))
+    bias = [b.reshape(-1) for b in rest[:-1]]
+    result: Tensor = torch.ops.ts.linear(x.reshape(*lead, -1), w.reshape(out.numel(), inner.numel()), *bias)
     return result.view(*lead, *out)
 
 
@@ -110,6 +111,8 @@ CASES: Mapping[str, Sequence[Case]] = {
         Case(("T D", "F D"), flat_linear),
         Case(("T D", "(K E) D"), flat_linear),
         Case(("T K E", "D (K E)"), flat_linear),
+        Case(("T D", "(K E) D", "(K E)"), flat_linear),
+        Case(("T K E", "D (K E)", "D"), flat_linear),
     ],
     "rms_norm": [
         Case(
@@ -121,12 +124,13 @@ CASES: Mapping[str, Sequence[Case]] = {
     "rope": [
         Case(
             ("T K E", "T"),
-            lambda x, positions, shard, theta, kind, parameters, interleaved: torch.ops.ts.rope(
-                x, positions, theta, kind, list(parameters), interleaved
+            lambda x, positions, shard, theta, kind, parameters, interleaved, fraction: torch.ops.ts.rope(
+                x, positions, theta, kind, list(parameters), interleaved, fraction
             ),
             [
-                {"theta": 10.0, "scaling": None, "interleaved": False},
-                {"theta": 10.0, "scaling": {"rope_type": "linear", "factor": 2.0}, "interleaved": True},
+                {"theta": 10.0, "scaling": None, "interleaved": False, "fraction": 1.0},
+                {"theta": 10.0, "scaling": None, "interleaved": False, "fraction": 0.7},
+                {"theta": 10.0, "scaling": {"rope_type": "linear", "factor": 2.0}, "interleaved": True, "fraction": 1.0},
             ],
             integers={1: 9},
         )
@@ -175,6 +179,14 @@ CASES: Mapping[str, Sequence[Case]] = {
     "key_value": [Case(("i64 S V",), lambda keys, shard: torch.ops.ts.key_value((keys.long() + 127) << 55).double())],
     "row_max": [Case(("S V",), lambda x, shard: torch.ops.ts.row_max(x))],
     "row_sum": [Case(("f32 S V",), lambda x, shard: torch.ops.ts.row_sum(x))],
+    "row_squares": [Case(("T K E",), lambda x, shard: torch.ops.ts.row_squares(x))],
+    "rms_scale": [
+        Case(
+            ("T K E", "f32 T", "K E"),
+            lambda x, squares, w, shard, eps, offset, count: torch.ops.ts.rms_scale(x, squares + 20, w, eps, offset, count),
+            [{"eps": 0.5, "offset": 0.0}, {"eps": 0.5, "offset": 1.0}],
+        )
+    ],
     "exp_minus": [Case(("S V", "f32 S_"), lambda x, of_row, shard: torch.ops.ts.exp_minus(x, of_row))],
     "divide_rows": [Case(("f32 S V", "f32 S_"), lambda x, of_row, shard: torch.ops.ts.divide_rows(x, of_row + 20))],
     "route": [

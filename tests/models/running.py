@@ -5,8 +5,8 @@ Dimensions: N tokens of a sequence, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ def compiled(
     target: str = "cpu",
     cache: Cache = "dtype",
     entry: str | None = None,
+    context: int | None = None,
 ) -> Path:
     """quantize: none, since transformers computes with what a GGUF's blocks come to."""
     links = None if topology is None else str(topology)
     request = Request(model, checkpoint, None, mesh or {"tp": tp}, dtype, target, links, quantize=quantize, cache=cache, entry=entry)
+    request = replace(request, context=context)
     compile_artifact(request, path, lambda stage, done, total: None)
     return path
 
@@ -95,12 +97,16 @@ def reference_logits(model: Any, ids: Sequence[int], last: int = 0) -> Tensor:
 
 
 def largest_difference(model: Any, traces: Sequence[Trace], *, whole: bool = True) -> float:
-    """Over every position that was kept; fails where transformers would have chosen another token.
+    """Over every position that was kept; fails where transformers would have chosen another token."""
+    return max((difference for _, _, difference in differences(model, traces, whole=whole)), default=0.0)
+
+
+def differences(model: Any, traces: Sequence[Trace], *, whole: bool = True) -> Iterator[tuple[Trace, int, float]]:
+    """The largest at every position that was kept; fails where transformers would have chosen another token.
 
     transformers sees our tokens at once: when its choice after each prefix of them is our next token, its own greedy
     decoding makes the same ones.
     """
-    largest = 0.0
     for trace in traces:
         ids = trace.prompt + trace.tokens
         first = 0 if whole else len(trace.prompt) - 1
@@ -109,5 +115,4 @@ def largest_difference(model: Any, traces: Sequence[Trace], *, whole: bool = Tru
         assert set(range(len(trace.prompt) - 1, len(ids) - 1)) <= set(trace.logits)
         for position, logits in trace.logits.items():
             assert logits.isfinite().all()
-            largest = max(largest, float((logits - expected[position - first]).abs().max()))
-    return largest
+            yield trace, position, float((logits - expected[position - first]).abs().max())

@@ -18,6 +18,15 @@ SIZES = {
     "vocab_size": 96,
     "rms_norm_eps": 1e-6,
     "sliding_window": 6,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "kv_lora_rank": 12,
 }
 
 
@@ -32,6 +41,19 @@ SIZES = {
         ("Gemma3ForCausalLM", {"use_bidirectional_attention": True}),
         ("LlamaForCausalLM", {"hidden_act": "gelu"}),
         ("LlamaForCausalLM", {"partial_rotary_factor": 0.5}),
+        ("LlamaForCausalLM", {"mlp_bias": True}),
+        ("MixtralForCausalLM", {"hidden_act": "gelu"}),
+        ("Qwen2ForCausalLM", {"hidden_act": "gelu"}),
+        ("Olmo2ForCausalLM", {"attention_bias": True}),
+        ("Phi3ForCausalLM", {"hidden_act": "gelu"}),
+        ("Gemma2ForCausalLM", {"attention_bias": True}),
+        ("Gemma2ForCausalLM", {"use_bidirectional_attention": True}),
+        ("Glm4MoeForCausalLM", {"hidden_act": "gelu"}),
+        ("DeepseekV2ForCausalLM", {"norm_topk_prob": True}),
+        ("DeepseekV2ForCausalLM", {"topk_method": "noaux_tc"}),
+        ("DeepseekV2ForCausalLM", {"scoring_func": "sigmoid"}),
+        ("DeepseekV2ForCausalLM", {"moe_layer_freq": 2}),
+        ("DeepseekV3ForCausalLM", {"scoring_func": "softmax"}),
     ],
 )
 def test_a_setting_that_is_not_implemented_is_refused(architecture: str, setting: dict[str, object]) -> None:

@@ -23,6 +23,8 @@ MODELS = ["llama", "qwen3", "gemma3", "qwen3_moe", "deepseek_v3"]
 """gemma3 has a window that every prompt here outgrows; the last two have mixtures of experts, and one of them latent attention."""
 DTYPES = ["f32", "bf16", "bf16/int8"]
 """Of the model, and of its cache where that is another; a latent cache is of no other."""
+OTHERS = [("olmo2", "bf16"), ("glm4_moe", "f32"), ("phi3", "f32")]
+"""For what they have that none of those has: norms of whole rows; biases, and heads of which a part turns; longrope."""
 LENGTH, TOKENS = 45, 5
 ALONE = LimitOptions(page_size=16, num_pages=64, max_sequences=1, max_step_tokens=512, prefix_cache=False, depth=1)
 
@@ -111,7 +113,7 @@ def alone(tiny: TinyModels) -> Alone:
 
 
 every_model = pytest.mark.parametrize(
-    ("model", "dtype"), [(m, d) for m in MODELS for d in DTYPES if (m, d) != ("deepseek_v3", "bf16/int8")]
+    ("model", "dtype"), [*((m, d) for m in MODELS for d in DTYPES if (m, d) != ("deepseek_v3", "bf16/int8")), *OTHERS]
 )
 company = st.builds(
     Company, st.lists(st.integers(1, 60), max_size=16).map(tuple), shared=st.sampled_from([0, 7, 20, LENGTH]), place=st.integers(0, 16)

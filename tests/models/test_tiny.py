@@ -1,7 +1,4 @@
-"""Logits of small random models against transformers, which runs the same weights in float32.
-
-What could be computed otherwise and still look right is looked for: each sequence alone and in company, in chunks and whole.
-"""
+"""What `test_parity.py` rests on, and what it does not look at: more ranks than K/V heads, preemption, older spellings of a config."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import pytest
 from tests.models.running import compiled, largest_difference, reference_logits, run
 from tests.models.tiny import BY_NAME, CASES, Case, TinyModels, changed, prompt
 
+from tsrun.compile_cache import CompileCache
 from tsrun.limits import LimitOptions
 
 TOLERANCE = 1e-4
@@ -30,36 +28,6 @@ def test_logits_spread_and_show_every_fact_of_the_configuration(case: Case, tiny
     for change in case.changes:
         other = reference_logits(changed(model, case, change), prompt(LONGEST))
         assert (other - logits).abs().max() > 100 * TOLERANCE, change
-
-
-@every_case
-def test_prefill_of_every_length_in_one_batch(case: Case, tiny: TinyModels) -> None:
-    traces = run(tiny.artifact(case), [prompt(LONGEST)[:length] for length in range(1, LONGEST + 1)], 1)
-    assert [len(trace.logits) for trace in traces] == [1] * LONGEST
-    difference = largest_difference(tiny.model(case), traces)
-    print(f"largest difference {difference:.1e}")
-    assert difference < TOLERANCE
-
-
-@every_case
-@pytest.mark.parametrize("chunk", [1, 5])
-def test_prefill_in_chunks(case: Case, chunk: int, tiny: TinyModels) -> None:
-    (trace,) = run(tiny.artifact(case), [prompt(LONGEST)], 2, LimitOptions(num_pages=64, page_size=4, max_step_tokens=chunk))
-    assert set(range(chunk - 1, LONGEST, chunk)) < set(trace.logits)
-    difference = largest_difference(tiny.model(case), [trace])
-    print(f"largest difference {difference:.1e}")
-    assert difference < TOLERANCE
-
-
-@every_case
-def test_a_batch_of_different_lengths_decodes(case: Case, tiny: TinyModels) -> None:
-    prompts = [prompt(length, seed=length) for length in (1, 19, 4, 33, 8)]
-    # Steps of 16 tokens: some sequences decode while others are still in their prefill.
-    traces = run(tiny.artifact(case), prompts, 20, LimitOptions(num_pages=128, page_size=4, max_step_tokens=16))
-    assert [len(trace.tokens) for trace in traces] == [20] * 5
-    difference = largest_difference(tiny.model(case), traces)
-    print(f"largest difference {difference:.1e}")
-    assert difference < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -108,3 +76,21 @@ def test_an_older_config_of_llama_means_the_same(name: str, tiny: TinyModels, tm
     (checkpoint / "config.json").write_text(json.dumps(config))
     traces = run(compiled(checkpoint, tmp_path / "old.tsa"), [prompt(LONGEST)], 4)
     assert largest_difference(tiny.model(BY_NAME[name]), traces) < TOLERANCE
+
+
+@pytest.mark.slow  # compiles in processes of their own
+def test_the_context_that_a_checkpoint_is_served_with_decides_the_angles_of_longrope(tiny: TinyModels, tmp_path: Path) -> None:
+    """And compiles nothing anew where no angle depends on it."""
+    cache, said = CompileCache(tmp_path), list[str]()
+
+    def obtained(name: str, context: int | None) -> tuple[Path, int]:
+        path = cache.obtain(tiny.checkpoint(BY_NAME[name]), mesh=None, dtype="f32", say=said.append, context=context)
+        return path, json.loads((path / "manifest.json").read_text())["context"]
+
+    short, context = obtained("phi3_short", 64)
+    assert context == 64
+    assert largest_difference(tiny.model(BY_NAME["phi3_short"]), run(short, [prompt(LONGEST)], 4)) < TOLERANCE
+    assert obtained("phi3_short", None)[1] == 256
+    assert len(said) == 2
+    assert obtained("llama", 64) == obtained("llama", None)
+    assert len(said) == 3

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DeepseekV3Config, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config, Qwen3MoeConfig
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV3Config,
+    Gemma2Config,
+    Gemma3TextConfig,
+    Glm4MoeConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM
 
 from tsc.request import Cache
 
@@ -72,33 +87,110 @@ _DEEPSEEK: dict[str, Any] = _MOE | {
 }
 
 
+_V2: dict[str, Any] = {key: value for key, value in _DEEPSEEK.items() if key != "rope_parameters"}
+_V2_YARN = _YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}
+_GLM: dict[str, Any] = _MOE | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5, "n_shared_experts": 1}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "rope_theta": 500.0,
+    "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5],
+    "long_factor": [1.2, 1.5, 2.0, 3.0, 5.0, 8.0],
+    "partial_rotary_factor": 0.75,
+}
+_PHI3: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "pad_token_id": 0}
+_DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 3.0}
+
+
 @dataclass(frozen=True)
 class Case:
-    """A configuration, and changes to it that must each show in the logits: a test that could not see them would prove nothing."""
+    """A configuration, and changes to it that must each show in the logits: a test that could not see them would prove nothing.
+
+    context: what it is compiled for, where rope depends on that; shortest: the fewest tokens for which transformers turns as then.
+    variant: of an architecture that another case is for, too, so that the everyday run does without it."""
 
     name: str
     config_class: Any
     settings: dict[str, Any] = field(default_factory=dict)
     changes: tuple[dict[str, Any], ...] = ()
+    context: int | None = None
+    shortest: int = 1
+    variant: bool = False
 
     @property
     def config(self) -> Any:
-        return self.config_class(**(_SIZES | self.settings))
+        return self.changed()
+
+    def changed(self, **change: Any) -> Any:
+        """The configuration with other settings; the classes write into what they are given."""
+        return self.config_class(**deepcopy(_SIZES | self.settings | change))
+
+    @property
+    def architectures(self) -> list[str]:
+        """As the checkpoint's config.json names them."""
+        return [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[self.config_class.model_type]]
 
     def __str__(self) -> str:
         return self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 _EPS = {"rms_norm_eps": 1e-6}
 CASES = (
     Case("llama", LlamaConfig, {"rope_parameters": _DEFAULT}, (_EPS, {"rope_parameters": _LINEAR})),
-    Case("llama_tied", LlamaConfig, {"tie_word_embeddings": True, "head_dim": None, "num_key_value_heads": 8}),
-    Case("llama_linear", LlamaConfig, {"rope_parameters": _LINEAR}, ({"rope_parameters": _DEFAULT},)),
+    Case("llama_tied", LlamaConfig, {"tie_word_embeddings": True, "head_dim": None, "num_key_value_heads": 8}, variant=True),
+    Case("llama_biased", LlamaConfig, {"attention_bias": True}, variant=True),
+    Case("llama_linear", LlamaConfig, {"rope_parameters": _LINEAR}, ({"rope_parameters": _DEFAULT},), variant=True),
     Case("llama_llama3", LlamaConfig, {"rope_parameters": _LLAMA3}, ({"rope_parameters": _LLAMA3 | {"rope_type": "default"}},)),
-    Case("llama_one_kv", LlamaConfig, {"num_key_value_heads": 1}),
+    Case("llama_yarn", LlamaConfig, {"rope_parameters": _YARN}, ({"rope_parameters": _YARN | {"factor": 2.0}},), variant=True),
+    Case(
+        "llama_dynamic",
+        LlamaConfig,
+        {"rope_parameters": _DYNAMIC, "max_position_embeddings": 16},
+        ({"rope_parameters": _DYNAMIC | {"factor": 6.0}}, {"rope_parameters": _DEFAULT}),
+        context=60,
+        shortest=16,
+        variant=True,
+    ),
+    Case("llama_one_kv", LlamaConfig, {"num_key_value_heads": 1}, variant=True),
     Case("mistral", MistralConfig, {"sliding_window": 7}, ({"sliding_window": None}, {"sliding_window": 8})),
+    Case(
+        "mixtral",
+        MixtralConfig,
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24, "sliding_window": 9},
+        (_EPS, {"num_experts_per_tok": 3}, {"sliding_window": 8}),
+    ),
+    Case(
+        "qwen2",
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+        (_EPS, {"use_sliding_window": False}, {"sliding_window": 7}, {"max_window_layers": 2}),
+    ),
+    Case("qwen2_whole", Qwen2Config, {"tie_word_embeddings": True, "head_dim": 6, "sliding_window": 6}, variant=True),
     Case("qwen3", Qwen3Config, {"num_hidden_layers": 4}, (_EPS,)),
-    Case("qwen3_tied", Qwen3Config, {"tie_word_embeddings": True, "num_key_value_heads": 4, "rope_parameters": _LINEAR}),
+    Case("qwen3_tied", Qwen3Config, {"tie_word_embeddings": True, "num_key_value_heads": 4, "rope_parameters": _LINEAR}, variant=True),
+    Case(
+        "gemma2",
+        Gemma2Config,
+        {
+            "num_hidden_layers": 4,
+            "tie_word_embeddings": True,
+            "sliding_window": 6,
+            "query_pre_attn_scalar": 40,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 8.0,
+        },
+        (
+            _EPS,
+            {"sliding_window": 7},
+            {"query_pre_attn_scalar": 16},
+            {"attn_logit_softcapping": None},
+            {"attn_logit_softcapping": 2.0},
+            {"final_logit_softcapping": 12.0},
+        ),
+    ),
     Case(
         "gemma3",
         Gemma3TextConfig,
@@ -143,8 +235,72 @@ CASES = (
             {"rope_parameters": _YARN | {"factor": 2.0}},
         ),
     ),
-    Case("deepseek_v3_direct", DeepseekV3Config, _DEEPSEEK | {"q_lora_rank": None, "rope_parameters": _DEFAULT, "n_shared_experts": 2}),
-    Case("gemma3_one_kv", Gemma3TextConfig, {"num_hidden_layers": 6, "num_key_value_heads": 1, "sliding_window": 5, "head_dim": 24}),
+    Case(
+        "deepseek_v3_direct",
+        DeepseekV3Config,
+        _DEEPSEEK | {"q_lora_rank": None, "rope_parameters": _DEFAULT, "n_shared_experts": 2},
+        variant=True,
+    ),
+    Case(
+        "kimi_k2",
+        DeepseekV3Config,
+        _DEEPSEEK | {"n_group": 1, "topk_group": 1, "n_routed_experts": 12, "rope_parameters": _YARN | {"mscale_all_dim": 1.0}},
+    ),
+    Case(
+        "deepseek_v2",
+        DeepseekV2Config,
+        _V2 | {"topk_method": "group_limited_greedy", "rope_parameters": _V2_YARN},
+        (
+            _EPS,
+            {"topk_method": "greedy"},
+            {"topk_group": 1},
+            {"routed_scaling_factor": 1.0},
+            {"rope_parameters": _V2_YARN | {"mscale_all_dim": 0.5}},
+        ),
+    ),
+    Case(
+        "deepseek_v2_lite",
+        DeepseekV2Config,
+        _V2 | {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "n_shared_experts": 2},
+        variant=True,
+    ),
+    Case(
+        "glm4_moe",
+        Glm4MoeConfig,
+        _GLM | {"attention_bias": True, "use_qk_norm": True, "first_k_dense_replace": 1, "rope_parameters": _DEFAULT},
+        (_EPS, {"num_experts_per_tok": 2}, {"topk_group": 1}, {"rope_parameters": _DEFAULT | {"partial_rotary_factor": 1.0}}),
+    ),
+    Case("glm4_moe_plain", Glm4MoeConfig, _GLM | {"norm_topk_prob": False, "n_group": 1, "topk_group": 1}, variant=True),
+    Case(
+        "phi3",
+        Phi3Config,
+        _PHI3 | {"original_max_position_embeddings": 12, "rope_parameters": _LONGROPE, "sliding_window": 9},
+        (
+            _EPS,
+            {"sliding_window": 8},
+            {"rope_parameters": _LONGROPE | {"long_factor": _LONGROPE["short_factor"]}},
+            {"rope_parameters": _LONGROPE | {"attention_factor": 1.0}},
+            {"original_max_position_embeddings": 64},
+        ),
+        shortest=13,
+    ),
+    Case(
+        "phi3_short",
+        Phi3Config,
+        _PHI3 | {"original_max_position_embeddings": 64, "rope_parameters": _LONGROPE, "tie_word_embeddings": True},
+        ({"rope_parameters": _LONGROPE | {"short_factor": _LONGROPE["long_factor"]}},),
+        context=64,
+        variant=True,
+    ),
+    Case("phi3_4k", Phi3Config, _PHI3 | {"rope_parameters": _DEFAULT}, variant=True),
+    Case("olmo2", Olmo2Config, {"num_key_value_heads": 4}, (_EPS,)),
+    Case("olmo2_one_kv", Olmo2Config, {"num_key_value_heads": 1, "tie_word_embeddings": True}, variant=True),
+    Case(
+        "gemma3_one_kv",
+        Gemma3TextConfig,
+        {"num_hidden_layers": 6, "num_key_value_heads": 1, "sliding_window": 5, "head_dim": 24},
+        variant=True,
+    ),
 )
 
 
@@ -154,18 +310,20 @@ def make(case: Case) -> Any:
     model = AutoModelForCausalLM.from_config(case.config, attn_implementation="eager").float().eval()
     for name, parameter in model.named_parameters():
         # The default of ones (Gemma: zeros) would hide a norm that is forgotten, or its offset.
-        mean = 0.0 if "norm" not in name or case.config_class is Gemma3TextConfig else 1.0
+        mean = 0.0 if "norm" not in name or case.config_class in (Gemma2Config, Gemma3TextConfig) else 1.0
         torch.nn.init.normal_(parameter, mean, 0.3)
     for name, buffer in model.named_buffers():
         if name.endswith("e_score_correction_bias"):
             torch.nn.init.normal_(buffer, 0.0, 0.3)
+    if case.context is not None:  # of dynamic ropes transformers keeps the angles of the longest sequence that it has seen
+        with torch.inference_mode():
+            model(torch.zeros(1, case.context, dtype=torch.int64))
     return model
 
 
 def changed(model: Any, case: Case, change: dict[str, Any]) -> Any:
     """The same weights under another configuration."""
-    config = case.config_class(**(_SIZES | case.settings | change))
-    other = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    other = AutoModelForCausalLM.from_config(case.changed(**change), attn_implementation="eager").float().eval()
     other.load_state_dict(model.state_dict())
     return other
 
@@ -198,7 +356,9 @@ class TinyModels:
         from tests.models.running import compiled
 
         path = self._folder / f"{case.name}-{tp}-{dtype}-{target}-{cache}.tsa"
-        return path if path.exists() else compiled(self.checkpoint(case), path, tp=tp, dtype=dtype, target=target, cache=cache)
+        if not path.exists():
+            compiled(self.checkpoint(case), path, tp=tp, dtype=dtype, target=target, cache=cache, context=case.context)
+        return path
 
 
 BY_NAME = {case.name: case for case in CASES}

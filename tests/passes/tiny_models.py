@@ -41,6 +41,18 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "n_group": 4,
         "topk_group": 2,
     },
+    "phi3": {**_SIZES, "partial_rotary_factor": 0.5},
+    "olmo2": _SIZES,
+    "glm4_moe": {
+        **_SIZES,
+        "n_routed_experts": 8,
+        "moe_intermediate_size": 16,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 3,
+        "attention_bias": True,
+        "use_qk_norm": True,
+    },
+    "biased": {**_SIZES, "attention_bias": True},
     "qwen3_moe": {**_SIZES, "num_experts": 8, "moe_intermediate_size": 12, "num_experts_per_tok": 3, "norm_topk_prob": True},
     "deepseek_v3": {
         **_SIZES,
@@ -61,15 +73,24 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 0.7},
     },
 }
-"""llama: a window and scaled rope; qwen3: tied embedding; gemma3: two kinds of layers; qwen3_moe, deepseek_v3: experts, latent
+"""llama: a window and scaled rope; qwen3: tied embedding; gemma3: two kinds of layers; phi3: parts of tensors, and of heads that turn;
+olmo2: norms of shared rows; glm4_moe: biases; biased: llama with one of a pending sum, too; qwen3_moe, deepseek_v3: experts, latent
 attention; token_sharded, data_parallel, expert_parallel: examples, with tokens split."""
+
+
+FILES = {"biased": "llama"}
+"""Of configs that are not named for their model file."""
+
+
+def path_of(model: str) -> Path:
+    """The model file of a config."""
+    path = ROOT / "models" / f"{FILES.get(model, model)}.ts"
+    return path if path.exists() else ROOT / "examples" / model / f"{model}.ts"
 
 
 def lowered(model: str, mesh: Mapping[str, int]) -> Program:
     """The program right after lowering."""
-    path = ROOT / "models" / f"{model}.ts"
-    path = path if path.exists() else ROOT / "examples" / model / f"{model}.ts"
-    placed = place_model(read_model(path), CONFIGS[model], mesh, Options("f32"))
+    placed = place_model(read_model(path_of(model)), CONFIGS[model], mesh, Options("f32"))
     return lower(placed)
 
 

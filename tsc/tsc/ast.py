@@ -126,13 +126,14 @@ class TensorType(Node):
 
 @dataclass(frozen=True, slots=True)
 class Weight(Node):
-    """`weight NAME: TYPE = "tensor" [tied OTHER [when CONDITION]]`."""
+    """`weight NAME: TYPE = "tensor" [from START] [tied OTHER [when CONDITION]]`, or `[when CONDITION]` without a tie."""
 
     name: str
     type: TensorType
     tensor: str
     tied: str | None = None
     condition: Expr | None = None
+    start: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,27 @@ def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, .
 
 
 @main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="the model file [default: named for the config's model_type]")
+def new(config: Path, output: Path | None) -> None:
+    """Start a model file for an architecture that has none.
+
+    CONFIG is a config.json, or a checkpoint directory; names of weights beside it count, too. The file is that of the nearest known
+    architecture, with what differs marked.
+    """
+    from tsc.checkpoint.config import load_config
+    from tsc.new_model import start, write
+
+    found = start(config)
+    path = output or Path(f"{load_config(config)[0].get('model_type') or config.stem}.ts")
+    write(path, found.text)
+    click.echo(f"wrote {path}, started from {found.model.name}.ts: {found.why}")
+    for difference in found.differences:
+        where = f"{found.model.name}.ts:{difference.line}" if difference.line else "nowhere"
+        click.echo(f"  {where}: {difference.text}")
+
+
+@main.command()
 @MODEL
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="config.json, a checkpoint directory, or a GGUF file")
 @ENTRY

@@ -44,6 +44,11 @@ def _compiled(command: Command) -> Command:
         DTYPE,
         MESH,
         ENTRY,
+        click.option(
+            "--context",
+            type=click.IntRange(min=1),
+            help="tokens of the longest sequence, for rope scalings that depend on it (longrope, dynamic) [default: the model's]",
+        ),
         CONFIG,
         click.option("--weights", type=click.Path(path_type=Path), help="checkpoint directory or GGUF file"),
         click.argument("model", type=click.Path(path_type=Path), required=False),
@@ -56,6 +61,7 @@ def _request(
     model: Path | None,
     weights: Path | None,
     config: Path | None,
+    context: int | None,
     entry: str | None,
     mesh: str | None,
     dtype: str,
@@ -72,7 +78,7 @@ def _request(
         model, weights = None, model
     if model is None and weights is None and config is None:
         raise click.UsageError("give a model file, --weights, or both")
-    return Request(model, weights, config, parse_mesh(mesh), dtype, "cpu", topology, screen, quantize, cache, entry=entry)
+    return Request(model, weights, config, parse_mesh(mesh), dtype, "cpu", topology, screen, quantize, cache, entry=entry, context=context)
 
 
 @click.command("compile")
@@ -89,6 +95,7 @@ def compile_(
     model: Path | None,
     weights: Path | None,
     config: Path | None,
+    context: int | None,
     entry: str | None,
     mesh: str | None,
     dtype: str,
@@ -109,7 +116,7 @@ def compile_(
     """
     from tsc.request import compile_key, tuning_of
 
-    asked = _request(model, weights, config, entry, mesh, dtype, topology, screen, quantize, cache)
+    asked = _request(model, weights, config, context, entry, mesh, dtype, topology, screen, quantize, cache)
     request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning, importance=importance)
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
@@ -142,6 +149,7 @@ def tune(
     model: Path | None,
     weights: Path | None,
     config: Path | None,
+    context: int | None,
     entry: str | None,
     mesh: str | None,
     dtype: str,
@@ -162,7 +170,7 @@ def tune(
 
     spin_briefly()  # as the runtime does, before torch is loaded
     sizes = _sizes(tokens)
-    request = _request(model, weights, config, entry, mesh, dtype, topology, screen, quantize, cache)
+    request = _request(model, weights, config, context, entry, mesh, dtype, topology, screen, quantize, cache)
     path = output or default_path()
     from tsc.tune import start
     from tsc.tune import tune as run

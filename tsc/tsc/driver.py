@@ -10,7 +10,8 @@ from typing import Any, Literal
 from tsc import __version__
 from tsc.artifact import ArtifactWriter, split_tokenizer
 from tsc.checkpoint import Checkpoint, open_checkpoint
-from tsc.checkpoint.config import load_config
+from tsc.checkpoint.config import for_sequences_of, load_config, longest_sequence
+from tsc.checkpoint.parts import in_parts
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.elaborate import drafter_of, elaborate
 from tsc.front import ModelSource, place_model
@@ -18,7 +19,16 @@ from tsc.graph import Program
 from tsc.importance import read_importance
 from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
 from tsc.request import Cache, Request, find_model, importance_of, target_of, tuning_of
-from tsc.weights import StoredWeight, has_weights_of, match_checkpoint, require_importance, stored_tensors, stored_weights, write_weights
+from tsc.weights import (
+    StoredWeight,
+    declared_weights,
+    has_weights_of,
+    match_checkpoint,
+    require_importance,
+    stored_tensors,
+    stored_weights,
+    write_weights,
+)
 from tskernels.cache_layouts import INT8_CACHE
 from tskernels.registry import ROWS, Measurements
 from tskernels.target import Target
@@ -89,6 +99,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     progress("read", 0, 1)
     checkpoint = open_checkpoint(request.weights) if request.weights else None
     config, digest = _config(request, checkpoint)
+    config = for_sequences_of(config, longest_sequence(config, request.context))
     model = find_model(request, config)
     progress("place", 0, 1)
     options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))
@@ -97,6 +108,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     names = [m.name for m in model.file.modules if m.is_entry and m.name != placed.entry.instance.module]
     others = {name: elaborate(model.file, config, request.mesh or {}, entry=name) for name in names} if checkpoint is not None else {}
     if checkpoint is not None:
+        checkpoint = in_parts(checkpoint, (name for typed in (placed.typed, *others.values()) for name, _ in declared_weights(typed)))
         match_checkpoint(placed.typed, checkpoint, others)
     entry = drafter_of(model.file, placed.entry.instance.module)
     drafts = None
@@ -234,7 +246,7 @@ def _manifest(
         "vocabulary": vocabulary,
         "gives": gives,
         "embedding": width if gives == "embeddings" else None,
-        "context": config.get("max_position_embeddings"),
+        "context": longest_sequence(config, request.context),
         "eos_token_ids": list(checkpoint.eos_token_ids) if checkpoint else _ids(config.get("eos_token_id")),
         "bos_token_id": checkpoint.bos_token_id if checkpoint else config.get("bos_token_id"),
         "weightless": checkpoint is None,

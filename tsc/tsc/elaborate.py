@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, assert_never
 
 from tsc import ast
+from tsc.checkpoint.parts import part_name
 from tsc.declarations import Declarations, formatted
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.expressions import Expressions, Tensor, error_at
@@ -15,7 +17,7 @@ from tsc.signatures import Signature
 from tsc.spans import Span
 from tsc.static import UNKNOWN, Static
 from tsc.stdlib import COMPOSITES
-from tsc.types import Placement, Shape
+from tsc.types import Factor, Placement, Shape
 
 STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "S")}
 """What a runtime feeds to an entry, by parameter name: element type and dimension."""
@@ -189,14 +191,18 @@ class _Body(Expressions):
 
     def _stored(self, node: ast.TensorType, what: str) -> tuple[Shape, Placement]:
         shape, placement = self.declarations.type_of(node, stored=what == "a weight")
-        if node.partials:
-            raise error_at("TS0215", f"{what} is stored, and what is stored is not pending a {node.partials[0].reduction}", node.span)
+        largest = next((p for p in node.partials if what != "a weight" or p.reduction != "sum"), None)
+        if largest is not None:
+            raise error_at("TS0215", f"{what} is stored, and what is stored is not pending a {largest.reduction}", node.span)
         dynamic = [f.name for f in shape.factors if f.is_dynamic]
         if dynamic:
             raise error_at("TS0204", f"{what} is stored, and `{dynamic[0]}` is known only when a step runs", node.span)
         return shape, placement
 
     def _weight(self, weight: ast.Weight) -> None:
+        if weight.tied is None and weight.condition is not None and self.static(weight.condition) in (False, None, 0):
+            self.scope[weight.name] = None
+            return
         shape, placement = self._stored(weight.type, "a weight")
         tied = None
         if weight.tied is not None:
@@ -214,8 +220,19 @@ class _Body(Expressions):
         value = self.add_value(Value(weight.name, "weight", shape, weight.span, placement))
         stacked = shape.dimensions()[0][0].name if shape.factors and shape.groups[0] == 1 else ""
         tensor = formatted(weight.tensor, self.scope, weight.span, keep=stacked)
+        if weight.start is not None:
+            tensor = self._part(weight.start, tensor, shape.dimensions()["{" + stacked + "}" in tensor])
         self.instance.weights.append(WeightDeclaration(value, tensor, tied))
         self.scope[weight.name] = Tensor(value)
+
+    def _part(self, start: ast.Expr, tensor: str, rows: Sequence[Factor]) -> str:
+        """The name of so many rows of a tensor; of the tensor where their number is not known."""
+        first = self.count(start, "a tensor's row")
+        if first is UNKNOWN or any(f.size is None for f in rows):
+            return tensor
+        if first < 0:
+            raise error_at("TS0210", f"a tensor's rows are counted from 0, and this is {first}", start.span)
+        return part_name(tensor, first, first + math.prod(f.size or 0 for f in rows))
 
     def _cache(self, cache: ast.Cache) -> None:
         if cache.kind != "paged":

@@ -182,16 +182,11 @@ class Expressions:
     def composite(self, call: ast.Call, op: str, names: Sequence[str]) -> tuple[Tensor, ...]:
         """A function that is written with others; its last operation has the name of what it gives."""
         composite = COMPOSITES[op]
-        bound = self._arguments(call, op, composite.parameters, {})
-        x = self._need_tensor(bound["x"], "x", op, _argument_span(call, composite.parameters, "x"))
-        statics: dict[str, Static] = {}
-        for parameter in composite.parameters[1:]:
-            value = bound[parameter]
-            if isinstance(value, Tensor):
-                where = _argument_span(call, composite.parameters, parameter)
-                raise error_at("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", where)
-            statics[parameter] = value
-        made = composite.expand(_Build(self, call.span, names[0] or op, op), x, **statics)
+        defaults = {name: default for name, default in composite.statics.items() if default is not ...}
+        bound = self._arguments(call, op, composite.parameters, defaults)
+        tensors = [self._need_tensor(bound[p], p, op, _argument_span(call, composite.parameters, p)) for p in composite.tensors]
+        statics = {p: self._need_static(bound[p], p, op, call, composite.parameters) for p in composite.statics}
+        made = composite.expand(_Build(self, call.span, names[0] or op, op), *tensors, **statics)
         return made if isinstance(made, tuple) else (made,)
 
     def block_width(self, x: Tensor) -> Static:
@@ -217,11 +212,7 @@ class Expressions:
         bound = self._arguments(call, op, names, defaults | dict.fromkeys(builtin.tensors[builtin.fewest :]))
         given = [p for i, p in enumerate(builtin.tensors) if i < builtin.fewest or bound[p] is not None]
         tensors = [self._need_tensor(bound[p], p, op, _argument_span(call, names, p)) for p in given]
-        statics = {p: bound[p] for p in builtin.statics}
-        for parameter, value in statics.items():
-            if isinstance(value, Tensor):
-                where = _argument_span(call, names, parameter)
-                raise error_at("TS0206", f"`{parameter}` of `{op}` is a config value, and this is a tensor", where)
+        statics = {p: self._need_static(bound[p], p, op, call, names) for p in builtin.statics}
         for parameter, tensor in zip(given, tensors, strict=True):
             if builtin.windowed and parameter == "cache" and (tensor.cache is None or self.instance.values[tensor.value].kind == "cache"):
                 raise error_at("TS0206", f"`{op}` reads a cache: {op}(q, kv.append(k, v), ...)", call.span)
@@ -261,11 +252,7 @@ class Expressions:
             raise error_at("TS0202", "an entry cannot be called", call.span)
         names = tuple(p.name for p in module.parameters)
         bound = self._arguments(call, module.name, names, {})
-        statics = {p.name: bound[p.name] for p in module.parameters if p.type is None}
-        for parameter, value in statics.items():
-            if isinstance(value, Tensor):
-                where = _argument_span(call, names, parameter)
-                raise error_at("TS0206", f"`{parameter}` of `{module.name}` is a config value, and this is a tensor", where)
+        statics = {p.name: self._need_static(bound[p.name], p.name, module.name, call, names) for p in module.parameters if p.type is None}
         key = self.model.instantiate(module, statics, call.span)
         callee = self.model.instances[key]
         typed = [p for p in module.parameters if p.type is not None]
@@ -308,6 +295,12 @@ class Expressions:
     def _need_tensor(self, bound: Bound, parameter: str, callee: str, span: Span) -> Tensor:
         if not isinstance(bound, Tensor):
             raise error_at("TS0206", f"`{parameter}` of `{callee}` is a tensor, and this is {_static_text(bound)}", span)
+        return bound
+
+    def _need_static(self, bound: Bound, parameter: str, callee: str, call: ast.Call, names: tuple[str, ...]) -> Static:
+        if isinstance(bound, Tensor):
+            where = _argument_span(call, names, parameter)
+            raise error_at("TS0206", f"`{parameter}` of `{callee}` is a config value, and this is a tensor", where)
         return bound
 
     def add_value(self, value: Value) -> int:

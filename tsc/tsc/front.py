@@ -48,17 +48,14 @@ def models_directory() -> Path:
 def model_for(architectures: Iterable[str]) -> ModelSource:
     """The bundled model file that names one of the architectures. Raises CompileError when none does."""
     wanted = list(architectures)
-    known: list[str] = []
     for path in sorted(models_directory().glob("*.ts")):
-        model = read_model(path)
-        if set(wanted) & set(model.file.architectures):
-            return model
-        known.extend(model.file.architectures)
+        if any(name in path.read_text(encoding="utf-8") for name in wanted):  # the others need not be parsed
+            model = read_model(path)
+            if set(wanted) & set(model.file.architectures):
+                return model
     text = ", ".join(wanted) or "that the config does not name"
-    fix = "write one and pass it: tsc compile MODEL.ts --weights ..."
-    raise CompileError(
-        Diagnostic("TS0501", f"no bundled model file is for architecture {text}; there are {', '.join(known)}", fixes=(fix,))
-    )
+    fixes = ("start one from the nearest: tsc new config.json", "pass the one there is: tsc compile MODEL.ts --weights ...")
+    raise CompileError(Diagnostic("TS0501", f"no bundled model file is for architecture {text}", fixes=fixes))
 
 
 def place_model(

@@ -315,9 +315,10 @@ def _cells(statement: ast.Statement, indent: int | None) -> tuple[str, ...]:
     """A plain statement; weights and caches in cells that line up. Broken over lines where it must, unless indent is None."""
     match statement:
         case ast.Weight():
+            start = f" from {expr_text(statement.start)}" if statement.start else ""
+            tied = f" tied {statement.tied}" if statement.tied else ""
             when = f" when {expr_text(statement.condition)}" if statement.condition else ""
-            tied = f" tied {statement.tied}{when}" if statement.tied else ""
-            return ("weight", f"{statement.name}:", type_text(statement.type), f'= "{statement.tensor}"{tied}')
+            return ("weight", f"{statement.name}:", type_text(statement.type), f'= "{statement.tensor}"{start}{tied}{when}')
         case ast.Cache():
             window = f" window {expr_text(statement.window)}" if statement.window else ""
             axis = f"@{statement.axis}" if statement.axis else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tsc import __version__
-from tsc.checkpoint.config import load_config
+from tsc.checkpoint.config import load_config, longest_sequence
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.elaborate import find_entry
 from tsc.front import ModelSource, model_for, read_model
@@ -31,7 +31,7 @@ class Request:
     screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`); quantize: how weights are stored
     (`tsc/quantization.py`); importance: a file that says which of their inputs matter; cache: how keys and values are stored; tuning: a
     file of measurements, None for this machine's if there is one; tuned: whether they decide; entry: which of the model file's, None for
-    the first."""
+    the first; context: the longest sequence, for rope scalings that depend on it, None for that of the config."""
 
     model: Path | None
     weights: Path | None
@@ -47,6 +47,7 @@ class Request:
     tuned: bool = True
     importance: Path | None = None
     entry: str | None = None
+    context: int | None = None
 
 
 def compile_key(request: Request) -> dict[str, str]:
@@ -64,6 +65,7 @@ def compile_key(request: Request) -> dict[str, str]:
     }
     found["tuning"] = tuning.digest if tuning else "none"
     found["entry"] = find_entry(model.file, request.entry).name
+    found["context"] = str(longest_sequence(config, request.context))
     return found | {"model": model.name, "source_sha256": model.digest, "config_sha256": digest}
 
 

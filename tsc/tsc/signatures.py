@@ -25,6 +25,7 @@ class Signature:
     summed: labels that the op sums over (or looks rows up in, where foreign rows are zero).
     maxed: labels that the op takes the largest over.
     linear: sets of operands; when all of a set are pending sums and the others replicated, the result is a pending sum.
+    added: operands that the op adds to what it sums: each rank adds a summand of them to its own.
     """
 
     operands: tuple[tuple[Label, ...], ...]
@@ -32,6 +33,7 @@ class Signature:
     summed: frozenset[str] = frozenset()
     linear: tuple[tuple[int, ...], ...] = ()
     maxed: frozenset[str] = frozenset()
+    added: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def rules(signature: Signature) -> tuple[Rule, ...]:
         if label is not None:
             found.append(Rule(_split(signature, label), index))
     for label in sorted(signature.summed):
-        found.append(Rule(_split(signature, label), "sum"))
+        found.append(Rule(tuple("sum" if i in signature.added else p for i, p in enumerate(_split(signature, label))), "sum"))
     for label in sorted(signature.maxed):
         found.append(Rule(_split(signature, label), "max"))
     for group in signature.linear:

@@ -169,15 +169,18 @@ class _Build:
         return statement
 
     def statement_weight(self, tree: Any, scope: Scope, span: Span) -> ast.Weight:
-        name, type_, tensor, *tied = tree.children
+        name, type_, tensor, *rest = tree.children
         declared = self.declare(scope, name, "weight")
-        other, *condition = tied[0].children if tied else (None,)
+        clauses = {clause.data: clause.children for clause in rest}
+        other, *inner = clauses.get("tied", [None])
+        when = inner[0].children if inner else clauses.get("when")
         return ast.Weight(
             declared,
             self.type(type_),
             str(tensor)[1:-1],
             None if other is None else str(other),
-            self.expr(condition[0]) if condition else None,
+            self.expr(when[0]) if when else None,
+            self.expr(clauses["from"][0]) if "from" in clauses else None,
             span=span,
         )
 

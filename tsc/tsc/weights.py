@@ -223,7 +223,7 @@ def _write_stacked(
 ) -> None:
     """Each tensor of a stack to the ranks that have it: those whose block of the first factor it is in."""
     kind, pack = weight.parts[0].type, layout(weight.layout).pack
-    inner = NodeType(_one_of(kind.shape), tuple(p - 1 if isinstance(p, int) and p else None for p in kind.placement))
+    inner = NodeType(_one_of(kind.shape), tuple((p - 1 if p else None) if isinstance(p, int) else p for p in kind.placement))
     for number, tensor in enumerate(tensors):
         whole = checkpoint.read(tensor).to(torch_dtype(kind.dtype))
         for stream, coordinate in streams.items():
@@ -242,7 +242,10 @@ def rank_coordinates(mesh: Mesh) -> Iterator[dict[str, int]]:
 
 
 def rank_block(tensor: torch.Tensor, kind: NodeType, mesh: Mesh, coordinate: dict[str, int]) -> torch.Tensor:
-    """A rank's block of a whole tensor, in its local physical shape, contiguous."""
+    """A rank's block of a whole tensor, in its local physical shape, contiguous. Of what is pending a sum the first rank has the tensor,
+    and the others zeros."""
+    if any(place == "sum" and coordinate[axis.name] for axis, place in zip(mesh.active, kind.placement, strict=True)):
+        tensor = torch.zeros_like(tensor)
     blocked = tensor.reshape([f.size or 0 for f in kind.shape.factors])
     for index, factor in enumerate(kind.shape.factors):
         blocks, position = _position(mesh, kind.placement, index, coordinate)

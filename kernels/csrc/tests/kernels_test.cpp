@@ -136,14 +136,14 @@ TEST("rms_norm divides each vector by its root mean square") {
   });
 }
 
-TEST("rope turns pairs by their position, halves or neighbours") {
+TEST("rope turns pairs by their position, halves or neighbours, and leaves what comes after them") {
   on_each_isa([] {
     Random random(5);
     const Array positions = tests::integers({0, 1, 1023, 1024, 99999}, {5});
     for (const DType dtype : float_types)
       for (const std::int64_t half : {1, 4, 8, 19, 40})
         for (const bool interleaved : {false, true}) {
-          const std::int64_t width = 2 * half;
+          const std::int64_t rest = half % 3 * 2, width = 2 * half + rest;
           const Array x = Array(dtype, {5, 2, width}, 4).fill(random);
           std::vector<float> frequencies(half);
           for (std::int64_t e = 0; e < half; ++e)
@@ -160,6 +160,8 @@ TEST("rope turns pairs by their position, halves or neighbours") {
                 const double cosine = 1.25 * std::cos(angle), sine = 1.25 * std::sin(angle);
                 CHECK_CLOSE(out, first, x.at(first) * cosine - x.at(second) * sine);
                 CHECK_CLOSE(out, second, x.at(second) * cosine + x.at(first) * sine);
+                for (std::int64_t k = width - rest; k < width; ++k)
+                  CHECK_CLOSE(out, v * width + k, x.at(v * width + k));
               }
           }
         }

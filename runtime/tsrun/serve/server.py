@@ -84,7 +84,7 @@ def serve(options: ServeOptions) -> None:
 def _serve(options: ServeOptions) -> None:
     began = time.perf_counter()
     end_on_sigterm()
-    path = resolve(options.path, options.mesh, options.dtype, options.entry, log.info)
+    path = resolve(options.path, options.mesh, options.dtype, options.entry, log.info, options.limits.max_context)
     manifest = read_manifest(path)
     if "tokenizer/tokenizer.json" not in manifest.files:
         what = "has no tokenizer, since its checkpoint had none"

@@ -116,4 +116,38 @@ def _unnest_rope(config: dict[str, Any]) -> None:
                 config.setdefault("rope_scaling", {k: v for k, v in full.items() if k != "rope_theta"})
     scaling = config.setdefault("rope_scaling", None)
     if isinstance(scaling, dict) and "type" in scaling:
-        config["rope_scaling"] = {"rope_type": scaling["type"]} | {k: v for k, v in scaling.items() if k != "type"}
+        scaling = {"rope_type": scaling["type"]} | {k: v for k, v in scaling.items() if k != "type"}
+    if isinstance(scaling, dict):
+        config["rope_scaling"] = _complete_scaling(scaling, config)
+
+
+def _complete_scaling(scaling: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """With the length of the training, and the factor that follows from it. Phi-3 has the length beside the object, and that one counts;
+    of `dynamic`, the longest length is that of the training."""
+    result = dict(scaling)
+    if result.get("rope_type") == "su":  # what longrope was called first
+        result["rope_type"] = "longrope"
+    kind, longest = result.get("rope_type"), config.get("max_position_embeddings")
+    if kind == "dynamic" and longest:
+        result["original_max_position_embeddings"] = longest
+    elif kind in ("llama3", "yarn", "longrope"):
+        original = config.get("original_max_position_embeddings") or result.get("original_max_position_embeddings") or longest
+        if original:
+            result["original_max_position_embeddings"] = original
+        if original and longest and kind != "llama3" and result.get("factor") is None:
+            result["factor"] = longest / original
+    return result
+
+
+def longest_sequence(config: Mapping[str, Any], context: int | None) -> int | None:
+    """How many tokens a sequence may have: as many as the config says, or, where its rope scaling depends on that, as `context` says."""
+    scaling = config.get("rope_scaling")
+    depends = isinstance(scaling, dict) and scaling.get("rope_type") in ("longrope", "dynamic")
+    longest = context if depends and context else config.get("max_position_embeddings")
+    return None if longest is None else int(longest)
+
+
+def for_sequences_of(config: Mapping[str, Any], longest: int | None) -> dict[str, Any]:
+    """The configuration with that length in its rope scaling."""
+    scaling = config.get("rope_scaling")
+    return dict(config) | ({"rope_scaling": scaling | {"longest_sequence": longest}} if isinstance(scaling, dict) else {})

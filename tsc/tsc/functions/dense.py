@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tsc.functions.common import Builtin, Mismatch, Typing, labels_of, names_of, number, same_type
-from tsc.signatures import Signature
+from tsc.signatures import Label, Signature
 from tsc.types import Shape
+
+Labels = tuple[Label, ...]
 
 
 def _embedding(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
@@ -23,7 +25,7 @@ def _embedding(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
 
 
 def _linear(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
-    x, w = shapes
+    x, w = shapes[:2]
     dimensions = w.dimensions()
     if len(dimensions) != 2:
         raise Mismatch(1, f"`linear` takes a weight with two dimensions (out, in), got {w.text()}")
@@ -35,15 +37,25 @@ def _linear(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
         )
     if x.dtype != w.dtype:
         raise Mismatch(0, f"`linear` needs one element type, got {x.text()} and {w.text()}")
+    if len(shapes) == 3 and not shapes[2].agrees(Shape.of(w.dtype, [(f,) for f in out])):
+        raise Mismatch(2, f"the bias has the first dimension of the weight, {names_of(out)}, got {shapes[2].text()}")
     lead = [f"x{i}" for i in range(len(x.factors) - len(inner))]
     inside = [f"i{i}" for i in range(len(inner))]
     outside = [f"o{i}" for i in range(len(out))]
     shape = Shape.of(x.dtype, [(f,) for f in (*x.factors[: len(lead)], *out)])
     return Typing(
         shape,
-        Signature(((*lead, *inside), (*outside, *inside)), (*lead, *outside), frozenset(inside), ((0,), (1,))),
+        _product(len(shapes), (*lead, *inside), (*outside, *inside), tuple(outside), (*lead, *outside)),
         {"contracted": len(inner)},
     )
+
+
+def _product(operands: int, x: Labels, w: Labels, bias: Labels, result: Labels) -> Signature:
+    """Of the two or, with a bias, three operands of `linear`."""
+    summed = frozenset(label for label in x if label is not None and label not in result)
+    if operands == 2:
+        return Signature((x, w), result, summed, ((0,), (1,)))
+    return Signature((x, w, bias), result, summed, ((0, 2), (1, 2)), added=frozenset({2}))
 
 
 def _rms_norm(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
@@ -97,7 +109,7 @@ def _take_rows(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
 
 FUNCTIONS: Mapping[str, Builtin] = {
     "embedding": Builtin(("ids", "table"), _embedding, ("i32[T]", "[V, D]")),
-    "linear": Builtin(("x", "w"), _linear, ("[T, D]", "[(K, E), D]")),
+    "linear": Builtin(("x", "w", "bias"), _linear, ("[T, D]", "[(K, E), D]", "[(K, E)]"), optional=1),
     "rms_norm": Builtin(("x", "w"), _rms_norm, ("[T, K, E]", "[E]"), {"eps": ..., "offset": 0.0}),
     "silu": Builtin(("x",), _pointwise, ("[T, F]",)),
     "gelu": Builtin(("x",), _pointwise, ("[T, F]",)),

@@ -1,16 +1,17 @@
 """Choosing and normalizing within rows, in steps that each have rules of their own.
 
 A row that ranks share out is never gathered: its largest number, its sum and its best candidates are found on each rank and joined.
-`argmax`, `top_k` and `softmax` are written with these functions.
+`argmax`, `top_k`, `softmax` and `rms_norm_rows` are written with these functions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tsc.functions.common import Builtin, Mismatch, Typing, count, labels_of, want_rank
+from tsc.functions.common import Builtin, Mismatch, Typing, count, labels_of, number, want_rank
 from tsc.signatures import Label, Signature
 from tsc.static import UNKNOWN
 from tsc.types import Factor, Shape
@@ -88,6 +89,24 @@ def _by_row(linear: bool) -> Callable[[Sequence[Shape], Mapping[str, Any]], Typi
     return infer
 
 
+def _row_squares(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    want_rank(shapes, 0, 2, "`rms_norm_rows`")
+    labels = labels_of(shapes[0], "x")
+    row = Shape.of("f32", [shapes[0].factors[:1]])
+    return Typing(row, Signature((labels,), labels[:1], frozenset(label for label in labels[1:] if label is not None)))
+
+
+def _rms_scale(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    x, _, w = shapes
+    if len(w.factors) != len(x.factors) - 1 or not all(a.agrees(b) for a, b in zip(w.factors, x.factors[1:], strict=True)):
+        raise Mismatch(2, f"the weight of `rms_norm_rows` has all dimensions of {x.text()} but the first, got {w.text()}")
+    sizes = [f.size for f in w.factors]
+    count = UNKNOWN if None in sizes else math.prod(size or 0 for size in sizes)
+    labels = labels_of(x, "x")
+    attributes = {name: number(statics, name, "rms_norm_rows") for name in ("eps", "offset")}
+    return Typing(x, Signature((labels, labels[:1], labels[1:]), labels, linear=((0,),)), attributes | {"count": count})
+
+
 FUNCTIONS: Mapping[str, Builtin] = {
     "max_key": Builtin(("x",), _max_key, ("[S, V]",)),
     "top_keys": Builtin(("x",), _top_keys, ("[S, V]",), {"k": ..., "width": ...}),
@@ -98,6 +117,8 @@ FUNCTIONS: Mapping[str, Builtin] = {
     "row_sum": Builtin(("x",), _row_sum, ("f32[S, V]",)),
     "exp_minus": Builtin(("x", "of_row"), _by_row(linear=False), ("[S, V]", "f32[S]")),
     "divide_rows": Builtin(("x", "of_row"), _by_row(linear=True), ("f32[S, V]", "f32[S]")),
+    "row_squares": Builtin(("x",), _row_squares, ("[T, K, E]",)),
+    "rms_scale": Builtin(("x", "squares", "w"), _rms_scale, ("[T, K, E]", "f32[T]", "[K, E]"), {"eps": ..., "offset": 0.0}),
 }
 
 
@@ -113,11 +134,17 @@ class Build(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Composite:
-    """A function of the language that is written with others. `results`: how many values it gives, a name for each in a `let`."""
+    """A function of the language that is written with others. `tensors` and `statics`: as of a Builtin; `results`: how many values it
+    gives, a name for each in a `let`."""
 
-    parameters: tuple[str, ...]
+    tensors: tuple[str, ...]
     expand: Callable[..., Any]
+    statics: Mapping[str, Any] = field(default_factory=dict)
     results: int = 1
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return (*self.tensors, *self.statics)
 
 
 def _softmax(build: Build, x: Any) -> Any:
@@ -134,8 +161,13 @@ def _top_k(build: Build, x: Any, k: Any) -> tuple[Any, Any]:
     return build("key_value", keys), build("key_index", keys)
 
 
+def _rms_norm_rows(build: Build, x: Any, w: Any, **statics: Any) -> Any:
+    return build("rms_scale", x, build("row_squares", x), w, **statics)
+
+
 COMPOSITES: Mapping[str, Composite] = {
     "softmax": Composite(("x",), _softmax),
     "argmax": Composite(("x",), _argmax),
-    "top_k": Composite(("x", "k"), _top_k, results=2),
+    "top_k": Composite(("x",), _top_k, {"k": ...}, results=2),
+    "rms_norm_rows": Composite(("x", "w"), _rms_norm_rows, {"eps": ..., "offset": 0.0}),
 }
