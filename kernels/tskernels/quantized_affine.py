@@ -53,7 +53,7 @@ def _parse4(rows: Tensor, width: int) -> Parts:
 
 def parse_affine8(rows: Tensor) -> Parts:
     scale, zero, codes = fields(rows, _SCALE, _ZERO, GROUP)
-    return Parts(codes.flatten(1), _line(scale, zero), ())
+    return Parts(codes.flatten(1).contiguous(), _line(scale, zero), ())
 
 
 def _line(scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
