@@ -22,13 +22,13 @@ inline void panel_product(const QuantizedRows<Format>& x, const std::uint8_t* pa
   const std::int8_t* codes = x.codes;
   const auto add = [&]<int step>(const std::uint8_t* from, Ints(&sums)[rows][n]) {
     if constexpr (rows <= 2 || !Format::by_groups) {
-      constexpr int step_bytes = Codes<Format::bits>::group_bytes / 4;
+      constexpr int step_bytes = Format::Stored::group_bytes / 4;
 #pragma GCC unroll 4
       for (int line = 0; line < step_bytes; line += 64)
         _mm_prefetch(reinterpret_cast<const char*>(from + step * step_bytes + line + fetched_ahead), _MM_HINT_T0);
     }
     Ints w[2][n];
-    Codes<Format::bits>::template load<step>(from, vector, w);
+    Format::Stored::template load<step>(from, vector, w);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
 #pragma GCC unroll 8
@@ -211,15 +211,14 @@ void dequantize_row(const std::uint8_t* table, std::int64_t row, std::int64_t K,
   if constexpr (!Format::by_groups) {
     const std::uint8_t* codes = panel + Scales::block_bytes;
     for (std::int64_t k = 0; k < K; ++k)
-      narrow_to(Scales::value(panel, panel, output, 0, Codes<Format::bits>::at(codes, output, k) - Format::offset),
-                to + k);
+      narrow_to(Scales::value(panel, panel, output, 0, Format::Stored::at(codes, output, k) - Format::offset), to + k);
   } else {
     for (std::int64_t k = 0; k < K; ++k) {
       const std::int64_t group = k / group_codes;
       const int within = static_cast<int>(k % group_codes);
       const std::uint8_t* block = panel + group / Scales::groups * Format::block_bytes;
       const std::uint8_t* header = block + Scales::block_bytes + group % Scales::groups * Format::group_bytes;
-      const int code = Codes<Format::bits>::at(header + Scales::group_bytes, output, within) - Format::offset;
+      const int code = Format::Stored::at(header + Scales::group_bytes, output, within) - Format::offset;
       narrow_to(Scales::value(block, header, output, within / (group_codes / Format::subgroups), code), to + k);
     }
   }

@@ -67,8 +67,35 @@ struct Codes<8> {
   }
 };
 
+// Codes of 4 bits, each of which names one of 16 values: IQ4_NL's, plus 128. To a product they are bytes.
+alignas(16) constexpr std::uint8_t table_values[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                                       129, 141, 153, 166, 181, 197, 217, 241};
+
+struct TableCodes {
+  static constexpr std::int64_t group_bytes = Codes<4>::group_bytes;
+
+  template <int step, int n>
+  static void load(const std::uint8_t* codes, int vector, Ints (&w)[2][n]) {
+    Codes<4>::load<step>(codes, vector, w);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half)
+#pragma GCC unroll 4
+      for (int v = 0; v < n; ++v) w[half][v] = looked_up(table_values, w[half][v]);
+  }
+
+  static int at(const std::uint8_t* codes, int output, int k) { return table_values[Codes<4>::at(codes, output, k)]; }
+};
+
 // What scales and shifts codes. `subgroups` of a group have a scale each; `load` gives those of the outputs from a
 // vector on, and what is added to each weight where `has_min`; `value` is a weight exactly as the layout defines it.
+
+inline Vec load_f32(const std::uint8_t* from) { return load(reinterpret_cast<const float*>(from)); }
+
+inline float float_at(const std::uint8_t* from, int index) {
+  float value;
+  std::memcpy(&value, from + index * 4, sizeof value);
+  return value;
+}
 
 // One f32 for an output, and activations with one scale a token.
 struct ChannelScale {
@@ -80,11 +107,29 @@ struct ChannelScale {
   static void load(const std::uint8_t* block, const std::uint8_t*, int vector, Vec (&scale)[1][n], Vec*) {
     for (int v = 0; v < n; ++v) scale[0][v] = load_f32(block + (vector + v) * lanes * 4);
   }
-  static Vec load_f32(const std::uint8_t* from) { return ::tsk::TSK_ISA::load(reinterpret_cast<const float*>(from)); }
   static float value(const std::uint8_t* block, const std::uint8_t*, int output, int, int code) {
-    float scale;
-    std::memcpy(&scale, block + output * 4, sizeof scale);
-    return scale * static_cast<float>(code);
+    return float_at(block, output) * static_cast<float>(code);
+  }
+};
+
+// d * (code - zero), both of so many groups.
+template <int block_groups>
+struct ScaleZero {
+  static constexpr int groups = block_groups, subgroups = 1;
+  static constexpr bool has_min = true;
+  static constexpr std::int64_t block_bytes = panel_width * 5, group_bytes = 0;
+
+  template <int n>
+  static void load(const std::uint8_t* block, const std::uint8_t*, int vector, Vec (&scale)[1][n], Vec* min) {
+    for (int v = 0; v < n; ++v) {
+      const int output = (vector + v) * lanes;
+      scale[0][v] = load_f32(block + output * 4);
+      min[v] = zero() - scale[0][v] * from_signed_bytes(block + panel_width * 4 + output);
+    }
+  }
+  static float value(const std::uint8_t* block, const std::uint8_t*, int output, int, int code) {
+    const auto zero_point = static_cast<std::int8_t>(block[panel_width * 4 + output]);
+    return float_at(block, output) * static_cast<float>(code - zero_point);
   }
 };
 
@@ -149,17 +194,18 @@ struct SuperScaleMin {
   }
 };
 
-// d * scale * code, d of 256 weights and a scale of 16.
+// d * scale * code, d of 256 weights and a scale of 32 or 16.
+template <int group_scales>
 struct SuperScale {
-  static constexpr int groups = 8, subgroups = 2;
+  static constexpr int groups = 8, subgroups = group_scales;
   static constexpr bool has_min = false;
-  static constexpr std::int64_t block_bytes = half_bytes, group_bytes = 2 * panel_width;
+  static constexpr std::int64_t block_bytes = half_bytes, group_bytes = subgroups * panel_width;
 
   template <int n>
-  static void load(const std::uint8_t* block, const std::uint8_t* group, int vector, Vec (&scale)[2][n], Vec*) {
+  static void load(const std::uint8_t* block, const std::uint8_t* group, int vector, Vec (&scale)[subgroups][n], Vec*) {
     for (int v = 0; v < n; ++v) {
       const int output = (vector + v) * lanes;
-      for (int s = 0; s < 2; ++s)
+      for (int s = 0; s < subgroups; ++s)
         scale[s][v] = from_halves(block + output * 2) * from_signed_bytes(group + s * panel_width + output);
     }
   }
@@ -169,11 +215,13 @@ struct SuperScale {
   }
 };
 
-template <int code_bits, int code_offset, class Scaling>
+// bits: of a code as a product takes it; Stored: what loads it.
+template <int code_bits, int code_offset, class Scaling, class StoredCodes = Codes<code_bits>>
 struct Format {
   static constexpr int bits = code_bits, offset = code_offset, subgroups = Scaling::subgroups;
   static constexpr bool by_groups = Scaling::groups > 0;
   using Scales = Scaling;
+  using Stored = StoredCodes;
 
   // K as it is stored.
   static constexpr std::int64_t padded(std::int64_t K) {
@@ -181,7 +229,7 @@ struct Format {
     return (K + unit - 1) / unit * unit;
   }
   static constexpr std::int64_t num_groups(std::int64_t K) { return by_groups ? padded(K) / group_codes : 1; }
-  static constexpr std::int64_t group_bytes = Scaling::group_bytes + Codes<bits>::group_bytes;
+  static constexpr std::int64_t group_bytes = Scaling::group_bytes + Stored::group_bytes;
   static constexpr std::int64_t block_bytes = Scaling::block_bytes + Scaling::groups * group_bytes;
   static constexpr std::int64_t panel_bytes(std::int64_t K) {
     if (!by_groups) return Scaling::block_bytes + padded(K) / 4 * quad_bytes;
@@ -197,4 +245,11 @@ using Q4_1 = Format<4, 0, HalfScaleMin>;
 using Q5_0 = Format<5, 16, HalfScale>;
 using Q4_K = Format<4, 0, SuperScaleMin>;
 using Q5_K = Format<5, 0, SuperScaleMin>;
-using Q6_K = Format<6, 32, SuperScale>;
+using Q6_K = Format<6, 32, SuperScale<2>>;
+using Q5_1 = Format<5, 0, HalfScaleMin>;
+using Q3_K = Format<4, 4, SuperScale<2>>;
+using IQ4_NL = Format<8, 128, HalfScale, TableCodes>;
+using IQ4_XS = Format<8, 128, SuperScale<1>, TableCodes>;
+using Affine4_32 = Format<4, 8, ScaleZero<1>>;
+using Affine4_128 = Format<4, 8, ScaleZero<4>>;
+using Affine8_32 = Format<8, 128, ScaleZero<1>>;

@@ -12,6 +12,10 @@ inline Ints shifted(Ints a) {
   if constexpr (count < 0) return _mm512_srli_epi16(a, -count);
   return a;
 }
+// Of codes below 16, what a table has for each.
+inline Ints looked_up(const std::uint8_t* table, Ints codes) {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), codes);
+}
 
 // sum += for each lane the products of four codes of x with those of a weight, which are unsigned.
 template <int bits>
@@ -59,6 +63,10 @@ inline Ints shifted(Ints a) {
   if constexpr (count > 0) return _mm256_slli_epi16(a, count);
   if constexpr (count < 0) return _mm256_srli_epi16(a, -count);
   return a;
+}
+inline Ints looked_up(const std::uint8_t* table, Ints codes) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table))),
+                             codes);
 }
 
 // Pairs are added up in 16 bits, and saturate there. Codes of at most 7 bits cannot reach that; those of 8 bits cannot

@@ -26,10 +26,14 @@ PANELS: Final = "panels"
 GATED_PANELS: Final = "gated_panels"
 SCREEN: Final = "screen"
 FROM_FLOATS: Final = ("int8", "int4", "q8_0")
-"""The quantized layouts that are packed from rows; all but `int8` and `int4` are packed from the blocks of a GGUF file."""
+"""The quantized layouts that are packed from rows; all but `int4` are packed from a checkpoint's blocks."""
 BY_IMPORTANCE: Final = ("int4",)
 """Those of them whose rounding has a choice."""
-QUANTIZED: Final = (*FROM_FLOATS, "q4_0", "q4_1", "q5_0", "q4_k", "q5_k", "q6_k")
+OF_GGUF: Final = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")
+"""Those that are packed from the blocks of a GGUF file."""
+AFFINE: Final = ("affine4_32", "affine4_128", "affine8_32")
+"""Those of codes of so many bits with a scale and a zero point for each so many inputs, which other checkpoints have."""
+QUANTIZED: Final = ("int8", "int4", *OF_GGUF, *AFFINE)
 """The formats of `quantized.py`; `gated_` before one is its layout of joined weights of which half gates the other."""
 
 Sizes = Sequence[int]

@@ -1,7 +1,8 @@
 """How quantized weights are stored: the panels that kernels/csrc/quantized_formats.hpp describes, packed and unpacked.
 
 A format's weights come as floats, which are then rounded (`quantized_rounding.py`), or as the blocks of a GGUF file
-(`quantized_blocks.py`), whose values stay as they are. Does not: run anything.
+(`quantized_blocks.py`) or those that the codes of other checkpoints are put into (`quantized_affine.py`), whose values stay as they are.
+Does not: run anything.
 
 Legend: O outputs and K inputs of a weight; P panels; B blocks and G groups of a row; quads are four neighbours in k.
 """
@@ -15,7 +16,20 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from tskernels.quantized_blocks import parse_q4_0, parse_q4_1, parse_q4_k, parse_q5_0, parse_q5_k, parse_q6_k, parse_q8_0
+from tskernels.quantized_affine import parse_affine4, parse_affine4_128, parse_affine8, parse_int8
+from tskernels.quantized_blocks import (
+    IQ4_VALUES,
+    parse_iq4_xs,
+    parse_q3_k,
+    parse_q4_0,
+    parse_q4_1,
+    parse_q4_k,
+    parse_q5_0,
+    parse_q5_1,
+    parse_q5_k,
+    parse_q6_k,
+    parse_q8_0,
+)
 from tskernels.quantized_parts import GROUP, Parts
 from tskernels.quantized_rounding import round_int4, round_int8
 
@@ -32,7 +46,7 @@ Value = Callable[[Parts], Tensor]
 class Format:
     """bits and offset of a code, which is stored without a sign; groups of a block, 0 where K is one; block, group: what the header of
     either says of an output. parse: rows to parts, by the importance of each input [K] where BY_IMPORTANCE has the format; value: parts
-    to f32 [O, K]; block_codes and row_block_bytes: of the file's blocks, 0 of floats."""
+    to f32 [O, K]; block_codes and row_block_bytes: of the file's blocks, 0 of floats and where K is one."""
 
     name: str
     bits: int
@@ -59,7 +73,8 @@ class Format:
         return self._panels(outputs, gated) * (groups // self.groups * header + groups * (group + GROUP * PANEL * self.bits // 8))
 
     def pack(self, rows: Tensor, gated: bool = False, importance_K: Tensor | None = None) -> Tensor:
-        """Floats [O, K], or u8 [O, bytes] of a file's blocks, to one u8 run. gated: the first half of the rows gates the second."""
+        """Floats [O, K], or u8 [O, bytes] of a file's blocks, to one u8 run; of a format where K is one block, either. gated: the first
+        half of the rows gates the second."""
         by = () if importance_K is None else (importance_K,)
         K = self._width(rows)
         order = _order(rows.shape[0], gated)
@@ -89,6 +104,8 @@ class Format:
         return rows
 
     def _width(self, rows: Tensor) -> int:
+        if rows.dim() == 2 and rows.dtype == torch.uint8 and not self.groups:
+            return rows.shape[1] - sum(t.itemsize for t in self.block)
         if rows.dim() != 2 or (rows.dtype == torch.uint8) != bool(self.row_block_bytes):
             given = "u8 [O, bytes]" if self.row_block_bytes else "floats [O, K]"
             raise ValueError(f"`{self.name}` packs {given}, but {rows.dtype} {list(rows.shape)} is given")
@@ -223,19 +240,46 @@ def _by_super_scale_and_min(parts: Parts) -> Tensor:
     return (_grouped(parts, 0) * (d * scale)[..., None] - (dmin * m)[..., None]).flatten(1)
 
 
-def _by_super_scale(parts: Parts) -> Tensor:
-    d = parts.block[0].float().repeat_interleave(16, 1)
+def _by_super_scale(offset: int) -> Value:
+    return lambda parts: (_grouped(parts, offset, 2) * _super_scales(parts)[..., None]).flatten(1)
+
+
+def _super_scales(parts: Parts) -> Tensor:
+    """[O, scales]"""
     scale = torch.stack(parts.group, 2).flatten(1).float()
-    return (_grouped(parts, 32, 2) * (d * scale)[..., None]).flatten(1)
+    return parts.block[0].float().repeat_interleave(8 * len(parts.group), 1) * scale
 
 
+def _by_scale_of_table(parts: Parts) -> Tensor:
+    return (_looked_up(parts) * parts.group[0].float()[..., None]).flatten(1)
+
+
+def _by_super_scale_of_table(parts: Parts) -> Tensor:
+    return (_looked_up(parts) * _super_scales(parts)[..., None]).flatten(1)
+
+
+def _looked_up(parts: Parts) -> Tensor:
+    """[O, G, 32]"""
+    return torch.tensor(IQ4_VALUES, dtype=torch.float32)[parts.codes.int()].view(parts.codes.shape[0], -1, GROUP)
+
+
+def _by_scale_and_zero(offset: int) -> Value:
+    def value(parts: Parts) -> Tensor:
+        d, zero = (plane.float()[..., None] for plane in parts.block)
+        codes = (parts.codes.float() - offset).view(*parts.block[0].shape, -1)
+        return ((codes - zero) * d).flatten(1)
+
+    return value
+
+
+_FLOAT: Final = torch.float32
 _HALF: Final = torch.float16
 _BYTE: Final = torch.uint8
 
 FORMATS: Final[Mapping[str, Format]] = {
     entry.name: entry
     for entry in (
-        Format("int8", 8, 128, 0, (torch.float32,), (), round_int8, _by_channel),
+        Format("int8", 8, 128, 0, (_FLOAT,), (), lambda rows: (parse_int8 if rows.dtype == _BYTE else round_int8)(rows), _by_channel),
         Format("int4", 4, 0, 1, (), (_HALF, _HALF), round_int4, _by_group_and_min),
         Format("q8_0", 8, 128, 1, (), (_HALF,), parse_q8_0, _by_group(128), 32, 34),
         Format("q4_0", 4, 8, 1, (), (_HALF,), parse_q4_0, _by_group(8), 32, 18),
@@ -243,6 +287,13 @@ FORMATS: Final[Mapping[str, Format]] = {
         Format("q5_0", 5, 16, 1, (), (_HALF,), parse_q5_0, _by_group(16), 32, 22),
         Format("q4_k", 4, 0, 8, (_HALF, _HALF), (_BYTE, _BYTE), parse_q4_k, _by_super_scale_and_min, 256, 144),
         Format("q5_k", 5, 0, 8, (_HALF, _HALF), (_BYTE, _BYTE), parse_q5_k, _by_super_scale_and_min, 256, 176),
-        Format("q6_k", 6, 32, 8, (_HALF,), (torch.int8, torch.int8), parse_q6_k, _by_super_scale, 256, 210),
+        Format("q6_k", 6, 32, 8, (_HALF,), (torch.int8, torch.int8), parse_q6_k, _by_super_scale(32), 256, 210),
+        Format("q5_1", 5, 0, 1, (), (_HALF, _HALF), parse_q5_1, _by_group_and_min, 32, 24),
+        Format("q3_k", 4, 4, 8, (_HALF,), (torch.int8, torch.int8), parse_q3_k, _by_super_scale(4), 256, 110),
+        Format("iq4_nl", 4, 0, 1, (), (_HALF,), parse_q4_0, _by_scale_of_table, 32, 18),
+        Format("iq4_xs", 4, 0, 8, (_HALF,), (torch.int8,), parse_iq4_xs, _by_super_scale_of_table, 256, 136),
+        Format("affine4_32", 4, 8, 1, (_FLOAT, torch.int8), (), parse_affine4, _by_scale_and_zero(8), 32, 21),
+        Format("affine4_128", 4, 8, 4, (_FLOAT, torch.int8), (), parse_affine4_128, _by_scale_and_zero(8), 128, 69),
+        Format("affine8_32", 8, 128, 1, (_FLOAT, torch.int8), (), parse_affine8, _by_scale_and_zero(128), 32, 37),
     )
 }

@@ -34,6 +34,7 @@ DAMAGE: dict[str, Callable[[], None]] = {
     "TS0709": lambda: write_gguf(Path("odd.gguf"), extra="blk.0.attn_sinks.weight"),
     "TS0710": lambda: write_gguf(Path("longrope.gguf"), rope="longrope"),
     "TS0711": lambda: write_gguf(Path("part.gguf"), parts=3),
+    "TS0712": lambda: write_checkpoint(Path("quantized"), quantization_config={"quant_method": "gptq", "bits": 3}),
     "TS0730": lambda: write_checkpoint(Path("renamed"), {n.replace("k_proj", "key_proj"): s for n, s in SHAPES.items()}),
     "TS0731": lambda: write_checkpoint(Path("wide"), SHAPES | {K_PROJ: (16, 32)}),
     "TS0732": lambda: write_checkpoint(Path("biased"), SHAPES | {LAYER + "self_attn.k_proj.bias": (8,)}),

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from tskernels.quantized import Format
 
-_HALVES: Final = {"q8_0": (0,), "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
+_HALVES: Final = {
+    **dict.fromkeys(("q8_0", "q4_0", "q5_0", "iq4_nl", "iq4_xs"), (0,)),
+    **dict.fromkeys(("q4_1", "q5_1", "q4_k", "q5_k"), (0, 2)),
+    "q3_k": (108,),
+    "q6_k": (208,),
+}
 """Where a block has f16; all other bytes may be anything."""
 
 
@@ -19,7 +24,10 @@ def source(form: Format, outputs: int, K: int, seed: int) -> Tensor:
     if not form.row_block_bytes:
         return torch.randn(outputs, K, generator=generator) * 0.05
     blocks = torch.randint(0, 256, (outputs, K // form.block_codes, form.row_block_bytes), dtype=torch.uint8, generator=generator)
-    for first in _HALVES[form.name]:
+    if form.name.startswith("affine"):
+        scale = torch.randn(*blocks.shape[:2], 1, generator=generator) * 0.01
+        blocks[..., :4] = scale.view(torch.uint8)
+    for first in _HALVES.get(form.name, ()):
         scale = torch.randn(outputs, K // form.block_codes, 1, generator=generator) * 0.01
         blocks[..., first : first + 2] = scale.half().view(torch.uint8)
     return blocks.view(outputs, -1)

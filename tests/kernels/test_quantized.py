@@ -8,11 +8,20 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from tests.kernels.quantized_sources import source
 
+from tskernels.layouts import AFFINE, OF_GGUF
 from tskernels.quantized import FORMATS, Format
+from tskernels.quantized_affine import affine_blocks, int8_rows
 
 OF_FILES = [form for form in FORMATS.values() if form.block_codes]
-OF_FLOATS = [form for form in FORMATS.values() if not form.block_codes]
-BITS = {"int8": 8.05, "int4": 5, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5, "q5_0": 5.5, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625}
+BITS = {"int8": 8.05, "int4": 5, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5, "q5_0": 5.5, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625} | {
+    "q5_1": 6,
+    "q3_k": 4.5625,
+    "iq4_nl": 4.5,
+    "iq4_xs": 4.3125,
+    "affine4_32": 5.25,
+    "affine4_128": 4.3125,
+    "affine8_32": 9.25,
+}
 
 
 def name(form: Format) -> str:
@@ -20,13 +29,31 @@ def name(form: Format) -> str:
 
 
 @pytest.mark.parametrize("gated", [False, True], ids=["", "gated"])
-@pytest.mark.parametrize("form", OF_FILES, ids=name)
+@pytest.mark.parametrize("form", [FORMATS[kind] for kind in OF_GGUF], ids=name)
 def test_blocks_of_a_file_keep_their_values(form: Format, gated: bool) -> None:
     for outputs, blocks in ((32, 1), (70, 3)):
         K = blocks * form.block_codes
         rows = source(form, outputs, K, seed=outputs)
         want = torch.from_numpy(dequantize(rows.numpy(), GGMLQuantizationType[form.name.upper()]))
         assert torch.equal(form.unpack(form.pack(rows, gated), outputs, K, gated), want)
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["", "gated"])
+@pytest.mark.parametrize("form", [FORMATS[kind] for kind in AFFINE], ids=name)
+def test_codes_with_zero_points_keep_their_values(form: Format, gated: bool) -> None:
+    K, blocks = 3 * form.block_codes, 3
+    codes = torch.randint(0, 1 << form.bits, (70, K), dtype=torch.uint8)
+    scale, zero = torch.randn(70, blocks), torch.randint(0, 1 << form.bits, (70, blocks), dtype=torch.uint8)
+    packed = form.pack(affine_blocks(codes, scale, zero, form.bits), gated)
+    wide = [plane.repeat_interleave(form.block_codes, 1) for plane in (scale, zero)]
+    assert torch.equal(form.unpack(packed, 70, K, gated), (codes.float() - wide[1].float()) * wide[0])
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["", "gated"])
+def test_codes_of_rows_keep_their_values(gated: bool) -> None:
+    form = FORMATS["int8"]
+    codes, scale = torch.randint(-128, 128, (70, 37), dtype=torch.int8), torch.randn(70)
+    assert torch.equal(form.unpack(form.pack(int8_rows(codes, scale), gated), 70, 37, gated), codes.float() * scale[:, None])
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=name)
@@ -85,10 +112,9 @@ def test_a_row_that_ends_within_a_block_is_refused(form: Format) -> None:
         form.pack(torch.zeros(32, 256))
 
 
-@pytest.mark.parametrize("form", OF_FLOATS, ids=name)
-def test_floats_are_what_is_rounded(form: Format) -> None:
+def test_floats_are_what_is_rounded() -> None:
     with pytest.raises(ValueError, match="packs floats"):
-        form.pack(torch.zeros(32, 256, dtype=torch.uint8))
+        FORMATS["int4"].pack(torch.zeros(32, 256, dtype=torch.uint8))
 
 
 def test_sums_that_could_overflow_are_refused() -> None:

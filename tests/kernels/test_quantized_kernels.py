@@ -16,7 +16,7 @@ from tskernels.quantized import FORMATS, Format
 _cpu = pytest.importorskip("tskernels._cpu", reason="the C++ kernels are not built")
 ISAS = ("avx512_bf16", "avx512", "avx2")
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int32: "i32"}
-SHAPES = {0: ((40, 37), (64, 640)), 32: ((33, 32), (96, 640)), 256: ((50, 256), (64, 768))}
+SHAPES = {0: ((40, 37), (64, 640)), 32: ((33, 32), (96, 640)), 128: ((50, 128), (64, 640)), 256: ((50, 256), (64, 768))}
 """O and K by what K must be a multiple of."""
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
 """Of the sum of magnitudes (f32), and of the result itself (bf16)."""

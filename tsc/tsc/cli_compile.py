@@ -36,7 +36,7 @@ def _compiled(command: Command) -> Command:
             type=click.Choice(["auto", "none", "int8", "int4"]),
             default="auto",
             show_default=True,
-            help="auto: what a GGUF stores quantized as it is, where the target has kernels for it; "
+            help="auto: what a checkpoint stores quantized as it is, where the target has kernels for it; "
             "none: everything in --dtype; int8: rounded to q8_0; int4: layers rounded to 4 bits, tables and the head to 8",
         ),
         click.option("--screen/--no-screen", default=True, show_default=True, help="store a copy of the head that says which logits count"),

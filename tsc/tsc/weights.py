@@ -76,6 +76,7 @@ def match_checkpoint(typed: TypedModel, checkpoint: Checkpoint, others: Mapping[
         and not any(n in names for names in elsewhere.values())
         and not n.endswith(IGNORED_SUFFIXES)
         and not any(fnmatchcase(n, p) for p in typed.unused)
+        and not checkpoint.is_needless(n)
     ]
     problems = []
     for name, weight in declared.items():

@@ -51,6 +51,10 @@ class Checkpoint(ABC):
         """The bytes of one of `formats`, u8 [O, bytes of a row], its rows in the order in which `read` gives them. The caller owns it."""
         raise failure(UNKNOWN_TENSOR, self.source, f"stores no blocks of `{name}`")
 
+    def is_needless(self, name: str) -> bool:
+        """Whether a model that does not name the tensor is the same without it."""
+        return False
+
     @abstractmethod
     def tokenizer_files(self) -> dict[str, bytes]:
         """`tokenizer.json` and `tokenizer_config.json`, or nothing when the checkpoint has no tokenizer.

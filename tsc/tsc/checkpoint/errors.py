@@ -17,6 +17,7 @@ UNKNOWN_TENSOR_TYPE = "TS0708"
 UNKNOWN_TENSOR = "TS0709"
 UNKNOWN_ROPE = "TS0710"
 UNSUPPORTED_LAYOUT = "TS0711"  # split, big-endian, a version that nobody writes any more
+UNKNOWN_QUANTIZATION = "TS0712"  # a method, or what it asks for, or tensors that do not fit together
 
 
 def failure(code: str, path: Path, what: str, *fixes: str) -> CompileError:

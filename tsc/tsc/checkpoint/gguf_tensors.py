@@ -11,7 +11,7 @@ from tsc.checkpoint.checkpoint import TensorInfo
 from tsc.checkpoint.errors import DAMAGED_GGUF, UNKNOWN_TENSOR, UNKNOWN_TENSOR_TYPE, failure
 from tsc.checkpoint.gguf_header import GgufHeader, GgufTensor
 from tsc.checkpoint.mapped import map_range
-from tskernels.layouts import QUANTIZED
+from tskernels.layouts import OF_GGUF
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class GgufWeights:
     def formats(self) -> dict[str, str]:
         """The matrices whose blocks `tskernels.quantized` knows."""
         types = {name: self._type_name(row).lower() for name, row in self._rows.items() if len(row.shape) == 2}
-        return {name: kind for name, kind in types.items() if kind in QUANTIZED}
+        return {name: kind for name, kind in types.items() if kind in OF_GGUF}
 
     def blocks(self, name: str) -> torch.Tensor:
         """One of `formats`, in torch memory of its own."""

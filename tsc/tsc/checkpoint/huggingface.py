@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tsc.checkpoint.checkpoint import Checkpoint, TensorInfo
 from tsc.checkpoint.config import load_config, parse_json, read_file
+from tsc.checkpoint.encoded import Encoded
 from tsc.checkpoint.errors import MISSING_SHARD, NOT_A_CHECKPOINT, NOT_JSON, UNKNOWN_TENSOR, failure
+from tsc.checkpoint.quantized import decoded
 from tsc.checkpoint.safetensors_file import StoredTensor, read_header
 from tsc.checkpoint.tokenizer_directory import directory_tokenizer
 from tsc.diagnostics import near
@@ -31,7 +33,7 @@ class HuggingFaceCheckpoint(Checkpoint):
             what = "is neither a directory nor a GGUF file"
             raise failure(NOT_A_CHECKPOINT, source, what, "give the directory that from_pretrained would take, or a .gguf file")
         super().__init__(source, *load_config(source))
-        self._rows = _as_part_of_a_model(_stored_tensors(source))
+        self._rows = decoded(source, self.config, _as_part_of_a_model(_stored_tensors(source)))
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -41,6 +43,20 @@ class HuggingFaceCheckpoint(Checkpoint):
         if name not in self._rows:
             raise failure(UNKNOWN_TENSOR, self.source, f"has no tensor `{name}`{near(name, self._rows)}")
         return self._rows[name].read(name)
+
+    @cached_property
+    def formats(self) -> Mapping[str, str]:
+        weights = {name: row.format() for name, row in self._rows.items() if isinstance(row, Encoded)}
+        return {name: form for name, form in weights.items() if form is not None}
+
+    def blocks(self, name: str) -> torch.Tensor:
+        row = self._rows.get(name)
+        return row.blocks() if name in self.formats and isinstance(row, Encoded) else super().blocks(name)
+
+    def is_needless(self, name: str) -> bool:
+        """Of a quantized module a bias of zeros: AutoGPTQ gives each one, whatever the model has."""
+        module, _, last = name.rpartition(".")
+        return last == "bias" and isinstance(self._rows.get(f"{module}.weight"), Encoded) and not self.read(name).any()
 
     def tokenizer_files(self) -> dict[str, bytes]:
         return directory_tokenizer(self.source, self.bos_token_id, next(iter(self.eos_token_ids), None))

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 _NAMES = {"F32": "f32", "BF16": "bf16", "F16": "f16", "F64": "f64", "I32": "i32", "I64": "i64"}
 _TORCH = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64", "I32": "int32", "I64": "int64"}
-_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "I32": 4, "I64": 8}
+_ENCODED = {
+    "I8": "int8",
+    "U8": "uint8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+"""What means nothing without a scale."""
+_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "I32": 4, "I64": 8, **dict.fromkeys(_ENCODED, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +42,16 @@ class StoredTensor:
     def info(self) -> TensorInfo:
         return TensorInfo(_NAMES.get(self.type, self.type.lower()), self.shape)
 
-    def read(self, name: str) -> torch.Tensor:
-        """A tensor over a private mapping of the file: its memory is the page cache's and goes when the tensor does."""
+    def read(self, name: str, *, encoded: bool = False) -> torch.Tensor:
+        """A tensor over a private mapping of the file: its memory is the page cache's and goes when the tensor does. encoded: element types
+        that stand for others are read, too."""
         import torch
 
-        if self.type not in _TORCH:
+        types = _TORCH | _ENCODED if encoded else _TORCH
+        if self.type not in types:
             what = f"stores `{name}` as {self.type}; read are {', '.join(_TORCH)}"
             raise failure(UNKNOWN_TENSOR_TYPE, self.path, what, "convert the checkpoint to bf16")
-        dtype = getattr(torch, _TORCH[self.type])
+        dtype = getattr(torch, types[self.type])
         if self.size == 0:
             return torch.empty(self.shape, dtype=dtype)
         mapping, start = map_range(self.path, self.offset, self.size)
