@@ -200,19 +200,18 @@ def compressed(
     scheme = QuantizationScheme(targets=["Linear"], weights=args, input_activations=activations)
 
     def encode(w: Tensor) -> tuple[Stored, Tensor]:
-        parts = {"group": lambda: w.unflatten(1, (-1, args.group_size)), "block": lambda: _in_blocks(w, args.block_structure)}
-        runs = parts.get(str(args.strategy), lambda: w if args.strategy == "channel" else w.view(1, -1))()
-        low, high = runs.amin(-1), runs.amax(-1)
-        low, high = (low[:, None], high[:, None]) if args.strategy == "channel" else (low, high)
-        scale, zero = calculate_qparams(low, high, args)
+        places = torch.from_numpy(np.random.default_rng(w.shape[1]).permutation(w.shape[1]))
+        if not ordered:
+            w = w[:, places.argsort()]
+        runs = _runs(w, args)
+        scale, zero = calculate_qparams(runs.amin(-1), runs.amax(-1), args)
         state = {"weight": w, "weight_scale": scale.bfloat16(), "weight_zero_point": zero}
         compressor = BaseCompressor.get_value_from_registry(form)
         stored = compressor.compress(state, scheme)
         exact = {**stored, "weight_scale": stored["weight_scale"].float()}
-        values = compressor.decompress(exact, scheme)["weight"]
-        if not ordered:  # as the library wrote it until `actorder` of groups was taken out of it: inputs change places
+        values: Tensor = compressor.decompress(exact, scheme)["weight"]
+        if not ordered:  # as the library wrote it until `actorder` of groups was taken out of it: back in their places
             assert args.group_size is not None
-            places = torch.from_numpy(np.random.default_rng(w.shape[1]).permutation(w.shape[1]))
             codes = _unpacked(stored["weight_packed"], args.num_bits)[:, places.numpy()]
             stored = stored | {"weight_packed": words(codes, args.num_bits), "weight_g_idx": (places // args.group_size).int()}
             values = values[:, places]
@@ -223,9 +222,13 @@ def compressed(
     return Quantizer(name, config | {"config_groups": {"group_0": group}}, encode, format_)
 
 
-def _in_blocks(w: Tensor, block: list[int] | None) -> Tensor:
-    assert block is not None
-    return w.unflatten(1, (-1, block[1])).unflatten(0, (-1, block[0])).transpose(1, 2).flatten(2)
+def _runs(w: Tensor, args: QuantizationArgs) -> Tensor:
+    """The weights of each scale in the last dimension."""
+    outputs, inputs = w.shape
+    if args.strategy == "block":
+        rows, columns = args.block_structure
+        return w.view(outputs // rows, rows, inputs // columns, columns).transpose(1, 2).flatten(2)
+    return w.view(1, -1) if args.strategy == "tensor" else w.reshape(outputs, -1, args.group_size or inputs)
 
 
 def _unpacked(packed: Tensor, bits: int) -> NDArray[np.int64]:

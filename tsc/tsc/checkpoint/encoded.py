@@ -144,9 +144,15 @@ class Affine(Encoded):
         import torch
 
         (scale, zero), run = self.lines(), self.run()
+        zero = zero.float()
+        if isinstance(run, int) and self.shape[1] % run == 0:
+            for rows in self._rows(32):
+                codes = self.codes(rows).float().view(-1, scale.shape[1], run)
+                yield rows, codes.sub_(zero[rows][..., None]).mul_(scale[rows][..., None]).flatten(1)
+            return
         which = torch.arange(self.shape[1]) // run if isinstance(run, int) else run
         for rows in self._rows(32):
-            yield rows, (self.codes(rows).float() - zero[rows].float()[:, which]) * scale[rows][:, which]
+            yield rows, (self.codes(rows).float() - zero[rows][:, which]) * scale[rows][:, which]
 
 
 def unpacked(words: torch.Tensor, bits: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +21,14 @@ class Method(Protocol):
     """Made of the directory and its `quantization_config`; raises CompileError where that asks for what is not read. parts: the tensors of
     a module that `weight` is made of."""
 
-    parts: tuple[str, ...]
+    @property
+    def parts(self) -> tuple[str, ...]: ...
 
     def weight(self, module: StoredModule) -> Encoded | None:
         """None where the module is not quantized."""
 
 
-METHODS = {
+METHODS: Mapping[str, Callable[[Path, Mapping[str, Any]], Method]] = {
     "awq": AwqMethod,
     "compressed-tensors": CompressedTensorsMethod,
     "fp8": Fp8Method,
@@ -52,7 +53,7 @@ def decoded(source: Path, config: Mapping[str, Any], rows: Mapping[str, StoredTe
         what = "does not say by which method it is quantized" if name is None else f"is quantized by `{name}`, which is not read"
         fix = f"give it in bf16, or quantized by one of {', '.join(METHODS)}"
         raise failure(UNKNOWN_QUANTIZATION, source, what + near(str(name), METHODS), fix)
-    method: Method = METHODS[name](source, stated)
+    method = METHODS[name](source, stated)
     modules: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for tensor, row in rows.items():
         module, _, last = tensor.rpartition(".")
