@@ -352,8 +352,10 @@ inline std::int64_t attend_scratch(const Problem& problem, const Call& call, int
                                        : places_bytes<float>(problem, num_workers);
 }
 
-// (q [T, K, G, E], cache, spans, lengths, tables; shard, scale, window, softcap): all but where things lie in the cache
-inline Problem cached_heads(const Call& call) {
+// (q [T, K, G, E], cache, sinks [K, G]?, spans, lengths, tables; shard, scale, window, softcap): all but where things
+// lie in the cache
+template <bool has_sinks>
+Problem cached_heads(const Call& call) {
   const Tensor &q = call.operands[0], &cache = call.operands[1], &out = call.out;
   Problem problem;
   problem.q = {q.data, q.strides[0], q.strides[1], q.strides[2], q.width()};
@@ -362,38 +364,48 @@ inline Problem cached_heads(const Call& call) {
   problem.key_width = problem.value_width = q.width();
   problem.cache = cache.data;
   problem.page_size = cache.sizes[1], problem.page_stride = cache.strides[0];
-  problem.spans = call.operands[2], problem.lengths = call.operands[3], problem.tables = call.operands[4];
+  const Tensor* step = call.operands + (has_sinks ? 3 : 2);
+  problem.spans = step[0], problem.lengths = step[1], problem.tables = step[2];
+  if constexpr (has_sinks) problem.sinks = call.operands[2];
   problem.shard = static_cast<std::int64_t>(call.numbers[0]), problem.scale = static_cast<float>(call.numbers[1]);
   problem.window = static_cast<std::int64_t>(call.numbers[2]), problem.softcap = static_cast<float>(call.numbers[3]);
   return problem;
 }
 
 // The cache is [pages, page_size, 2, K, E].
-inline Problem attention_problem(const Call& call) {
+template <bool has_sinks>
+Problem attention_problem(const Call& call) {
   const Tensor& cache = call.operands[1];
-  Problem problem = cached_heads(call);
+  Problem problem = cached_heads<has_sinks>(call);
   problem.row_stride = cache.strides[1], problem.value_offset = cache.strides[2];
   problem.head_stride = cache.strides[3], problem.scales_offset = 0;
   return problem;
 }
-inline void attention(const Call& call, const Worker& worker) { attend(attention_problem(call), call, worker); }
-inline std::int64_t attention_scratch(const Call& call, int num_workers) {
-  return attend_scratch(attention_problem(call), call, num_workers);
+template <bool has_sinks>
+void attention(const Call& call, const Worker& worker) {
+  attend(attention_problem<has_sinks>(call), call, worker);
+}
+template <bool has_sinks>
+std::int64_t attention_scratch(const Call& call, int num_workers) {
+  return attend_scratch(attention_problem<has_sinks>(call), call, num_workers);
 }
 
 // The cache is u8[pages, page_size, 2 * K * (E + 4)], as int8_cache.hpp says.
-inline Problem attention_int8_problem(const Call& call) {
-  Problem problem = cached_heads(call);
+template <bool has_sinks>
+Problem attention_int8_problem(const Call& call) {
+  Problem problem = cached_heads<has_sinks>(call);
   problem.head_stride = problem.key_width, problem.value_offset = problem.key_heads * problem.key_width;
   problem.row_stride = 2 * problem.value_offset, problem.scales_offset = problem.page_size * problem.row_stride;
   return problem;
 }
-inline void attention_int8(const Call& call, const Worker& worker) {
-  const Problem problem = attention_int8_problem(call);
+template <bool has_sinks>
+void attention_int8(const Call& call, const Worker& worker) {
+  const Problem problem = attention_int8_problem<has_sinks>(call);
   if (problem.tokens == 0) return;
   if (call.out.dtype == DType::bf16) return Attention<Code, bf16>(problem, call.scratch, worker).run();
   Attention<Code, float>(problem, call.scratch, worker).run();
 }
-inline std::int64_t attention_int8_scratch(const Call& call, int num_workers) {
-  return places_bytes<Code>(attention_int8_problem(call), num_workers);
+template <bool has_sinks>
+std::int64_t attention_int8_scratch(const Call& call, int num_workers) {
+  return places_bytes<Code>(attention_int8_problem<has_sinks>(call), num_workers);
 }

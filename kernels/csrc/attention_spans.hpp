@@ -17,13 +17,14 @@ struct HeadRows {
   }
 };
 
-// A call of either op. Values lie `value_offset` elements after their keys; in a cache of codes the scales of a page
-// begin `scales_offset` bytes after it.
+// A call of any of the ops. Values lie `value_offset` elements after their keys; in a cache of codes the scales of a
+// page begin `scales_offset` bytes after it.
 struct Problem {
   HeadRows q, rotated, out;  // a query is q and then rotated
   std::int64_t tokens, key_heads, group, key_width, value_width;
   std::byte* cache;
   std::int64_t page_size, page_stride, row_stride, head_stride, value_offset, scales_offset;
+  Tensor sinks = {};  // [key heads, group] where there are any
   Tensor spans, lengths, tables;
   std::int64_t shard, window;
   float scale, softcap;
@@ -381,7 +382,12 @@ void finish(const Rows& rows, std::int64_t first_row, int size, const Part& tota
   for (int r = 0; r < size; ++r) {
     const std::int64_t row = first_row + r;
     auto* to = problem.out.at<Outer>(rows.sequence.first + row / problem.group, rows.key_head, row % problem.group);
-    const Vec sum = broadcast(total.sums()[r]);
+    Vec sum = broadcast(total.sums()[r]);
+    if (problem.sinks.data) {
+      // Beside a much larger sink, which makes this infinite, what keys have is nothing.
+      const float sink = widen(problem.sinks.at<const Outer>(rows.key_head)[row % problem.group]);
+      sum = sum + exponential(broadcast(sink) - broadcast(total.largest()[r]));
+    }
     for (std::int64_t column = first * lanes; column < last * lanes && column < problem.value_width; column += lanes) {
       const Vec value = divide(load(total.values() + r * width + column), sum);
       const std::int64_t left = problem.value_width - column;

@@ -26,6 +26,7 @@ namespace tsk::TSK_ISA {
 #include "latent_attention.hpp"
 #include "einsum.hpp"
 #include "mixture.hpp"
+#include "mixture_panels.hpp"
 #include "mixture_experts.hpp"
 #include "quantized_formats.hpp"
 #include "quantized_rows.hpp"
@@ -38,8 +39,10 @@ constexpr Kernel kernels[] = {
     {"linear_panels", Partition::whole, linear_panels, linear_scratch},
     {"linear_rows", Partition::whole, linear_rows, linear_rows_scratch},
     {"gated_panels", Partition::whole, gated_panels, linear_scratch},
-    {"attention", Partition::whole, attention, attention_scratch},
-    {"attention_int8", Partition::whole, attention_int8, attention_int8_scratch},
+    {"attention", Partition::whole, attention<false>, attention_scratch<false>},
+    {"attention_int8", Partition::whole, attention_int8<false>, attention_int8_scratch<false>},
+    {"sink_attention", Partition::whole, attention<true>, attention_scratch<true>},
+    {"sink_attention_int8", Partition::whole, attention_int8<true>, attention_int8_scratch<true>},
     {"latent_attention", Partition::whole, latent_attention, latent_attention_scratch},
     {"screened_rows", Partition::whole, screened_rows, screened_rows_scratch},
     {"max_index", Partition::whole, max_index_rows},
@@ -62,7 +65,8 @@ constexpr Kernel kernels[] = {
     {"latent_append", Partition::rows, latent_append},
     {"einsum", Partition::whole, einsum, einsum_scratch},
     {"route", Partition::whole, route, route_scratch},
-    {"experts_panels", Partition::whole, experts_panels, experts_scratch},
+    {"experts_panels", Partition::whole, experts<WholePanels>, experts_scratch<WholePanels>},
+    {"experts_mxfp4", Partition::whole, experts<Mxfp4Panels>, experts_scratch<Mxfp4Panels>},
     {"linear_int8", Partition::whole, linear_quantized<Int8>, quantized_scratch<Int8>},
     {"gated_int8", Partition::whole, gated_quantized<Int8>, quantized_scratch<Int8>},
     {"embedding_int8", Partition::rows, embedding_quantized<Int8>},

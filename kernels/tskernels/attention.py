@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from tskernels.cost import attention_bound
+from tskernels.cost import attention_bound, sink_attention_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import kernel, one_float_type, op
 
@@ -23,6 +23,39 @@ def attention(
     """`q [T, K, G, E]`, `cache [pages, page_size, 2, K, E]`, `spans i32[S, 2]`, `lengths i32[S]`, `tables i32[S, P]` to
     `[T, K, G, E]`. Rows `spans[s, 0]` to before `spans[s, 1]` are sequence s's, its newest; an empty span is not looked at. Rows of no
     sequence give zeros. Where ranks share out the step's rows by sequences, `shard` is which T of them are here; spans are of the step."""
+    return _attended(q, cache, None, spans, lengths, tables, shard, scale, window, softcap)
+
+
+@op("ts::sink_attention", cost=sink_attention_bound)
+def sink_attention(
+    q: Tensor,
+    cache: Tensor,
+    sinks: Tensor,
+    spans: Tensor,
+    lengths: Tensor,
+    tables: Tensor,
+    shard: int,
+    scale: float,
+    window: int,
+    softcap: float,
+) -> Tensor:
+    """As `attention`, but that each head may attend to nothing: to the scores of its softmax `sinks [K, G]` adds one of its own, which has
+    no value and no cap."""
+    return _attended(q, cache, sinks, spans, lengths, tables, shard, scale, window, softcap)
+
+
+def _attended(
+    q: Tensor,
+    cache: Tensor,
+    sinks: Tensor | None,
+    spans: Tensor,
+    lengths: Tensor,
+    tables: Tensor,
+    shard: int,
+    scale: float,
+    window: int,
+    softcap: float,
+) -> Tensor:
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     dtype = compute_dtype(q.dtype)
     for sequence, first, last, length in own_sequences(spans, lengths, len(q), shard):
@@ -36,7 +69,10 @@ def attention(
         seen = distance >= 0
         if window:
             seen &= distance < window
-        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        scores = scores.masked_fill(~seen, -torch.inf)
+        if sinks is not None:
+            scores = torch.cat((scores, sinks.to(dtype)[..., None, None].expand(*scores.shape[:-1], 1)), -1)
+        weights = scores.softmax(-1)[..., : distance.shape[1]]
         out[first:last] = torch.einsum("kgij,jke->ikge", weights, values)
     return out
 
@@ -85,6 +121,41 @@ def attention_torch(
     Several sequences in one call would be faster and are not the same: torch gives each thread its own scratch memory, whose
     alignment, and so the order of its sums, differs by thread, and which thread gets a sequence depends on the others.
     """
+    _attend(q, cache, None, spans, lengths, tables, shard, scale, window, softcap, out)
+
+
+@kernel("ts::sink_attention", name="torch", when=one_float_type, cost=sink_attention_bound)
+def sink_attention_torch(
+    q: Tensor,
+    cache: Tensor,
+    sinks: Tensor,
+    spans: Tensor,
+    lengths: Tensor,
+    tables: Tensor,
+    shard: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    *,
+    out: Tensor,
+) -> None:
+    """A product a sequence, in f32: torch's fused attention has no sinks."""
+    _attend(q, cache, sinks, spans, lengths, tables, shard, scale, window, softcap, out)
+
+
+def _attend(
+    q: Tensor,
+    cache: Tensor,
+    sinks: Tensor | None,
+    spans: Tensor,
+    lengths: Tensor,
+    tables: Tensor,
+    shard: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    out: Tensor,
+) -> None:
     page_size = cache.shape[1]
     sequences = own_sequences(spans, lengths, len(q), shard)
     clear_unclaimed(out, sequences)
@@ -96,8 +167,8 @@ def attention_torch(
         keys, values = gathered.flatten(0, 1)[oldest - page * page_size : length - page * page_size].unbind(1)
         # A copy, since the alignment of a row in the middle of q depends on what stands before it.
         queries = q[first:last].clone(memory_format=torch.contiguous_format)
-        if softcap:
-            result = _capped(queries, keys, values, scale, window, softcap)
+        if softcap or sinks is not None:
+            result = _plain(queries, keys, values, sinks, scale, window, softcap)
         elif num_new == length and not oldest and (not window or window >= length):
             result = _whole(queries, keys, values, scale)
         else:
@@ -137,13 +208,18 @@ def _whole(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tenso
     return result[0].transpose(0, 1).reshape(queries.shape)
 
 
-def _capped(queries: Tensor, keys: Tensor, values: Tensor, scale: float, window: int, softcap: float) -> Tensor:
-    """Capped scores, which torch has no fused form of; in f32."""
+def _plain(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, scale: float, window: int, softcap: float) -> Tensor:
+    """With capped scores or sinks, which torch has no fused form of; in f32."""
     dtype = compute_dtype(queries.dtype)
     N, K, G, E = queries.shape
-    scores = torch.bmm(_rows(queries).to(dtype), keys.permute(1, 2, 0).to(dtype)).mul_(scale / softcap).tanh_().mul_(softcap)
+    scores = torch.bmm(_rows(queries).to(dtype), keys.permute(1, 2, 0).to(dtype)).mul_(scale)
+    if softcap:
+        scores = scores.div_(softcap).tanh_().mul_(softcap)
     seen = _seen(queries, keys.shape[0], window)
     if seen is not None:
         scores.masked_fill_(~seen, -torch.inf)
-    result = torch.bmm(scores.softmax(-1), values.transpose(0, 1).to(dtype))
+    if sinks is not None:
+        scores = torch.cat((scores, sinks.to(dtype).repeat(1, N)[..., None]), -1)
+    weights = scores.softmax(-1)[..., : keys.shape[0]]
+    result = torch.bmm(weights, values.transpose(0, 1).to(dtype))
     return result.view(K, N, G, E).transpose(0, 1)

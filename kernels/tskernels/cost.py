@@ -130,6 +130,12 @@ def attention_bound(call: Call, target: Target) -> float:
     return seconds(target, moved_bytes=moved, flops=4.0 * elements(q) * positions_per_sequence)
 
 
+def sink_attention_bound(call: Call, target: Target) -> float:
+    """`attention_bound`, and sinks, which are next to nothing."""
+    q, cache, _, *step = call.operands
+    return attention_bound(replace(call, operands=(q, cache, *step)), target)
+
+
 def latent_attention_bound(call: Call, target: Target) -> float:
     """Each sequence's pages read once for all heads; two products of every head with every row."""
     q, rotated, cache, _, _, tables = call.operands
@@ -151,20 +157,20 @@ def einsum_bound(call: Call, target: Target) -> float:
 
 def experts_bound(call: Call, target: Target) -> float:
     """As if every expert had a token: all weights read; how many a token has is not known here, and the same for every candidate."""
-    x, _, gate = call.operands[:3]
+    x, gate = call.operands[0], call.operands[2]
     flops = 6.0 * (x.shape[0] or NOMINAL_SIZE) * prod(n or NOMINAL_SIZE for n in gate.shape[1:])
     return seconds(target, moved_bytes=sum(map(operand_bytes, call.operands)), flops=flops)
 
 
 def experts_panels_bound(call: Call, target: Target) -> float:
     """`experts_bound` of weights that are stored in whole panels."""
-    x, weights, *experts = call.operands
-    return experts_bound(replace(call, operands=(x, weights, *map(in_panels, experts))), target)
+    x, weights, gate, up, down, *biases = call.operands
+    return experts_bound(replace(call, operands=(x, weights, *map(in_panels, (gate, up, down)), *biases)), target)
 
 
 def experts_gemm_bound(call: Call, target: Target) -> float:
     """`experts_bound` of a library that is called for three products an expert, and copies each weight as `gemm_bound` says."""
-    weights = call.operands[2:]
+    weights = call.operands[2:5]
     launched = 3 * (weights[0].shape[0] or NOMINAL_SIZE) * machine(target).launch_seconds
     return experts_bound(call, target) + launched + 2 * sum(map(operand_bytes, weights)) / machine(target).bytes_per_second
 

@@ -35,6 +35,8 @@ AFFINE: Final = ("affine4_32", "affine4_128", "affine8_32")
 """Those of codes of so many bits with a scale and a zero point for each so many inputs, which other checkpoints have."""
 QUANTIZED: Final = ("int8", "int4", *OF_GGUF, *AFFINE)
 """The formats of `quantized.py`; `gated_` before one is its layout of joined weights of which half gates the other."""
+STACKED: Final = ("mxfp4",)
+"""The formats of `quantized.py` that stacked weights may be in, those of a mixture. Their kernels compute with the values."""
 
 Sizes = Sequence[int]
 
@@ -70,7 +72,7 @@ def gated(name: str) -> str | None:
 def format_of(name: str) -> str | None:
     """The format of a quantized layout, None for the others."""
     found = name.removeprefix("gated_")
-    return found if found in QUANTIZED else None
+    return found if found in (*QUANTIZED, *STACKED) else None
 
 
 def _up(size: int, multiple: int) -> int:
@@ -197,6 +199,33 @@ def _quantized(name: str, is_gated: bool) -> Layout:
     return Layout(f"gated_{name}" if is_gated else name, takes, stored, pack, unpack, is_chosen=False, pack_by=by)
 
 
+def _stacked(name: str) -> Layout:
+    """Of weights [N, O, K], each in panels of its own."""
+
+    def form() -> Format:
+        from tskernels.quantized import FORMATS
+
+        return FORMATS[name]
+
+    def takes(dtype: str, shape: Sizes) -> bool:
+        return len(shape) == 3 and _is_matrix(dtype, shape[1:]) and bool(shape[0]) and form().takes(shape[2])
+
+    def stored(dtype: str, shape: Sizes) -> tuple[str, tuple[int, ...]]:
+        return "u8", (shape[0], form().num_bytes(shape[1], shape[2]))
+
+    def pack(blocks_NOb: Tensor) -> Tensor:
+        import torch
+
+        return torch.stack([form().pack(blocks) for blocks in blocks_NOb])
+
+    def unpack(packed: Tensor, shape: Sizes) -> Tensor:
+        import torch
+
+        return torch.stack([form().unpack(each, shape[1], shape[2]) for each in packed])
+
+    return Layout(name, takes, stored, pack, unpack, is_chosen=False)
+
+
 LAYOUTS: Final[Mapping[str, Layout]] = {
     entry.name: entry
     for entry in (
@@ -205,5 +234,6 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         Layout(GATED_PANELS, _in_gated_panels, _gated_panels, _pack_gated_panels, _unpack_gated_panels),
         Layout(SCREEN, _is_matrix, _screened, pack_screen, None, is_chosen=False),
         *(_quantized(name, is_gated) for name in QUANTIZED for is_gated in (False, True)),
+        *map(_stacked, STACKED),
     )
 }

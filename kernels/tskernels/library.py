@@ -79,11 +79,12 @@ def _all_to_all(x: Tensor, axis: str, split_dim: int, concat_dim: int) -> Tensor
 _SHAPES: Final[dict[str, Callable[..., Tensor]]] = {
     "ts::rope": _like_first,
     "ts::attention": _like_first,
+    "ts::sink_attention": _like_first,
     "ts::cache_append": lambda cache, *_operands: cache,
     "ts::latent_append": lambda cache, *_operands: cache,
     "ts::latent_attention": _like_first,
     "ts::route": lambda logits, *_operands, **_attributes: _like_first(logits),
-    "ts::experts": _like_first,
+    "ts::experts": lambda x, *_operands, **_attributes: _like_first(x),
     "ts::all_reduce": _like_first,
     "ts::keep_first": _like_first,
     "ts::all_gather": lambda x, axis, dim: _resized(x, dim, times=current().axis(axis).size),

@@ -69,31 +69,76 @@ def route_torch(
     out.copy_(route(logits, bias, score=score, normalize=normalize, scale=scale, **choice))
 
 
+def gate_with(gate: Tensor, up: Tensor, alpha: float, limit: float, offset: float) -> Tensor:
+    """`g * sigmoid(alpha * g) * (u + offset)`: where there is a limit, of `gate` up to it and `up` within it."""
+    if limit:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    activated = functional.silu(gate) if alpha == 1 else gate * torch.sigmoid(alpha * gate)
+    return activated * (up + offset if offset else up)
+
+
 @op("ts::experts", cost=experts_bound)
-def experts(x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """`x [T, D]`, `weights [T, N]`, `gate`, `up [N, F, D]`, `down [N, D, F]` to `[T, D]`: the sum over experts of `weights[:, n] *
-    down[n](silu(gate[n](x)) * up[n](x))`, in the order of the experts, in f32, rounded once."""
+def experts(
+    x: Tensor,
+    weights: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    limit: float = 0.0,
+    offset: float = 0.0,
+) -> Tensor:
+    """`x [T, D]`, `weights [T, N]`, `gate`, `up [N, F, D]`, `down [N, D, F]`, of each a bias or of none, to `[T, D]`: the sum over experts
+    of `weights[:, n] * down[n](gate_with(gate[n](x), up[n](x)))`, in the order of the experts, in f32, rounded once."""
     dtype = compute_dtype(x.dtype)
     wide = x.to(dtype)
     result = torch.zeros(x.shape[0], down.shape[1], dtype=dtype)
     for n in range(gate.shape[0]):
-        inner = functional.silu(wide @ gate[n].to(dtype).t()) * (wide @ up[n].to(dtype).t())
-        result += weights[:, n, None].to(dtype) * (inner @ down[n].to(dtype).t())
+        made = [_expert(wide, w, bias, n) for w, bias in ((gate, gate_bias), (up, up_bias))]
+        inner = gate_with(made[0], made[1], alpha, limit, offset)
+        result += weights[:, n, None].to(dtype) * _expert(inner, down, down_bias, n)
     return result.to(x.dtype)
 
 
+def _expert(x: Tensor, w: Tensor, bias: Tensor | None, n: int) -> Tensor:
+    """A product with expert n's, in the type of `x`."""
+    return functional.linear(x, w[n].to(x.dtype), None if bias is None else bias[n].to(x.dtype))
+
+
 @kernel("ts::experts", name="torch", cost=experts_gemm_bound)
-def experts_torch(x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, out: Tensor) -> None:
+def experts_torch(
+    x: Tensor,
+    weights: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    gate_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    limit: float = 0.0,
+    offset: float = 0.0,
+    out: Tensor,
+) -> None:
     """Each expert runs on the tokens that have a weight for it; few rows are padded with zeros, as `linear` does, so that a token's
     bits do not depend on which others share its experts."""
     dtype = compute_dtype(x.dtype)
     result = torch.zeros(out.shape, dtype=dtype)
     fewest = FEWEST_ROWS.get(x.dtype, 0)
+
+    def product(rows: Tensor, w: Tensor, bias: Tensor | None, n: int) -> Tensor:
+        return torch.mm(rows, w[n].t()) if bias is None else torch.addmm(bias[n], rows, w[n].t())
+
     for n in torch.nonzero(weights.any(0)).flatten().tolist():
         tokens = torch.nonzero(weights[:, n]).flatten()
         rows = x.new_zeros(max(fewest, len(tokens)), x.shape[1])
         rows[: len(tokens)] = x[tokens]
-        inner = functional.silu(torch.mm(rows, gate[n].t())).mul_(torch.mm(rows, up[n].t()))
-        made = torch.mm(inner, down[n].t())[: len(tokens)].to(dtype)
+        inner = gate_with(product(rows, gate, gate_bias, n), product(rows, up, up_bias, n), alpha, limit, offset)
+        made = product(inner, down, down_bias, n)[: len(tokens)].to(dtype)
         result.index_add_(0, tokens, made.mul_(weights[tokens, n, None]))
     out.copy_(result)

@@ -9,7 +9,7 @@ Legend: O outputs and K inputs of a weight; P panels; B blocks and G groups of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from tskernels.quantized_affine import parse_affine4, parse_affine4_128, parse_affine8, parse_int8
 from tskernels.quantized_blocks import (
+    E2M1_VALUES,
     IQ4_VALUES,
     parse_iq4_xs,
+    parse_mxfp4,
     parse_q3_k,
     parse_q4_0,
     parse_q4_1,
@@ -251,16 +253,21 @@ def _super_scales(parts: Parts) -> Tensor:
 
 
 def _by_scale_of_table(parts: Parts) -> Tensor:
-    return (_looked_up(parts) * parts.group[0].float()[..., None]).flatten(1)
+    return (_looked_up(parts, IQ4_VALUES) * parts.group[0].float()[..., None]).flatten(1)
 
 
 def _by_super_scale_of_table(parts: Parts) -> Tensor:
-    return (_looked_up(parts) * _super_scales(parts)[..., None]).flatten(1)
+    return (_looked_up(parts, IQ4_VALUES) * _super_scales(parts)[..., None]).flatten(1)
 
 
-def _looked_up(parts: Parts) -> Tensor:
+def _by_power_of_table(parts: Parts) -> Tensor:
+    """A group's scale is 2 to the power of its byte less 127."""
+    return torch.ldexp(_looked_up(parts, E2M1_VALUES), parts.group[0].int()[..., None] - 127).flatten(1)
+
+
+def _looked_up(parts: Parts, values: Sequence[float]) -> Tensor:
     """[O, G, 32]"""
-    return torch.tensor(IQ4_VALUES, dtype=torch.float32)[parts.codes.int()].view(parts.codes.shape[0], -1, GROUP)
+    return torch.tensor(values, dtype=torch.float32)[parts.codes.int()].view(parts.codes.shape[0], -1, GROUP)
 
 
 def _by_scale_and_zero(offset: int) -> Value:
@@ -295,5 +302,6 @@ FORMATS: Final[Mapping[str, Format]] = {
         Format("affine4_32", 4, 8, 1, (_FLOAT, torch.int8), (), parse_affine4, _by_scale_and_zero(8), 32, 21),
         Format("affine4_128", 4, 8, 4, (_FLOAT, torch.int8), (), parse_affine4_128, _by_scale_and_zero(8), 128, 69),
         Format("affine8_32", 8, 128, 1, (_FLOAT, torch.int8), (), parse_affine8, _by_scale_and_zero(128), 32, 37),
+        Format("mxfp4", 4, 0, 1, (), (_BYTE,), parse_mxfp4, _by_power_of_table, 32, 17),
     )
 }

@@ -13,6 +13,8 @@ _SUPER: Final = 8
 """Groups of a block of 256."""
 IQ4_VALUES: Final = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """What the codes of `iq4_nl` and `iq4_xs` stand for."""
+E2M1_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+"""What floats of four bits stand for, those of `mxfp4`: a sign, two bits of exponent, one of mantissa."""
 
 
 def fields(rows: Tensor, *sizes: int) -> list[Tensor]:
@@ -96,6 +98,11 @@ def parse_q6_k(rows: Tensor) -> Parts:
     codes = nibbles(low, 64) | _bits(high, GROUP, 2) << 4
     pairs = scales.contiguous().view(torch.int8).view(*scales.shape[:-1], _SUPER, 2)
     return Parts(codes.flatten(1), (_half(d),), (pairs[..., 0].flatten(1), pairs[..., 1].flatten(1)))
+
+
+def parse_mxfp4(rows: Tensor) -> Parts:
+    power, codes = fields(rows, 1, GROUP // 2)
+    return Parts(nibbles(codes, GROUP // 2).flatten(1), (), (power.squeeze(-1),))
 
 
 def _scales_and_mins(field: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,10 +51,10 @@ def _cache(call: Call, index: int, tokens: int) -> Tensor:
 
 
 def _attended(call: Call, tokens: int) -> Mapping[int, Tensor]:
-    """One sequence, whose newest tokens are those of the step."""
+    """One sequence, whose newest tokens are those of the step, which the last three operands say."""
     cache = _cache(call, 1, tokens)
     facts = [[[0, tokens]], [CONTEXT + tokens], [list(range(len(cache)))]]
-    return {1: cache} | {2 + index: torch.tensor(fact, dtype=torch.int32) for index, fact in enumerate(facts)}
+    return {1: cache} | {len(call.operands) - 3 + index: torch.tensor(fact, dtype=torch.int32) for index, fact in enumerate(facts)}
 
 
 def _appended(call: Call, tokens: int) -> Mapping[int, Tensor]:
@@ -70,11 +70,12 @@ _GIVEN: Final[Mapping[str, Given]] = {
     "rope": _positions,
     "take_rows": _rows,
     "attention": _attended,
+    "sink_attention": _attended,
     "cache_append": _appended,
 }
 """The operands that are not just numbers, of the ops that are measured. Collectives take other ranks; what experts and a screened head
 cost depends on what they are given."""
-_CACHES: Final = {"ts::attention": 1, "ts::cache_append": 0}
+_CACHES: Final = {"ts::attention": 1, "ts::sink_attention": 1, "ts::cache_append": 0}
 
 
 def is_measurable(call: Call) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from tskernels.cache_layouts import INT8_CACHE
 from tskernels.cost import Cost, dot_bound, experts_panels_bound, panels_bound
 from tskernels.equation import is_batched_matmul, matmul_dimensions
-from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN
+from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN, STACKED
 from tskernels.registry import Call, When, one_float_type
 from tskernels.rope_kinds import magnitude_of
 from tskernels.target import cpu
@@ -45,6 +45,9 @@ def _einsum_numbers(given: Mapping[str, Any]) -> Sequence[float]:
 def _route_numbers(given: Mapping[str, Any]) -> Sequence[float]:
     flags = float(given["score"] == "sigmoid"), float(given["normalize"])
     return [float(given["top_k"]), *flags, *(float(given[name]) for name in ("scale", "groups", "top_groups", "group_best"))]
+
+
+_experts_numbers = _named("alpha", "limit", "offset")
 
 
 def _gated_numbers(given: Mapping[str, Any]) -> Sequence[float]:
@@ -109,13 +112,16 @@ _KERNELS: Final = (
     SimdKernel("ts::take_rows", SIMD, "take_rows"),
     SimdKernel("ts::attention", SIMD, "attention", _named("shard", "scale", "window", "softcap")),
     SimdKernel("ts::attention", SIMD_INT8, "attention_int8", _named("shard", "scale", "window", "softcap"), {1: INT8_CACHE}),
+    SimdKernel("ts::sink_attention", SIMD, "sink_attention", _named("shard", "scale", "window", "softcap")),
+    SimdKernel("ts::sink_attention", SIMD_INT8, "sink_attention_int8", _named("shard", "scale", "window", "softcap"), {1: INT8_CACHE}),
     SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window")),
     SimdKernel("ts::cache_append", SIMD, "cache_append"),
     SimdKernel("ts::cache_append", SIMD_INT8, "cache_append_int8", layouts={0: INT8_CACHE}),
     SimdKernel("ts::latent_append", SIMD, "latent_append"),
     SimdKernel("ts::einsum", SIMD, "einsum", _einsum_numbers, when=is_batched_matmul),
     SimdKernel("ts::route", SIMD, "route", _route_numbers, when=None),
-    SimdKernel("ts::experts", SIMD_PANELS, "experts_panels", layouts=dict.fromkeys((2, 3, 4), PANELS), cost=experts_panels_bound),
+    SimdKernel("ts::experts", SIMD_PANELS, "experts_panels", _experts_numbers, dict.fromkeys((2, 3, 4), PANELS), cost=experts_panels_bound),
+    *(SimdKernel("ts::experts", f"simd_{name}", f"experts_{name}", _experts_numbers, dict.fromkeys((2, 3, 4), name)) for name in STACKED),
     *(kernel for name in QUANTIZED for kernel in _quantized(name)),
     _collective("all_reduce", _reduction_number),
     _collective("reduce_scatter", _named("dim")),

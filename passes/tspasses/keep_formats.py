@@ -3,7 +3,7 @@
 Assumes: only the entry calls graphs; a target that has kernels for a format has them for its layout of joined weights too (FuseGated).
 Guarantees: a graph's weight has one layout in all its calls: of a graph whose calls want different ones there is a copy for each
 combination. A tensor has one layout in all graphs and programs.
-Does not: choose formats, or quantize what anything but a product or a table's look-up reads.
+Does not: choose formats, or quantize a weight that a kernel reads together with one that can not be.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import torch.fx
 
-from tsc.graph import CallBinding, Input, Program, bound_weights, op_of, tensor_operands, type_of
+from tsc.graph import CallBinding, Input, Program, bound_weights, type_of
 from tsc.mesh import Mesh
 from tskernels.layouts import layout
 from tskernels.registry import ROWS, explain
@@ -26,8 +26,6 @@ from tspasses.kernel_calls import call_of
 
 Formats = Mapping[str, str]
 """By the checkpoint's names of tensors."""
-READERS = ("linear", "embedding")
-"""Ops that have kernels of quantized weights, as operand 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +54,20 @@ def kept_formats(programs: Sequence[Program], wanted: Formats, target: Target) -
         for prefix, weight in bound_weights(program):
             name = prefix + tensor_of(weight)
             if name in wanted:
-                can[name] = can.get(name, True) and _fits(program.mesh, weight, wanted[name], target)
+                can[name] = can.get(name, True) and _fits(program.mesh, weight, _wanted_of(weight.graph, prefix, wanted), target)
     return {name: wanted[name] for name, fits in can.items() if fits}
 
 
-def _fits(mesh: Mesh, weight: torch.fx.Node, format_: str, target: Target) -> bool:
-    shape = [int(d) for d in type_of(weight).local(mesh)]
-    if not weight.users or not layout(format_).takes(type_of(weight).dtype, shape):
+def _wanted_of(graph: torch.fx.Graph, prefix: str, wanted: Formats) -> Mapping[torch.fx.Node, str]:
+    return {weight: wanted[name] for weight in _weights(graph) if (name := prefix + tensor_of(weight)) in wanted}
+
+
+def _fits(mesh: Mesh, weight: torch.fx.Node, wanted: Mapping[torch.fx.Node, str], target: Target) -> bool:
+    """Whether all that read a weight of a call can have it so, with the call's other weights as they are wanted and can be stored."""
+    stored = {w: name for w, name in wanted.items() if layout(name).takes(type_of(w).dtype, [int(d) for d in type_of(w).local(mesh)])}
+    if weight not in stored or not weight.users:
         return False
-    return all(
-        user.op == "call_function"
-        and op_of(user) in READERS
-        and tensor_operands(user).index(weight) == 1
-        and explain(call_of(mesh, user, {weight: format_}), target)[0].reason is None
-        for user in weight.users
-    )
+    return all(u.op == "call_function" and explain(call_of(mesh, u, stored), target)[0].reason is None for u in weight.users)
 
 
 def _store(program: Program, formats: Formats) -> None:

@@ -141,7 +141,8 @@ class _Lowering:
                     own = NodeType(slots.meta["type"].shape, split)
                     slots = self._node("local_slice", (slots,), {"axis": "*".join(axes), "dim": 0}, own, operation.span, "own_slots")
                 return self._node(operation.op, (*operands, slots), {}, result, operation.span, value.name)
-            case "attention" | "latent_attention":
+            case "attention" | "sink_attention" | "latent_attention":
+                operands = [self._ungrouped(n, operation.span) for n in operands]
                 axes = self._axes_of(operands[0], 0)
                 steps = [self._step(n, 0, operation.span) for n in ("spans", "lengths")]
                 steps.append(self._step("tables", operation.attributes["window"], operation.span))

@@ -30,6 +30,8 @@ def source(form: Format, outputs: int, K: int, seed: int) -> Tensor:
         # Not at an end of the codes: what a whole block had in common would then be most of its product.
         quarter = 1 << form.bits - 2
         blocks[..., 4] = torch.randint(-quarter, quarter, blocks.shape[:2], dtype=torch.int8, generator=generator).view(torch.uint8)
+    if form.name == "mxfp4":  # of exponents around those of weights
+        blocks[..., 0] = blocks[..., 0] % 16 + 112
     for first in _HALVES.get(form.name, ()):
         scale = torch.randn(outputs, K // form.block_codes, 1, generator=generator) * 0.01
         blocks[..., first : first + 2] = scale.half().view(torch.uint8)

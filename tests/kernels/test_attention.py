@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from tskernels.attention import attention, attention_torch
+from tskernels.attention import attention, attention_torch, sink_attention, sink_attention_torch
 from tskernels.dtypes import torch_dtype
 from tskernels.registry import Call, Operand, explain
 from tskernels.target import CPU
@@ -31,9 +31,13 @@ class Step:
     spans: Tensor
     lengths: Tensor
     tables: Tensor
+    sinks: Tensor
 
     def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
         return self.q, self.cache, self.spans, self.lengths, self.tables, 0
+
+    def with_sinks(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+        return self.q, self.cache, self.sinks, self.spans, self.lengths, self.tables, 0
 
 
 def make_step(
@@ -54,9 +58,9 @@ def make_step(
     starts = torch.tensor([0, *(new for _, new in sequences)]).cumsum(0).int()
     q = torch.randn(int(starts[-1]), K, G, E)
     element = torch_dtype(dtype)
-    return Step(
-        q.to(element), cache.to(element), torch.stack((starts[:-1], starts[1:]), 1), torch.tensor(lengths, dtype=torch.int32), tables
-    )
+    sinks = 2 * torch.randn(K, G)
+    spans = torch.stack((starts[:-1], starts[1:]), 1)
+    return Step(q.to(element), cache.to(element), spans, torch.tensor(lengths, dtype=torch.int32), tables, sinks.to(element))
 
 
 def only(step: Step, sequence: int) -> Step:
@@ -65,12 +69,15 @@ def only(step: Step, sequence: int) -> Step:
     pages = -(-int(step.lengths[sequence]) // step.cache.shape[1])
     spans = torch.tensor([[0, last - first]], dtype=torch.int32)
     one = slice(sequence, sequence + 1)
-    return Step(step.q[first:last], step.cache, spans, step.lengths[one], step.tables[one, :pages])
+    return Step(step.q[first:last], step.cache, spans, step.lengths[one], step.tables[one, :pages], step.sinks)
 
 
-def run(step: Step, window: int = 0, softcap: float = 0.0, scale: float = 0.3) -> Tensor:
+def run(step: Step, window: int = 0, softcap: float = 0.0, scale: float = 0.3, *, sinks: bool = False) -> Tensor:
     out = torch.full(step.q.shape, torch.nan, dtype=step.q.dtype)
-    attention_torch(*step.operands(), scale=scale, window=window, softcap=softcap, out=out)
+    if sinks:
+        sink_attention_torch(*step.with_sinks(), scale=scale, window=window, softcap=softcap, out=out)
+    else:
+        attention_torch(*step.operands(), scale=scale, window=window, softcap=softcap, out=out)
     return out
 
 
@@ -110,6 +117,20 @@ def test_reference_window_and_softcap_by_the_formula() -> None:
         torch.testing.assert_close(result[query, 0, 0], expected, rtol=0, atol=1e-12)
 
 
+def test_a_sink_takes_a_part_of_the_softmax_and_gives_nothing() -> None:
+    step = make_step([(6, 2)], K=1, G=2, dtype="f64")
+    step.sinks = torch.tensor([[0.7, -30.0]], dtype=torch.float64)
+    result = sink_attention(*step.with_sinks(), scale=0.3, window=3, softcap=1.5)
+    plain = attention(*step.operands(), scale=0.3, window=3, softcap=1.5)
+    rows = step.cache[step.tables[0, :2].long()].flatten(0, 1)[:8, :, 0]
+    for query, position in enumerate((6, 7)):
+        keys = slice(position - 2, position + 1)
+        scores = 1.5 * torch.tanh(rows[keys, 0] @ step.q[query, 0, 0] * 0.3 / 1.5)
+        weights = scores.exp() / (scores.exp().sum() + step.sinks[0, 0].exp())
+        torch.testing.assert_close(result[query, 0, 0], weights @ rows[keys, 1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(result[:, 0, 1], plain[:, 0, 1], rtol=0, atol=1e-9)
+
+
 @generated
 @given(
     sequences=sequences,
@@ -118,15 +139,24 @@ def test_reference_window_and_softcap_by_the_formula() -> None:
     dtype=st.sampled_from(["f32", "bf16", "f64"]),
     window=st.sampled_from([0, 1, 3, 8, 100]),
     softcap=st.sampled_from([0.0, 2.0]),
+    sinks=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_kernel_agrees_with_reference(
-    sequences: list[tuple[int, int]], page_size: int, heads: tuple[int, int, int], dtype: str, window: int, softcap: float, seed: int
+    sequences: list[tuple[int, int]],
+    page_size: int,
+    heads: tuple[int, int, int],
+    dtype: str,
+    window: int,
+    softcap: float,
+    sinks: bool,
+    seed: int,
 ) -> None:
     K, G, E = heads
     step = make_step(sequences, page_size=page_size, K=K, G=G, E=E, dtype=dtype, seed=seed)
-    expected = attention(*step.operands(), scale=E**-0.5, window=window, softcap=softcap)
-    result = run(step, window, softcap, scale=E**-0.5)
+    given = {"scale": E**-0.5, "window": window, "softcap": softcap}
+    expected = sink_attention(*step.with_sinks(), **given) if sinks else attention(*step.operands(), **given)
+    result = run(step, window, softcap, scale=E**-0.5, sinks=sinks)
     torch.testing.assert_close(result, expected, rtol=TOLERANCE[dtype], atol=2 * TOLERANCE[dtype])
 
 
@@ -136,15 +166,16 @@ def test_kernel_agrees_with_reference(
     dtype=st.sampled_from(["f32", "bf16"]),
     window=st.sampled_from([0, 5]),
     softcap=st.sampled_from([0.0, 2.0]),
+    sinks=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_a_sequence_has_the_same_bits_in_any_company(
-    sequences: list[tuple[int, int]], dtype: str, window: int, softcap: float, seed: int
+    sequences: list[tuple[int, int]], dtype: str, window: int, softcap: float, sinks: bool, seed: int
 ) -> None:
     step = make_step(sequences, E=64, dtype=dtype, seed=seed)
-    together = run(step, window, softcap)
+    together = run(step, window, softcap, sinks=sinks)
     for sequence in range(len(sequences)):
-        alone = run(only(step, sequence), window, softcap)
+        alone = run(only(step, sequence), window, softcap, sinks=sinks)
         assert torch.equal(together[slice(*step.spans[sequence].tolist())], alone)
 
 

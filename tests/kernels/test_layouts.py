@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tskernels.cache_layouts import CACHE_LAYOUTS
 from tskernels.dtypes import dtype_name, torch_dtype
-from tskernels.layouts import FROM_FLOATS, GATED_PANELS, LAYOUTS, PANELS, QUANTIZED, format_of, gated, layout
+from tskernels.layouts import FROM_FLOATS, GATED_PANELS, LAYOUTS, PANELS, QUANTIZED, STACKED, format_of, gated, layout
 from tskernels.quantized import FORMATS
 from tskernels.registry import ROWS, Call, Operand, explain, kernels, lookup, op_named, ops
 from tskernels.simd import SIMD_PANELS, TARGET, is_available
@@ -86,7 +86,7 @@ def test_what_can_not_be_in_panels_is_told(name: str) -> None:
 
 
 def test_each_format_has_a_layout_and_one_of_gates() -> None:
-    assert set(QUANTIZED) == set(FORMATS)
+    assert {*QUANTIZED, *STACKED} == set(FORMATS)
     assert {name for name, form in FORMATS.items() if not form.row_block_bytes} == set(FROM_FLOATS) - {"q8_0"}
     for name in QUANTIZED:
         assert format_of(name) == format_of(f"gated_{name}") == name

@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from tests.kernels.quantized_sources import source
 
-from tskernels.layouts import AFFINE, OF_GGUF
+from tskernels.layouts import AFFINE, OF_GGUF, STACKED, layout
 from tskernels.quantized import FORMATS, Format
 from tskernels.quantized_affine import affine_blocks, int8_rows
 
@@ -21,6 +21,7 @@ BITS = {"int8": 8.05, "int4": 5, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5, "q5_0": 5.
     "affine4_32": 5.25,
     "affine4_128": 4.3125,
     "affine8_32": 9.25,
+    "mxfp4": 4.25,
 }
 
 
@@ -36,6 +37,21 @@ def test_blocks_of_a_file_keep_their_values(form: Format, gated: bool) -> None:
         rows = source(form, outputs, K, seed=outputs)
         want = torch.from_numpy(dequantize(rows.numpy(), GGMLQuantizationType[form.name.upper()]))
         assert torch.equal(form.unpack(form.pack(rows, gated), outputs, K, gated), want)
+
+
+@pytest.mark.parametrize("form", [FORMATS[kind] for kind in STACKED], ids=name)
+def test_stacked_blocks_keep_their_values(form: Format) -> None:
+    """Of every exponent, and the least are no normal floats."""
+    rows = torch.stack([source(form, 70, 3 * form.block_codes, seed) for seed in range(3)])
+    rows.view(3, 70, 3, -1)[..., 0] = torch.arange(3 * 70 * 3).view(3, 70, 3) % 253
+    want = torch.from_numpy(dequantize(rows.numpy(), GGMLQuantizationType[form.name.upper()]))
+    found = layout(form.name)
+    assert found.unpack is not None
+    stored = found.pack(rows)
+    assert tuple(stored.shape) == found.stored("bf16", want.shape)[1]
+    assert torch.equal(found.unpack(stored, want.shape), want)
+    assert not found.takes("f32", (3, 70, 100))
+    assert not found.takes("f32", (70, 96))
 
 
 @pytest.mark.parametrize("gated", [False, True], ids=["", "gated"])

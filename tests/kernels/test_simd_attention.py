@@ -13,7 +13,7 @@ from tests.kernels.int8_pages import pages_of
 from tests.kernels.test_attention import Step, decodes, make_step, only, sequences
 from torch import Tensor
 
-from tskernels.attention import attention, oldest_key
+from tskernels.attention import attention, oldest_key, sink_attention
 from tskernels.int8_cache import dequantize
 from tskernels.latent_attention import latent_attention
 
@@ -46,6 +46,7 @@ class Attributes:
     latent: bool = False
     int8: bool = False
     """The cache is stored in bytes."""
+    sinks: bool = False
 
 
 PLAIN = Attributes()
@@ -58,7 +59,8 @@ def operand(tensor: Tensor) -> tuple[str, int, int, int, str, Sequence[int], Seq
 def operands_of(step: Step, attributes: Attributes) -> tuple[Tensor, ...]:
     """For latent attention the queries of the one K/V head become latent and rotated parts; the cache's rows are the keys."""
     if not attributes.latent:
-        return step.q, pages_of(step.cache) if attributes.int8 else step.cache, step.spans, step.lengths, step.tables
+        cache = pages_of(step.cache) if attributes.int8 else step.cache
+        return step.q, cache, *([step.sinks] if attributes.sinks else []), step.spans, step.lengths, step.tables
     q, rows = step.q[:, 0], step.cache[:, :, 0, 0].contiguous()
     return q[..., :-LATENT_ROTATED], q[..., -LATENT_ROTATED:], rows, step.spans, step.lengths, step.tables
 
@@ -70,6 +72,8 @@ def run(step: Step, attributes: Attributes = PLAIN, workers: int = 1, shard: int
     if not attributes.latent:
         numbers.append(attributes.softcap)
     name = "latent_attention" if attributes.latent else "attention_int8" if attributes.int8 else "attention"
+    if attributes.sinks:
+        name = f"sink_{name}"
     _cpu.call(TEAMS[workers], name, [operand(tensor) for tensor in operands], operand(out), numbers, [])
     return out
 
@@ -77,11 +81,13 @@ def run(step: Step, attributes: Attributes = PLAIN, workers: int = 1, shard: int
 def reference(step: Step, attributes: Attributes) -> Tensor:
     K, E = step.cache.shape[3:]
     kept = dequantize(pages_of(step.cache), K, E, torch.float64) if attributes.int8 else step.cache.double()
-    wide = replace(step, q=step.q.double(), cache=kept)
+    wide = replace(step, q=step.q.double(), cache=kept, sinks=step.sinks.double())
     if attributes.latent:
         q, rotated, rows = operands_of(wide, attributes)[:3]
         shared = step.spans, step.lengths, step.tables, 0
         return latent_attention(q, rotated, rows, *shared, scale=attributes.scale, window=attributes.window)
+    if attributes.sinks:
+        return sink_attention(*wide.with_sinks(), scale=attributes.scale, window=attributes.window, softcap=attributes.softcap)
     return attention(*wide.operands(), scale=attributes.scale, window=attributes.window, softcap=attributes.softcap)
 
 
@@ -119,14 +125,14 @@ def cut(step: Step, sequence: int, begin: int, end: int) -> Step:
     for page, number in enumerate(pages):
         cache[number, max(0, min(page_size, length - page * page_size)) :] = torch.nan
     spans = torch.tensor([[0, end - begin]], dtype=torch.int32)
-    return Step(alone.q[begin:end], cache, spans, torch.tensor([length], dtype=torch.int32), alone.tables)
+    return Step(alone.q[begin:end], cache, spans, torch.tensor([length], dtype=torch.int32), alone.tables, alone.sinks)
 
 
 generated = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 heads = st.tuples(st.integers(1, 3), st.integers(1, 8), st.sampled_from([4, 7, 16, 20, 33, 64, 80, 128]))
 windows = st.sampled_from([0, 1, 3, 8, 100, 300])
 dtypes = st.sampled_from(["f32", "bf16"])
-kinds = st.sampled_from([{}, {"latent": True}, {"int8": True}])
+kinds = st.sampled_from([{}, {"latent": True}, {"int8": True}, {"sinks": True}, {"sinks": True, "int8": True}])
 attributes_of_any_kind = st.builds(
     lambda window, softcap, kind: Attributes(window, softcap, **kind), windows, st.sampled_from([0.0, 2.0]), kinds
 )
@@ -143,6 +149,7 @@ longer = st.lists(st.tuples(st.sampled_from([0, 1, 200, 255, 256, 300, 511, 600]
     window=windows,
     softcap=st.sampled_from([0.0, 2.0]),
     int8=st.booleans(),
+    sinks=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_attention_agrees_with_reference(
@@ -153,12 +160,13 @@ def test_attention_agrees_with_reference(
     window: int,
     softcap: float,
     int8: bool,
+    sinks: bool,
     seed: int,
 ) -> None:
     K, G, E = heads
     E += int8 and E % 2
     step = make_step(sequences, page_size=page_size, K=K, G=G, E=E, dtype=dtype, seed=seed)
-    check(step, Attributes(window, softcap, E**-0.5, int8=int8), dtype)
+    check(step, Attributes(window, softcap, E**-0.5, int8=int8, sinks=sinks), dtype)
 
 
 @generated

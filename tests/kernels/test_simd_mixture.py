@@ -10,13 +10,15 @@ import pytest
 import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from tests.kernels.quantized_sources import source
 from tests.kernels.test_kernels import ABSOLUTE, RELATIVE
 from tests.kernels.test_simd_kernels import ISAS, TEAMS, _cpu, call, dtypes, generated, normal, run, seeds, sizes, wide, widths
 from torch import Tensor
 
 from tskernels.dtypes import torch_dtype
-from tskernels.layouts import PANELS, layout
-from tskernels.mixture import experts, route
+from tskernels.layouts import PANELS, STACKED, layout
+from tskernels.mixture import gate_with, route
+from tskernels.quantized import FORMATS
 from tskernels.registry import Call, Operand, explain, op_named
 from tskernels.simd import SIMD, SIMD_PANELS, TABLE, TARGET
 
@@ -121,13 +123,18 @@ def test_of_equal_experts_the_first_are_chosen(groups: int, top_k: int) -> None:
 
 # ---- experts
 
-Experts = tuple[Tensor, Tensor, Tensor]
+Experts = tuple[Tensor, ...]
+"""Gate, up and down, then a bias of each or of none."""
+PLAIN_GATING: Mapping[str, float] = {"alpha": 1.0, "limit": 0.0, "offset": 0.0}
+CLAMPED: Mapping[str, float] = {"alpha": 1.702, "limit": 1.5, "offset": 1.0}
+gatings = st.sampled_from([PLAIN_GATING, CLAMPED, {"alpha": 1.0, "limit": 0.7, "offset": 0.0}])
 
 
-def make_experts(dtype: str, number: int, inner: int, width: int) -> Experts:
+def make_experts(dtype: str, number: int, inner: int, width: int, *, biased: bool = False) -> Experts:
     gate, up = (torch.randn(number, inner, width) / width**0.5 for _ in range(2))
     down = torch.randn(number, width, inner) / inner**0.5
-    return gate.to(torch_dtype(dtype)), up.to(torch_dtype(dtype)), down.to(torch_dtype(dtype))
+    biases = [torch.randn(number, inner), torch.randn(number, inner), torch.randn(number, width)] if biased else []
+    return tuple(w.to(torch_dtype(dtype)) for w in (gate, up, down, *biases))
 
 
 def uneven_weights(dtype: str, tokens: int, number: int) -> Tensor:
@@ -136,27 +143,39 @@ def uneven_weights(dtype: str, tokens: int, number: int) -> Tensor:
     return (torch.rand(tokens, number) * (torch.rand(tokens, number) < shares)).to(torch_dtype(dtype))
 
 
-def experts_in_cpp(x: Tensor, weights: Tensor, stored: Sequence[Tensor], workers: int = 1) -> Tensor:
+def experts_in_cpp(
+    x: Tensor,
+    weights: Tensor,
+    stored: Sequence[Tensor],
+    workers: int = 1,
+    gating: Mapping[str, float] = PLAIN_GATING,
+    name: str = SIMD_PANELS,
+) -> Tensor:
     out = torch.full_like(x, torch.nan, memory_format=torch.contiguous_format)
-    return call(TABLE["ts::experts", SIMD_PANELS].symbol, [x, weights, *stored], out, workers=workers)
+    kernel = TABLE["ts::experts", name]
+    return call(kernel.symbol, [x, weights, *stored], out, kernel.numbers(gating), workers=workers)
 
 
 def in_panels(weights: Experts) -> list[Tensor]:
-    return [layout(PANELS).pack(w) for w in weights]
+    return [*(layout(PANELS).pack(w) for w in weights[:3]), *weights[3:]]
 
 
-def error_bound(rounding: float, x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def error_bound(rounding: float, x: Tensor, weights: Tensor, stored: Experts, gating: Mapping[str, float]) -> Tensor:
     """What rounding can come to: of every sum in f32, in any order; of what `down` multiplies, which may be rounded to the operands' type;
     and of the result. All in f64."""
+    gate, up, down, *biases = stored
     D, F, result = gate.shape[2], gate.shape[1], torch.zeros_like(x)
     for n in range(len(gate)):
-        g, u = x @ gate[n].t(), x @ up[n].t()
-        of_g, of_u = ((D + 2) * F32 * (x.abs() @ w[n].abs().t()) for w in (gate, up))
-        inner = torch.nn.functional.silu(g) * u
-        of_inner = 1.1 * of_g * (u.abs() + of_u) + g.abs() * of_u + (16 * F32 + rounding) * inner.abs()
-        of_sum = (F + 2 + len(gate)) * F32 * (inner.abs() + of_inner) + of_inner
-        result += weights[:, n, None] * (of_sum @ down[n].abs().t())
-    return result + rounding * (experts(x, weights, gate, up, down).abs() + result)
+        of_bias = [b[n] for b in biases] or [torch.zeros(1)] * 3
+        g, u = (x @ w[n].t() + b for w, b in ((gate, of_bias[0]), (up, of_bias[1])))
+        of_g, of_u = ((D + 3) * F32 * (x.abs() @ w[n].abs().t() + b.abs()) for w, b in ((gate, of_bias[0]), (up, of_bias[1])))
+        inner = gate_with(g, u, **gating)
+        size = u.abs() + of_u + gating["offset"]
+        of_inner = 1.2 * of_g * size + g.abs() * of_u + (16 * F32 + rounding) * (inner.abs() + g.abs() * gating["offset"])
+        of_sum = (F + 3 + len(gate)) * F32 * (inner.abs() + of_inner) + of_inner
+        result += weights[:, n, None] * (of_sum @ down[n].abs().t() + (len(gate) + 2) * F32 * of_bias[2].abs())
+    expected: Tensor = op_named("ts::experts").reference(x, weights, *stored, **gating)
+    return result + rounding * (expected.abs() + result)
 
 
 @generated
@@ -167,16 +186,21 @@ def error_bound(rounding: float, x: Tensor, weights: Tensor, gate: Tensor, up: T
     width=widths,
     dtype=dtypes,
     strided=st.booleans(),
+    biased=st.booleans(),
+    gating=gatings,
     seed=seeds,
 )
-def test_experts(tokens: int, number: int, inner: int, width: int, dtype: str, strided: bool, seed: int) -> None:
+def test_experts(
+    tokens: int, number: int, inner: int, width: int, dtype: str, strided: bool, biased: bool, gating: Mapping[str, float], seed: int
+) -> None:
     torch.manual_seed(seed)
     x, weights = normal(dtype, tokens, width, strided=strided), uneven_weights(dtype, tokens, number)
-    made = make_experts(dtype, number, inner, width)
-    exact = wide([x, weights, *made])
-    expected, bound = experts(*exact), error_bound(BF16 if dtype == "bf16" else 0.0, *exact)
+    made = make_experts(dtype, number, inner, width, biased=biased)
+    wide_x, wide_weights, *exact = wide([x, weights, *made])
+    expected = op_named("ts::experts").reference(wide_x, wide_weights, *exact, **gating)
+    bound = error_bound(BF16 if dtype == "bf16" else 0.0, wide_x, wide_weights, tuple(exact), gating)
     for workers in TEAMS:
-        found = experts_in_cpp(x, weights, in_panels(made), workers)
+        found = experts_in_cpp(x, weights, in_panels(made), workers, gating)
         assert ((found.double() - expected).abs() <= bound).all()
         assert not found[(weights == 0).all(-1)].any()
 
@@ -188,22 +212,24 @@ def test_experts(tokens: int, number: int, inner: int, width: int, dtype: str, s
     width=widths,
     dtype=dtypes,
     batches=st.lists(st.tuples(st.integers(0, 129), st.integers(1, 130)), min_size=1, max_size=5),
+    biased=st.booleans(),
     seed=seeds,
 )
-@example(number=4, inner=70, width=96, dtype="bf16", batches=[(0, n) for n in range(1, 131)], seed=0)
-@example(number=4, inner=70, width=97, dtype="f32", batches=[(0, n) for n in range(1, 131)], seed=0)
+@example(number=4, inner=70, width=96, dtype="bf16", batches=[(0, n) for n in range(1, 131)], biased=True, seed=0)
+@example(number=4, inner=70, width=97, dtype="f32", batches=[(0, n) for n in range(1, 131)], biased=False, seed=0)
 def test_a_token_has_the_same_bits_with_any_others_at_its_experts(
-    number: int, inner: int, width: int, dtype: str, batches: list[tuple[int, int]], seed: int
+    number: int, inner: int, width: int, dtype: str, batches: list[tuple[int, int]], biased: bool, seed: int
 ) -> None:
     torch.manual_seed(seed)
+    gating = CLAMPED if biased else PLAIN_GATING
     x, weights = normal(dtype, 130, width), uneven_weights(dtype, 130, number)
-    stored = in_panels(make_experts(dtype, number, inner, width))
-    alone = torch.cat([experts_in_cpp(x[t : t + 1], weights[t : t + 1], stored) for t in range(130)])
+    stored = in_panels(make_experts(dtype, number, inner, width, biased=biased))
+    alone = torch.cat([experts_in_cpp(x[t : t + 1], weights[t : t + 1], stored, 1, gating) for t in range(130)])
     assert not alone.isnan().any()
     for first, count in batches:
         rows = torch.arange(first, first + count) % 130
         for workers in TEAMS:
-            assert torch.equal(experts_in_cpp(x[rows], weights[rows], stored, workers), alone[rows])
+            assert torch.equal(experts_in_cpp(x[rows], weights[rows], stored, workers, gating), alone[rows])
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
@@ -216,6 +242,28 @@ def test_a_step_of_more_tokens_than_are_worked_on_at_once(tokens: int, number: i
     parts = torch.cat([experts_in_cpp(x[t : t + 100], weights[t : t + 100], stored) for t in range(0, tokens, 100)])
     for workers in TEAMS:
         assert torch.equal(experts_in_cpp(x, weights, stored, workers), parts)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("form", STACKED)
+@pytest.mark.parametrize(("inner", "width"), [(64, 96), (160, 224), (32, 4128)])
+def test_quantized_experts_have_the_bits_of_their_values(form: str, dtype: str, inner: int, width: int) -> None:
+    """Of experts that have none, a few and many of the tokens; wider than what a whole panel is unpacked of, too."""
+    torch.manual_seed(0)
+    number, tokens = 6, 200
+    x, weights = normal(dtype, tokens, width), uneven_weights(dtype, tokens, number)
+    biases = make_experts(dtype, number, inner, width, biased=True)[3:]
+    shapes = [(inner, width), (inner, width), (width, inner)]
+    packed = [layout(form).pack(torch.stack([source(FORMATS[form], *shape, seed=n) for n in range(number)])) for shape in shapes]
+    unpack = layout(form).unpack
+    assert unpack is not None
+    values = tuple(unpack(p, (number, *shape)).to(torch_dtype(dtype)) for p, shape in zip(packed, shapes, strict=True))
+    for rows in (1, 2, 5, 40, tokens):
+        for workers in TEAMS:
+            wanted = experts_in_cpp(x[:rows], weights[:rows], [*in_panels(values), *biases], workers, CLAMPED)
+            found = experts_in_cpp(x[:rows], weights[:rows], [*packed, *biases], workers, CLAMPED, f"simd_{form}")
+            assert found.isfinite().all()
+            assert torch.equal(found, wanted)
 
 
 # ---- einsum

@@ -34,13 +34,15 @@ PAGES, PAGE_SIZE = 6, 2
 class Case:
     """How an op is tried. shapes: of its operands, weights with their groups; statics: what the language gives it, one set a trial;
     run: the reference on operands that have a dimension for each factor, given the rank's index where operand `sharded` is split
-    on its first factor (else 0); integers: operands of indices below a bound; paged: caches, whose second dimension is a page's rows."""
+    on its first factor (else 0); integers: operands of indices below a bound; paged: caches, whose second dimension is a page's rows;
+    alike: operands that are tried in the placements of others alone, where there are too many to go through all."""
 
     shapes: Sequence[str]
     run: Callable[..., Tensor]
     statics: Sequence[Mapping[str, Any]] = ({},)
     integers: Mapping[int, int] = field(default_factory=dict)
     paged: Sequence[int] = ()
+    alike: Mapping[int, int] = field(default_factory=dict)
 
 
 SIZES = {"pages": PAGES, "T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2, "C": 6, "W": 12}
@@ -93,6 +95,14 @@ def attention(q: Tensor, cache: Tensor, shard: int, *, scale: float, softcap: fl
     return attend(torch.ops.ts.attention, [q], cache, shard, scale, softcap)
 
 
+def sink_attention(q: Tensor, cache: Tensor, sinks: Tensor, shard: int, *, scale: float, softcap: float) -> Tensor:
+    def op(queries: Tensor, pages: Tensor, *rest: Any) -> Tensor:
+        result: Tensor = torch.ops.ts.sink_attention(queries, pages, sinks, *rest)
+        return result
+
+    return attend(op, [q], cache, shard, scale, softcap)
+
+
 def latent_attention(q: Tensor, rotated: Tensor, cache: Tensor, shard: int, *, scale: float) -> Tensor:
     return attend(torch.ops.ts.latent_attention, [q, rotated], cache, shard, scale)
 
@@ -104,6 +114,8 @@ ROUTES: Sequence[Mapping[str, Any]] = [
     {"top_k": 2, "score": score, "normalize": normalize, "scale": 2.0, "groups": groups, "top_groups": 1, "group_best": 2}
     for score, normalize, groups in (("softmax", True, 1), ("sigmoid", False, 1), ("sigmoid", True, 2))
 ]
+
+EXPERTS = ("T D", "T K", "K F D", "K F D", "K D F")
 
 CASES: Mapping[str, Sequence[Case]] = {
     "embedding": [Case(("T", "V D"), lambda ids, table, shard: torch.ops.ts.embedding(ids, table, shard), integers={0: 12})],
@@ -153,6 +165,9 @@ CASES: Mapping[str, Sequence[Case]] = {
     "attention": [
         Case(("T K G E", "pages 2 K E"), attention, [{"scale": 0.5, "softcap": 0.0}, {"scale": 0.5, "softcap": 3.0}], paged=(1,))
     ],
+    "sink_attention": [
+        Case(("T K G E", "pages 2 K E", "K G"), sink_attention, [{"scale": 0.5, "softcap": cap} for cap in (0.0, 3.0)], paged=(1,))
+    ],
     "einsum": [
         Case((a, b), lambda x, y, shard, equation: torch.ops.ts.einsum(x, y, equation), [{"equation": e}])
         for a, b, e in (("T K E", "K E D", "the,hec->thc"), ("T K E", "K D E", "the,hce->thc"), ("T D", "D F", "td,df->tf"))
@@ -194,10 +209,9 @@ CASES: Mapping[str, Sequence[Case]] = {
         for operands in (("T V",), ("T V", "V"))
     ],
     "experts": [
-        Case(
-            ("T D", "T K", "K F D", "K F D", "K D F"),
-            lambda x, weights, gate, up, down, shard: torch.ops.ts.experts(x, weights, gate, up, down),
-        )
+        Case(operands, lambda *tensors, shard=0, **gating: torch.ops.ts.experts(*tensors[:-1], **gating), [gating], alike=alike)
+        for operands, alike in ((EXPERTS, {}), ((*EXPERTS, "K F", "K F", "K D"), {5: 2, 6: 3}))
+        for gating in ({"alpha": 1.0, "limit": 0.0, "offset": 0.0}, {"alpha": 1.5, "limit": 4.0, "offset": 1.0})
     ],
 }
 
@@ -212,7 +226,7 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
 
 
 INDEXED = {"embedding": (1, 0), "take_rows": (0, 0), "max_key": (0, 1), "top_keys": (0, 1)}
-INDEXED |= {"attention": (1, 0), "latent_attention": (2, 0), "cache_append": (0, 0), "latent_append": (0, 0)}
+INDEXED |= {"attention": (1, 0), "sink_attention": (1, 0), "latent_attention": (2, 0), "cache_append": (0, 0), "latent_append": (0, 0)}
 """Where a split of that operand's factor tells an op its rank's index."""
 
 
@@ -276,6 +290,8 @@ def sound_rules(op: str, case: Case, ranks: int) -> set[Rule]:
 
     found = set()
     for given in itertools.product(*map(places, shapes)):
+        if any(given[one] != given[other] for one, other in case.alike.items()):
+            continue
         possible: set[AxisPlacement] = {"max", *places(typing.shape)}
         for trial in range(TRIALS):
             possible = {p for p in possible if p in _holding(op, case, given, possible, ranks, trial)}

@@ -14,7 +14,7 @@ from tsrun.executor import Executor
 from tsrun.limits import Limits
 from tsrun.program import read_program
 
-MODELS = ["qwen3_moe", "deepseek_v3", "deepseek_v3_direct"]
+MODELS = ["qwen3_moe", "deepseek_v3", "deepseek_v3_direct", "gpt_oss"]
 ALL = [*MODELS, "deepseek_v2", "mixtral", "glm4_moe", "olmo2", "phi3", "gemma2", "qwen2", "llama_biased"]
 TORCH = "cpu+"
 """A processor without instruction sets: torch's kernels alone."""

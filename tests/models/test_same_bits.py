@@ -19,8 +19,8 @@ from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
 
-MODELS = ["llama", "qwen3", "gemma3", "qwen3_moe", "deepseek_v3"]
-"""gemma3 has a window that every prompt here outgrows; the last two have mixtures of experts, and one of them latent attention."""
+MODELS = ["llama", "qwen3", "gemma3", "qwen3_moe", "deepseek_v3", "gpt_oss"]
+"""gemma3 has a window that every prompt here outgrows; the last three have mixtures of experts, one latent attention, one sinks."""
 DTYPES = ["f32", "bf16", "bf16/int8"]
 """Of the model, and of its cache where that is another; a latent cache is of no other."""
 OTHERS = [("olmo2", "bf16"), ("glm4_moe", "f32"), ("phi3", "f32")]

@@ -14,6 +14,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     Glm4MoeConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -84,6 +85,24 @@ _DEEPSEEK: dict[str, Any] = _MOE | {
     "routed_scaling_factor": 1.7,
     "first_k_dense_replace": 1,
     "rope_parameters": _YARN,
+}
+_GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": 8.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "attention_factor": 0.8,
+}
+_GPT_OSS: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "sliding_window": 6,
+    "swiglu_limit": 1.5,
+    "rope_parameters": _GPT_OSS_ROPE,
 }
 
 
@@ -300,6 +319,21 @@ CASES = (
         Gemma3TextConfig,
         {"num_hidden_layers": 6, "num_key_value_heads": 1, "sliding_window": 5, "head_dim": 24},
         variant=True,
+    ),
+    Case(
+        "gpt_oss",
+        GptOssConfig,
+        _GPT_OSS,
+        (
+            _EPS,
+            {"num_experts_per_tok": 2},
+            {"sliding_window": 7},
+            {"layer_types": [_KINDS[1], _KINDS[0], _KINDS[1]]},
+            {"swiglu_limit": 7.0},
+            {"swiglu_alpha": 1.0},
+            {"rope_parameters": _GPT_OSS_ROPE | {"truncate": True}},
+            {"rope_parameters": _GPT_OSS_ROPE | {"factor": 2.0}},
+        ),
     ),
 )
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tsc import __version__
 from tsc.artifact import ArtifactWriter, split_tokenizer
 from tsc.checkpoint import Checkpoint, open_checkpoint
+from tsc.checkpoint.arranged import arranged
 from tsc.checkpoint.config import for_sequences_of, load_config, longest_sequence
 from tsc.checkpoint.parts import in_parts
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
@@ -108,7 +109,8 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     names = [m.name for m in model.file.modules if m.is_entry and m.name != placed.entry.instance.module]
     others = {name: elaborate(model.file, config, request.mesh or {}, entry=name) for name in names} if checkpoint is not None else {}
     if checkpoint is not None:
-        checkpoint = in_parts(checkpoint, (name for typed in (placed.typed, *others.values()) for name, _ in declared_weights(typed)))
+        declared = {name: weight.shape for typed in (placed.typed, *others.values()) for name, weight in declared_weights(typed)}
+        checkpoint = in_parts(arranged(checkpoint, declared), declared)
         match_checkpoint(placed.typed, checkpoint, others)
     entry = drafter_of(model.file, placed.entry.instance.module)
     drafts = None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, assert_never
 
 from tsc import ast
+from tsc.checkpoint.arranged import arrangement_of
 from tsc.checkpoint.parts import part_name
 from tsc.declarations import Declarations, formatted
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
@@ -220,6 +221,7 @@ class _Body(Expressions):
         value = self.add_value(Value(weight.name, "weight", shape, weight.span, placement))
         stacked = shape.dimensions()[0][0].name if shape.factors and shape.groups[0] == 1 else ""
         tensor = formatted(weight.tensor, self.scope, weight.span, keep=stacked)
+        tensor = _arranged(weight, tensor, shape.factors["{" + stacked + "}" in tensor :])
         if weight.start is not None:
             tensor = self._part(weight.start, tensor, shape.dimensions()["{" + stacked + "}" in tensor])
         self.instance.weights.append(WeightDeclaration(value, tensor, tied))
@@ -401,3 +403,18 @@ class _Body(Expressions):
             self._statements(statement.then)
         else:
             self._statements(statement.then if condition else statement.otherwise)
+
+
+def _arranged(weight: ast.Weight, tensor: str, factors: Sequence[Factor]) -> str:
+    """The name of a weight that says how the checkpoint stores it: with the weight's factors, each once."""
+    try:
+        named = arrangement_of(tensor)
+    except ValueError as error:
+        raise error_at("TS0204", f'"{weight.tensor}" does not say how the checkpoint stores it: {error}', weight.span) from None
+    if named is None:
+        return tensor
+    stored, wanted = sorted(named[1].names), [f.name for f in factors]
+    if stored != sorted(wanted) or len(set(wanted)) != len(wanted):
+        text = f"the checkpoint stores the factors of a weight, each once: {', '.join(wanted)}, not {', '.join(named[1].names)}"
+        raise error_at("TS0204", text, weight.span)
+    return f"{named[0]}[{named[1]}]"

@@ -16,7 +16,7 @@ from tsc.program import Instance, TypedModel
 from tsc.request import Quantize
 from tsc.weights import StoredWeight, declared_weights
 from tskernels.dtypes import size_bytes
-from tskernels.layouts import format_of, layout
+from tskernels.layouts import STACKED, format_of, layout
 
 MOST_ERRORS = 5
 ROUNDED: Mapping[str, str] = {"int8": "q8_0", "int4": "int4"}
@@ -26,12 +26,13 @@ row (the format `int8`) outliers of activations cost SmolLM2 4 % of its perplexi
 
 def wanted_formats(quantize: Quantize, typed: TypedModel, checkpoint: Checkpoint | None) -> Mapping[str, str]:
     """The format that each tensor of the checkpoint is to be stored in, if kernels take it. The blocks of a file are not shared out among
-    ranks: with several they are dequantized."""
+    ranks, but for those that kernels multiply as what they stand for: with several the others are dequantized."""
     match quantize:
         case "none":
             return {}
         case "auto":
-            return {} if checkpoint is None or typed.mesh.ranks > 1 else checkpoint.formats
+            formats = {} if checkpoint is None else checkpoint.formats
+            return formats if typed.mesh.ranks == 1 else {name: kind for name, kind in formats.items() if kind in STACKED}
         case "int8" | "int4":
             attended = {name: _of_shared_heads(instance) for name, instance in typed.instances.items()}
             found = {}
@@ -59,7 +60,7 @@ def _of_shared_heads(instance: Instance) -> set[int]:
 
     found: set[int] = set()
     for operation in instance.operations:
-        if operation.op == "attention" and (instance.values[operation.operands[0]].shape.factors[2].size or 1) > 1:
+        if operation.op in ("attention", "sink_attention") and (instance.values[operation.operands[0]].shape.factors[2].size or 1) > 1:
             found.update(projection(operation.operands[0]))
             filled = makers.get(operation.operands[1])
             for kept in filled.operands[1:3] if filled is not None and filled.op == "cache_append" else ():

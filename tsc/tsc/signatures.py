@@ -52,7 +52,7 @@ def rules(signature: Signature) -> tuple[Rule, ...]:
         if label is not None:
             found.append(Rule(_split(signature, label), index))
     for label in sorted(signature.summed):
-        found.append(Rule(tuple("sum" if i in signature.added else p for i, p in enumerate(_split(signature, label))), "sum"))
+        found.append(Rule(tuple("sum" if p is None and i in signature.added else p for i, p in enumerate(_split(signature, label))), "sum"))
     for label in sorted(signature.maxed):
         found.append(Rule(_split(signature, label), "max"))
     for group in signature.linear:

@@ -169,11 +169,13 @@ def write_weights(
             continue
         stored = layout(weight.layout)
         form = format_of(weight.layout)
-        if form is not None and mesh.ranks == 1 and all(checkpoint.formats.get(p.tensor) == form for p in weight.parts):
-            streams[0].append(weight.name, stored.pack(_joined([checkpoint.blocks(p.tensor) for p in weight.parts])))
+        if form is not None and all(checkpoint.formats.get(p.tensor) == form for p in weight.parts):
+            files = [(checkpoint.blocks(p.tensor), p.type) for p in weight.parts]
+            for stream, coordinate in zip(streams, coordinates, strict=True):
+                stream.append(weight.name, stored.pack(_joined([_rank_blocks(b, kind, mesh, coordinate) for b, kind in files])))
             done(index + 1)
             continue
-        assert form is None or form in FROM_FLOATS, "blocks of a file are not shared out"
+        assert form is None or form in FROM_FLOATS, "the blocks of a file are all that such a weight is made of"
         # What is rounded to fewer bits is not rounded to the model's type before.
         tensors = [(t if form else t.to(torch_dtype(p.type.dtype)), p.type) for p in weight.parts for t in (checkpoint.read(p.tensor),)]
         for stream, coordinate in zip(streams, coordinates, strict=True):
@@ -200,6 +202,15 @@ def _rank_importance(importance: Importance, weight: StoredWeight, mesh: Mesh, c
     part = weight.parts[0]
     shape = [math.prod(f.size or 0 for f in d) for d in part.type.shape.dimensions()]
     return rank_block(importance.of(part.tensor).expand(shape), part.type, mesh, coordinate)[0]
+
+
+def _rank_blocks(blocks: torch.Tensor, kind: NodeType, mesh: Mesh, coordinate: dict[str, int]) -> torch.Tensor:
+    """A rank's part of blocks [..., bytes of a row], of which each has as many bytes."""
+    if mesh.ranks == 1:
+        return blocks
+    factors = kind.shape.factors
+    in_bytes = replace(kind.shape, factors=(*factors[:-1], replace(factors[-1], size=blocks.shape[-1])))
+    return rank_block(blocks, replace(kind, shape=in_bytes), mesh, coordinate)
 
 
 def _joined(blocks: Sequence[torch.Tensor]) -> torch.Tensor:

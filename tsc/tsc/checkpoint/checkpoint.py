@@ -47,8 +47,13 @@ class Checkpoint(ABC):
         """The tensors that the checkpoint stores quantized, and their format (`q4_k`, ...), for those that kernels can take as they are."""
         return {}
 
+    def block_dimension(self, name: str) -> int:
+        """That of one of `formats`, as `read` gives it, along which its blocks run."""
+        return -1
+
     def blocks(self, name: str) -> torch.Tensor:
-        """The bytes of one of `formats`, u8 [O, bytes of a row], its rows in the order in which `read` gives them. The caller owns it."""
+        """The bytes of one of `formats`, u8 [O, bytes of a row], its rows in the order in which `read` gives them: its other dimensions,
+        then what stands for that along which blocks run. The caller owns it."""
         raise failure(UNKNOWN_TENSOR, self.source, f"stores no blocks of `{name}`")
 
     def is_needless(self, name: str) -> bool:

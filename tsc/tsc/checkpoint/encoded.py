@@ -25,11 +25,16 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class StoredModule:
-    """A module's tensors, by the last part of their names."""
+    """A module's tensors, by the last part of their names, which follows `mark`."""
 
     source: Path
     name: str
     tensors: Mapping[str, StoredTensor]
+    mark: str = "."
+
+    def named(self, tensor: str) -> str:
+        """The whole name of a tensor."""
+        return f"{self.name}{self.mark}{tensor}"
 
     def find(self, tensor: str) -> StoredTensor | None:
         return self.tensors.get(tensor)
@@ -38,24 +43,26 @@ class StoredModule:
         """Raises CompileError where there is no such tensor."""
         if tensor not in self.tensors:
             there = next(iter(self.tensors))
-            raise self.refusal(f"has `{self.name}.{there}` but no `{self.name}.{tensor}`, which it is read by", "download it again")
+            raise self.refusal(f"has `{self.named(there)}` but no `{self.named(tensor)}`, which it is read by", "download it again")
         return self.tensors[tensor].shape
 
     def load(self, tensor: str) -> torch.Tensor:
-        return self.tensors[tensor].read(f"{self.name}.{tensor}", encoded=True)
+        return self.tensors[tensor].read(self.named(tensor), encoded=True)
 
     def require(self, tensor: str, *shapes: tuple[int, ...]) -> None:
         """Raise CompileError where the tensor has none of the shapes."""
         if (found := self.shape(tensor)) not in shapes:
             wanted = " or ".join(str(list(s)) for s in shapes)
-            raise self.refusal(f"has `{self.name}.{tensor}` as {list(found)}, where the others make it {wanted}", "download it again")
+            raise self.refusal(f"has `{self.named(tensor)}` as {list(found)}, where the others make it {wanted}", "download it again")
 
     def refusal(self, what: str, *fixes: str) -> Exception:
         return failure(UNKNOWN_QUANTIZATION, self.source, what, *fixes)
 
 
 class Encoded(ABC):
-    """A matrix [O, K], read as f32."""
+    """A matrix [O, K], read as f32. block_dimension: that along which its blocks run."""
+
+    block_dimension = -1
 
     def __init__(self, module: StoredModule, shape: tuple[int, int]) -> None:
         self.module, self.shape = module, shape

@@ -49,6 +49,10 @@ class HuggingFaceCheckpoint(Checkpoint):
         weights = {name: row.format() for name, row in self._rows.items() if isinstance(row, Encoded)}
         return {name: form for name, form in weights.items() if form is not None}
 
+    def block_dimension(self, name: str) -> int:
+        row = self._rows.get(name)
+        return row.block_dimension if isinstance(row, Encoded) else super().block_dimension(name)
+
     def blocks(self, name: str) -> torch.Tensor:
         row = self._rows.get(name)
         return row.blocks() if name in self.formats and isinstance(row, Encoded) else super().blocks(name)

@@ -13,6 +13,7 @@ from tsc.checkpoint.encoded import Encoded, StoredModule
 from tsc.checkpoint.errors import UNKNOWN_QUANTIZATION, failure
 from tsc.checkpoint.fp8 import Fp8Method
 from tsc.checkpoint.gptq import GptqMethod
+from tsc.checkpoint.mxfp4 import Mxfp4Method
 from tsc.checkpoint.safetensors_file import StoredTensor
 from tsc.diagnostics import near
 
@@ -33,8 +34,11 @@ METHODS: Mapping[str, Callable[[Path, Mapping[str, Any]], Method]] = {
     "compressed-tensors": CompressedTensorsMethod,
     "fp8": Fp8Method,
     "gptq": GptqMethod,
+    "mxfp4": Mxfp4Method,
 }
 """By `quant_method`."""
+_MARKS = {"mxfp4": "_"}
+"""What stands between the name of a weight and those of its tensors, `down_proj_blocks`, where it is no module with a `.weight`."""
 _OF_ACTIVATIONS = ("input", "output", "activation", "q", "k", "v", "prob")
 _SCALES_OF_ACTIVATIONS = frozenset(f"{of}_{what}" for of in _OF_ACTIVATIONS for what in ("scale", "zero_point"))
 """Of inputs and caches, which stay in the model's type, or are rounded by what they turn out to be."""
@@ -53,16 +57,17 @@ def decoded(source: Path, config: Mapping[str, Any], rows: Mapping[str, StoredTe
         what = "does not say by which method it is quantized" if name is None else f"is quantized by `{name}`, which is not read"
         fix = f"give it in bf16, or quantized by one of {', '.join(METHODS)}"
         raise failure(UNKNOWN_QUANTIZATION, source, what + near(str(name), METHODS), fix)
-    method = METHODS[name](source, stated)
+    method, mark = METHODS[name](source, stated), _MARKS.get(name, ".")
     modules: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for tensor, row in rows.items():
-        module, _, last = tensor.rpartition(".")
+        module, _, last = tensor.rpartition(mark)
         if last not in _SCALES_OF_ACTIVATIONS:
             modules[module][last] = row
     found: dict[str, StoredTensor | Encoded] = {}
     for module, tensors in modules.items():
-        weight = method.weight(StoredModule(source, module, tensors))
+        weight = method.weight(StoredModule(source, module, tensors, mark))
         if weight is not None:
-            found[f"{module}.weight"] = weight
-        found |= {(f"{module}.{last}" if module else last): row for last, row in tensors.items() if not (weight and last in method.parts)}
+            found[module if name in _MARKS else f"{module}.weight"] = weight
+        others = {last: row for last, row in tensors.items() if not (weight and last in method.parts)}
+        found |= {(f"{module}{mark}{last}" if module else last): row for last, row in others.items()}
     return found

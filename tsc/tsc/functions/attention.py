@@ -32,6 +32,15 @@ def _attention(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     return Typing(q, signature, attributes)
 
 
+def _sink_attention(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    q, cache, sinks = shapes
+    typing = _attention((q, cache), statics)
+    if len(sinks.factors) != 2 or not all(a.agrees(b) for a, b in zip(q.factors[1:3], sinks.factors, strict=True)):
+        raise Mismatch(2, f"there is a sink for each query head, [{q.factors[1].name}, {q.factors[2].name}], got {sinks.text()}")
+    of_q, of_cache = typing.signature.operands
+    return Typing(q, Signature((of_q, of_cache, ("k", "g")), of_q), typing.attributes)
+
+
 def _latent_append(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     cache, latent, rotated = shapes
     for operand in (1, 2):
@@ -59,6 +68,13 @@ def _latent_attention(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Ty
 FUNCTIONS: Mapping[str, Builtin] = {
     "cache_append": Builtin(("cache", "k", "v"), _cache_append, ("[pages, 2, K, E]", "[T, K, E]", "[T, K, E]")),
     "attention": Builtin(("q", "cache"), _attention, ("[T, K, G, E]", "[pages, 2, K, E]"), {"scale": ..., "softcap": 0.0}, windowed=True),
+    "sink_attention": Builtin(
+        ("q", "cache", "sinks"),
+        _sink_attention,
+        ("[T, K, G, E]", "[pages, 2, K, E]", "[K, G]"),
+        {"scale": ..., "softcap": 0.0},
+        windowed=True,
+    ),
     "latent_append": Builtin(("cache", "latent", "rotated"), _latent_append, ("[pages, W]", "[T, C]", "[T, R]")),
     "latent_attention": Builtin(
         ("q", "rotated", "cache"), _latent_attention, ("[T, H, C]", "[T, H, R]", "[pages, W]"), {"scale": ...}, windowed=True

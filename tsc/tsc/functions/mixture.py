@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tsc.functions.common import Builtin, Mismatch, Typing, choice, count, flag, number
-from tsc.signatures import Signature
+from tsc.signatures import Label, Signature
 from tsc.types import Shape
 
 
@@ -49,15 +49,36 @@ def _experts(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
         raise Mismatch(1, f"`experts` takes values [T, D] and a weight for each token and expert [T, N], {text}")
     if len(gate.factors) != 3:
         raise Mismatch(2, f"the experts' weights are stacked, [N, F, D], got {gate.text()}")
+    if len(shapes) not in (5, 8):
+        raise Mismatch(5, "`experts` takes a bias of `gate`, of `up` and of `down`, or none of them")
     stack, inner, width = weights.factors[1], gate.factors[1], x.factors[1]
-    wanted = {"gate": (stack, inner, width), "up": (stack, inner, width), "down": (stack, width, inner)}
-    for operand, (name, factors) in enumerate(wanted.items(), start=2):
+    wanted = {
+        "gate": (stack, inner, width),
+        "up": (stack, inner, width),
+        "down": (stack, width, inner),
+        "gate_bias": (stack, inner),
+        "up_bias": (stack, inner),
+        "down_bias": (stack, width),
+    }
+    for operand, (name, factors) in enumerate(list(wanted.items())[: len(shapes) - 2], start=2):
         shape = Shape.of(x.dtype, [(f,) for f in factors])
         if not shapes[operand].agrees(shape) or shapes[operand].groups != shape.groups:
             raise Mismatch(operand, f"`{name}` of `experts` is {shape.text()} here, got {shapes[operand].text()}")
-    operands = (("t", None), ("t", "n"), ("n", "f", None), ("n", "f", None), ("n", "d", "f"))
-    # linear in the routing weights, in `up` and in `down`
-    return Typing(x, Signature(operands, ("t", "d"), frozenset({"n", "f"}), ((1,), (3,), (4,))))
+    attributes = {name: number(statics, name, "experts") for name in ("alpha", "limit", "offset")}
+    return Typing(x, _experts_signature(len(shapes) == 8, attributes), attributes)
+
+
+def _experts_signature(has_biases: bool, attributes: Mapping[str, Any]) -> Signature:
+    """Linear in the routing weights, in `down` with its bias, and where what is gated is neither bounded nor shifted in `up` with both."""
+    operands: tuple[tuple[Label, ...], ...] = (("t", None), ("t", "n"), ("n", "f", None), ("n", "f", None), ("n", "d", "f"))
+    linear: list[tuple[int, ...]] = [(1,), (4,)]
+    up: tuple[int, ...] = (3,)
+    if has_biases:
+        operands = (*operands, ("n", "f"), ("n", "f"), ("n", "d"))
+        linear, up = [(1,), (4, 7)], (3, 6, 7)
+    if attributes["limit"] == attributes["offset"] == 0:
+        linear.append(up)
+    return Signature(operands, ("t", "d"), frozenset({"n", "f"}), tuple(linear), added=frozenset({7} if has_biases else ()))
 
 
 FUNCTIONS: Mapping[str, Builtin] = {
@@ -68,5 +89,11 @@ FUNCTIONS: Mapping[str, Builtin] = {
         {"top_k": ..., "score": "softmax", "normalize": True, "scale": 1.0, "groups": 1, "top_groups": 1, "group_best": 1},
         optional=1,
     ),
-    "experts": Builtin(("x", "weights", "gate", "up", "down"), _experts, ("[T, D]", "[T, N]", "[N, F, D]", "[N, F, D]", "[N, D, F]")),
+    "experts": Builtin(
+        ("x", "weights", "gate", "up", "down", "gate_bias", "up_bias", "down_bias"),
+        _experts,
+        ("[T, D]", "[T, N]", "[N, F, D]", "[N, F, D]", "[N, D, F]", "[N, F]", "[N, F]", "[N, D]"),
+        {"alpha": 1.0, "limit": 0.0, "offset": 0.0},
+        optional=3,
+    ),
 }
