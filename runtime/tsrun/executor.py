@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING, Protocol
 
-from tskernels.dtypes import size_bytes
 from tskernels.mesh_axes import group_members
 from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder, Observe
 from tsrun.errors import ArtifactError
 from tsrun.limits import Limits
-from tsrun.memory import ask_for_huge_pages
+from tsrun.memory import zeros
 from tsrun.output import Output
-from tsrun.places import Place, fixed
 from tsrun.program import Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
+from tsrun.states import States
 from tsrun.step import Step
 from tsrun.step_inputs import StepInputs, table_columns
 from tsrun.weights import Weights
@@ -68,8 +64,9 @@ class Executor:
         self._limits = limits
         weights = Weights(artifact.weights_file(rank), screen=screen)
         # One page more than there are: the tokens that pad a step are written there, and never read.
-        caches = [_zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
-        binder = Binder(program, weights, caches, _coordinates(artifact, program, rank), self._inputs.places())
+        caches = [zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
+        self._states = States(program.states, limits.num_states)
+        binder = Binder(program, weights, caches, self._states.places, _coordinates(artifact, program, rank), self._inputs.places())
         plans = [binder.bind(plan) for plan in program.plans]
         file = artifact.file(PROGRAM)
         self.needs_torch = observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
@@ -85,6 +82,7 @@ class Executor:
 
     def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits, or the embeddings."""
+        self._states.copy(step.copies)
         sizes = self._filled(step)
         output = self.programs.run(*sizes)
         if draws is None:
@@ -99,6 +97,7 @@ class Executor:
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""
         assert isinstance(self.programs, SimdPrograms)
+        self._states.copy(step.copies)
         return self.programs.measure(*self._filled(step))
 
     def _filled(self, step: Step) -> tuple[int, int, int, int]:
@@ -107,14 +106,6 @@ class Executor:
         columns = table_columns(self._limits.pages_of(int(step.lengths.max())))
         self._inputs.fill(step, columns)
         return self._program.plans.index(self._program.plan_for(T)), T, S, columns
-
-
-def _zeros(shape: tuple[int, ...], dtype: str) -> Place:
-    """Zeros that take memory only where they are written. Not whatever was there: a kernel may multiply rows that it masks, and NaN times
-    zero is NaN."""
-    memory = mmap.mmap(-1, prod(shape) * size_bytes(dtype), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    ask_for_huge_pages(memory)
-    return fixed(ctypes.addressof(ctypes.c_char.from_buffer(memory)), dtype, shape, memory)
 
 
 def _coordinates(artifact: Artifact, program: Program, rank: int) -> dict[str, int]:

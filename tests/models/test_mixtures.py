@@ -14,7 +14,7 @@ from tsrun.executor import Executor
 from tsrun.limits import Limits
 from tsrun.program import read_program
 
-MODELS = ["qwen3_moe", "deepseek_v3", "deepseek_v3_direct"]
+MODELS = ["qwen3_moe", "qwen3_next", "deepseek_v3", "deepseek_v3_direct"]
 TORCH = "cpu+"
 """A processor without instruction sets: torch's kernels alone."""
 
@@ -23,7 +23,7 @@ needs_simd = pytest.mark.skipif(not simd.is_available(), reason="needs a process
 
 def needs_torch(path: Path) -> bool:
     artifact = open_artifact(path)
-    limits = Limits(page_size=4, num_pages=16, max_sequences=2, max_step_tokens=16, max_context=64, windows=())
+    limits = Limits(page_size=4, num_pages=16, max_sequences=2, max_step_tokens=16, max_context=64, windows=(), num_states=4)
     return Executor(artifact, read_program(artifact.file(PROGRAM)), 0, limits, threads=1).needs_torch
 
 
