@@ -24,7 +24,8 @@ ROWS: Final = "rows"
 """The layout of everything that is not stored in another: dimensions in order, the last one contiguous."""
 _FAMILIES: Final = (
     *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "gated"),
-    *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "recurrent", "rope", "rows", "screened", "views", "simd_kernels"),
+    *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "recurrent", "rope", "rows", "screened", "views"),
+    *("simd_kernels",),
 )
 
 

@@ -239,10 +239,11 @@ def _check_narrow(mesh: Mesh, node: torch.fx.Node) -> None:
 def _check_unflatten(mesh: Mesh, node: torch.fx.Node) -> None:
     """A dimension that is whole on every rank, as the factors that make it up."""
     source, made = node_type(operands(node)[0]), node_type(node)
-    dim, sizes = node.kwargs["dim"], node.kwargs["sizes"]
+    attributes: dict[str, Any] = dict(node.kwargs)
+    dim, sizes = attributes["dim"], attributes["sizes"]
     parts = made.shape.factors[dim : dim + len(sizes)]
     if source.shape != source.shape.ungrouped() or [p.size for p in parts] != sizes:
-        raise VerificationError(f"{dict(node.kwargs)} does not lead from {source.text(mesh)} to {made.text(mesh)}")
+        raise VerificationError(f"{attributes} does not lead from {source.text(mesh)} to {made.text(mesh)}")
     _check_rule(mesh, "unflatten", [source], made, {"dim": dim, "parts": parts})
 
 

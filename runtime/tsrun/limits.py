@@ -108,7 +108,11 @@ def settle(
     max_step_tokens = -(-options.max_step_tokens // token_multiple) * token_multiple
     windows = sorted(row_bytes.keys() - {0})
     # What has run still holds its state until its last step is over.
-    num_states = (2 * options.max_sequences + options.depth - 1 if options.prefix_cache else options.max_sequences + options.depth) if state_bytes else 0
+    num_states = (
+        (2 * options.max_sequences + options.depth - 1 if options.prefix_cache else options.max_sequences + options.depth)
+        if state_bytes
+        else 0
+    )
 
     def window_pages(window: int, num_pages: int) -> int:
         # What a sequence has between two steps: its window begins within a page, and ends within one.

@@ -63,11 +63,15 @@ def delta_operands(K: int, G: int, A: int, E: int) -> Callable[[int, str], tuple
     return make
 
 
-def run_conv(rows: Sequence[Tensor], others: Sequence[Tensor], state: Tensor, spans: Sequence[tuple[int, int]], pages: Sequence[int]) -> Tensor:
+def run_conv(
+    rows: Sequence[Tensor], others: Sequence[Tensor], state: Tensor, spans: Sequence[tuple[int, int]], pages: Sequence[int]
+) -> Tensor:
     return short_conv(*rows, *others, state, integers(spans), integers(pages), 0)
 
 
-def run_delta(rows: Sequence[Tensor], others: Sequence[Tensor], state: Tensor, spans: Sequence[tuple[int, int]], pages: Sequence[int]) -> Tensor:
+def run_delta(
+    rows: Sequence[Tensor], others: Sequence[Tensor], state: Tensor, spans: Sequence[tuple[int, int]], pages: Sequence[int]
+) -> Tensor:
     return gated_delta(*rows, state, integers(spans), integers(pages), 0, SCALE, EPS)
 
 
@@ -102,7 +106,9 @@ def native(op: Op, workers: int) -> Run:
     def operand(tensor: Tensor) -> tuple[str, int, int, int, str, Sequence[int], Sequence[int]]:
         return "fixed", tensor.data_ptr(), 0, 0, dtype_name(tensor.dtype), tuple(tensor.shape), tensor.stride()
 
-    def run(rows: Sequence[Tensor], others: Sequence[Tensor], state: Tensor, spans: Sequence[tuple[int, int]], pages: Sequence[int]) -> Tensor:
+    def run(
+        rows: Sequence[Tensor], others: Sequence[Tensor], state: Tensor, spans: Sequence[tuple[int, int]], pages: Sequence[int]
+    ) -> Tensor:
         shape = rows[2].shape if len(rows) > 1 else rows[0].shape
         out = torch.full(shape, torch.nan, dtype=rows[0].dtype)
         operands = [*rows, *others, state, integers(spans), integers(pages)]
@@ -157,7 +163,12 @@ def test_the_native_decay_agrees(isa: str, dtype: str) -> None:
 @every_op
 @every_dtype
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4), padding=st.integers(0, 3), begins=st.lists(st.booleans(), min_size=4, max_size=4), seed=st.integers(0, 2**31))
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    padding=st.integers(0, 3),
+    begins=st.lists(st.booleans(), min_size=4, max_size=4),
+    seed=st.integers(0, 2**31),
+)
 def test_native_kernels_agree_with_the_references(
     isa: str, op: Op, dtype: str, lengths: list[int], padding: int, begins: list[bool], seed: int
 ) -> None:

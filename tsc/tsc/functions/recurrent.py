@@ -15,7 +15,12 @@ def _short_conv(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     channels = x.factors[1:]
     if len(channels) < 1 or x.factors[0].name != "T":
         raise Mismatch(0, f"`short_conv` takes rows of channels, [T, ...], got {x.text()}")
-    if w.dtype != x.dtype or len(w.factors) != len(channels) + 2 or not _agree(w.factors[:-2], channels) or w.factors[-2].size not in (1, None):
+    if (
+        w.dtype != x.dtype
+        or len(w.factors) != len(channels) + 2
+        or not _agree(w.factors[:-2], channels)
+        or w.factors[-2].size not in (1, None)
+    ):
         raise Mismatch(1, f"`short_conv` takes some taps of each channel, [{names_of(channels)}, 1, W], got {w.text()}")
     if state.dtype != "f32" or len(state.factors) != len(channels) + 2 or not _agree(state.factors[2:], channels):
         raise Mismatch(2, f"its state has the inputs before the taps' last, f32[W - 1, {_listed(channels)}], got {state.text()}")
@@ -44,7 +49,9 @@ def _gated_delta(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
             raise Mismatch(operand, text)
     for operand, of, dtype in ((3, decay, "f32"), (4, beta, v.dtype)):
         if of.dtype != dtype or not _agree(of.factors, v.factors[:3]):
-            raise Mismatch(operand, f"`gated_delta` takes a number for each head of the values, {dtype}[{_listed(v.factors[:3])}], got {of.text()}")
+            raise Mismatch(
+                operand, f"`gated_delta` takes a number for each head of the values, {dtype}[{_listed(v.factors[:3])}], got {of.text()}"
+            )
     wanted = (*v.factors[1:3], q.factors[2], v.factors[3])
     if state.dtype != "f32" or not _agree(state.factors[1:], wanted):
         raise Mismatch(5, f"its state has a matrix for each head of the values, f32[{_listed(wanted)}], got {state.text()}")
@@ -63,9 +70,7 @@ def _listed(factors: Sequence[Factor]) -> str:
 
 
 FUNCTIONS: Mapping[str, Builtin] = {
-    "short_conv": Builtin(
-        ("x", "w", "state"), _short_conv, ("[T, K, E]", "[(K, E), 1, W]", "f32[pages, P, K, E]"), stateful=True
-    ),
+    "short_conv": Builtin(("x", "w", "state"), _short_conv, ("[T, K, E]", "[(K, E), 1, W]", "f32[pages, P, K, E]"), stateful=True),
     "decay": Builtin(("x", "rate", "bias"), _decay, ("[T, K, G]", "f32[(K, G)]", "f32[(K, G)]")),
     "gated_delta": Builtin(
         ("q", "k", "v", "decay", "beta", "state"),
