@@ -5,7 +5,8 @@
 // a state: so its bits are the same in any chunks, company and team.
 
 constexpr int max_taps = 8;
-constexpr std::int64_t tokens_at_once = 16;  // of a sequence, before the next columns: their keys stay in the nearest cache
+constexpr std::int64_t tokens_at_once =
+    16;  // of a sequence, before the next columns: their keys stay in the nearest cache
 
 // A sequence's rows among those here, and its page of the states; it begins with them where `begins`.
 struct OwnRows {
@@ -181,8 +182,10 @@ void delta_head(const Call& call, const OwnRows& own, std::int64_t k, std::int64
   for (std::int64_t from = own.first; from < own.last; from += tokens_at_once) {
     const std::int64_t to = smaller(own.last, from + tokens_at_once);
     for (std::int64_t t = from; t < to; ++t) {
-      to_length_one(q.at<const Element>(t) + k * q.strides[1], A, scale, eps, scratch.queries + (t - from) * scratch.stride);
-      to_length_one(keys.at<const Element>(t) + k * keys.strides[1], A, 1.0f, eps, scratch.keys + (t - from) * scratch.stride);
+      to_length_one(q.at<const Element>(t) + k * q.strides[1], A, scale, eps,
+                    scratch.queries + (t - from) * scratch.stride);
+      to_length_one(keys.at<const Element>(t) + k * keys.strides[1], A, 1.0f, eps,
+                    scratch.keys + (t - from) * scratch.stride);
     }
     const auto columns = [&]<int vectors>(std::int64_t e, int count) {
       for (std::int64_t t = from; t < to; ++t) {

@@ -20,7 +20,7 @@ from tests.runtime.toy import BOS, EOS, byte_tokenizer
 from tests.serve.conftest import start
 
 from tsc.front import place_model, read_model
-from tsc.request import models_directory
+from tsc.front import models_directory
 from tsc.simulation.simulate import simulate
 from tspasses.placed import Options
 from tspasses.plan import plan_of
