@@ -31,6 +31,7 @@ def step_of(tokens: int, context: int, num_groups: int) -> Step:
     return Step(
         *(positions % 1000 + 5, positions, np.tile(positions, (num_groups, 1)), np.array([[0, tokens]], dtype=np.int32)),
         *(one * (context + tokens), one * (tokens - 1), one, none, np.concatenate(updates)),
+        copies=np.zeros((0, 3), dtype=np.int32),
     )
 
 
@@ -43,11 +44,12 @@ def main() -> None:
     artifact = open_artifact(given.artifact)
     program = read_program(artifact.file(PROGRAM))
     pages = -(-(given.context + given.tokens) // 16)
-    limits = Limits(16, pages, 1, given.tokens, pages * 16, tuple((window, pages) for window in program.windows))
+    windows = tuple((window, pages) for window in program.windows)
+    limits = Limits(16, pages, 1, given.tokens, pages * 16, windows, num_states=1 if program.states else 0)
     executor = Executor(artifact, program, 0, limits, given.threads)
     if not isinstance(executor.programs, SimdPrograms):
         raise SystemExit(f"{given.artifact}: some of its kernels are torch's; compile it for one rank and --target cpu")
-    step = step_of(given.tokens, given.context, len(limits.pages))
+    step = step_of(given.tokens, given.context, limits.num_groups)
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(given.repeat):
         executor.run(step)

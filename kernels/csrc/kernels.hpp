@@ -24,6 +24,7 @@ namespace tsk::TSK_ISA {
 #include "attention_spans.hpp"
 #include "attention.hpp"
 #include "latent_attention.hpp"
+#include "recurrent.hpp"
 #include "einsum.hpp"
 #include "mixture.hpp"
 #include "mixture_panels.hpp"
@@ -51,9 +52,11 @@ constexpr Kernel kernels[] = {
     {"rms_scale", Partition::rows, rms_scale_rows},
     {"rope", Partition::rows, rope_rows, nullptr, prepare_rope, 1},
     {"silu", Partition::rows, silu_rows},
+    {"sigmoid", Partition::rows, sigmoid_rows},
     {"gelu", Partition::rows, gelu_rows},
     {"gelu_tanh", Partition::rows, gelu_tanh_rows},
     {"scale", Partition::rows, scale_rows},
+    {"scale_rows", Partition::rows, scale_rows_of},
     {"softcap", Partition::rows, softcap_rows},
     {"add", Partition::rows, add_rows_of},
     {"mul", Partition::rows, mul_rows},
@@ -63,6 +66,9 @@ constexpr Kernel kernels[] = {
     {"cache_append", Partition::rows, cache_append},
     {"cache_append_int8", Partition::rows, cache_append_int8},
     {"latent_append", Partition::rows, latent_append},
+    {"short_conv", Partition::whole, short_conv},
+    {"decay", Partition::rows, decay_rows},
+    {"gated_delta", Partition::whole, gated_delta, gated_delta_scratch},
     {"einsum", Partition::whole, einsum, einsum_scratch},
     {"route", Partition::whole, route, route_scratch},
     {"experts_panels", Partition::whole, experts<WholePanels>, experts_scratch<WholePanels>},

@@ -60,6 +60,10 @@ void binary(const Call& call, const Worker& worker, const Function& f) {
 inline void silu_rows(const Call& call, const Worker& worker) {
   unary(call, worker, [](Vec x) { return silu(x); });
 }
+inline void sigmoid_rows(const Call& call, const Worker& worker) {
+  const Vec one = broadcast(1.0f);
+  unary(call, worker, [=](Vec x) { return divide(one, one + exponential(zero() - x)); });
+}
 inline void gelu_rows(const Call& call, const Worker& worker) {
   unary(call, worker, [](Vec x) { return gelu(x); });
 }
@@ -79,6 +83,21 @@ inline void add_rows_of(const Call& call, const Worker& worker) {
 }
 inline void mul_rows(const Call& call, const Worker& worker) {
   binary(call, worker, [](Vec x, Vec y) { return x * y; });
+}
+
+// (x [..., D], factors [..., 1])
+inline void scale_rows_of(const Call& call, const Worker& worker) {
+  const auto run = [&]<class Element>(Element) {
+    for_vectors<Element>(call, worker, [&](std::int64_t row, std::int64_t v) {
+      const Vec factor = broadcast(widen(*vector_at<const Element>(call.operands[1], row, v)));
+      apply(vector_at<const Element>(call.operands[0], row, v), vector_at<Element>(call.out, row, v), call.out.width(),
+            [=](Vec x) { return x * factor; });
+    });
+  };
+  if (call.out.dtype == DType::bf16)
+    run(bf16{});
+  else
+    run(float{});
 }
 
 template <class Element>

@@ -15,6 +15,12 @@ def silu(x: Tensor) -> Tensor:
     return functional.silu(x.to(compute_dtype(x.dtype))).to(x.dtype)
 
 
+@op("ts::sigmoid")
+def sigmoid(x: Tensor) -> Tensor:
+    """`1 / (1 + exp(-x))`, any shape."""
+    return x.to(compute_dtype(x.dtype)).sigmoid().to(x.dtype)
+
+
 @op("ts::gelu")
 def gelu(x: Tensor) -> Tensor:
     """`x * Phi(x)` by the error function, any shape."""
@@ -34,6 +40,12 @@ def gelu_tanh(x: Tensor) -> Tensor:
 def silu_torch(x: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     ops.aten.silu.out(x, out=out)
+
+
+@kernel("ts::sigmoid", name="torch")
+def sigmoid_torch(x: Tensor, *, out: Tensor) -> None:
+    """One pass into `out`."""
+    ops.aten.sigmoid.out(x, out=out)
 
 
 @kernel("ts::gelu", name="torch")

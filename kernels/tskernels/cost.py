@@ -145,6 +145,21 @@ def latent_attention_bound(call: Call, target: Target) -> float:
     return seconds(target, moved_bytes=moved, flops=(4.0 * elements(q) + 2.0 * elements(rotated)) * positions_per_sequence)
 
 
+def recurrence_bound(state: int) -> Cost:
+    """Of an op whose operand `state` has a page a sequence: rows read and written once, each sequence's page read and written; and six
+    operations for each number of a page and each token."""
+
+    def cost(call: Call, target: Target) -> float:
+        pages = call.operands[state]
+        each = elements(pages) / (pages.shape[0] or NOMINAL_SIZE)
+        moved = sum(operand_bytes(o) for i, o in enumerate(call.operands) if i != state) + operand_bytes(call.operands[0])
+        moved_states = 2 * NOMINAL_SIZE * each * size_bytes(pages.dtype)
+        flops = 6.0 * (call.operands[0].shape[0] or NOMINAL_SIZE) * each
+        return seconds(target, moved_bytes=moved + moved_states, flops=flops)
+
+    return cost
+
+
 def einsum_bound(call: Call, target: Target) -> float:
     """Both operands read and the result written once; two operations for each combination of the letters."""
     equation = str(call.attributes["equation"])

@@ -35,6 +35,13 @@ def scale(x: Tensor, factor: float) -> Tensor:
     return (x.to(compute_dtype(x.dtype)) * factor).to(x.dtype)
 
 
+@op("ts::scale_rows")
+def scale_rows(x: Tensor, factors: Tensor) -> Tensor:
+    """`x [..., D]` times its row's number in `factors [..., 1]`."""
+    _same_shape(x[..., :1], factors)
+    return (x.to(compute_dtype(x.dtype)) * factors).to(x.dtype)
+
+
 @op("ts::softcap")
 def softcap(x: Tensor, cap: float) -> Tensor:
     """`cap * tanh(x / cap)`, any shape: squeezed into (-cap, cap)."""
@@ -51,6 +58,12 @@ def add_torch(x: Tensor, y: Tensor, *, out: Tensor) -> None:
 def mul_torch(x: Tensor, y: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     torch.mul(x, y, out=out)
+
+
+@kernel("ts::scale_rows", name="torch", when=one_float_type)
+def scale_rows_torch(x: Tensor, factors: Tensor, *, out: Tensor) -> None:
+    """One pass into `out`."""
+    torch.mul(x, factors, out=out)
 
 
 @kernel("ts::scale", name="torch")

@@ -42,7 +42,7 @@ def schema(op: Op) -> str:
             raise TypeError(f"{op.place}: {op.name} has parameter `{name}` of type {hints[name]}, which torch.library does not know")
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "*" not in parameters:
             parameters.append("*")
-        kind = _ALIASING[op.kind] if position == 0 and op.kind in ("view", "inplace") else kind
+        kind = _ALIASING[op.kind] if position == 0 and op.kind in ("view", "inplace") else "Tensor(a!)" if name == op.writes else kind
         parameters.append(f"{kind} {name}" + ("" if parameter.default is inspect.Parameter.empty else f"={parameter.default}"))
     return f"{op.name.removeprefix('ts::')}({', '.join(parameters)}) -> {_ALIASING[op.kind]}"
 
@@ -83,6 +83,8 @@ _SHAPES: Final[dict[str, Callable[..., Tensor]]] = {
     "ts::cache_append": lambda cache, *_operands: cache,
     "ts::latent_append": lambda cache, *_operands: cache,
     "ts::latent_attention": _like_first,
+    "ts::short_conv": _like_first,
+    "ts::gated_delta": lambda q, k, v, *_operands, **_attributes: _like_first(v),
     "ts::route": lambda logits, *_operands, **_attributes: _like_first(logits),
     "ts::experts": lambda x, *_operands, **_attributes: _like_first(x),
     "ts::all_reduce": _like_first,

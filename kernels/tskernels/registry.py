@@ -24,7 +24,8 @@ ROWS: Final = "rows"
 """The layout of everything that is not stored in another: dimensions in order, the last one contiguous."""
 _FAMILIES: Final = (
     *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "gated"),
-    *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "rope", "rows", "screened", "views", "simd_kernels"),
+    *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "recurrent", "rope", "rows", "screened", "views"),
+    *("simd_kernels",),
 )
 
 
@@ -110,13 +111,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """An op with its reference and the names of its parameters, tensors first."""
+    """An op with its reference and the names of its parameters, tensors first. writes: the one that it changes beside giving a result."""
 
     name: str
     kind: Kind
     reference: Callable[..., Any]
     parameters: tuple[str, ...]
     place: str
+    writes: str = ""
 
 
 class KernelMissing(LookupError):
@@ -133,9 +135,9 @@ _lock = threading.RLock()
 _loaded = False
 
 
-def op(name: str, *, cost: Cost = bandwidth_bound) -> Callable[[Function], Function]:
-    """Register the reference of a compute op: torch tensors in, a new torch tensor out."""
-    return _register_op(name, "compute", cost)
+def op(name: str, *, cost: Cost = bandwidth_bound, writes: str = "") -> Callable[[Function], Function]:
+    """Register the reference of a compute op: torch tensors in, a new torch tensor out. writes: the operand that it changes as well."""
+    return _register_op(name, "compute", cost, writes)
 
 
 def view_op(name: str) -> Callable[[Function], Function]:
@@ -241,13 +243,13 @@ def op_named(name: str) -> Op:
     return _op_of(name)
 
 
-def _register_op(name: str, kind: Kind, cost: Cost) -> Callable[[Function], Function]:
+def _register_op(name: str, kind: Kind, cost: Cost, writes: str = "") -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
         place = _place(function)
         with _lock:
             if name in _ops:
                 raise DuplicateKernel(f"op {name} is registered twice: {_ops[name].place} and {place}")
-            _ops[name] = Op(name, kind, function, tuple(inspect.signature(function).parameters), place)
+            _ops[name] = Op(name, kind, function, tuple(inspect.signature(function).parameters), place, writes)
             runs = _filling(function) if kind in ("compute", "collective") else function
             _add(Kernel(name, REFERENCE, kind, runs, CPU, FLOATS, None, cost, place))
         return function

@@ -21,6 +21,8 @@ SIMD: Final = "simd"
 SIMD_PANELS: Final = "simd_panels"
 SIMD_INT8: Final = "simd_int8"
 TARGET: Final = cpu("avx2", "fma", "f16c")
+MOST_TAPS: Final = 8
+"""`max_taps` of recurrent.hpp."""
 ACTIVATIONS: Final = ("silu", "gelu", "gelu_tanh")
 """In the order of `Activation` in linear.hpp."""
 REDUCTIONS: Final = ("sum", "max")
@@ -63,6 +65,18 @@ def weight_as_rows(call: Call) -> bool:
     return call.operands[0].dtype == call.operands[2].dtype
 
 
+def _has_few_taps(call: Call) -> bool:
+    """rows and taps of one type, and at most 8 taps."""
+    x, w = call.operands[:2]
+    return x.dtype == w.dtype and (w.shape[-1] or 0) <= MOST_TAPS
+
+
+def _has_values_of_one_type(call: Call) -> bool:
+    """queries, keys, values and betas of one type."""
+    q, k, v, _, beta = call.operands[:5]
+    return len({q.dtype, k.dtype, v.dtype, beta.dtype}) == 1
+
+
 @dataclass(frozen=True, slots=True)
 class SimdKernel:
     """A kernel of an op by the registry's name. symbol: its name in C++; layouts: of operands that are not stored by rows; coordinates:
@@ -102,9 +116,11 @@ _KERNELS: Final = (
     SimdKernel("ts::rms_scale", SIMD, "rms_scale", _named("eps", "offset", "count"), when=weight_as_rows),
     SimdKernel("ts::rope", SIMD, "rope", _rope_numbers),
     SimdKernel("ts::silu", SIMD, "silu"),
+    SimdKernel("ts::sigmoid", SIMD, "sigmoid"),
     SimdKernel("ts::gelu", SIMD, "gelu"),
     SimdKernel("ts::gelu_tanh", SIMD, "gelu_tanh"),
     SimdKernel("ts::scale", SIMD, "scale", _named("factor")),
+    SimdKernel("ts::scale_rows", SIMD, "scale_rows"),
     SimdKernel("ts::softcap", SIMD, "softcap", _named("cap")),
     SimdKernel("ts::add", SIMD, "add"),
     SimdKernel("ts::mul", SIMD, "mul"),
@@ -118,6 +134,9 @@ _KERNELS: Final = (
     SimdKernel("ts::cache_append", SIMD, "cache_append"),
     SimdKernel("ts::cache_append", SIMD_INT8, "cache_append_int8", layouts={0: INT8_CACHE}),
     SimdKernel("ts::latent_append", SIMD, "latent_append"),
+    SimdKernel("ts::short_conv", SIMD, "short_conv", _named("shard"), when=_has_few_taps),
+    SimdKernel("ts::decay", SIMD, "decay", when=None),
+    SimdKernel("ts::gated_delta", SIMD, "gated_delta", _named("shard", "scale", "eps"), when=_has_values_of_one_type),
     SimdKernel("ts::einsum", SIMD, "einsum", _einsum_numbers, when=is_batched_matmul),
     SimdKernel("ts::route", SIMD, "route", _route_numbers, when=None),
     SimdKernel("ts::experts", SIMD_PANELS, "experts_panels", _experts_numbers, dict.fromkeys((2, 3, 4), PANELS), cost=experts_panels_bound),

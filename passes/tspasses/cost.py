@@ -62,7 +62,7 @@ def seconds(move: Move, ranks: int, payload_bytes: float, topology: Topology) ->
     return topology.launch_seconds + hops * topology.hop_seconds + hops / ranks * b
 
 
-FREE = ("pin", "keep", "call", "slice")
+FREE = ("pin", "keep", "call", "slice", "unflatten")
 """Ops that compute nothing of their own: a callee's ops are costed where they are."""
 
 LOOKUPS = ("embedding", "take_rows")

@@ -27,38 +27,40 @@ Plans = Sequence[tuple[int, Program]]
 """Programs for steps of so many tokens and more."""
 Record = dict[str, Any]
 """A JSON object."""
+Stored = tuple[list[Record], list[Record]]
+"""Caches and states."""
 
 
 def emit(plans: Plans, drafts: Plans = ()) -> Record:
     """A JSON object of the programs of an entry, and of the one that drafts from what that keeps. Its caches are numbered in the order of
     an entry's calls; of graphs that are the same in several programs there is one."""
     graphs: dict[str, Record] = {}
-    listed, caches = _listed(plans, graphs, [], "")
+    listed, stored = _listed(plans, graphs, ([], []), "")
     multiple = math.lcm(*(_token_multiple(program) for _, program in drafts))
     for plan in listed:  # both run steps of the same sizes
         plan["token_multiple"] = math.lcm(plan["token_multiple"], multiple)
-    drafting, caches = _listed(drafts, graphs, caches, "draft.")
+    drafting, (caches, states) = _listed(drafts, graphs, stored, "draft.")
     _, first = plans[0]
-    groups = sequence_groups(first)
-    return {"format": FORMAT, "plans": listed, "drafts": drafting, "sequence_groups": groups, "caches": caches, "graphs": graphs}
+    kept = {"caches": caches} | ({"states": states} if states else {})
+    return {"format": FORMAT, "plans": listed, "drafts": drafting, "sequence_groups": sequence_groups(first), **kept, "graphs": graphs}
 
 
-def _listed(plans: Plans, graphs: dict[str, Record], before: Sequence[Record], prefix: str) -> tuple[list[Record], list[Record]]:
-    """The plans as they are listed, and all caches; `graphs` gets theirs, whose names begin with the prefix."""
+def _listed(plans: Plans, graphs: dict[str, Record], before: Stored, prefix: str) -> tuple[list[Record], Stored]:
+    """The plans as they are listed, and all caches and states; `graphs` gets theirs, whose names begin with the prefix."""
     listed: list[Record] = []
-    caches = list(before)
+    caches, states = list(before[0]), list(before[1])
     for tokens, program in plans:
-        caches = list(before)
+        caches, states = list(before[0]), list(before[1])
         names: dict[str, str] = {}
         for name, graph in program.graphs.items():  # callees come before their callers
-            record = _graph(program, name, graph, names, caches)
+            record = _graph(program, name, graph, names, caches, states)
             called = prefix + name
             names[name] = next((n for n in (called, f"{called}_{tokens}") if graphs.get(n, record) == record), f"{called}_of_{tokens}")
             graphs[names[name]] = record
         frame = program.frames[program.entry]
         entry = {"tokens": tokens, "entry": names[program.entry], "token_multiple": _token_multiple(program)}
         listed.append({**entry, "frame": {"T": frame[0], "S": frame[1]}})
-    return listed, caches
+    return listed, (caches, states)
 
 
 def _token_multiple(program: Program) -> int:
@@ -68,14 +70,21 @@ def _token_multiple(program: Program) -> int:
     return math.lcm(*(int(r.partition("/")[2] or 1) for r in rows))
 
 
-def _graph(program: Program, name: str, graph: torch.fx.Graph, names: Mapping[str, str], caches: list[dict[str, Any]]) -> dict[str, Any]:
+def _graph(
+    program: Program,
+    name: str,
+    graph: torch.fx.Graph,
+    names: Mapping[str, str],
+    caches: list[dict[str, Any]],
+    states: list[dict[str, Any]],
+) -> dict[str, Any]:
     """names: what the graphs that it calls are called there."""
     inputs, nodes = [], []
     for node in graph.nodes:
         if node.op == "placeholder":
             inputs.append(_input(program, node, is_entry=name == program.entry))
         elif node.op == "call_module":
-            nodes.append(_call(program, node, names, caches))
+            nodes.append(_call(program, node, names, caches, states))
         elif node.op == "call_function":
             nodes.append(_node(program, node))
     return {"inputs": inputs, "nodes": nodes, "output": output_node(graph).name}
@@ -132,10 +141,12 @@ def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
     return found | ({"constants": [float(c) for c in constants(call_of(program.mesh, node))]} if constants else {})
 
 
-def _call(program: Program, node: torch.fx.Node, names: Mapping[str, str], caches: list[dict[str, Any]]) -> dict[str, Any]:
+def _call(
+    program: Program, node: torch.fx.Node, names: Mapping[str, str], caches: list[dict[str, Any]], states: list[dict[str, Any]]
+) -> dict[str, Any]:
     binding: CallBinding = node.meta["call"]
     storage: Storage = node.meta["storage"]
-    weights, bound = {}, {}
+    weights, bound, held = {}, {}, {}
     for inner in program.graphs[binding.graph].nodes:
         if inner.op != "placeholder":
             continue
@@ -143,8 +154,11 @@ def _call(program: Program, node: torch.fx.Node, names: Mapping[str, str], cache
         if kind.kind == "weight":
             weights[inner.name] = kind.tensor(binding.prefix)
         elif kind.kind == "cache":
-            bound[inner.name] = _add_cache(program, inner, caches)
-    return {
+            bound[inner.name] = _add(caches, _stored_cache(program, inner))
+        elif kind.kind == "state":
+            dtype, shape = row_of(program.mesh, inner)
+            held[inner.name] = _add(states, {"dtype": dtype, "shape": shape})
+    found = {
         "name": node.name,
         "call": names[binding.graph],
         "args": [a.name for a in operands(node)],
@@ -155,6 +169,7 @@ def _call(program: Program, node: torch.fx.Node, names: Mapping[str, str], cache
         "offset": storage.offset,
         "frame": {"T": storage.frame[0], "S": storage.frame[1]},
     }
+    return found | ({"states": held} if held else {})
 
 
 def _place(node: torch.fx.Node) -> str:
@@ -163,9 +178,10 @@ def _place(node: torch.fx.Node) -> str:
     return f"{PurePath(span.source.name).name}:{span.line}:{span.column}"
 
 
-def _add_cache(program: Program, node: torch.fx.Node, caches: list[dict[str, Any]]) -> int:
-    caches.append(_stored_cache(program, node))
-    return len(caches) - 1
+def _add(records: list[dict[str, Any]], record: dict[str, Any]) -> int:
+    """Its number."""
+    records.append(record)
+    return len(records) - 1
 
 
 def _stored_cache(program: Program, node: torch.fx.Node) -> dict[str, Any]:

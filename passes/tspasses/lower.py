@@ -26,6 +26,7 @@ STEP_SHAPES = {
     "spans": Shape("i32", (Factor("S", None), Factor("2", 2)), (1, 1)),
     "lengths": Shape("i32", (Factor("S", None),), (1,)),
     "tables": Shape("i32", (Factor("S", None), Factor("S.pages", None)), (1, 1)),
+    "states": Shape("i32", (Factor("S", None),), (1,)),
 }
 """What cache ops read of a step beside the entry's own parameters."""
 
@@ -91,7 +92,7 @@ class _Lowering:
                 made[weight.value, placed.placements[weight.value]] = self._weight(placed, weight.value, prefix + weight.tensor)
         for cache in instance.caches:
             value = instance.values[cache.value]
-            kind = Input("cache", window=cache.window)
+            kind = Input("state") if cache.kind == "state" else Input("cache", window=cache.window)
             made[cache.value, placed.placements[cache.value]] = self._placeholder(
                 value.name, kind, self._type(value.shape, placed.placements[cache.value]), value.span
             )
@@ -134,6 +135,11 @@ class _Lowering:
                 [x] = (self._ungrouped(n, operation.span) for n in operands)
                 attributes = {name: operation.attributes[name] for name in ("start", "length", "dim")}
                 return self._node("narrow", (x,), attributes, result, operation.span, value.name)
+            case "unflatten":
+                [x] = (self._ungrouped(n, operation.span) for n in operands)
+                dim = operation.attributes["dim"]
+                sizes = [int(d) for d in result.local(self.mesh)[dim : dim + len(operation.attributes["sizes"])]]
+                return self._node("split", (x,), {"sizes": sizes, "dim": dim}, result, operation.span, value.name)
             case "cache_append" | "latent_append":
                 slots = self._step("slots", window_of(operands[0]), operation.span)
                 if axes := self._axes_of(operands[0], 0):
@@ -146,14 +152,25 @@ class _Lowering:
                 axes = self._axes_of(operands[0], 0)
                 steps = [self._step(n, 0, operation.span) for n in ("spans", "lengths")]
                 steps.append(self._step("tables", operation.attributes["window"], operation.span))
-                which = {} if axes else {"shard": 0}
-                if axes:
-                    steps.append(self._coordinate(axes, operation.span))
-                return self._node(operation.op, (*operands, *steps), {**which, **operation.attributes}, result, operation.span, value.name)
+                return self._by_sequences(operation, value, [*operands, *steps], axes, result)
+            case "short_conv" | "gated_delta":
+                axes = self._axes_of(operands[0], 0)
+                steps = [self._step(n, 0, operation.span) for n in ("spans", "states")]
+                given = [self._ungrouped(n, operation.span) for n in operands]
+                return self._by_sequences(operation, value, [*given, *steps], axes, result)
             case _:
                 operands = [self._ungrouped(n, operation.span) for n in operands]
                 attributes = {k: list(v) if isinstance(v, tuple) else v for k, v in operation.attributes.items()}
                 return self._node(operation.op, tuple(operands), attributes, result, operation.span, value.name)
+
+    def _by_sequences(
+        self, operation: Operation, value: Value, given: list[torch.fx.Node], axes: tuple[str, ...], result: NodeType
+    ) -> torch.fx.Node:
+        """What works on whole sequences is told which block of the step's rows it has, where `axes` share them out."""
+        which = {} if axes else {"shard": 0}
+        if axes:
+            given = [*given, self._coordinate(axes, operation.span)]
+        return self._node(operation.op, tuple(given), {**which, **operation.attributes}, result, operation.span, value.name)
 
     def _call(self, operation: Operation, value: Value, operands: list[torch.fx.Node], result: NodeType, prefix: str) -> torch.fx.Node:
         target: CallTarget = operation.attributes["target"]

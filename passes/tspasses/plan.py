@@ -44,6 +44,7 @@ class Plan:
     items: tuple[PlanItem, ...]
     cache_bytes_per_token: int
     cache_copies: int
+    state_bytes: int  # that a sequence takes on each rank, whatever its length
     weight_bytes: int  # that each rank stores
     weight_bytes_repeated: int  # of those, what other ranks store too, less one copy's share of it
     step_seconds: float  # predicted, of a step: collectives and ops, but for what attention reads of caches
@@ -71,7 +72,7 @@ def plan_of(placed: PlacedModel) -> Plan:
         for transition in placed.instances[name].transitions:
             items.extend(_items(placed, name, transition, times[name], len(items)))
     options = placed.options
-    cache_bytes, copies = _cache(placed, times)
+    cache_bytes, state_bytes, copies = _cache(placed, times)
     return Plan(
         {a.name: a.known_size for a in placed.mesh.axes},
         options.dtype,
@@ -81,6 +82,7 @@ def plan_of(placed: PlacedModel) -> Plan:
         tuple(items),
         cache_bytes,
         copies,
+        state_bytes,
         *_weights(placed, times),
         sum(instance.seconds * times[name] for name, instance in placed.instances.items()),
     )
@@ -145,15 +147,15 @@ def _weights(placed: PlacedModel, times: Counter[str]) -> tuple[int, int]:
     return total, total - whole // placed.mesh.ranks
 
 
-def _cache(placed: PlacedModel, times: Counter[str]) -> tuple[int, int]:
-    """Bytes of cache that a token takes on one rank, on average over ranks that keep sequences of their own, and on how many ranks of
-    the mesh each byte of it is repeated at most."""
-    total, copies = 0, 1
+def _cache(placed: PlacedModel, times: Counter[str]) -> tuple[int, int, int]:
+    """Bytes of cache that a token takes on one rank, and of states that a sequence takes, on average over ranks that keep sequences of
+    their own; and on how many ranks of the mesh each byte of them is repeated at most."""
+    totals, copies = Counter[str](), 1
     for name, instance in placed.instances.items():
         for cache in instance.instance.caches:
             shape, placement = instance.instance.values[cache.value].shape, instance.placements[cache.value]
-            elements = math.prod(f.size or NOMINAL for f in shape.factors[1:])  # of a page's row
+            elements = math.prod(f.size or NOMINAL for f in shape.factors[1:])  # of a page's row, or of a state
             split = placed.mesh.size_of([a.name for a, p in zip(placed.mesh.active, placement, strict=True) if p is not None])
-            total += times[name] * elements * DTYPE_BYTES[shape.dtype or placed.options.dtype] // split
+            totals[cache.kind] += times[name] * elements * DTYPE_BYTES[shape.dtype or placed.options.dtype] // split
             copies = max(copies, placed.mesh.ranks // split)
-    return total, copies
+    return totals["paged"], totals["state"], copies

@@ -124,6 +124,8 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
         _check_collective(mesh, node, op)
     elif op == "keep":
         _same(mesh, type_of(node), type_of(operands(node)[0]), "what is kept")
+    elif op == "split" and len(node_type(operands(node)[0]).shape.factors) != len(node_type(node).shape.factors):
+        _check_unflatten(mesh, node)
     elif op in ("split", "merge"):
         source, made = node_type(operands(node)[0]), node_type(node)
         _same(mesh, replace(source, shape=source.shape.ungrouped()), replace(made, shape=made.shape.ungrouped()), "a view's value")
@@ -140,6 +142,8 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
             _check_step_input(operands(node)[-1], "slots", window_of(node))
         elif BUILTINS[op].windowed:
             _check_window(node, op)
+        elif BUILTINS[op].stateful:
+            _check_state(node, op)
         types = [node_type(n) for n in operands(node)]
         _check_rule(mesh, op, types[: len(BUILTINS[op].tensors)], node_type(node), node.kwargs)
 
@@ -152,6 +156,17 @@ def _check_window(node: torch.fx.Node, op: str) -> None:
     if node.kwargs["window"] != window:
         raise VerificationError(f"{op} sees a window of {node.kwargs['window']}, and its cache has {window}")
     _check_step_input(given["tables"], "tables", window)
+
+
+def _check_state(node: torch.fx.Node, op: str) -> None:
+    """What overwrites a state is all that has it, and is told where each sequence's is."""
+    given = operands(node)
+    index = BUILTINS[op].tensors.index("state")
+    state, spans, states = given[index], *given[index + 1 : index + 3]
+    if state.op != "placeholder" or state.meta["input"].kind != "state" or len(state.users) != 1:
+        raise VerificationError(f"%{state.name} is not a state that {op} alone has")
+    _check_step_input(spans, "spans", 0)
+    _check_step_input(states, "states", 0)
 
 
 def _check_step_input(node: torch.fx.Node, name: str, window: int) -> None:
@@ -221,6 +236,17 @@ def _check_narrow(mesh: Mesh, node: torch.fx.Node) -> None:
             return _same(mesh, part, type_of(node), "the part")
         start += int(length)
     raise VerificationError(f"no part of {source.text(mesh)} starts at {node.kwargs['start']}")
+
+
+def _check_unflatten(mesh: Mesh, node: torch.fx.Node) -> None:
+    """A dimension that is whole on every rank, as the factors that make it up."""
+    source, made = node_type(operands(node)[0]), node_type(node)
+    attributes: dict[str, Any] = dict(node.kwargs)
+    dim, sizes = attributes["dim"], attributes["sizes"]
+    parts = made.shape.factors[dim : dim + len(sizes)]
+    if source.shape != source.shape.ungrouped() or [p.size for p in parts] != sizes:
+        raise VerificationError(f"{attributes} does not lead from {source.text(mesh)} to {made.text(mesh)}")
+    _check_rule(mesh, "unflatten", [source], made, {"dim": dim, "parts": parts})
 
 
 def _check_slice(mesh: Mesh, node: torch.fx.Node, source: NodeType, made: NodeType) -> None:

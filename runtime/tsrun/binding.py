@@ -52,6 +52,7 @@ class Binder:
     program: Program
     weights: Weights
     caches: Sequence[Place]
+    states: Sequence[Place]
     coordinates: Mapping[str, int]
     step_inputs: Mapping[StepInput, Place]
     kept: Mapping[str, Place] = field(default_factory=dict)
@@ -125,6 +126,8 @@ class _Binding:
                 bound[given.name] = self.binder.weight(given, node.weights[given.name])
             elif given.kind == "cache":
                 bound[given.name] = self.binder.caches[node.caches[given.name]]
+            elif given.kind == "state":
+                bound[given.name] = self.binder.states[node.states[given.name]]
             else:
                 bound[given.name] = values[next(args)]
         if target is None and node.region is not None:

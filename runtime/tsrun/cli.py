@@ -55,6 +55,13 @@ _ENGINE_OPTIONS = (
         "--no-screen", "screen", flag_value=False, default=True, help="Read the whole head for each token; the tokens are the same."
     ),
     click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew."),
+    click.option(
+        "--snapshot-tokens",
+        type=int,
+        default=256,
+        show_default=True,
+        help="Of a model with states: tokens between the copies that the prefix cache keeps.",
+    ),
     click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a rank [default: the cores divided among the ranks]."),
     click.option(
         "--verify", is_flag=True, expose_value=False, callback=_set_verify, help="Read all files again, also those untouched since."

@@ -108,6 +108,8 @@ class Engine:
         limits["max_context"] = self._longest
         # A window that no sequence outgrows is as good as one of the longest sequence.
         limits["windows"] = [(min(window, self.limits.max_context), pages) for window, pages in self.limits.windows]
+        num_states, every = limits.pop("num_states"), limits.pop("snapshot_tokens")
+        limits["states"] = [(every, num_states)] if num_states else []
         return Scheduler(
             **limits,
             num_rank_groups=self._ranks.program.sequence_groups,

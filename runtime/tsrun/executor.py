@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING, Protocol
 
-from tskernels.dtypes import size_bytes
 from tskernels.mesh_axes import group_members
 from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder, Observe
 from tsrun.errors import ArtifactError
 from tsrun.limits import Limits
-from tsrun.memory import ask_for_huge_pages
+from tsrun.memory import zeros
 from tsrun.output import Output
 from tsrun.places import Place, extent, fixed, value
 from tsrun.program import Input, Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
+from tsrun.states import States
 from tsrun.step import Step
 from tsrun.step_inputs import StepInputs, table_columns
 from tsrun.weights import Weights
@@ -68,9 +65,11 @@ class Executor:
         self._limits = limits
         weights = Weights(artifact.weights_file(rank), screen=screen)
         # One page more than there are: the tokens that pad a step are written there, and never read.
-        caches = [_zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
+        caches = [zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
+        self._states = States(program.states, limits.num_states)
         kept = {name: _kept(given, limits.max_step_tokens) for name, given in program.kept.items()}
-        binder = Binder(program, weights, caches, _coordinates(artifact, program, rank), self._inputs.places(), kept)
+        coordinates = _coordinates(artifact, program, rank)
+        binder = Binder(program, weights, caches, self._states.places, coordinates, self._inputs.places(), kept)
         plans = [binder.bind(plan) for plan in program.all_plans]
         file = artifact.file(PROGRAM)
         self.needs_torch = observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
@@ -86,6 +85,7 @@ class Executor:
 
     def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits, or the embeddings."""
+        self._states.copy(step.copies)
         sizes = self._filled(step)
         output = self.programs.run(*sizes)
         if draws is None:
@@ -100,6 +100,7 @@ class Executor:
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""
         assert isinstance(self.programs, SimdPrograms)
+        self._states.copy(step.copies)
         return self.programs.measure(*self._filled(step))
 
     def _filled(self, step: Step) -> tuple[int, int, int, int]:
@@ -110,20 +111,12 @@ class Executor:
         return self._program.plan_for(T, drafting=step.drafting), T, S, columns
 
 
-def _zeros(shape: tuple[int, ...], dtype: str) -> Place:
-    """Zeros that take memory only where they are written. Not whatever was there: a kernel may multiply rows that it masks, and NaN times
-    zero is NaN."""
-    memory = mmap.mmap(-1, prod(shape) * size_bytes(dtype), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    ask_for_huge_pages(memory)
-    return fixed(ctypes.addressof(ctypes.c_char.from_buffer(memory)), dtype, shape, memory)
-
-
 def _kept(given: Input, tokens: int) -> Place:
     """Room for what a step of so many tokens keeps."""
     assert given.shape is not None
     assert given.dtype is not None
     rows, *rest = (extent(size) for size in given.shape)
-    room = _zeros((value(rows, {"T": tokens}), *(size for size in rest if isinstance(size, int))), given.dtype)
+    room = zeros((value(rows, {"T": tokens}), *(size for size in rest if isinstance(size, int))), given.dtype)
     return fixed(room.address, given.dtype, (rows, *rest), room.buffer)
 
 

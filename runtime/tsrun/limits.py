@@ -24,6 +24,7 @@ class LimitOptions:
 
     depth: steps under way at once, 1 or 2; with 2 a step is planned, and the tokens of the one before are looked at, while one runs.
     screen: of the head read only the rows that can have the logits which count, where the artifact says which they are.
+    snapshot_tokens: of a sequence with states a copy is kept each so many tokens, rounded up to whole pages, for the prefix cache.
     """
 
     page_size: int = 16
@@ -35,6 +36,7 @@ class LimitOptions:
     depth: int = 2
     prefix_cache: bool = True
     screen: bool = True
+    snapshot_tokens: int = 256
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -54,7 +56,8 @@ class Limits:
     """Every size settled; the same on every rank.
 
     num_pages: of the caches without a window; windows: each with the pages of its caches. Both are of each group of ranks that keeps
-    sequences of its own. The caches of one window, or without one, are a group: they share pages and block tables.
+    sequences of its own. The caches of one window, or without one, are a group: they share pages and block tables. num_states: states
+    of sequences, those that run and copies of them each `snapshot_tokens` tokens; 0 where the model has none.
     """
 
     page_size: int
@@ -63,6 +66,13 @@ class Limits:
     max_step_tokens: int
     max_context: int
     windows: tuple[tuple[int, int], ...] = ()
+    num_states: int = 0
+    snapshot_tokens: int = 0
+
+    @property
+    def num_groups(self) -> int:
+        """Of caches; states are the last one."""
+        return len(self.pages) + (self.num_states > 0)
 
     @property
     def max_output_rows(self) -> int:
@@ -78,16 +88,31 @@ class Limits:
         return {0: self.num_pages, **dict(self.windows)}
 
 
-def settle(options: LimitOptions, *, context: int | None, row_bytes: Mapping[int, int], ranks: int, token_multiple: int = 1) -> Limits:
-    """Sizes for a model whose caches take `row_bytes` a token on one rank, by window.
+def settle(
+    options: LimitOptions,
+    *,
+    context: int | None,
+    row_bytes: Mapping[int, int],
+    ranks: int,
+    token_multiple: int = 1,
+    state_bytes: int = 0,
+) -> Limits:
+    """Sizes for a model whose caches take `row_bytes` a token on one rank, by window, and whose states `state_bytes` a sequence.
 
     The largest step is a multiple of `token_multiple`, to which steps may be padded. Without wishes: pages for every
-    sequence at its longest, as far as a quarter of the machine's memory goes.
+    sequence at its longest, as far as a quarter of the machine's memory goes. States, of which there are always enough for every
+    sequence and a copy of each, come out of the same memory.
     """
     size = options.page_size
     longest = min(n for n in (options.max_context, context, 2**31 - 1) if n is not None)
     max_step_tokens = -(-options.max_step_tokens // token_multiple) * token_multiple
     windows = sorted(row_bytes.keys() - {0})
+    # What has run still holds its state until its last step is over.
+    num_states = (
+        (2 * options.max_sequences + options.depth - 1 if options.prefix_cache else options.max_sequences + options.depth)
+        if state_bytes
+        else 0
+    )
 
     def window_pages(window: int, num_pages: int) -> int:
         # What a sequence has between two steps: its window begins within a page, and ends within one.
@@ -98,7 +123,7 @@ def settle(options: LimitOptions, *, context: int | None, row_bytes: Mapping[int
 
     def total_bytes(num_pages: int) -> int:
         rows = row_bytes.get(0, 0) * num_pages + sum(row_bytes[window] * window_pages(window, num_pages) for window in windows)
-        return rows * size
+        return rows * size + num_states * state_bytes
 
     # Slots are int32, so that the last one must be countable; rows that pad a step have a page past the others.
     most = (2**31 - 1) // size - 3
@@ -109,8 +134,10 @@ def settle(options: LimitOptions, *, context: int | None, row_bytes: Mapping[int
         most = min(most, options.max_sequences * -(-longest // size))
         num_pages = bisect_right(range(1, most + 1), budget, key=total_bytes)
     if num_pages < 1:
-        what = f"the cache memory holds no page of {size} tokens, which takes {total_bytes(1)} bytes"
-        raise MachineError("cache", what, "give more with --cache-bytes or a smaller --page-size")
+        with_states = f" beside {num_states} states" if num_states else ""
+        what = f"the cache memory holds no page of {size} tokens{with_states}, which takes {total_bytes(1)} bytes"
+        fewer = ", fewer --max-sequences" if num_states else ""
+        raise MachineError("cache", what, f"give more with --cache-bytes{fewer} or a smaller --page-size")
     return Limits(
         page_size=size,
         num_pages=num_pages,
@@ -118,6 +145,8 @@ def settle(options: LimitOptions, *, context: int | None, row_bytes: Mapping[int
         max_step_tokens=max_step_tokens,
         max_context=min(longest, num_pages * size),
         windows=tuple((window, window_pages(window, num_pages)) for window in windows),
+        num_states=num_states,
+        snapshot_tokens=-(-options.snapshot_tokens // size) * size if num_states else 0,
     )
 
 

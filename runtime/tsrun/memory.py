@@ -7,6 +7,10 @@ import ctypes
 import gc
 import mmap
 import sys
+from math import prod
+
+from tskernels.dtypes import size_bytes
+from tsrun.places import Place, fixed
 
 
 def give_back_memory() -> None:
@@ -15,6 +19,14 @@ def give_back_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def zeros(shape: tuple[int, ...], dtype: str) -> Place:
+    """Zeros that take memory only where they are written. Not whatever was there: a kernel may multiply rows that it masks, and NaN times
+    zero is NaN."""
+    memory = mmap.mmap(-1, prod(shape) * size_bytes(dtype), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    ask_for_huge_pages(memory)
+    return fixed(ctypes.addressof(ctypes.c_char.from_buffer(memory)), dtype, shape, memory)
 
 
 def ask_for_huge_pages(memory: mmap.mmap) -> None:

@@ -19,7 +19,7 @@ FORMAT = 6
 KEEP = "ts::keep"
 """Of a value of the step, which drafts take by its attribute `name`."""
 PAGED_INPUTS = ("slots", "tables")
-STEP_INPUTS = ("ids", "positions", "spans", "lengths", "last", "keep", *PAGED_INPUTS)
+STEP_INPUTS = ("ids", "positions", "spans", "lengths", "last", "keep", "states", *PAGED_INPUTS)
 
 
 class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,12 +44,19 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layout: str = ROWS
 
 
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a sequence, whatever its length."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """kept: what the program keeps of the step, by its name; step: which of a step's inputs it is; window: of a cache, and of the caches
     that slots and tables are about; layout: of a weight or a cache, whose shape and dtype are then what is stored."""
 
     name: str
-    kind: Literal["value", "step", "kept", "coordinate", "weight", "cache"]
+    kind: Literal["value", "step", "kept", "coordinate", "weight", "cache", "state"]
     dtype: str | None = None
     shape: list[int | str] | None = None
     type: str | None = None
@@ -86,6 +93,7 @@ class CallNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset: int | None = None
     weights: dict[str, str] = {}
     caches: dict[str, int] = {}
+    states: dict[str, int] = {}
     dtype: str | None = None
     shape: list[int | str] | None = None
     type: str | None = None
@@ -113,6 +121,7 @@ class _Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     caches: list[Cache]
     graphs: dict[str, _Graph]
     drafts: list[Plan] = []
+    states: list[State] = []
     sequence_groups: int = 1
 
 
@@ -142,6 +151,7 @@ class Program(msgspec.Struct, frozen=True):
     caches: list[Cache]
     graphs: dict[str, Graph]
     drafts: list[Plan] = []
+    states: list[State] = []
     sequence_groups: int = 1
 
     @property
@@ -190,7 +200,7 @@ def read_program(file: Path) -> Program:
         graphs = {name: Graph(graph.inputs, [_read_node(node) for node in graph.nodes], graph.output) for name, graph in raw.graphs.items()}
     except msgspec.DecodeError as error:
         raise _refuse(file, f"is not a program that this tsrun knows ({error})") from None
-    program = Program(raw.plans, raw.caches, graphs, raw.drafts, raw.sequence_groups)
+    program = Program(raw.plans, raw.caches, graphs, raw.drafts, raw.states, raw.sequence_groups)
     for plans in (program.plans, *([program.drafts] if program.drafts else [])):
         tokens = [plan.tokens for plan in plans]
         if tokens[:1] != [1] or tokens != sorted(set(tokens)):
@@ -203,8 +213,9 @@ def read_program(file: Path) -> Program:
     for cache in program.caches:
         if cache.layout not in CACHE_LAYOUTS:
             raise _refuse(file, f"has a cache in the layout {cache.layout!r}, which is not one of {', '.join(CACHE_LAYOUTS)}")
-        if cache.dtype not in SIZES:
-            raise _refuse(file, f"has a cache of {cache.dtype!r}, which is not one of {', '.join(SIZES)}")
+    for stored in (*program.caches, *program.states):
+        if stored.dtype not in SIZES:
+            raise _refuse(file, f"has a cache of {stored.dtype!r}, which is not one of {', '.join(SIZES)}")
     _check_kept(file, program)
     entries = {plan.entry for plan in program.all_plans}
     for name, graph in graphs.items():
@@ -241,7 +252,7 @@ def _problem(program: Program, graph: Graph, *, is_entry: bool) -> str | None:
             return f"{given.name!r} is in the layout {given.layout!r}, and no weight or cache"
         if given.kind == "kept" and not is_entry:
             return f"{given.name!r} is kept by a step, and only an entry takes that"
-        if is_entry and given.kind in ("value", "cache"):
+        if is_entry and given.kind in ("value", "cache", "state"):
             return f"the entry has the {given.kind} input {given.name!r}, which nothing binds"
         if is_entry and given.kind == "weight" and given.tensor is None:
             return f"weight {given.name!r} names no tensor"
@@ -286,12 +297,17 @@ def _call_problem(program: Program, graph: Graph, node: CallNode) -> str | None:
     if len(bound) != len(node.args):
         return f"gives {len(node.args)} values to {node.call!r}, which takes {len(bound)}"
     weights = {given.name for given in callee.inputs if given.kind == "weight"}
-    caches = {given.name for given in callee.inputs if given.kind == "cache"}
-    if weights != set(node.weights) or caches != set(node.caches):
+    taken = {own.name: own for own in callee.inputs if own.kind in ("cache", "state")}
+    caches, states = ({name for name, own in taken.items() if own.kind == kind} for kind in ("cache", "state"))
+    if weights != set(node.weights) or caches != set(node.caches) or states != set(node.states):
         return f"does not bind exactly the weights and caches of {node.call!r}"
-    if any(not 0 <= index < len(program.caches) for index in node.caches.values()):
+    bound_to = ((node.caches.values(), program.caches), (node.states.values(), program.states))
+    if any(not 0 <= index < len(kept) for indices, kept in bound_to for index in indices):
         return "binds a cache that does not exist"
-    taken = {own.name: own for own in callee.inputs if own.kind == "cache"}
+    for name, index in node.states.items():
+        state = program.states[index]
+        if (state.dtype, [*state.shape]) != (taken[name].dtype, (taken[name].shape or [])[1:]):
+            return f"binds a state of {state.dtype}{[*state.shape]}, which {node.call!r} does not take"
     for name, index in node.caches.items():
         cache, wanted = program.caches[index], taken[name]
         if cache.window != wanted.window:

@@ -22,6 +22,7 @@ from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.output import Output
 from tsrun.program import read_program
 from tsrun.sampler import Draws
+from tsrun.states import state_bytes
 from tsrun.step import Step
 from tsrun.threads import share_of_threads
 from tsrun.verification import files_read_before
@@ -106,6 +107,7 @@ class Ranks:
                 options,
                 context=manifest.context,
                 row_bytes=row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches),
+                state_bytes=state_bytes(program.states),
                 ranks=manifest.ranks,
                 token_multiple=lcm(*(plan.token_multiple for plan in program.plans)),
             )

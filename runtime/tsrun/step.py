@@ -1,6 +1,7 @@
 """The input of one step: flat int32 arrays, from the scheduler on rank 0 and from the wire on the others.
 
-Dimensions: T tokens and S sequences in the step, G groups of caches, U changed entries of the block tables.
+Dimensions: T tokens and S sequences in the step, G groups of caches, U changed entries of the block tables, C copied
+states.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tsrun._core import StepPlan
 
 Ints = NDArray[np.int32]
-HEADER_INTS = 5
+HEADER_INTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Step:
     keep: Ints
     table_rows: Ints
     table_updates: Ints
+    copies: Ints
     drafting: bool = field(default=False, kw_only=True)
 
     @classmethod
@@ -46,13 +48,14 @@ class Step:
             keep=keep_S,
             table_rows=plan.table_rows,
             table_updates=plan.table_updates,
+            copies=plan.copies,
         )
 
     @property
     def arrays(self) -> tuple[Ints, ...]:
         """In the order of a message."""
         first = (self.ids, self.positions, self.slots, self.spans, self.lengths, self.last, self.keep)
-        return (*first, self.table_rows, self.table_updates)
+        return (*first, self.table_rows, self.table_updates, self.copies)
 
 
 def packed_ints(step: Step) -> int:
@@ -62,7 +65,7 @@ def packed_ints(step: Step) -> int:
 
 def pack(step: Step, opcode: int, message: Ints) -> None:
     """Write header and arrays into `message`, which has room for them."""
-    message[:HEADER_INTS] = (opcode, len(step.ids), len(step.last), len(step.slots), len(step.table_updates))
+    message[:HEADER_INTS] = (opcode, len(step.ids), len(step.last), len(step.slots), len(step.table_updates), len(step.copies))
     at = HEADER_INTS
     for array in step.arrays:
         message[at : at + array.size] = array.reshape(-1)
@@ -81,11 +84,11 @@ def unpack(message: Ints) -> Step:
     for rows, columns in _shapes(message):
         arrays.append(message[at : at + rows * columns].reshape(rows, columns))
         at += rows * columns
-    ids, positions, slots, spans, lengths, last, keep, table_rows, table_updates = arrays
-    return Step(ids[0], positions[0], slots, spans, lengths[0], last[0], keep[0], table_rows[0], table_updates)
+    ids, positions, slots, spans, lengths, last, keep, table_rows, table_updates, copies = arrays
+    return Step(ids[0], positions[0], slots, spans, lengths[0], last[0], keep[0], table_rows[0], table_updates, copies)
 
 
 def _shapes(header: Ints) -> tuple[tuple[int, int], ...]:
     """Of the arrays, in the order of a message; what has one dimension is one row."""
-    T, S, G, U = (int(n) for n in header[1:HEADER_INTS])
-    return (1, T), (1, T), (G, T), (S, 2), (1, S), (1, S), (1, S), (1, S), (U, 4)
+    T, S, G, U, C = (int(n) for n in header[1:HEADER_INTS])
+    return (1, T), (1, T), (G, T), (S, 2), (1, S), (1, S), (1, S), (1, S), (U, 4), (C, 3)

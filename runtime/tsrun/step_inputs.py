@@ -20,7 +20,7 @@ _TOKENS: tuple[Extent, ...] = (("T", 1),)
 _SEQUENCES: tuple[Extent, ...] = (("S", 1),)
 _SHAPES: Mapping[str, tuple[Extent, ...]] = {
     **dict.fromkeys(("ids", "positions", "slots"), _TOKENS),
-    **dict.fromkeys(("lengths", "last", "keep"), _SEQUENCES),
+    **dict.fromkeys(("lengths", "last", "keep", "states"), _SEQUENCES),
     "spans": (*_SEQUENCES, 2),
     "tables": (*_SEQUENCES, ("P", 1)),
 }
@@ -41,8 +41,10 @@ class StepInputs:
         T, S = limits.max_step_tokens, limits.max_output_rows
         columns = table_columns(limits.pages_of(limits.max_context))
         self._windows = tuple(limits.pages)
-        self._tables = BlockTables(len(self._windows), limits.max_sequences, columns)
-        sizes = {("ids", 0): T, ("positions", 0): T, ("spans", 0): 2 * S, ("lengths", 0): S, ("last", 0): S, ("keep", 0): S}
+        self._has_states = limits.num_states > 0
+        self._tables = BlockTables(limits.num_groups, limits.max_sequences, columns)
+        sizes = {("ids", 0): T, ("positions", 0): T, ("spans", 0): 2 * S}
+        sizes |= dict.fromkeys((("lengths", 0), ("last", 0), ("keep", 0), ("states", 0)), S)
         for window in self._windows:
             sizes |= {("slots", window): T, ("tables", window): S * columns}
         self._arrays: dict[StepInput, Ints] = {given: np.zeros(size, dtype=np.int32) for given, size in sizes.items()}
@@ -59,6 +61,11 @@ class StepInputs:
         for group, window in enumerate(self._windows):
             self._put(("slots", window), step.slots[group])
             self._tables.copy_rows(group, step.table_rows, self._arrays["tables", window][: S * columns].reshape(S, columns))
+        if self._has_states:
+            pages = self._arrays["states", 0][:S]
+            self._tables.copy_rows(len(self._windows), step.table_rows, pages.reshape(S, 1))
+            begins = step.lengths == step.spans[:, 1] - step.spans[:, 0]
+            pages[begins] = ~pages[begins]
 
     def keep_all(self, is_wanted_S: NDArray[np.bool_]) -> None:
         """Of these sequences all logits are wanted, and of the others the fewest."""

@@ -67,7 +67,7 @@ def run_text(artifact: Artifact, text: Text, threads: int | None, observe: Obser
     executor = Executor(artifact, program, 0, limits, share_of_threads(threads, 1), screen=False, observe=observe)
     for first in range(0, len(text.ids), width):
         window = np.array([*text.begin, *text.ids[first : first + width]], dtype=np.int32)
-        for step in window_steps(window, len(limits.pages)):
+        for step in window_steps(window, limits.num_groups):
             yield window, step, executor.run(step)
         if sys.stderr.isatty():
             done, total = min(first + width, len(text.ids)), len(text.ids)
@@ -78,7 +78,8 @@ def run_text(artifact: Artifact, text: Text, threads: int | None, observe: Obser
 def window_limits(program: Program, longest: int) -> Limits:
     """What an executor needs to run a window of so many tokens."""
     pages = -(-longest // _PAGE)
-    return Limits(_PAGE, pages, CHUNK, CHUNK, pages * _PAGE, tuple((window, pages) for window in program.windows))
+    windows = tuple((window, pages) for window in program.windows)
+    return Limits(_PAGE, pages, CHUNK, CHUNK, pages * _PAGE, windows, num_states=1 if program.states else 0)
 
 
 def window_steps(window: Ints, num_groups: int) -> Iterator[Step]:
@@ -101,4 +102,5 @@ def window_steps(window: Ints, num_groups: int) -> Iterator[Step]:
             keep=np.zeros(T, dtype=np.int32),
             table_rows=np.zeros(T, dtype=np.int32),
             table_updates=np.concatenate(updates if first == 0 else [np.zeros((0, 4), dtype=np.int32)]),
+            copies=np.zeros((0, 3), dtype=np.int32),
         )

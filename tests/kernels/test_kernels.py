@@ -178,9 +178,10 @@ def test_elementwise(shape: list[int], dtype: str, strided: bool, seed: int) -> 
     x, y = normal(dtype, *shape, strided=strided), normal(dtype, *shape)
     for op in ("ts::add", "ts::mul"):
         equal(op, (x, y))
-    for op in ("ts::silu", "ts::gelu", "ts::gelu_tanh"):
+    for op in ("ts::silu", "ts::sigmoid", "ts::gelu", "ts::gelu_tanh"):
         agree(op, (x * 4,))
     equal("ts::scale", (x,), factor=1.7)
+    equal("ts::scale_rows", (x, y[..., :1]))
 
 
 @generated

@@ -37,6 +37,7 @@ ELSEWHERE = {
     *product(("ts::all_reduce", "ts::reduce_scatter", "ts::all_gather", "ts::all_to_all", "ts::local_slice", "ts::keep_first"), (SIMD,)),
     # test_simd_rows.py
     *product(("ts::max_key", "ts::top_keys", "ts::merge_keys", "ts::key_index", "ts::key_value"), (SIMD,)),
+    *product(("ts::short_conv", "ts::decay", "ts::gated_delta"), (SIMD,)),  # test_recurrent.py
     *product(("ts::row_max", "ts::row_sum", "ts::exp_minus", "ts::divide_rows"), (SIMD,)),
 }
 HERE = {
@@ -50,9 +51,11 @@ HERE = {
             "ts::row_squares",
             "ts::rope",
             "ts::silu",
+            "ts::sigmoid",
             "ts::gelu",
             "ts::gelu_tanh",
             "ts::scale",
+            "ts::scale_rows",
             "ts::softcap",
             "ts::add",
             "ts::mul",

@@ -45,7 +45,7 @@ class Case:
     alike: Mapping[int, int] = field(default_factory=dict)
 
 
-SIZES = {"pages": PAGES, "T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2, "C": 6, "W": 12}
+SIZES = {"pages": PAGES, "T": 6, "S": 6, "K": 6, "G": 6, "E": 6, "D": 6, "F": 6, "V": 12, "2": 2, "C": 6, "W": 12, "1": 1}
 
 
 def shape(text: str) -> Shape:
@@ -107,6 +107,28 @@ def latent_attention(q: Tensor, rotated: Tensor, cache: Tensor, shard: int, *, s
     return attend(torch.ops.ts.latent_attention, [q, rotated], cache, shard, scale)
 
 
+# Of each sequence one page, among those of the ranks that have its rows; the third begins with the step.
+STATES = torch.tensor([1, 2, ~3, 4], dtype=torch.int32)
+
+
+def recur(op: Callable[[Tensor, Tensor, Tensor, int], Tensor], state: Tensor, shard: int) -> Tensor:
+    """What two steps give, the second's sequences going on from what the first has left; in one number each."""
+    pages = [torch.where(pages < 0, pages + shard * len(state), pages - shard * len(state)) for pages in (STATES, STATES.maximum(~STATES))]
+    own = state.clone()
+    first, second = (op(own, SPANS, of_step, shard) for of_step in pages)
+    return first + torch.pi * second
+
+
+def short_conv(x: Tensor, w: Tensor, state: Tensor, shard: int) -> Tensor:
+    return recur(lambda *step: torch.ops.ts.short_conv(x, w, *step), state, shard)
+
+
+def gated_delta(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor, shard: int, *, scale: float, eps: float
+) -> Tensor:
+    return recur(lambda *step: torch.ops.ts.gated_delta(q, k, v, decay, beta, *step, scale, eps), state, shard)
+
+
 KEY = (127 << 55) + 0xFFFFFFFF
 """The key of 1.0 at index 0."""
 
@@ -147,8 +169,9 @@ CASES: Mapping[str, Sequence[Case]] = {
             integers={1: 9},
         )
     ],
-    **{op: [Case(("T K E",), lambda x, shard, op=op: getattr(torch.ops.ts, op)(x))] for op in ("silu", "gelu", "gelu_tanh")},
+    **{op: [Case(("T K E",), lambda x, shard, op=op: getattr(torch.ops.ts, op)(x))] for op in ("silu", "sigmoid", "gelu", "gelu_tanh")},
     "softcap": [Case(("T K E",), lambda x, shard, cap: torch.ops.ts.softcap(x, cap), [{"cap": 2.0}])],
+    "scale_rows": [Case(("T K E", "T K 1"), lambda x, factors, shard: torch.ops.ts.scale_rows(x, factors))],
     "scale": [Case(("T K E",), lambda x, shard, factor: torch.ops.ts.scale(x, factor), [{"factor": 3.0}])],
     **{op: [Case(("T K E", "T K E"), lambda x, y, shard, op=op: getattr(torch.ops.ts, op)(x, y))] for op in ("add", "mul")},
     "take_rows": [
@@ -177,6 +200,23 @@ CASES: Mapping[str, Sequence[Case]] = {
             ("T V D",),
             lambda x, shard, dim, start, length: torch.ops.ts.narrow(x, start, length, dim),
             [{"dim": 1, "start": start, "length": 6, "part": Factor("K", 6)} for start in (0, 3, 6)],
+        )
+    ],
+    "unflatten": [
+        Case(
+            ("T V D",),
+            lambda x, shard, dim, sizes: torch.ops.ts.split(x, list(sizes), dim),
+            [{"dim": 1, "parts": (Factor("2", 2), Factor("K", 6))}],
+        )
+    ],
+    "short_conv": [Case(("T K E", "K E 1 2", "f32 pages 1 K E"), short_conv)],
+    "decay": [Case(("T K G", "f32 K G", "f32 K G"), lambda x, rate, bias, shard: torch.ops.ts.decay(x, rate / 4, bias))],
+    "gated_delta": [
+        Case(
+            ("T K C", "T K C", "T K G E", "f32 T K G", "T K G", "f32 pages K G C E"),
+            gated_delta,
+            [{"scale": 0.5, "eps": 0.25}],
+            alike={1: 0, 4: 3},
         )
     ],
     "latent_append": [
@@ -220,6 +260,8 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
         "split 3, split 2, split 2 -> split 3": "a head is never split: attention, the one reader of a cache, needs whole ones",
         "sum, sum, sum -> sum": "nothing reads a cache of summands, and a cache cannot be reduced",
     },
+    "short_conv": {"sum, whole, sum -> sum": "a state is never pending: it stays where it is"},
+    "gated_delta": {"whole, whole, sum, whole, whole, sum -> sum": "a state is never pending: it stays where it is"},
     "latent_append": {"sum, sum, sum -> sum": "nothing reads a cache of summands, and a cache cannot be reduced"},
 }
 """Sound rules that the table does not have, and why: the placements of the operands, then of the result."""
@@ -227,6 +269,7 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
 
 INDEXED = {"embedding": (1, 0), "take_rows": (0, 0), "max_key": (0, 1), "top_keys": (0, 1)}
 INDEXED |= {"attention": (1, 0), "sink_attention": (1, 0), "latent_attention": (2, 0), "cache_append": (0, 0), "latent_append": (0, 0)}
+INDEXED |= {"short_conv": (2, 0), "gated_delta": (5, 0)}
 """Where a split of that operand's factor tells an op its rank's index."""
 
 

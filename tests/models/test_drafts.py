@@ -99,6 +99,7 @@ class OneSequence:
             keep=ints(0),
             table_rows=ints(0),
             table_updates=self._table,
+            copies=np.zeros((0, 3), dtype=np.int32),
             drafting=drafting,
         )
         output = self._executor.run(step)

@@ -14,7 +14,7 @@ from tsrun.executor import Executor
 from tsrun.limits import Limits
 from tsrun.program import read_program
 
-MODELS = ["qwen3_moe", "deepseek_v3", "deepseek_v3_direct", "gpt_oss"]
+MODELS = ["qwen3_moe", "qwen3_next", "deepseek_v3", "deepseek_v3_direct", "gpt_oss"]
 ALL = [*MODELS, "deepseek_v2", "mixtral", "glm4_moe", "olmo2", "phi3", "gemma2", "qwen2", "llama_biased"]
 TORCH = "cpu+"
 """A processor without instruction sets: torch's kernels alone."""
@@ -26,7 +26,7 @@ def needs_torch(path: Path) -> bool:
     artifact = open_artifact(path)
     program = read_program(artifact.file(PROGRAM))
     windows = tuple((window, 16) for window in sorted({cache.window for cache in program.caches} - {0}))
-    limits = Limits(page_size=4, num_pages=16, max_sequences=2, max_step_tokens=16, max_context=64, windows=windows)
+    limits = Limits(page_size=4, num_pages=16, max_sequences=2, max_step_tokens=16, max_context=64, windows=windows, num_states=4)
     return Executor(artifact, program, 0, limits, threads=1).needs_torch
 
 

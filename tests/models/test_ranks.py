@@ -31,7 +31,7 @@ from tsrun.sampler import Sampling
 from tsrun.simd_program import SimdPrograms
 
 DENSE = ["llama", "qwen3", "gemma3"]
-MIXTURES = ["qwen3_moe", "deepseek_v3"]
+MIXTURES = ["qwen3_moe", "deepseek_v3", "qwen3_next"]
 """In bf16 another rounding may send a token to another expert, which no bound on rounding covers."""
 FOUR = pytest.mark.slow
 """Four processes on two cores."""

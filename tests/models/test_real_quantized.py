@@ -51,7 +51,7 @@ def all_logits(path: Path, texts: Sequence[Sequence[int]]) -> list[Tensor]:
     assert not executor.needs_torch, "every kernel is in C++"
     found = []
     for ids in texts:
-        steps = window_steps(np.array(ids, dtype=np.int32), len(limits.pages))
+        steps = window_steps(np.array(ids, dtype=np.int32), limits.num_groups)
         found.append(torch.cat([torch.from_numpy(executor.run(step).numbers().copy()) for step in steps]))
     return found
 

@@ -19,8 +19,9 @@ from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
 
-MODELS = ["llama", "qwen3", "gemma3", "qwen3_moe", "deepseek_v3", "gpt_oss"]
-"""gemma3 has a window that every prompt here outgrows; the last three have mixtures of experts, one latent attention, one sinks."""
+MODELS = ["llama", "qwen3", "gemma3", "qwen3_moe", "deepseek_v3", "gpt_oss", "qwen3_next"]
+"""gemma3 has a window that every prompt here outgrows; the last four have mixtures of experts, and of them one latent attention, one sinks,
+one states."""
 DTYPES = ["f32", "bf16", "bf16/int8"]
 """Of the model, and of its cache where that is another; a latent cache is of no other."""
 OTHERS = [("olmo2", "bf16"), ("glm4_moe", "f32"), ("phi3", "f32")]
@@ -126,6 +127,7 @@ options = st.builds(
     max_step_tokens=st.one_of(st.integers(1, 48), st.sampled_from([64, 512])),
     depth=st.sampled_from([1, 2]),
     prefix_cache=st.booleans(),
+    snapshot_tokens=st.sampled_from([1, 7, 16]),
 )
 
 
@@ -171,7 +173,7 @@ def test_every_size_of_chunk_gives_the_same_bits(tiny: TinyModels, alone: Alone,
 @every_model
 def test_a_prompt_found_in_the_prefix_cache_has_the_same_bits(tiny: TinyModels, alone: Alone, model: str, dtype: str) -> None:
     ours = prompt(LENGTH, 1)
-    options = LimitOptions(page_size=4, num_pages=256, max_step_tokens=64)
+    options = LimitOptions(page_size=4, num_pages=256, max_step_tokens=64, snapshot_tokens=8)
     with Bits(tiny, model, dtype, options, 2) as engine:
         first = engine.logits([ours], 0)
         assert engine.cached == 0

@@ -23,6 +23,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    Qwen3NextConfig,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM
 
@@ -103,6 +104,19 @@ _GPT_OSS: dict[str, Any] = {
     "sliding_window": 6,
     "swiglu_limit": 1.5,
     "rope_parameters": _GPT_OSS_ROPE,
+}
+_QWEN3_NEXT: dict[str, Any] = _MOE | {
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+    "num_experts": 8,
+    "norm_topk_prob": True,
+    "shared_expert_intermediate_size": 20,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 12,
+    "linear_value_head_dim": 20,
+    "linear_conv_kernel_dim": 4,
+    "rope_parameters": _DEFAULT | {"partial_rotary_factor": 0.25},
 }
 
 
@@ -238,6 +252,18 @@ CASES = (
         (_EPS, {"num_experts_per_tok": 2}, {"norm_topk_prob": False}),
     ),
     Case(
+        "qwen3_next",
+        Qwen3NextConfig,
+        _QWEN3_NEXT,
+        (
+            _EPS,
+            {"num_experts_per_tok": 2},
+            {"norm_topk_prob": False},
+            {"rope_parameters": _DEFAULT | {"partial_rotary_factor": 1.0}},
+            {"rope_parameters": _DEFAULT | {"rope_theta": 50.0, "partial_rotary_factor": 0.25}},
+        ),
+    ),
+    Case(
         "deepseek_v3",
         DeepseekV3Config,
         _DEEPSEEK,
@@ -338,13 +364,17 @@ CASES = (
 )
 
 
+_ZERO_CENTRED = (Gemma2Config, Gemma3TextConfig, Qwen3NextConfig)
+"""Their norms multiply by one more than the weight."""
+
+
 def make(case: Case) -> Any:
     """A transformers model with seeded weights wide enough for logits to spread, in float32."""
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(case.config, attn_implementation="eager").float().eval()
     for name, parameter in model.named_parameters():
         # The default of ones (Gemma: zeros) would hide a norm that is forgotten, or its offset.
-        mean = 0.0 if "norm" not in name or case.config_class in (Gemma2Config, Gemma3TextConfig) else 1.0
+        mean = 0.0 if "norm" not in name or case.config_class in _ZERO_CENTRED else 1.0
         torch.nn.init.normal_(parameter, mean, 0.3)
     for name, buffer in model.named_buffers():
         if name.endswith("e_score_correction_bias"):

@@ -52,6 +52,7 @@ def prefill(prompts: list[list[int]], pages_of: list[list[int]]) -> Step:
         keep=np.zeros(len(prompts), dtype=np.int32),
         table_rows=np.array(rows, dtype=np.int32),
         table_updates=np.array(updates, dtype=np.int32),
+        copies=np.zeros((0, 3), dtype=np.int32),
     )
 
 

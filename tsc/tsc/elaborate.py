@@ -237,12 +237,14 @@ class _Body(Expressions):
         return part_name(tensor, first, first + math.prod(f.size or 0 for f in rows))
 
     def _cache(self, cache: ast.Cache) -> None:
-        if cache.kind != "paged":
-            raise error_at("TS0205", f"a cache is `paged`, not `{cache.kind}`", cache.span)
+        if cache.kind not in ("paged", "state"):
+            raise error_at("TS0205", f"a cache is `paged` or a `state`, not `{cache.kind}`", cache.span)
         if self.module.is_entry:
-            raise error_at("TS0205", "a cache belongs to the module that attends, not to an entry", cache.span)
+            raise error_at("TS0205", "a cache belongs to the module that reads it, not to an entry", cache.span)
         shape, placement = self._stored(cache.type, "a cache")
-        if len(shape.factors) != 1 and (len(shape.factors) != 3 or shape.factors[0].size != 2):
+        if cache.kind == "state" and cache.window is not None:
+            raise error_at("TS0205", "a state is of all tokens so far, and has no window", cache.span)
+        if cache.kind == "paged" and len(shape.factors) != 1 and (len(shape.factors) != 3 or shape.factors[0].size != 2):
             text = f"a paged cache is [2, K, E], keys and values of each head, or a latent row [W], got {shape.text()}"
             raise error_at("TS0204", text, cache.type.span)
         window = self.count(cache.window, "a window") if cache.window is not None else 0
@@ -345,12 +347,7 @@ class _Body(Expressions):
             raise error_at("TS0212", "`split` makes several values, and one type is given", let.type.span)
         x = self.tensor(arguments[0])
         whole, *parts = (self.factor(a) for a in names)
-        factors = self.instance.values[x.value].shape.factors
-        dim = next((i for i, f in enumerate(factors) if f.agrees(whole)), None)
-        if dim is None or whole.is_dynamic:
-            raise error_at(
-                "TS0204", f"{self.instance.values[x.value].shape.text()} has no dimension `{whole.name}` to split", names[0].span
-            )
+        dim = self.dimension_of(x, whole, names[0].span)
         known = [p.size for p in parts if p.size is not None]
         if whole.size is not None and len(known) == len(parts) and sum(known) != whole.size:
             sizes = " + ".join(f"{p.name} {p.size}" for p in parts)

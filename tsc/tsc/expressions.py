@@ -154,8 +154,8 @@ class Expressions:
         function = call.function
         if isinstance(function, ast.Attribute) and function.name == "append":
             cache = self.tensor(function.value)
-            if cache.cache is None:
-                raise error_at("TS0206", "`append` is for a cache", function.span)
+            if cache.cache is None or cache.cache.kind != "paged":
+                raise error_at("TS0206", "`append` is for a cache of pages", function.span)
             if cache.cache.value in self.appended:  # the second would overwrite the step's rows of the first
                 raise error_at("TS0205", f"a step appends to `{self._name(cache)}` once", call.span)
             self.appended.add(cache.cache.value)
@@ -167,6 +167,8 @@ class Expressions:
             raise error_at("TS0202", "only a function or a module can be called", function.span)
         if function.text in self.model.modules:
             return self._module_call(call, self.model.modules[function.text], name)
+        if function.text == "unflatten":
+            return self._unflatten(call, name)
         if function.text in COMPOSITES:
             values = self.composite(call, function.text, (name,))
             if len(values) > 1:
@@ -216,7 +218,37 @@ class Expressions:
         for parameter, tensor in zip(given, tensors, strict=True):
             if builtin.windowed and parameter == "cache" and (tensor.cache is None or self.instance.values[tensor.value].kind == "cache"):
                 raise error_at("TS0206", f"`{op}` reads a cache: {op}(q, kv.append(k, v), ...)", call.span)
+            if builtin.stateful and parameter == "state":
+                self._take_state(op, tensor, _argument_span(call, names, parameter))
         return self.apply(op, tensors, statics, call.span, name)
+
+    def _take_state(self, op: str, state: Tensor, span: Span) -> None:
+        """A step overwrites a state, so that one function has it."""
+        if state.cache is None or state.cache.kind != "state":
+            raise error_at("TS0206", f"`{op}` has a state, as declared by `cache NAME: state ...`", span)
+        if state.value in self.appended:
+            raise error_at("TS0205", f"a step overwrites `{self._name(state)}` once", span)
+        self.appended.add(state.value)
+
+    def _unflatten(self, call: ast.Call, name: str) -> Tensor:
+        """`unflatten(x, F, A, B)`: the dimension F of x as A and B, major to minor."""
+        arguments = [a.value for a in call.arguments]
+        names = [a for a in arguments[1:] if isinstance(a, ast.Name | ast.Constant)]
+        if len(names) < 3 or len(names) + 1 != len(arguments) or any(a.name for a in call.arguments):
+            text = "`unflatten` takes a value, one of its dimensions and the factors that it is made of: `unflatten(x, F, A, B)`"
+            raise error_at("TS0205", text, call.span)
+        x = self.tensor(arguments[0])
+        whole, *parts = (self.factor(a) for a in names)
+        dim = self.dimension_of(x, whole, names[0].span)
+        return self.apply("unflatten", [x], {"dim": dim, "parts": tuple(parts)}, call.span, name)
+
+    def dimension_of(self, x: Tensor, factor: Factor, span: Span) -> int:
+        """Which dimension of x that factor is. Raises CompileError."""
+        shape = self.instance.values[x.value].shape
+        dim = next((i for i, f in enumerate(shape.factors) if f.agrees(factor)), None)
+        if dim is None or factor.is_dynamic:
+            raise error_at("TS0204", f"{shape.text()} has no dimension `{factor.name}` to split", span)
+        return dim
 
     def apply(self, op: str, operands: list[Tensor], statics: Mapping[str, Static], span: Span, name: str, *, written: str = "") -> Tensor:
         builtin = BUILTINS[op]

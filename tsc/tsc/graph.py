@@ -63,7 +63,7 @@ class JoinedType:
 
 
 GraphType = NodeType | JoinedType
-InputKind = Literal["value", "step", "kept", "coordinate", "weight", "cache"]
+InputKind = Literal["value", "step", "kept", "coordinate", "weight", "cache", "state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Program:
 
 def sequence_groups(program: Program) -> int:
     """How many groups of ranks keep sequences of their own: those over which the pages of caches are split."""
-    placement = next((node_type(c).placement for c in caches(program)), ())
+    placement = next((node_type(c).placement for c in (*caches(program), *states(program))), ())
     return program.mesh.size_of([a.name for a, p in zip(program.mesh.active, placement, strict=False) if p == 0])
 
 
@@ -133,8 +133,17 @@ def windows(program: Program) -> tuple[int, ...]:
 
 
 def caches(program: Program) -> Iterator[torch.fx.Node]:
-    """The placeholders that stand for caches."""
-    return (n for g in program.graphs.values() for n in g.nodes if n.op == "placeholder" and n.meta["input"].kind == "cache")
+    """The placeholders that stand for caches of pages."""
+    return _inputs(program, "cache")
+
+
+def states(program: Program) -> Iterator[torch.fx.Node]:
+    """The placeholders that stand for states, of which a sequence has one page."""
+    return _inputs(program, "state")
+
+
+def _inputs(program: Program, kind: InputKind) -> Iterator[torch.fx.Node]:
+    return (n for g in program.graphs.values() for n in g.nodes if n.op == "placeholder" and n.meta["input"].kind == kind)
 
 
 CACHE_WRITES = ("cache_append", "latent_append")
@@ -142,7 +151,7 @@ CACHE_WRITES = ("cache_append", "latent_append")
 
 
 def row_of(mesh: Mesh, cache: torch.fx.Node) -> tuple[str, list[int]]:
-    """Element type and shape of what a rank's part of a cache holds for a token."""
+    """Element type and shape of what a rank's part of a cache holds for a token, or a state for a sequence."""
     return type_of(cache).dtype, [int(d) for d in type_of(cache).local(mesh)[1:]]
 
 

@@ -126,6 +126,9 @@ class _Reader:
     def _cache(self, span: Any, name: Any, type_: Any, *rest: Any) -> None:
         self._placeholder(name, Input("cache", window=_window(rest), layout=self._layout(rest, CACHE_LAYOUTS)), self._type(type_), span)
 
+    def _state(self, span: Any, name: Any, type_: Any, tree: Any) -> None:
+        self._placeholder(name, Input("state"), self._type(type_), span)
+
     def _coordinate(self, span: Any, name: Any, type_: Any, axes: Any, tree: Any) -> None:
         self._placeholder(name, Input("coordinate", axes=self._leaves(axes)), self._type(type_), span)
 

@@ -51,7 +51,8 @@ def plan_table(plan: Plan, placed: PlacedModel) -> str:
     copies = f"; each byte is on {plan.cache_copies} ranks" if plan.cache_copies > 1 else ""
     if copies and len(placed.mesh.axes) > 1 and placed.mesh.joined:
         copies += " (--meshes: what fewer copies cost)"
-    lines.append(f"cache: {plan.cache_bytes_per_token:,} bytes a token on each rank{copies}")
+    states = f", and states of {plan.state_bytes:,} bytes a sequence" if plan.state_bytes else ""
+    lines.append(f"cache: {plan.cache_bytes_per_token:,} bytes a token on each rank{states}{copies}")
     repeated = f", {_gigabytes(plan.weight_bytes_repeated)} of them repeated on others" if plan.weight_bytes_repeated else ""
     lines.append(f"weights: {_gigabytes(plan.weight_bytes)} on each rank{repeated}")
     return "\n".join(lines)

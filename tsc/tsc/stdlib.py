@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tsc.functions import attention, contraction, dense, mixture, rope, rows
+from tsc.functions import attention, contraction, dense, mixture, recurrent, rope, rows
 from tsc.functions.common import Builtin, Mismatch, Typing
 from tsc.functions.rows import COMPOSITES
 
@@ -19,5 +19,6 @@ BUILTINS: Mapping[str, Builtin] = {
     **rope.FUNCTIONS,
     **attention.FUNCTIONS,
     **mixture.FUNCTIONS,
+    **recurrent.FUNCTIONS,
     **rows.FUNCTIONS,
 }

@@ -35,7 +35,7 @@ Infer = Callable[[Sequence[Shape], Mapping[str, Any]], Typing]
 class Builtin:
     """`tensors` are its tensor parameters in order, the `optional` ones last; `statics` its static ones with defaults (`...`: none);
     `shown` the operands' types that docs/rules.md shows its rules with; `leading` the statics that a call gives before its tensors;
-    `windowed`: it reads a cache, within the cache's window."""
+    `windowed`: it reads a cache, within the cache's window; `stateful`: it reads and overwrites the states of the step's sequences."""
 
     tensors: tuple[str, ...]
     infer: Infer
@@ -44,6 +44,7 @@ class Builtin:
     optional: int = 0
     leading: tuple[str, ...] = ()
     windowed: bool = False
+    stateful: bool = False
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Products over named dimensions, and parts of one."""
+"""Products over named dimensions, parts of one, and one as several."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,7 +60,23 @@ def _slice(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     return Typing(shape, Signature((labels,), labels, linear=((0,),)), attributes)
 
 
+def _unflatten(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    """Statics: `dim`; `parts`, the factors that it is made of, major to minor."""
+    [x] = shapes
+    dim = len(x.factors) - 1 if statics["dim"] is UNKNOWN else int(statics["dim"])
+    parts = (Factor("G", None), Factor("E", None)) if statics["parts"] is UNKNOWN else tuple(statics["parts"])
+    whole, sizes = x.factors[dim], [part.size for part in parts]
+    known = [n for n in sizes if n is not None]
+    if whole.size is not None and len(known) == len(sizes) and math.prod(known) != whole.size:
+        raise Mismatch(0, f"`{whole.name}` is {whole.size}, and {' * '.join(f'{p.name} {p.size}' for p in parts)} make {math.prod(known)}")
+    labels = tuple(None if i == dim else f"x{i}" for i in range(len(x.factors)))
+    shape = Shape.of(x.dtype, [(f,) for f in (*x.factors[:dim], *parts, *x.factors[dim + 1 :])])
+    signature = Signature((labels,), (*labels[:dim], *[None] * len(parts), *labels[dim + 1 :]), linear=((0,),))
+    return Typing(shape, signature, {"dim": dim, "sizes": tuple(UNKNOWN if n is None else n for n in sizes)})
+
+
 FUNCTIONS: Mapping[str, Builtin] = {
     "einsum": Builtin(("x", "y"), _einsum, ("[T, H, E]", "[H, E, C]"), {"equation": ...}, leading=("equation",)),
     "slice": Builtin(("x",), _slice, ("[T, H, E]",), {"dim": ..., "start": ..., "length": ..., "part": ...}),
+    "unflatten": Builtin(("x",), _unflatten, ("[T, K, F]",), {"dim": ..., "parts": ...}),
 }

@@ -94,6 +94,15 @@ def _mul(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     return Typing(shapes[0], Signature((labels, labels), labels, linear=((0,), (1,))))
 
 
+def _scale_rows(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
+    x, factors = shapes
+    lead = (*x.factors[:-1],)
+    if len(x.factors) < 2 or factors.dtype != x.dtype or [f.name for f in factors.factors] != [*(f.name for f in lead), "1"]:
+        raise Mismatch(1, f"each row of {x.text()} has one factor, [{', '.join(f.name for f in lead)}, 1], got {factors.text()}")
+    labels = labels_of(x, "x")
+    return Typing(x, Signature((labels, (*labels[:-1], None)), labels, linear=((0,), (1,))))
+
+
 def _take_rows(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
     x, rows = shapes
     if rows.dtype != "i32" or len(rows.factors) != 1:
@@ -112,11 +121,13 @@ FUNCTIONS: Mapping[str, Builtin] = {
     "linear": Builtin(("x", "w", "bias"), _linear, ("[T, D]", "[(K, E), D]", "[(K, E)]"), optional=1),
     "rms_norm": Builtin(("x", "w"), _rms_norm, ("[T, K, E]", "[E]"), {"eps": ..., "offset": 0.0}),
     "silu": Builtin(("x",), _pointwise, ("[T, F]",)),
+    "sigmoid": Builtin(("x",), _pointwise, ("[T, F]",)),
     "gelu": Builtin(("x",), _pointwise, ("[T, F]",)),
     "gelu_tanh": Builtin(("x",), _pointwise, ("[T, F]",)),
     "softcap": Builtin(("x",), _softcap, ("[S, V]",), {"cap": ...}),
     "scale": Builtin(("x",), _scale, ("[T, D]",), {"factor": ...}),
     "add": Builtin(("x", "y"), _add, ("[T, D]", "[T, D]")),
     "mul": Builtin(("x", "y"), _mul, ("[T, D]", "[T, D]")),
+    "scale_rows": Builtin(("x", "factors"), _scale_rows, ("[T, D]", "[T, 1]")),
     "take_rows": Builtin(("x", "rows"), _take_rows, ("[T, D]", "i32[S]")),
 }

@@ -19,7 +19,7 @@ def step(
     ids: Sequence[Sequence[int]], lengths: Sequence[int], *, multiple: int = 4, groups: int = 1, windows: Sequence[int] = ()
 ) -> dict[str, Tensor]:
     """A step of up to two sequences that have `lengths` tokens with these new ones; sequence s has every second page, from s, and in
-    the caches of each of `windows` other ones.
+    the caches of each of `windows` other ones; of states it has page s.
 
     As a scheduler lays it out: each of `groups` groups of ranks has an equal block of the rows, sequence s lies in that of group s modulo
     them, and the tokens are a multiple of `multiple`. Rows that pad write to the last page, which is no sequence's."""
@@ -48,6 +48,7 @@ def step(
         "last": [end - 1 for _, end in spans],
         "spans": spans,
         "lengths": lengths,
+        "states": [~s if len(new) == length else s for s, (new, length) in enumerate(zip(ids, lengths, strict=True))],
     }
     for shift, (window, rows_of_window) in enumerate(slots.items()):
         inputs[step_name("slots", window)] = rows_of_window

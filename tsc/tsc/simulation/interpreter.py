@@ -69,6 +69,9 @@ class Interpreter:
                 shape = [int(d) for d in node_type(node).local(self.program.mesh)[1:]]
                 new = torch.full((self.pages, self.page_size, *shape), torch.nan, dtype=torch.float64)
                 return self.caches.setdefault(f"{path}/{node.name}", new)
+            case "state":
+                shape = [int(d) for d in node_type(node).local(self.program.mesh)[1:]]
+                return self.caches.setdefault(f"{path}/{node.name}", torch.full((self.pages, *shape), torch.nan, dtype=torch.float64))
             case "coordinate" if node.name not in bound:
                 return self.mesh.coordinate("*".join(kind.axes))
             case _:
