@@ -1,4 +1,5 @@
-// Binds the scheduler, the sampler and the vocabulary as tsrun._core. What the calls mean is in tsrun/_core.pyi.
+// Binds the scheduler, the sampler, the lookup of drafts and the vocabulary as tsrun._core. What the calls mean is in
+// tsrun/_core.pyi.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "lookup.hpp"
 #include "philox.hpp"
 #include "sampling.hpp"
 #include "scheduler.hpp"
@@ -277,50 +279,102 @@ py::list score(std::uintptr_t address, const std::string& dtype, std::int64_t wi
   return all;
 }
 
-py::tuple choose(std::uintptr_t address, const std::string& dtype, std::int64_t width,
-                 const std::vector<Sampler*>& samplers, const Ints& positions, const std::optional<Ints>& largest,
-                 const std::optional<Ints>& keep) {
-  const LogitRows rows(address, dtype, width);
-  const std::size_t num_rows = samplers.size();
-  const std::span<const std::int32_t> places = flat(positions, "positions");
-  std::optional<std::span<const std::int32_t>> first;
-  if (largest) first = flat(*largest, "largest");
-  std::optional<std::span<const std::int32_t>> kept;
-  if (keep) kept = flat(*keep, "keep");
-  if (places.size() != num_rows || (first && first->size() != num_rows) || (kept && kept->size() != num_rows))
-    throw std::invalid_argument("every array must have an element for each sampler");
-  for (const Sampler* sampler : samplers) {
+// The rows of a sequence: of its drafts, from `first_draft` on, and then its own.
+struct RowsOfSequence {
+  std::size_t own, first_draft;
+  std::int32_t num_drafts;
+
+  std::size_t operator[](std::int32_t at) const {
+    return at < num_drafts ? first_draft + static_cast<std::size_t>(at) : own;
+  }
+};
+
+void check_samplers(const std::vector<Sampler*>& samplers, std::span<const std::int32_t> num_drafts,
+                    std::int64_t width) {
+  for (std::size_t s = 0; s < samplers.size(); ++s) {
+    const Sampler* sampler = samplers[s];
     if (sampler == nullptr) continue;
     if (sampler->adjustment && sampler->adjustment->largest_id() >= width)
       throw std::invalid_argument("a sampler has tokens that a row of logits has not");
-    if (!sampler->allowed.empty() && std::ssize(sampler->allowed) != tsrun::words_of(width))
-      throw std::invalid_argument("a sampler allows tokens of another vocabulary");
+    const std::int64_t words = std::ssize(sampler->allowed), of_row = tsrun::words_of(width);
+    if (words == 0) continue;
+    if (words % of_row != 0) throw std::invalid_argument("a sampler allows tokens of another vocabulary");
+    if (!num_drafts.empty() && words / of_row <= num_drafts[s])
+      throw std::invalid_argument("a sampler does not say what it allows after so many drafts");
   }
+}
+
+py::tuple choose(std::uintptr_t address, const std::string& dtype, std::int64_t width,
+                 const std::vector<Sampler*>& samplers, const Ints& positions, const std::optional<Ints>& largest,
+                 const std::optional<Ints>& keep, const std::optional<Ints>& num_drafts,
+                 const std::optional<Ints>& drafts) {
+  const LogitRows rows(address, dtype, width);
+  const std::size_t num_sequences = samplers.size();
+  const std::span<const std::int32_t> places = flat(positions, "positions");
+  std::span<const std::int32_t> counts, drafted, first, kept;
+  if (num_drafts) counts = flat(*num_drafts, "num_drafts");
+  if (drafts) drafted = flat(*drafts, "drafts");
+  if (largest) first = flat(*largest, "largest");
+  if (keep) kept = flat(*keep, "keep");
+  if (places.size() != num_sequences || (num_drafts && counts.size() != num_sequences))
+    throw std::invalid_argument("every array of sequences must have an element for each sampler");
+  std::size_t all_drafts = 0;
+  for (const std::int32_t count : counts) {
+    if (count < 0) throw std::invalid_argument("a number of drafts is at least 0");
+    all_drafts += static_cast<std::size_t>(count);
+  }
+  const std::size_t num_rows = num_sequences + all_drafts;
+  if (drafted.size() != all_drafts || (largest && first.size() < num_rows) || (keep && kept.size() < num_rows))
+    throw std::invalid_argument("every array of rows must have an element for each row");
+  check_samplers(samplers, counts, width);
   py::array_t<std::int32_t> tokens(static_cast<py::ssize_t>(num_rows));
   std::int32_t* token = tokens.mutable_data();
   std::vector<std::optional<tsrun::LogProbabilities>> log_probabilities;
   {
     const py::gil_scoped_release release;
     static thread_local tsrun::Ranking room;
-    for (std::size_t row = 0; row < num_rows; ++row) {
-      token[row] = 0;
-      if (samplers[row] == nullptr) continue;
-      if (first && samplers[row]->takes_first()) {
-        const std::int32_t id = (*first)[row];
-        token[row] = id < 0 || samplers[row]->allows(id) ? id : tsrun::not_kept;
-        if (token[row] != tsrun::not_kept || (kept && (*kept)[row] > 0)) continue;
+    const auto choose_at = [&](Sampler& sampler, std::size_t row, std::uint64_t position, std::int32_t before) {
+      if (largest && sampler.takes_first()) {
+        const std::int32_t id = first[row];
+        const bool may_come = id < 0 || tsrun::allows(sampler.allowed_after(before, width), id);
+        if (may_come) return id;
+        if (keep && kept[row] > 0) return tsrun::not_kept;
       }
-      tsrun::Choice choice = choose(rows[row], *samplers[row], static_cast<std::uint64_t>(places[row]), room);
-      token[row] = choice.token;
-      if (!choice.log_probabilities) continue;
-      log_probabilities.resize(num_rows);
-      log_probabilities[row] = std::move(choice.log_probabilities);
+      tsrun::Choice choice = choose(rows[row], sampler, position, room, before);
+      if (choice.log_probabilities) {
+        log_probabilities.resize(num_rows);
+        log_probabilities[row] = std::move(choice.log_probabilities);
+      }
+      return choice.token;
+    };
+    std::fill_n(token, num_sequences, 0);
+    std::fill_n(token + num_sequences, all_drafts, tsrun::not_reached);
+    std::size_t first_draft = 0;
+    for (std::size_t s = 0; s < num_sequences; ++s) {
+      const std::int32_t count = num_drafts ? counts[s] : 0;
+      const RowsOfSequence own{s, num_sequences + first_draft, count};
+      const std::int32_t* draft = drafted.data() + first_draft;
+      first_draft += static_cast<std::size_t>(count);
+      if (samplers[s] == nullptr) continue;
+      if (count > 0) token[s] = tsrun::not_reached;
+      for (std::int32_t at = 0; at <= count; ++at) {
+        const auto position = static_cast<std::uint64_t>(places[s] - count + at);
+        token[own[at]] = choose_at(*samplers[s], own[at], position, at);
+        if (at < count && token[own[at]] != draft[at]) break;
+      }
     }
   }
   py::dict found;
   for (std::size_t row = 0; row < log_probabilities.size(); ++row)
     if (log_probabilities[row]) found[py::int_(row)] = log_probabilities_as_python(*log_probabilities[row]);
   return py::make_tuple(tokens, found);
+}
+
+py::tuple draft_of(const tsrun::Lookup& self, std::size_t most) {
+  std::vector<Token> tokens;
+  std::vector<double> chances;
+  self.draft(most, tokens, chances);
+  return py::make_tuple(tokens, chances);
 }
 
 }  // namespace
@@ -347,9 +401,20 @@ PYBIND11_MODULE(_core, module) {
            "allowed"_a.noconvert() = py::none(), "num_logprobs"_a = -1)
       .def_readonly("seed", &Sampler::seed);
   module.def("choose", &choose, "address"_a, "dtype"_a, "width"_a, "samplers"_a, "positions"_a,
-             "largest"_a = py::none(), "keep"_a = py::none());
+             "largest"_a = py::none(), "keep"_a = py::none(), "num_drafts"_a = py::none(), "drafts"_a = py::none());
   module.def("score", &score, "address"_a, "dtype"_a, "width"_a, "rows"_a, "tokens"_a, "counts"_a);
   module.def("uniform", &tsrun::uniform, "seed"_a, "position"_a);
+
+  py::class_<tsrun::Outputs, std::shared_ptr<tsrun::Outputs>>(module, "Outputs")
+      .def(py::init<std::size_t>(), "most"_a)
+      .def("append", [](tsrun::Outputs& self, const Ints& tokens) { self.append(flat(tokens, "tokens")); }, "tokens"_a);
+  py::class_<tsrun::Lookup>(module, "Lookup")
+      .def(py::init([](const Ints& prompt, std::shared_ptr<tsrun::Outputs> outputs) {
+             return std::make_unique<tsrun::Lookup>(flat(prompt, "prompt"), std::move(outputs));
+           }),
+           "prompt"_a.noconvert(), "outputs"_a)
+      .def("take", &tsrun::Lookup::take, "token"_a)
+      .def("draft", &draft_of, "most"_a);
 
   py::class_<PlanView>(module, "StepPlan")
       .def_property_readonly("step", [](const PlanView& view) { return number(view.step); })
@@ -361,6 +426,7 @@ PYBIND11_MODULE(_core, module) {
       .def_property_readonly("lengths", &vector_of<&StepPlan::lengths, std::int32_t>)
       .def_property_readonly("last", &vector_of<&StepPlan::last, std::int32_t>)
       .def_property_readonly("samples", &vector_of<&StepPlan::samples, bool>)
+      .def_property_readonly("num_drafts", &vector_of<&StepPlan::num_drafts, std::int32_t>)
       .def_property_readonly("follows", &vector_of<&StepPlan::follows, std::int32_t>)
       .def_property_readonly("table_rows", &vector_of<&StepPlan::table_rows, std::int32_t>)
       .def_property_readonly("table_updates", &copied_rows_of<&StepPlan::table_updates, 4>)

@@ -63,7 +63,7 @@ void Scheduler::plan_decode(Entry& entry) {
   const std::int32_t others_due = --due_rows_[place(cache_index(entry.seat().pages.cache()))];
   const Flights& flights = entry.seat().flights;
   const bool follows = flights.num_steps() > 0;
-  if (follows && entry.options.needs_token) return;
+  if (follows && (entry.options.needs_token || !entry.drafts.empty())) return;
   const std::int32_t length = entry.planned_length();
   const std::int32_t room = entry.request().max_length() - length;
   const std::int32_t left = budget(entry.seat().pages.cache());

@@ -20,10 +20,11 @@ std::int32_t pick(const Logits& logits, const Sampler& sampler, std::uint64_t po
 
 }  // namespace
 
-Choice choose(const Logits& logits, Sampler& sampler, std::uint64_t position, Ranking& room) {
+Choice choose(const Logits& logits, Sampler& sampler, std::uint64_t position, Ranking& room, std::int64_t num_drafts) {
   std::span<const Edit> edits;
   if (sampler.adjustment) edits = sampler.adjustment->edits(logits, position);
-  Choice choice{pick(logits.changed(edits, sampler.allowed), sampler, position, room)};
+  Choice choice{
+      pick(logits.changed(edits, sampler.allowed_after(num_drafts, logits.width())), sampler, position, room)};
   if (choice.token < 0) return choice;
   if (sampler.adjustment) sampler.adjustment->take(choice.token, position);
   if (sampler.num_log_probabilities >= 0)

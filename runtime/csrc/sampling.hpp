@@ -22,20 +22,26 @@ struct Sampler {
   double min_p = 0;        // those at least so likely, where the most likely is 1
   std::uint64_t seed = 0;
   std::optional<Adjustment> adjustment{};
-  std::span<const std::uint32_t> allowed{};  // the tokens, as `Logits::changed` has them
-  int num_log_probabilities = -1;            // of the likeliest tokens beside that of the chosen one; -1: not even that
+  // The tokens, as `Logits::changed` has them: of the next one, then of one that follows each draft.
+  std::span<const std::uint32_t> allowed{};
+  int num_log_probabilities = -1;  // of the likeliest tokens beside that of the chosen one; -1: not even that
 
   bool is_greedy() const { return temperature == 0; }
   // The largest logit of what is allowed decides, and nothing else is asked for.
   bool takes_first() const { return is_greedy() && !adjustment && num_log_probabilities < 0; }
-  bool allows(std::int32_t id) const {
-    return allowed.empty() || (allowed[id / word_bits] >> (id % word_bits) & 1) != 0;
+  std::span<const std::uint32_t> allowed_after(std::int64_t num_drafts, std::int64_t width) const {
+    return allowed.empty() ? allowed : allowed.subspan(num_drafts * words_of(width), words_of(width));
   }
 };
 
 inline constexpr std::int32_t not_finite = -1;  // the largest logit is not finite, or one is NaN
 inline constexpr std::int32_t none_allowed = -2;
-inline constexpr std::int32_t not_kept = -3;  // only the largest logit is there, and its token is not allowed
+inline constexpr std::int32_t not_kept = -3;     // only the largest logit is there, and its token is not allowed
+inline constexpr std::int32_t not_reached = -4;  // a draft before it did not come
+
+inline bool allows(std::span<const std::uint32_t> allowed, std::int32_t id) {
+  return allowed.empty() || (allowed[id / word_bits] >> (id % word_bits) & 1) != 0;
+}
 
 // What came of a row. log_probabilities: by the model's logits, before anything was done to them.
 struct Choice {
@@ -44,7 +50,8 @@ struct Choice {
 };
 
 // position: the token's place in its sequence; it has one random number, that of the seed and the position. room: for
-// any row after any other.
-Choice choose(const Logits& logits, Sampler& sampler, std::uint64_t position, Ranking& room);
+// any row after any other. num_drafts: that came before it in the same step.
+Choice choose(const Logits& logits, Sampler& sampler, std::uint64_t position, Ranking& room,
+              std::int64_t num_drafts = 0);
 
 }  // namespace tsrun

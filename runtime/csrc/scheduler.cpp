@@ -109,7 +109,6 @@ void Scheduler::submit(RequestId id, std::span<const Token> prompt, std::int32_t
 void Scheduler::draft(RequestId id, std::span<const Token> tokens) {
   Entry* entry = find(id);
   if (entry == nullptr) return;
-  if (!entry->options.needs_token) out_of_order("draft for request ", number(id), ", submitted without needs_token");
   if (limits_.caches.has_states()) out_of_order("draft where a recurrent state can not be taken back");
   if (std::ranges::any_of(tokens, is_negative)) out_of_order("draft for request ", number(id), " of a token below 0");
   entry->drafts.assign(tokens.begin(), tokens.end());

@@ -47,7 +47,7 @@ class Scheduler {
               const RequestOptions& options = {}, Seconds now = 0);
   std::string refusal(std::int64_t prompt_tokens, std::int64_t max_new_tokens) const;
 
-  // Tokens to verify with the next decode of a request that needs its token.
+  // Tokens to verify with the next decode of a request, which waits for its token then.
   void draft(RequestId id, std::span<const Token> tokens);
 
   // At any moment; a request that has ended is no error, since the caller may learn of its end later.

@@ -10,7 +10,7 @@ StepPlan::StepPlan(std::int32_t max_tokens, std::int32_t max_sequences, std::int
   const auto num_sequences = static_cast<std::size_t>(max_sequences);
   for (auto* per_token : {&ids, &positions}) per_token->reserve(num_tokens);
   slots.reserve(num_tokens * static_cast<std::size_t>(num_groups));
-  for (auto* per_sequence : {&lengths, &last, &follows, &table_rows}) per_sequence->reserve(num_sequences);
+  for (auto* per_sequence : {&lengths, &last, &num_drafts, &follows, &table_rows}) per_sequence->reserve(num_sequences);
   requests.reserve(num_sequences);
   samples.reserve(num_sequences);
   spans.reserve(2 * num_sequences);
@@ -18,7 +18,8 @@ StepPlan::StepPlan(std::int32_t max_tokens, std::int32_t max_sequences, std::int
 
 void StepPlan::clear(StepId next_step) {
   step = next_step;
-  for (auto* array : {&spans, &lengths, &last, &follows, &table_rows, &table_updates, &copies}) array->clear();
+  for (auto* array : {&spans, &lengths, &last, &num_drafts, &follows, &table_rows, &table_updates, &copies})
+    array->clear();
   requests.clear();
   samples.clear();
 }
@@ -68,6 +69,7 @@ std::int32_t StepPlan::add(const Chunk& chunk, std::int32_t row) {
   spans.push_back(end);
   lengths.push_back(chunk.begin + chunk.rows);
   last.push_back(end - 1);
+  num_drafts.push_back(std::max(0, chunk.new_tokens - 1));
   follows.push_back(chunk.follows);
   table_rows.push_back(number(entry.seat().slot.slot()));
   samples.push_back(chunk.new_tokens > 0);

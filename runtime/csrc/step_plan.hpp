@@ -41,6 +41,7 @@ struct StepPlan {
   std::vector<std::int32_t> spans;          // [S, 2], a sequence's first row and the one after its last
   std::vector<std::int32_t> lengths;        // [S]
   std::vector<std::int32_t> last;           // [S]
+  std::vector<std::int32_t> num_drafts;     // [S]
   std::vector<std::int32_t> follows;        // [S]
   std::vector<std::int32_t> table_rows;     // [S]
   std::vector<std::int32_t> table_updates;  // [U, 4]: group, row, index, page

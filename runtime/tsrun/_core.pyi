@@ -1,4 +1,5 @@
-"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out. The sampler: logits in, tokens out. And a vocabulary's merges.
+"""The scheduler, written in C++ (runtime/csrc): requests in, step plans out. The sampler: logits in, tokens out. What a text says of its
+next tokens. And a vocabulary's merges.
 
 Dimensions: T tokens and S sequences in a step, G groups of caches (0 full, then windows, then states), U changed table entries,
 C copied states.
@@ -39,6 +40,9 @@ class StepPlan:
     @property
     def samples(self) -> NDArray[np.bool_]:
         """[S]: false for a chunk that does not end its prompt"""
+    @property
+    def num_drafts(self) -> NDArray[np.int32]:
+        """[S]: of the sequence's rows the last so many are of drafts"""
     @property
     def follows(self) -> NDArray[np.int32]:
         """[S]: the sequence of the step before whose outcome this one builds on, -1 where that is known. Where it had drafts and not
@@ -91,11 +95,12 @@ class Scheduler:
         salt: int = 0,  # of the cache: requests of another salt or adapter share no pages
         device_drafts: int = 0,  # tokens that the device drafts for each step
         scores_prompt: bool = False,  # the logits of all its prompt are looked at: it is computed whole, in chunks of few rows
-        needs_token: bool = False,  # the next step needs the last token on the host: a grammar, drafts by `draft`
+        needs_token: bool = False,  # the next step needs the last token on the host
         now: float = 0.0,
     ) -> None: ...
     def draft(self, request: int, tokens: NDArray[np.int32]) -> None:
-        """Tokens to verify with the request's next decode; the last call before `plan` counts."""
+        """Tokens to verify with the request's next decode, which is in no step then that follows one under way; the last call before `plan`
+        counts."""
     def abort(self, request: int) -> None: ...
     def finish(self, request: int) -> None:
         """It met a stop condition; for a request that has made a token. One that ended is no error."""
@@ -177,7 +182,7 @@ class Sampler:
         frequency_penalty: float = 0.0,
         presence_penalty: float = 0.0,
         prompt: NDArray[np.int32] | None = None,  # for penalties
-        allowed: NDArray[np.uint32] | None = None,  # [W]: a bit for each token, padded to a multiple of 128; looked at by each choice
+        allowed: NDArray[np.uint32] | None = None,  # [R * W]: a bit for each token, padded to a multiple of 128; row r after r drafts
         num_logprobs: int = -1,  # of the likeliest tokens, beside that of the chosen one; -1: none at all
     ) -> None: ...
     @property
@@ -187,18 +192,21 @@ Logprobs = tuple[float, list[tuple[int, float]]]
 """Of one token, and of the likeliest with their ids, the likeliest first: the logarithms of the softmax of what the model gave."""
 
 def choose(
-    address: int,  # of logits [S, V], row after row
+    address: int,  # of logits [S + D, V], row after row: of the S sequences' last rows, then of those before their D drafts
     dtype: str,
     width: int,  # V
-    samplers: Sequence[Sampler | None],  # None: the row is not looked at
-    positions: NDArray[np.int32],  # [S], of the tokens that are chosen
-    largest: NDArray[np.int32] | None = None,  # [S]: what greedy samplers would choose, where it is known
-    keep: NDArray[np.int32] | None = None,  # [S]: so many of a row's largest logits are there, others may be -inf; 0, or None: all are
+    samplers: Sequence[Sampler | None],  # [S]; None: its rows are not looked at
+    positions: NDArray[np.int32],  # [S], of the tokens that are chosen by the last rows
+    largest: NDArray[np.int32] | None = None,  # [S + D]: what greedy samplers would choose, where it is known
+    keep: NDArray[np.int32] | None = None,  # [S + D]: so many of a row's largest logits are there, others may be -inf; 0, or None: all are
+    num_drafts: NDArray[np.int32] | None = None,  # [S]: None is 0
+    drafts: NDArray[np.int32] | None = None,  # [D], sequence after sequence
 ) -> tuple[NDArray[np.int32], dict[int, Logprobs]]:
-    """[S]: a token for each row, -1 where its largest logit is not finite or one is NaN, -2 where no token that is allowed has a finite
-    one, -3 where the largest is not allowed and others were not kept, 0 where there is no sampler. And for rows whose samplers ask for
-    them the log probabilities. A token depends on nothing but its row's logits, sampler, position and the tokens before. ValueError for
-    what can not be rows of logits, or not of these samplers."""
+    """[S + D]: a token for each row, -1 where its largest logit is not finite or one is NaN, -2 where no token that is allowed has a finite
+    one, -3 where the largest is not allowed and others were not kept, 0 where there is no sampler. Of a sequence with drafts the rows
+    are looked at in order, the last row last, as long as each gives its draft; those after that are -4. And for rows whose samplers ask
+    for them the log probabilities. A token depends on nothing but its row's logits, sampler, position and the tokens before. ValueError
+    for what can not be rows of logits, or not of these samplers."""
 
 def score(
     address: int,  # of logits [R, V], row after row
@@ -212,3 +220,19 @@ def score(
 
 def uniform(seed: int, position: int) -> float:
     """The random number of a token: `numpy.random.Generator(numpy.random.Philox(key=seed, counter=position)).random()`."""
+
+class Outputs:
+    """What was written lately, by requests that may see each other's: the last `most` tokens at least, twice as many at most."""
+
+    def __init__(self, most: int) -> None: ...
+    def append(self, tokens: NDArray[np.int32]) -> None:
+        """One more."""
+
+class Lookup:
+    """What followed the last tokens of a text before, in itself and in outputs. A token costs the same however long the text is."""
+
+    def __init__(self, prompt: NDArray[np.int32], outputs: Outputs) -> None: ...
+    def take(self, token: int) -> None:
+        """The text goes on."""
+    def draft(self, most: int) -> tuple[list[int], list[float]]:
+        """So many tokens at most that may follow, and how likely each comes with all before it, by what came true lately."""

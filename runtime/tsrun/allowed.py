@@ -1,11 +1,12 @@
 """Which tokens a sampler may choose, as bits that it reads, and answers that may not end yet.
 
-Dimensions: W words of bits, one bit a token of the vocabulary.
+Dimensions: R rows of bits, the first of the next token, then one for what follows each draft; of each W words, one bit a token of the
+vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ _BLOCK_BITS = 128  # the sampler reads whole blocks
 
 
 class Allowed(Protocol):
-    """What one answer's tokens may be. bits [W]: of the next one, once it is filled; error: why there is none."""
+    """What one answer's tokens may be. bits [R * W]: of the next ones, once they are filled; error: why there is none."""
 
     bits: Words
     error: str | None
@@ -25,8 +26,11 @@ class Allowed(Protocol):
     def take(self, token: int) -> None:
         """The next token of the answer. It is looked at by the next `fill`."""
 
-    def fill(self) -> None:
-        """Find out what may come next, in any thread, while no step looks at it."""
+    def fill(self, drafts: Sequence[int] = ()) -> None:
+        """Find out what may come next, and after each of the drafts that may come, in any thread, while no step looks at it."""
+
+    def accepts(self, drafts: Sequence[int]) -> int:
+        """How many of them may come, one after the other."""
 
     def permits(self, token: int) -> bool:
         """Whether a token may come next: what greedy sampling asks first, since of one that is found out much faster than of all.
@@ -36,8 +40,8 @@ class Allowed(Protocol):
 class Unended:
     """All tokens but those that end an answer, which is to have so many before; then all."""
 
-    def __init__(self, min_tokens: int, *, vocabulary: int, end_ids: Collection[int]) -> None:
-        self.bits = ~bits_of((), vocabulary)
+    def __init__(self, min_tokens: int, *, vocabulary: int, end_ids: Collection[int], rows: int = 1) -> None:
+        self.bits = ~np.tile(bits_of((), vocabulary), rows)
         self.error: str | None = None
         self._left = min_tokens
         self._ends = bits_of(end_ids, vocabulary)
@@ -45,11 +49,16 @@ class Unended:
     def take(self, token: int) -> None:
         self._left -= 1
 
-    def fill(self) -> None:
-        if self._left > 0:
-            self.bits &= ~self._ends
-        else:
-            self.bits |= self._ends
+    def fill(self, drafts: Sequence[int] = ()) -> None:
+        for before in range(len(drafts) + 1):
+            bits = self.bits[before * self._ends.size : (before + 1) * self._ends.size]
+            if self._left > before:
+                bits &= ~self._ends
+            else:
+                bits |= self._ends
+
+    def accepts(self, drafts: Sequence[int]) -> int:
+        return next((at for at, token in enumerate(drafts) if self._left > at and has_bit(self._ends, token)), len(drafts))
 
     def permits(self, token: int) -> bool:
         return self._left <= 0 or not has_bit(self._ends, token)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Constraints:
     """The grammars of an artifact's tokens, and who finds out what they allow. llguidance is not imported before it is needed."""
 
-    def __init__(self, artifact: Artifact, tokenizer: Tokenizer | None) -> None:
-        self._artifact, self._tokenizer = artifact, tokenizer
+    def __init__(self, artifact: Artifact, tokenizer: Tokenizer | None, rows: int = 1) -> None:
+        """rows: of bits that an answer has, one more than there may be drafts."""
+        self._artifact, self._tokenizer, self._rows = artifact, tokenizer, rows
         self._making = Lock()
         self._grammars: Grammars | None = None
         self._masks: Masks | None = None
@@ -35,15 +36,15 @@ class Constraints:
     def allowed(self, request: GenerationRequest) -> Allowed | None:
         """What the tokens of a new answer may be, None where all may. RequestError when its constraint can not be compiled."""
         if request.constraint is not None:
-            return self._of_artifact().matching(request)
+            return self._of_artifact().matching(request, self._rows)
         if not request.min_tokens:
             return None
         manifest = self._artifact.manifest
         ends = (*request.stop_token_ids, *(() if request.ignore_eos else manifest.eos_token_ids))
-        return Unended(request.min_tokens, vocabulary=manifest.vocabulary, end_ids=ends)
+        return Unended(request.min_tokens, vocabulary=manifest.vocabulary, end_ids=ends, rows=self._rows)
 
-    def fill(self, answers: Sequence[Allowed]) -> Future[None]:
-        """Begin to find out what may come next, while the model computes what it makes of the same tokens."""
+    def fill(self, answers: Sequence[tuple[Allowed, Sequence[int]]]) -> Future[None]:
+        """Begin to find out what may come next, and after each draft, while the model computes what it makes of the same tokens."""
         if self._masks is None:
             from tsrun.matching import Masks
 

@@ -1,8 +1,9 @@
 """The engine: requests in, events out; plan, run, sample and commit, step after step.
 
 With a depth of 2 the next step is planned while one runs, before the tokens of that one are known; as soon as they are, they go into the
-next, which starts, and what they mean for their requests is found out while it runs. Dimensions: T tokens and S sequences in the step,
-V vocabulary. A request for an embedding is one for a token, but for what becomes of its row. For one thread at a time.
+next, which starts, and what they mean for their requests is found out while it runs. Where the next step is likely to have drafts, which
+depend on these tokens, it is planned after them instead. Dimensions: T tokens, S sequences and D drafts in the step, V
+vocabulary. A request for an embedding is one for a token, but for what becomes of its row. For one thread at a time.
 """
 
 from __future__ import annotations
@@ -16,21 +17,20 @@ from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.allowed import Allowed
 from tsrun.artifact import Artifact
+from tsrun.checking import Checking
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
+from tsrun.drafts import Drafts
 from tsrun.embedding import Embeds
 from tsrun.errors import MachineError, RequestError, TsrunError
 from tsrun.generation import (
-    NO_EMBEDDINGS,
-    NO_TOKENS,
     Blame,
     EmbeddingRequest,
     Event,
@@ -38,20 +38,19 @@ from tsrun.generation import (
     Load,
     PageEvent,
     Running,
+    Speculated,
     StepLogits,
     TokenLogprobs,
 )
 from tsrun.limits import SCORED_ROWS, LimitOptions, Limits
-from tsrun.output import Output
+from tsrun.outcome import Outcome
 from tsrun.ranks import Ranks
 from tsrun.sampler import NONE_ALLOWED, Draws
-from tsrun.scoring import Scored, with_rows
-from tsrun.step import Ints, Step
+from tsrun.scoring import Scored
+from tsrun.speculation import MOST_DRAFTS, Speculation
+from tsrun.step import Ints, Step, with_rows
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from tsrun._core import Logprobs
 
 Observer = Callable[[StepLogits], None]
 
@@ -84,7 +83,10 @@ class Engine:
             self.limits: Limits = self._ranks.limits
             self._gives = self.artifact.manifest.gives
             self.tokenizer = tokenizer.result() if self.artifact.has_tokenizer else None
+            has_all_rows = self._ranks.program.sequence_groups == 1
+            self._checking = Checking(self.artifact.manifest, self.limits.max_context, has_all_rows, self.tokenizer is not None)
             self._scheduler = self._new_scheduler(options, follows_pages)
+            speculates = self._speculates(options)
         except BaseException:
             self._ranks.close()
             raise
@@ -95,7 +97,9 @@ class Engine:
         self._depth = options.depth
         self._keeps_all = observer is not None or not options.screen or self._gives == "embeddings"
         self._running: StepPlan | None = None
-        self._constraints = Constraints(self.artifact, self.tokenizer)
+        self._drafts = Drafts()  # of the step that runs
+        self._speculation = Speculation(is_on=speculates)
+        self._constraints = Constraints(self.artifact, self.tokenizer, 1 + (MOST_DRAFTS if self._speculation.is_on else 0))
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
         self._unstarted: set[int] = set()  # requests that no step has computed so far
@@ -103,9 +107,19 @@ class Engine:
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
 
+    def _speculates(self, options: LimitOptions) -> bool:
+        why = "the model gives embeddings" if self._gives == "embeddings" else None
+        if self._ranks.program.sequence_groups > 1:
+            why = "groups of ranks keep sequences of their own, and give the logits of one row of each"
+        if self._ranks.program.states:
+            why = "a sequence's states can not be taken back to before a draft"
+        if options.speculate == "lookup" and why is not None:
+            raise RequestError("speculate", f"{why}, so that no drafts can be verified", "leave it out")
+        return options.speculate != "off" and why is None
+
     def _new_scheduler(self, options: LimitOptions, follows_pages: bool) -> Scheduler:
         limits = asdict(self.limits)
-        limits["max_context"] = self._longest
+        limits["max_context"] = self._checking.longest
         # A window that no sequence outgrows is as good as one of the longest sequence.
         limits["windows"] = [(min(window, self.limits.max_context), pages) for window, pages in self.limits.windows]
         num_states, every = limits.pop("num_states"), limits.pop("snapshot_tokens")
@@ -121,46 +135,10 @@ class Engine:
             namespace=self.artifact.namespace,
         )
 
-    @property
-    def _longest(self) -> int:
-        """Tokens of a prompt and its answer. That of an embedding is one that takes no room."""
-        return self.limits.max_context + (self._gives == "embeddings")
-
     def submit(self, request: GenerationRequest | EmbeddingRequest) -> int:
         """Queue a request; return its number. RequestError when it can never run."""
         self._check_open()
-        where = f"request {self._next_request}"
-        if isinstance(request, EmbeddingRequest) != (self._gives == "embeddings"):
-            raise RequestError(where, *(NO_EMBEDDINGS if isinstance(request, EmbeddingRequest) else NO_TOKENS))
-        if isinstance(request, EmbeddingRequest):
-            request = request.as_generation
-        if not request.prompt:
-            raise RequestError(where, "the prompt is empty", "give at least one token")
-        prompt = np.asarray(request.prompt, dtype=np.int64)
-        vocabulary = self.artifact.manifest.vocabulary
-        outside = prompt[(prompt < 0) | (prompt >= vocabulary)]
-        if outside.size:
-            raise RequestError(where, f"token {outside[0]} is outside of the vocabulary of {vocabulary}")
-        room = self._longest - len(prompt)
-        if room < 1:
-            what = f"the prompt has {len(prompt)} tokens, the longest context is {self.limits.max_context}"
-            raise RequestError(where, what, "shorten it, or give more with --max-context, --num-pages or --cache-bytes")
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise RequestError("max-tokens", f"got {request.max_tokens}", "give a positive count")
-        for token in request.sampling.logit_bias:
-            if not 0 <= token < vocabulary:
-                raise RequestError("logit-bias", f"token {token} is outside of the vocabulary of {vocabulary}", "leave it out")
-        if self._gives == "tokens" and request.needs_logits:
-            what = "the model picks its tokens greedily, and gives no logits to choose by"
-            raise RequestError(request.needs_logits[0], what, "leave it out, or use a model whose entry returns logits")
-        if request.prompt_logprobs is not None and self._ranks.program.sequence_groups > 1:
-            what = "groups of ranks keep sequences of their own, and give the logits of one row of each"
-            raise RequestError("prompt-logprobs", what, "leave it out, or use an artifact without `paged@` caches")
-        if request.deadline_seconds is not None and not request.deadline_seconds > 0:
-            raise RequestError("deadline-seconds", f"got {request.deadline_seconds}", "give a positive number")
-        if request.stop and self.tokenizer is None:
-            raise RequestError("stop", "the artifact has no tokenizer, so there is no text to stop at", "leave it out")
-        max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
+        request, max_tokens = self._checking.checked(f"request {self._next_request}", request)
         allowed = self._constraints.allowed(request)
         eos_ids = self.artifact.manifest.eos_token_ids
         now = time.monotonic()
@@ -168,7 +146,7 @@ class Engine:
         try:
             self._scheduler.submit(
                 self._next_request,
-                prompt.astype(np.int32),
+                np.asarray(request.prompt, dtype=np.int32),
                 max_tokens,
                 user=request.user,
                 priority=request.priority,
@@ -179,6 +157,7 @@ class Engine:
             )
         except ValueError as error:
             raise RequestError("", str(error)) from None
+        stream.drafter = self._speculation.drafter(request, stream.end_ids)
         self._streams[self._next_request] = stream
         self._unstarted.add(self._next_request)
         if stream.scores is not None:
@@ -201,14 +180,14 @@ class Engine:
 
     def abort(self, request: int) -> None:
         """End a request; its last event comes with the next step. One that has ended already is no error."""
-        stream = self._streams.pop(request, None)
+        stream = self._close(request)
         if stream is not None:
             self._scheduler.abort(request)
             self._events.append(Event(request, (), stream.flush(), "abort", times=stream.times_of_end(time.monotonic())))
 
     def fail(self, request: int, error: TsrunError) -> None:
         """End a request by an error that it is not to blame for; else as `abort`."""
-        stream = self._streams.pop(request, None)
+        stream = self._close(request)
         if stream is not None:
             self._scheduler.abort(request)
             times = stream.times_of_end(time.monotonic())
@@ -232,6 +211,10 @@ class Engine:
     def num_pages(self) -> int:
         """Of the caches without a window, of all groups of ranks that keep sequences of their own."""
         return self.limits.num_pages * self._ranks.program.sequence_groups
+
+    @property
+    def speculated(self) -> Speculated:
+        return self._speculation.total
 
     def load(self) -> Load:
         scheduler = self._scheduler
@@ -285,26 +268,31 @@ class Engine:
 
     def _step(self) -> list[Event]:
         events, self._events = self._events, []
+        self._speculation.begin(time.monotonic())
         if self._running is None:
+            self._propose()
             self._running = self._plan(events)
             if self._running is None:
                 assert not self._streams, "the scheduler has nothing to do for the requests that are open"
                 return events
             self._start(self._running)
-        plan = self._running
-        following = self._plan(events) if self._depth > 1 else None
+        plan, drafts = self._running, self._drafts
+        following = self._plan(events) if self._depth > 1 and not self._waits(plan) else None
         result = self._ranks.result()
-        tokens_S = self._tokens(plan, result)
-        failed = self._take_failed(plan, tokens_S)
-        tokens_S = np.maximum(tokens_S, 0)
+        outcome = Outcome(plan, drafts, result, [s for s, _ in self._sampling(plan)])
+        if self._observer is not None:
+            self._observer(outcome.logits())
+        failed = self._take_failed(plan, outcome)
         self._running = following
         if following is not None:
-            _fill(following.ids, tokens_S)
+            _fill(following.ids, outcome.last_tokens())
             self._start(following)
-        sampled = [(s, request) for s, request in self._sampling(plan)]
-        cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
         now = time.monotonic()
-        self._scheduler.commit(plan.step, tokens_S, now=now)
+        sampled = list(self._sampling(plan))
+        cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
+        self._speculation.end(self._rows_of_decodes(plan, drafts), now)
+        tokens, counts = outcome.for_scheduler()
+        self._scheduler.commit(plan.step, tokens, counts, now=now)
         for one, found in () if result.chosen is None else result.chosen.scores:
             scores = self._streams[one.request].scores if one.request in self._streams else None
             if scores is not None:
@@ -312,14 +300,34 @@ class Engine:
         for s, request in sampled:
             if result.chosen is not None and s in result.chosen.embeddings:
                 events.append(self._embedded(request, result.chosen.embeddings[s], cached[request], now))
-                continue
-            logprobs = None if result.chosen is None else result.chosen.logprobs.get(s)
-            events.append(self._advance(request, int(tokens_S[s]), cached[request], logprobs, now))
+            else:
+                events.append(self._advance(request, s, outcome, cached[request], now))
         for event in failed:
             self._scheduler.abort(event.request)
         events.extend(failed)
         self._end_expired(events)
+        if not self._streams:
+            self._speculation.rest()
         return events
+
+    def _close(self, request: int) -> Stream | None:
+        """Forget a request that ends, where it is still open."""
+        stream = self._streams.pop(request, None)
+        if stream is not None and stream.drafter is not None:
+            stream.drafter.close()
+        return stream
+
+    def _propose(self) -> None:
+        """Drafts for the next step; all tokens before it are known."""
+        if self._speculation.is_on:
+            for request, tokens in self._speculation.propose(self._streams).items():
+                self._scheduler.draft(request, np.array(tokens, dtype=np.int32))
+
+    def _waits(self, plan: StepPlan) -> bool:
+        """Whether the step after one is better planned when the tokens of that one are known."""
+        if not self._speculation.is_on:
+            return False
+        return bool(self._drafts.tokens.size) or self._speculation.waits([self._streams[request] for _, request in self._sampling(plan)])
 
     def _start(self, plan: StepPlan) -> None:
         """Begin a step whose ids are all known."""
@@ -327,8 +335,20 @@ class Engine:
         for request in self._unstarted.intersection(plan.requests.tolist()) if self._unstarted else ():
             self._streams[request].start(time.monotonic())
             self._unstarted.discard(request)
+        self._drafts = drafts = Drafts.of(plan)
         step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
-        self._ranks.start(with_rows(step, scored) if scored else step, self._draws(plan, scored, step.keep))
+        if drafts.tokens.size:
+            step = with_rows(step, drafts.rows, step.keep[drafts.sequences])
+        if scored:
+            step = with_rows(step, [one.row for one in scored], [0] * len(scored))
+        self._ranks.start(step, self._draws(plan, drafts, scored, step.keep))
+
+    @staticmethod
+    def _rows_of_decodes(plan: StepPlan, drafts: Drafts) -> int | None:
+        """How many a step has, if no other."""
+        rows = len(plan.requests) + drafts.tokens.size
+        begins, ends = plan.spans.T
+        return rows if (ends - begins).sum() == rows else None
 
     def _scored(self, plan: StepPlan) -> list[Scored]:
         """The tokens of prompts that a step's rows say the log probabilities of."""
@@ -349,7 +369,7 @@ class Engine:
     def _end_expired(self, events: list[Event]) -> None:
         """Of the requests that the scheduler ended, those whose streams did not end by themselves."""
         for request, _ in self._scheduler.ended():
-            stream = self._streams.pop(request, None)
+            stream = self._close(request)
             if stream is not None:
                 events.append(Event(request, (), stream.flush(), "deadline", times=stream.times_of_end(time.monotonic())))
 
@@ -368,54 +388,39 @@ class Engine:
             keep_S[s] = 0 if self._keeps_all else stream.first_keep if self._ranks.can_run_head else stream.keep
         return keep_S
 
-    def _draws(self, plan: StepPlan, scored: list[Scored], keep_S: Ints) -> Draws | Embeds | None:
+    def _draws(self, plan: StepPlan, drafts: Drafts, scored: list[Scored], keep: Ints) -> Draws | Embeds | None:
         """The tokens or embeddings that a step is to bring; None where the program picks tokens."""
         if self._gives == "tokens":
             return None
         if self._gives == "embeddings":
             return Embeds([s for s, _ in self._sampling(plan)])
         samplers: list[Sampler | None] = [None] * len(plan.requests)
-        answers: list[Allowed] = []
         asked: dict[int, Allowed] = {}
+        told: dict[int, Allowed] = {}
         for s, request in self._sampling(plan):
             stream = self._streams[request]
             samplers[s] = stream.sampler
-            if stream.allowed is None:
-                continue
-            if keep_S[s] == 1:
-                asked[s] = stream.allowed
-            else:
-                answers.append(stream.allowed)
-        masks = self._constraints.fill(answers) if answers else None
-        if not scored:
-            return Draws(samplers, plan.lengths, masks, keep=keep_S, asked=asked)
-        nothing = np.zeros(len(scored), dtype=np.int32)
-        positions, keep_S = np.concatenate((plan.lengths, nothing)), np.concatenate((keep_S, nothing))
-        return Draws([*samplers, *[None] * len(scored)], positions, masks, scored, keep_S, asked)
+            if stream.allowed is not None:
+                (asked if keep[s] == 1 else told)[s] = stream.allowed
+        masks = self._constraints.fill([(allowed, drafts.of_sequence(s)) for s, allowed in told.items()]) if told else None
+        return Draws(samplers, plan.lengths, masks, scored, keep, asked, told, drafts)
 
-    def _tokens(self, plan: StepPlan, result: Output) -> Ints:
-        """The next token of each sequence of the step, 0 where it gets none, negative where there is none for it."""
-        if self._observer is not None:
-            self._observer(StepLogits(plan.requests, plan.lengths - 1, plan.samples, result.numbers()[: len(plan.requests)]))
-        picked_S = result.tokens()
-        tokens_S = np.zeros(len(plan.requests), dtype=np.int32)
-        for s, _ in self._sampling(plan):
-            tokens_S[s] = picked_S[s]
-        return tokens_S
-
-    def _take_failed(self, plan: StepPlan, tokens_S: Ints) -> list[Event]:
-        """End the requests of a step that there is no token for; the others go on, and their constraints take the tokens."""
+    def _take_failed(self, plan: StepPlan, outcome: Outcome) -> list[Event]:
+        """End the requests of a step that there is no further token for; the others go on."""
         failed: list[Event] = []
         for s, request in list(self._sampling(plan)):
-            stream, token = self._streams[request], int(tokens_S[s])
-            if token < 0:
-                del self._streams[request]
-                error = self._no_token(token, int(plan.lengths[s]), stream.allowed)
-                blame: Blame = "request" if token == NONE_ALLOWED else "model"
-                times = stream.times_of_end(time.monotonic())
-                failed.append(Event(request, (), stream.flush(), "error", error=error.line, blame=blame, times=times))
-            elif stream.allowed is not None:
-                stream.allowed.take(token)
+            failure = outcome.failure(s)
+            if failure is None:
+                continue
+            if outcome.tokens(s):  # drafts came before
+                failed.append(self._advance(request, s, outcome, self._scheduler.cached_tokens(request), time.monotonic()))
+            stream = self._close(request)
+            if stream is None:  # they ended it
+                continue
+            error = self._no_token(*failure, stream.allowed)
+            blame: Blame = "request" if failure[0] == NONE_ALLOWED else "model"
+            times = stream.times_of_end(time.monotonic())
+            failed.append(Event(request, (), stream.flush(), "error", error=error.line, blame=blame, times=times))
         return failed
 
     def _no_token(self, why: int, position: int, allowed: Allowed | None) -> RequestError:
@@ -431,23 +436,41 @@ class Engine:
         self._scheduler.finish(request)
         return Event(request, (), "", "stop", cached_tokens, embedding=embedding, times=stream.times_of_token(now, ends=True))
 
-    def _advance(self, request: int, token: int, cached_tokens: int, logprobs: Logprobs | None, now: float) -> Event:
+    def _advance(self, request: int, s: int, outcome: Outcome, cached_tokens: int, now: float) -> Event:
+        """What a step brought an open request, up to where it ends."""
         stream = self._streams[request]
-        text, reason = stream.take(token)
+        came = outcome.tokens(s)
+        if stream.drafter is not None:
+            stream.drafter.take(came)
+        text, reason, count = "", None, 0
+        while reason is None and count < len(came):
+            more, reason = stream.take(came[count])
+            text += more
+            count += 1
         times = stream.times_of_token(now, ends=reason is not None)
         if reason is not None:
-            del self._streams[request]
+            self._close(request)
             self._scheduler.finish(request)
-        found = () if logprobs is None else (_token_logprobs(token, logprobs),)
         scores: tuple[TokenLogprobs, ...] = ()
         if request in self._scoring and stream.scores is not None:
-            scores = tuple(_token_logprobs(*each) for each in stream.scores.all())
+            scores = tuple(TokenLogprobs(token, found[0], tuple(found[1])) for token, found in stream.scores.all())
             self._scoring.discard(request)
-        return Event(request, (token,), text, reason, cached_tokens, stream.stopped_by, found, scores, times=times)
-
-
-def _token_logprobs(token: int, found: Logprobs) -> TokenLogprobs:
-    return TokenLogprobs(token, found[0], tuple(found[1]))
+        drafted, accepted = outcome.num_drafted(s), min(count, len(outcome.came[s]) - 1)
+        if drafted:
+            self._speculation.count(drafted, accepted)
+        return Event(
+            request,
+            tuple(came[:count]),
+            text,
+            reason,
+            cached_tokens,
+            stream.stopped_by,
+            tuple(outcome.logprobs(s)[:count]),
+            scores,
+            drafted=drafted,
+            accepted=accepted,
+            times=times,
+        )
 
 
 def _read_tokenizer(path: Path, found: Future[Tokenizer]) -> None:
@@ -457,7 +480,7 @@ def _read_tokenizer(path: Path, found: Future[Tokenizer]) -> None:
         found.set_exception(error)
 
 
-def _fill(ids_T: Ints, tokens_S: NDArray[np.int32]) -> None:
+def _fill(ids_T: Ints, tokens_S: Ints) -> None:
     """Put the tokens of the step before where a step has only the places of their sequences in it."""
     unknown = np.flatnonzero(ids_T < 0)
     ids_T[unknown] = tokens_S[~ids_T[unknown]]

@@ -53,6 +53,8 @@ class Result:
     pieces: list[str] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def record(self, load_seconds: float) -> dict[str, object]:
         rates = Rates.of([self.timing])
@@ -60,6 +62,8 @@ class Result:
             "prompt": self.prompt,
             "prompt_tokens": self.timing.prompt_tokens,
             "cached_tokens": self.cached_tokens,
+            "drafted_tokens": self.drafted_tokens,
+            "accepted_tokens": self.accepted_tokens,
             "token_ids": self.token_ids,
             "text": "".join(self.pieces),
             "finish_reason": self.finish_reason,
@@ -112,7 +116,7 @@ def generate(options: GenerateOptions) -> None:
         for result in results:
             print(json.dumps(result.record(load_seconds), ensure_ascii=False))
     elif sys.stderr.isatty():
-        print(Rates.of([result.timing for result in results]), file=sys.stderr)
+        print(f"{Rates.of([result.timing for result in results])}{_accepted(results)}", file=sys.stderr)
 
 
 def resolve(
@@ -175,10 +179,17 @@ def run_batch(engine: Engine, options: GenerateOptions, stream: TextIO | None) -
         result.pieces.append(event.text)
         result.finish_reason = event.finish_reason
         result.cached_tokens = max(result.cached_tokens, event.cached_tokens)
+        result.drafted_tokens += event.drafted
+        result.accepted_tokens += event.accepted
         result.timing.note(len(event.token_ids))
         if printer is not None:
             printer.feed(index[event.request], event.text, finished=event.finish_reason is not None)
     return list(results.values())
+
+
+def _accepted(results: Sequence[Result]) -> str:
+    drafted, accepted = sum(one.drafted_tokens for one in results), sum(one.accepted_tokens for one in results)
+    return f", {accepted:,} of {drafted:,} drafted tokens came" if drafted else ""
 
 
 def encode(tokenizer: Tokenizer, prompt: str, options: GenerateOptions) -> Sequence[int]:

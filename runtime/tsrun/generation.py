@@ -154,7 +154,8 @@ class Event:
     cached_tokens: of its prompt, that were found in the prefix cache when it was first admitted. stopped_by: the stop string, or the
     token, that it stopped at. logprobs: of each token, where the request asks for them; prompt_logprobs: of each token of the
     prompt but the first, with the first token. error: why it could not go on, in one line; blame: who that lies with. embedding: what an
-    `EmbeddingRequest` asked for, of length 1, as little-endian f32. times: with its first token, and with its last event; events that
+    `EmbeddingRequest` asked for, of length 1, as little-endian f32. drafted: tokens that the step verified; accepted: those of
+    them that came. times: with its first token, and with its last event; events that
     differ by nothing else are equal.
     """
 
@@ -169,6 +170,8 @@ class Event:
     error: str | None = None
     blame: Blame = "model"
     embedding: bytes | None = None
+    drafted: int = 0
+    accepted: int = 0
     times: Times | None = field(default=None, compare=False)
 
 
@@ -195,6 +198,15 @@ class Load:
     free_pages: int
     cached_pages: int
     preemptions: int
+
+
+@dataclass(slots=True)
+class Speculated:
+    """Since the engine was opened. drafts: how often a step had any of a sequence; draft_tokens: of these; accepted_tokens: that came."""
+
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

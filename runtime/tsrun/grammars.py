@@ -38,7 +38,7 @@ class Grammars:
         self._kept: OrderedDict[Constraint, LLMatcher | RequestError] = OrderedDict()
         self._keeping = Lock()
 
-    def matching(self, request: GenerationRequest) -> Matching:
+    def matching(self, request: GenerationRequest, rows: int = 1) -> Matching:
         """A new answer's place in its constraint. RequestError when it can not be compiled."""
         assert request.constraint is not None
         return Matching(
@@ -47,6 +47,7 @@ class Grammars:
             ignored=self._eos_ids if request.ignore_eos else (),
             early=(*self._eos_ids, *request.stop_token_ids),
             min_tokens=request.min_tokens,
+            rows=rows,
         )
 
     def compile(self, constraint: Constraint) -> LLMatcher:

@@ -7,14 +7,18 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
+from typing import Literal
 
 from tskernels.dtypes import size_bytes
 from tsrun.errors import MachineError, RequestError
 
+Speculate = Literal["lookup", "off"]
 _CACHE_SHARE_OF_MEMORY = 4  # a quarter; pages that are never written are never made resident
 _MOST_DEPTH = 2
 SCORED_ROWS = 64
 """Of a step at most, whose logits are there only to score prompts: each takes as much memory as the vocabulary."""
+DRAFTED_ROWS = 64
+"""Of a step at most, which drafts have: the same."""
 _MOST_STEP = 2**20  # tokens and sequences of a step, whose arrays are allocated for the largest
 
 
@@ -25,6 +29,8 @@ class LimitOptions:
     depth: steps under way at once, 1 or 2; with 2 a step is planned, and the tokens of the one before are looked at, while one runs.
     screen: of the head read only the rows that can have the logits which count, where the artifact says which they are.
     snapshot_tokens: of a sequence with states a copy is kept each so many tokens, rounded up to whole pages, for the prefix cache.
+    speculate: where drafts of tokens come from, `lookup` or `off`; None is `lookup` where the artifact's ranks share their sequences and
+    there are no states, which can not be taken back.
     """
 
     page_size: int = 16
@@ -37,10 +43,11 @@ class LimitOptions:
     prefix_cache: bool = True
     screen: bool = True
     snapshot_tokens: int = 256
+    speculate: Speculate | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, bool) and value is not None and value < 1:
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise RequestError(name.replace("_", "-"), f"got {value}", "give a positive count")
         for name, value in (("max-sequences", self.max_sequences), ("max-step-tokens", self.max_step_tokens)):
             if value > _MOST_STEP:
@@ -76,8 +83,8 @@ class Limits:
 
     @property
     def max_output_rows(self) -> int:
-        """Of a step: one a sequence, and those that score prompts."""
-        return self.max_sequences + SCORED_ROWS
+        """Of a step: one a sequence, those before drafts, and those that score prompts."""
+        return self.max_sequences + DRAFTED_ROWS + SCORED_ROWS
 
     def pages_of(self, tokens: int) -> int:
         return -(-tokens // self.page_size)

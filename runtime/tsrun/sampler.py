@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsrun._core import Sampler, choose
+from tsrun.drafts import Drafts
 from tsrun.errors import RequestError
 from tsrun.output import Output
 from tsrun.scoring import Scored, scores
@@ -35,6 +36,8 @@ NONE_ALLOWED = -2
 """Instead of a token: what is allowed has no finite logit."""
 NOT_KEPT = -3
 """Instead of a token, where few logits were kept: what is allowed may be among the others."""
+NOT_REACHED = -4
+"""Instead of a token: a draft before it did not come."""
 _MOST_BIASES = 1024
 _SHOWN_BITS = 128  # of a number in an error
 
@@ -111,7 +114,8 @@ class Sampling:
     def sampler(self, prompt: Sequence[int] = (), *, allowed: Words | None = None, logprobs: int | None = None) -> Sampler:
         """What chooses the tokens of one request, with a seed of its own where none is given.
 
-        allowed: a bit for each token, in words of whole blocks, looked at by each choice; logprobs: of so many of the likeliest tokens.
+        allowed: a bit for each token, in words of whole blocks, of what comes next and after each draft; logprobs: of so many of the
+        likeliest tokens.
         """
         return Sampler(
             temperature=self.temperature,
@@ -149,9 +153,9 @@ def refused(name: str, value: object, mend: str) -> RequestError:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What came of a step's rows: tokens [S], or negative why there is none (NOT_FINITE, NONE_ALLOWED), of no meaning where a sequence
-    gets no token; logprobs: of the sequences whose requests ask for them, by their places; scores: of tokens of prompts; embeddings: of
-    the sequences that end, by their places, instead of tokens."""
+    """What came of a step's rows: tokens [S + D] (`tsrun.drafts`), or negative why there is none (NOT_FINITE, NONE_ALLOWED, NOT_REACHED),
+    of no meaning where a sequence gets no token; logprobs: of the rows whose requests ask for them; scores: of tokens of prompts;
+    embeddings: of the sequences that end, by their places, instead of tokens."""
 
     tokens: Ints
     logprobs: Mapping[int, Logprobs] = field(default_factory=dict)
@@ -161,10 +165,10 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions: of the tokens, [S];
-    masks: over when the samplers may read what is allowed; scored: tokens of prompts, by the step's last rows; keep:
-    so many of each row's largest logits are there [S], 0 being all; asked: by their places, what says of sequences whose largest logit
-    alone is there whether its token may come."""
+    """The tokens that a step is to bring. samplers: of its sequences, None of one that gets no token; positions [S]: of the tokens, where
+    all drafts come; masks: over when the samplers may read what is allowed; scored: tokens of prompts, by the step's last rows; keep: so
+    many of each row's largest logits are there, 0 being all; asked: by their places, what says of sequences whose largest logit alone
+    is there whether its token may come; told: what is only to hear of the others' tokens."""
 
     samplers: Sequence[Sampler | None]
     positions: Ints
@@ -172,24 +176,55 @@ class Draws:
     scored: Sequence[Scored] = ()
     keep: Ints | None = None
     asked: Mapping[int, Allowed] = field(default_factory=dict)
+    told: Mapping[int, Allowed] = field(default_factory=dict)
+    drafts: Drafts = field(default_factory=Drafts)
 
     def choose(self, logits: Output) -> Chosen:
-        """Without the interpreter's lock."""
+        """Without the interpreter's lock. What says which tokens are allowed has taken them then."""
         if self.masks is not None:
             self.masks.result()
         rows = (logits.address, logits.dtype, logits.shape[1])
         samplers = [None if s in self.asked else sampler for s, sampler in enumerate(self.samplers)] if self.asked else self.samplers
-        tokens, logprobs = choose(*rows, samplers, self.positions, logits.largest, self.keep)
+        drafts = (self.drafts.counts, self.drafts.tokens) if self.drafts.tokens.size else ()
+        tokens, logprobs = choose(*rows, samplers, self.positions, logits.largest, self.keep, *drafts)
         for s, allowed in self.asked.items():
             assert logits.largest is not None
-            tokens[s] = logits.largest[s]
-            if tokens[s] >= 0 and not allowed.permits(int(tokens[s])):
-                allowed.fill()
-                tokens[s] = NOT_KEPT
+            self._ask(s, allowed, logits.largest, tokens)
+        for s, allowed in self.told.items():
+            for _, token in self.drafts.came(tokens, s):
+                if token >= 0:
+                    allowed.take(token)
         return Chosen(tokens, logprobs, scores(logits, self.scored) if self.scored else ())
 
     def choose_again(self, logits: Output, chosen: Chosen) -> Chosen:
-        """Those that few logits did not decide, by all of them."""
-        again = [sampler if token == NOT_KEPT else None for sampler, token in zip(self.samplers, chosen.tokens, strict=True)]
-        tokens, _ = choose(logits.address, logits.dtype, logits.shape[1], again, self.positions)
+        """Those that few logits did not decide, by all of them. A draft after such a one is not looked at any more."""
+        rows = np.flatnonzero(chosen.tokens == NOT_KEPT)
+        samplers: list[Sampler | None] = [None] * len(chosen.tokens)
+        positions = np.concatenate((self.positions, self.positions[self.drafts.sequences] + self._from_last))
+        sequences = np.concatenate((np.arange(len(self.samplers), dtype=np.int32), self.drafts.sequences))
+        for row in rows:
+            samplers[row] = self.samplers[sequences[row]]
+        tokens, _ = choose(logits.address, logits.dtype, logits.shape[1], samplers, positions)
+        for row in rows:
+            if tokens[row] >= 0:
+                self.asked[sequences[row]].take(int(tokens[row]))
         return replace(chosen, tokens=np.where(chosen.tokens == NOT_KEPT, tokens, chosen.tokens))
+
+    @property
+    def _from_last(self) -> Ints:
+        """[D]: of the row of each draft, where it is from its sequence's last."""
+        return self.drafts.before - self.drafts.counts[self.drafts.sequences]
+
+    def _ask(self, s: int, allowed: Allowed, largest: Ints, tokens: Ints) -> None:
+        tokens[s] = NOT_REACHED
+        for row, draft in self.drafts.rows_of(s):
+            token = int(largest[row])
+            if token >= 0 and not allowed.permits(token):
+                allowed.fill()
+                token = NOT_KEPT
+            tokens[row] = token
+            if token < 0:
+                return
+            allowed.take(token)
+            if token != draft:
+                return

@@ -1,20 +1,18 @@
 """The log probabilities of a prompt: which rows of a step are looked at for them, and how they get logits.
 
-A step gives the logits of one row a sequence. Here it gets more sequences, which have no rows of their own, and each of which gives the
-logits of one row of a prompt. Dimensions: S sequences of the plan, N scored rows.
+A step gives the logits of one row a sequence; with `with_rows` it gives those of rows of prompts, too, as its last ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tsrun._core import score
 from tsrun.output import Output
-from tsrun.step import Step
 
 if TYPE_CHECKING:
     from tsrun._core import Logprobs, StepPlan
@@ -51,20 +49,6 @@ class PromptScores:
     def all(self) -> list[tuple[int, Logprobs]]:
         """Each token but the first, with what was found."""
         return [(self._prompt[position], self._found[position]) for position in range(1, len(self._prompt))]
-
-
-def with_rows(step: Step, scored: Sequence[Scored]) -> Step:
-    """The step with a sequence more for each row."""
-    N, end = len(scored), len(step.ids)
-    nothing = np.zeros(N, dtype=np.int32)
-    return replace(
-        step,
-        spans=np.concatenate((step.spans, np.full((N, 2), end, dtype=np.int32))),
-        lengths=np.concatenate((step.lengths, nothing)),
-        last=np.concatenate((step.last, np.array([each.row for each in scored], dtype=np.int32))),
-        keep=np.concatenate((step.keep, nothing)),
-        table_rows=np.concatenate((step.table_rows, nothing)),
-    )
 
 
 def scores(logits: Output, scored: Sequence[Scored]) -> list[tuple[Scored, Logprobs]]:

@@ -6,7 +6,8 @@ states.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -56,6 +57,20 @@ class Step:
         """In the order of a message."""
         first = (self.ids, self.positions, self.slots, self.spans, self.lengths, self.last, self.keep)
         return (*first, self.table_rows, self.table_updates, self.copies)
+
+
+def with_rows(step: Step, rows: Sequence[int] | Ints, keep: Sequence[int] | Ints) -> Step:
+    """The step with the logits of some rows more: each gets a sequence that has no rows of its own. keep: as in `Step`, of each."""
+    end, num_rows = len(step.ids), len(rows)
+    nothing = np.zeros(num_rows, dtype=np.int32)
+    return replace(
+        step,
+        spans=np.concatenate((step.spans, np.full((num_rows, 2), end, dtype=np.int32))),
+        lengths=np.concatenate((step.lengths, nothing)),
+        last=np.concatenate((step.last, np.asarray(rows, dtype=np.int32))),
+        keep=np.concatenate((step.keep, np.asarray(keep, dtype=np.int32))),
+        table_rows=np.concatenate((step.table_rows, nothing)),
+    )
 
 
 def packed_ints(step: Step) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tsrun.allowed import Allowed
 from tsrun.detokenizer import Decoder, Detokenizer
 from tsrun.generation import FinishReason, GenerationRequest, Times
 from tsrun.scoring import PromptScores
 from tsrun.stops import StopStrings
+
+if TYPE_CHECKING:
+    from tsrun.speculation import Drafter
 
 
 class SpecialDecoder(Protocol):
@@ -31,8 +34,8 @@ class _Showing:
 class Stream:
     """The state of a request on the engine's side. Without a decoder there are tokens and no text.
 
-    keep: how many of the largest logits decide; first_keep: how many do most often, where the others may be asked for later. now: when
-    it was submitted, of the clock of `Times`.
+    keep: how many of the largest logits decide; first_keep: how many do most often, where the others may be asked for later. end_ids:
+    tokens that end it; drafter: what foresees its tokens. now: when it was submitted, of the clock of `Times`.
     """
 
     def __init__(
@@ -57,7 +60,8 @@ class Stream:
         self._detokenizer = None if shown is None else Detokenizer(shown, request.prompt)
         self._stops = StopStrings(request.stop)
         ends_at_eos = not request.ignore_eos or request.constraint is not None  # it then has eos only where nothing else may come
-        self._end_ids = frozenset(request.stop_token_ids) | frozenset(eos_ids if ends_at_eos else ())
+        self.drafter: Drafter | None = None
+        self.end_ids = frozenset(request.stop_token_ids) | frozenset(eos_ids if ends_at_eos else ())
         self._left = max_tokens
         self._unended = request.min_tokens
         self._times = Times(submitted=now)
@@ -66,7 +70,7 @@ class Stream:
         """Take the next token; return the text to show and, at the end, why it ended. A token that ends a request has no text."""
         self._left -= 1
         self._unended -= 1
-        if token in self._end_ids:
+        if token in self.end_ids:
             text = self.flush()
             self.stopped_by = token if self._stops.met is None else self._stops.met
             return text, "stop"

@@ -14,6 +14,7 @@ import pytest
 
 from tsrun.cli import run
 from tsrun.generate import OrderedPrinter
+from tsrun.step_cost import StepCost
 from tsrun.timing import Rates, RequestTiming
 
 Captured = pytest.CaptureFixture[str]
@@ -59,6 +60,21 @@ def test_json_says_how_much_of_a_prompt_was_cached(toy_artifact: Path, capsys: C
     assert run(["generate", str(toy_artifact), *prompts, "--max-tokens", "2", "--json", "--max-sequences", "1", *options]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["cached_tokens"] for record in records] == [0, found]
+
+
+@pytest.mark.parametrize("speculate", [[], ["--speculate", "lookup"], ["--speculate", "off"]], ids=str)
+def test_json_says_how_many_tokens_were_drafted(
+    toy_artifact: Path, capsys: Captured, speculate: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second prompt's answer is the first one's, which has ended before. Drafts are verified whatever a step costs here and now."""
+    monkeypatch.setattr(StepCost, "depths", lambda cost, count, chances, most: [min(len(chain), most) for chain in chances])
+    prompts = ["-p", "the same", "-p", "the same"]
+    options = ["--max-tokens", "40", "--json", "--max-sequences", "1", "--ignore-eos", *speculate]
+    assert run(["generate", str(toy_artifact), *prompts, *options]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["token_ids"] == second["token_ids"]
+    assert (second["accepted_tokens"] > 10) == (speculate[-1:] != ["off"])
+    assert second["accepted_tokens"] <= second["drafted_tokens"]
 
 
 def test_a_depth_of_three_is_a_mistake_of_usage(toy_artifact: Path, capsys: Captured) -> None:

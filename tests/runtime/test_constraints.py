@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -318,10 +318,10 @@ def test_masks_are_found_while_the_model_runs(toy_artifact: Path, monkeypatch: p
     fill, programs = Matching.fill, TorchPrograms if _needs_torch(toy_artifact) else SimdPrograms
     run_program = programs.run
 
-    def slow_fill(self: Matching) -> None:
+    def slow_fill(self: Matching, drafts: Sequence[int] = ()) -> None:
         fills.release()
         assert runs.acquire(timeout=20)
-        fill(self)
+        fill(self, drafts)
 
     def slow_run(self: object, *sizes: int) -> object:
         runs.release()

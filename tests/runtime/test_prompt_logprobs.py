@@ -68,7 +68,8 @@ def test_they_are_those_of_the_model(
     with Engine(toy_artifact, options) as engine:
         plain = run(engine, [GenerationRequest(r.prompt, 14, r.sampling, ignore_eos=True) for r in requests])
     for request, events, expected in zip(requests, answers, plain, strict=True):
-        assert [event.token_ids for event in events] == [event.token_ids for event in expected]
+        tokens, others = ([token for event in each for token in event.token_ids] for each in (events, expected))
+        assert tokens == others
         if request.prompt_logprobs is None:
             assert all(event.prompt_logprobs == () for event in events)
         else:

@@ -50,6 +50,29 @@ def chat(text: str = "hello", **more: object) -> dict[str, object]:
     return {"model": "toy", "messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0, "ignore_eos": True, **more}
 
 
+def test_tokens_that_were_drafted_are_counted(server: Server) -> None:
+    """Of an answer that was given before."""
+    names = [f"vllm:spec_decode_num_{what}_total" for what in ("drafts", "draft_tokens", "accepted_tokens")]
+    with server.client() as client:
+
+        def details() -> dict[str, int]:
+            answer = client.post("/v1/chat/completions", json=chat("say it again", max_tokens=60)).json()
+            assert answer["usage"]["completion_tokens"] == 60
+            return dict(answer["usage"]["completion_tokens_details"])
+
+        details()
+        for _ in range(20):  # it may not pay at once where the machine has much else to do
+            before = [metric(server, name) for name in names]
+            found = details()
+            expected = before[2] + found["accepted_prediction_tokens"]
+            eventually(lambda expected=expected: metric(server, names[2]) == expected)
+            if found["accepted_prediction_tokens"]:
+                break
+        assert found["accepted_prediction_tokens"] > 0
+        assert metric(server, names[1]) - before[1] == sum(found[f"{what}_prediction_tokens"] for what in ("accepted", "rejected"))
+        assert metric(server, names[0]) > before[0]
+
+
 def test_without_a_key_nothing_but_probes_is_answered(model: Path) -> None:
     server = start(model, "--api-key", "secret", "--api-key", "other")
     try:

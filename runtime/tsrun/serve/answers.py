@@ -149,6 +149,8 @@ class Answer(Admitted):
         self.usage.completion += len(event.token_ids)
         self.usage.reasoning += len(event.token_ids) if self._is_reasoning else 0
         self.usage.cached = max(self.usage.cached, event.cached_tokens)
+        self.usage.accepted += event.accepted
+        self.usage.rejected += event.drafted - event.accepted
         if event.token_ids:
             self.usage.miss = miss_reason(self._place.entered.earlier, self.usage.cached, self._front.ready.page_size)
         self.prompt_logprobs = self.prompt_logprobs or event.prompt_logprobs

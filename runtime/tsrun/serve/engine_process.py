@@ -254,6 +254,7 @@ class EngineServer:
             self._told = now
             self._statistics.load = self._engine.load()
             self._statistics.running = self._engine.running()
+            self._statistics.speculated = self._engine.speculated
         for front in self._fronts if telling else parts:
             self._send(front, Events(parts[front], now, self._statistics if telling else None))
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tsrun.generation import EmbeddingRequest, Event, GenerationRequest, Load, PageEvent, Running
+from tsrun.generation import EmbeddingRequest, Event, GenerationRequest, Load, PageEvent, Running, Speculated
 
 Message = TypeVar("Message")
 
@@ -101,6 +101,7 @@ class Statistics(msgspec.Struct):
     steps: int = 0
     busy_seconds: float = 0.0
     generated_tokens: int = 0
+    speculated: Speculated = msgspec.field(default_factory=Speculated)
 
 
 class Events(msgspec.Struct, tag=True):

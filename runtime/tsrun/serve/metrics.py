@@ -147,6 +147,9 @@ class _EngineCollector(Collector):
         )
         counters = (
             ("vllm:num_preemptions", "Requests that gave their pages to others and began anew.", found.load.preemptions),
+            ("vllm:spec_decode_num_drafts", "Drafts of what a request's next tokens may be.", found.speculated.drafts),
+            ("vllm:spec_decode_num_draft_tokens", "Tokens of these drafts.", found.speculated.draft_tokens),
+            ("vllm:spec_decode_num_accepted_tokens", "Of these tokens those that came.", found.speculated.accepted_tokens),
             ("tsrun:steps", "Steps of the engine.", found.steps),
             ("tsrun:stuck_requests", "Requests that the watchdog ended, since no step brought them forward.", found.stuck),
             ("tsrun:busy_seconds", "Seconds that the engine spent in steps.", found.busy_seconds),
