@@ -37,7 +37,7 @@ def _named(*names: str) -> Numbers:
 
 
 def _rope_numbers(given: Mapping[str, Any]) -> Sequence[float]:
-    return [float(given["interleaved"]), magnitude_of(given["kind"], given["parameters"])]
+    return [float(given["interleaved"]), magnitude_of(given["kind"], given.get("parameters", ()))]
 
 
 def _einsum_numbers(given: Mapping[str, Any]) -> Sequence[float]:
