@@ -75,6 +75,16 @@ def format_of(name: str) -> str | None:
     return found if found in (*QUANTIZED, *STACKED) else None
 
 
+def blocks_of_codes(name: str, codes_OK: Tensor, scale_OB: Tensor, zero_OB: Tensor) -> Tensor:
+    """What `int8` or a layout of AFFINE is packed from, u8 [O, bytes]: scale * (code - zero), of `int8` one run of inputs whose zero
+    point is 128. Codes and zero points u8, scales f32; B of them for as many inputs each as the layout has."""
+    from tskernels.quantized_affine import affine_blocks, int8_rows
+
+    if name == "int8":
+        return int8_rows(codes_OK ^ 128, scale_OB)
+    return affine_blocks(codes_OK, scale_OB, zero_OB, 4 if name.startswith("affine4") else 8)
+
+
 def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 

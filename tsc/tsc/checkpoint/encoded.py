@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tsc.checkpoint.checkpoint import TensorInfo
 from tsc.checkpoint.errors import UNKNOWN_QUANTIZATION, failure
+from tskernels.layouts import blocks_of_codes
 
 if TYPE_CHECKING:
     import torch
@@ -132,20 +133,13 @@ class Affine(Encoded):
     def blocks(self) -> torch.Tensor:
         import torch
 
-        from tskernels.quantized_affine import affine_blocks, int8_rows
-
         form, (scale, zero), run = self.format(), self.lines(), self.run()
         assert form is not None
         assert isinstance(run, int)
         if form != "int8":
             repeats = run // int(form.rpartition("_")[2])
             scale, zero = scale.repeat_interleave(repeats, 1), zero.repeat_interleave(repeats, 1)
-        packed: list[torch.Tensor] = []
-        for rows in self._rows(32):
-            codes = self.codes(rows)
-            some = int8_rows(codes ^ 128, scale[rows]) if form == "int8" else affine_blocks(codes, scale[rows], zero[rows], self.bits)
-            packed.append(some)
-        return torch.cat(packed)
+        return torch.cat([blocks_of_codes(form, self.codes(rows), scale[rows], zero[rows]) for rows in self._rows(32)])
 
     def _pieces(self) -> Iterator[tuple[slice, torch.Tensor]]:
         import torch
