@@ -15,7 +15,7 @@ _EXPERTS = ("gate_up_proj", "down_proj")
 
 def mxfp4(w: Tensor) -> tuple[Tensor, Tensor]:
     """[..., K] to blocks u8 [..., K / 32, 16] and scales u8 [..., K / 32]: the nearest 4-bit floats, the largest between 4 and 6."""
-    groups = w.float().unflatten(-1, (-1, 32))
+    groups = w.float().reshape(*w.shape[:-1], -1, 32)
     most = groups.abs().amax(-1, keepdim=True)
     exponents = torch.where(most > 0, most.log2().floor() - 2, torch.tensor(-127.0)).clamp(-127, 127)
     scaled = groups / exponents.exp2()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tskernels.dtypes import torch_dtype
 from tskernels.layouts import PANELS, STACKED, layout
-from tskernels.mixture import experts, gate_with, route
+from tskernels.mixture import gate_with, route
 from tskernels.quantized import FORMATS
 from tskernels.registry import Call, Operand, explain, op_named
 from tskernels.simd import SIMD, SIMD_PANELS, TABLE, TARGET
@@ -174,7 +174,8 @@ def error_bound(rounding: float, x: Tensor, weights: Tensor, stored: Experts, ga
         of_inner = 1.2 * of_g * size + g.abs() * of_u + (16 * F32 + rounding) * (inner.abs() + g.abs() * gating["offset"])
         of_sum = (F + 3 + len(gate)) * F32 * (inner.abs() + of_inner) + of_inner
         result += weights[:, n, None] * (of_sum @ down[n].abs().t() + (len(gate) + 2) * F32 * of_bias[2].abs())
-    return result + rounding * (experts(x, weights, *stored, **gating).abs() + result)
+    expected: Tensor = op_named("ts::experts").reference(x, weights, *stored, **gating)
+    return result + rounding * (expected.abs() + result)
 
 
 @generated
@@ -196,7 +197,7 @@ def test_experts(
     x, weights = normal(dtype, tokens, width, strided=strided), uneven_weights(dtype, tokens, number)
     made = make_experts(dtype, number, inner, width, biased=biased)
     wide_x, wide_weights, *exact = wide([x, weights, *made])
-    expected = experts(wide_x, wide_weights, *exact, **gating)
+    expected = op_named("ts::experts").reference(wide_x, wide_weights, *exact, **gating)
     bound = error_bound(BF16 if dtype == "bf16" else 0.0, wide_x, wide_weights, tuple(exact), gating)
     for workers in TEAMS:
         found = experts_in_cpp(x, weights, in_panels(made), workers, gating)

@@ -69,7 +69,7 @@ class Mxfp4Weight(Encoded):
         packed = torch.empty(*scales.shape, 1 + _GROUP // 2, dtype=torch.uint8)
         packed[..., 0] = scales
         for rows in self._rows(1):
-            first, second = _codes(blocks[rows]).split(_GROUP // 2, -1)
+            first, second = torch.split(_codes(blocks[rows]), _GROUP // 2, -1)
             packed[rows, :, 1:] = first | second << 4
         return packed.view(self._stacked, self._outputs, -1)
 

@@ -71,7 +71,8 @@ def _experts(shapes: Sequence[Shape], statics: Mapping[str, Any]) -> Typing:
 def _experts_signature(has_biases: bool, attributes: Mapping[str, Any]) -> Signature:
     """Linear in the routing weights, in `down` with its bias, and where what is gated is neither bounded nor shifted in `up` with both."""
     operands: tuple[tuple[Label, ...], ...] = (("t", None), ("t", "n"), ("n", "f", None), ("n", "f", None), ("n", "d", "f"))
-    linear, up = [(1,), (4,)], (3,)
+    linear: list[tuple[int, ...]] = [(1,), (4,)]
+    up: tuple[int, ...] = (3,)
     if has_biases:
         operands = (*operands, ("n", "f"), ("n", "f"), ("n", "d"))
         linear, up = [(1,), (4, 7)], (3, 6, 7)
