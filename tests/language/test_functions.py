@@ -30,6 +30,8 @@ module M(x: [T, D], logits: [T, N], q: [T, H, A], positions: i32[T]) -> {result}
   weight w: [H, A, D] = "w"
   weight gate: [N, F, D] = "e.{{N}}.gate"
   weight down: [N, D, F] = "e.{{N}}.down"
+  weight bf: [N, F] = "e.{{N}}.bf"
+  weight bd: [N, D] = "e.{{N}}.bd"
   cache rows: paged [D]
   {body}
 }}
@@ -44,6 +46,16 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V] {{
     elaborate(parse(Source("model.ts", text)), CONFIG)
 
 
+_SINKS = """
+  weight qs: [(B, H, A), D] = "qs"
+  weight ks: [(B, A), D] = "ks"
+  weight sinks: {} = "sinks"
+  cache grouped: paged [2, B, A]
+  let k = linear(x, ks)
+  let y = sink_attention(linear(x, qs), grouped.append(k, k), sinks, scale = 1.0)
+  return x"""
+
+
 @pytest.mark.parametrize(
     ("body", "result"),
     [
@@ -56,6 +68,9 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V] {{
         ('weight n: [H, A] = "n" return rms_norm_rows(q, n, 0.1, offset = 1.0)', "[T, H, A]"),
         ("return rope(x, positions, fraction = 0.5)", "[T, D]"),
         ("return rope(q, positions, fraction = 0.7)", "[T, H, A]"),
+        (_SINKS.format("[(B, H)]"), "[T, D]"),
+        ("return experts(x, logits, gate, gate, down, bf, bf, bd, alpha = 1.7, limit = 7, offset = 1)", "[T, D]"),
+        ('weight r: [N, D] = "r[D, (N, 1 of 3)]" return x + experts(x, linear(x, r), gate, gate, down)', "[T, D]"),
         ("return softmax(x)", "f32[T, D]"),
         ("let values, indices = top_k(logits, 2) return indices", "i32[T, 2]"),
         ("let a, b = split(x, D, A, B) let kv = rows.append(a, b) return latent_attention(q, q, kv, scale = 1.0)", "[T, H, A]"),
@@ -102,6 +117,12 @@ def test_what_is_right(body: str, result: str) -> None:
         ('return experts(x, route(logits, top_k = 2, score = "relu"), gate, gate, down)', "TS0210.*softmax, sigmoid"),
         ("return experts(x, route(logits, top_k = 2, normalize = 1), gate, gate, down)", "TS0210.*true or false"),
         ("return experts(x, logits, gate, down, down)", r"TS0204.*`up` of `experts` is \[N, F, D\]"),
+        ("return experts(x, logits, gate, gate, down, bf)", "TS0204.*a bias of `gate`, of `up` and of `down`, or none"),
+        ("return experts(x, logits, gate, gate, down, bf, bd, bd)", r"TS0204.*`up_bias` of `experts` is \[N, F\]"),
+        ('return experts(x, logits, gate, gate, down, limit = "7")', "TS0210.*`limit` of `experts` is a number"),
+        (_SINKS.format("[H, A]"), r"TS0204.*a sink for each query head, \[B, H\], got \[H, A\]"),
+        ('weight r: [N, D] = "r[N, F]" return x', "TS0204.*stores the factors of a weight, each once: N, D, not N, F"),
+        ('weight r: [N, D] = "r[D, (N, 3 of 3)]" return x', "TS0204.*`3 of 3` is none of 3 parts"),
         ("return softmax(x, 3)", "TS0205.*parameters"),
         ("return top_k(logits, 2)", "TS0205.*gives 2 values"),
         ("let v, i = top_k(logits, x) return v", "TS0206.*config value"),
