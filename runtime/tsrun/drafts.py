@@ -19,6 +19,8 @@ from tsrun.step import Ints
 if TYPE_CHECKING:
     from tsrun._core import StepPlan
 
+NOT_REACHED = -4
+"""Instead of a token of a row: a draft before it did not come, or was not known to come when the row was to be looked at."""
 _NONE = np.zeros(0, dtype=np.int32)
 
 
@@ -68,6 +70,8 @@ class Drafts:
         found = []
         for row, draft in self.rows_of(s):
             token = int(tokens[row])
+            if token == NOT_REACHED:
+                break
             found.append((row, token))
             if token != draft:
                 break

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsrun._core import Sampler, choose
-from tsrun.drafts import Drafts
+from tsrun.drafts import NOT_REACHED, Drafts
 from tsrun.errors import RequestError
 from tsrun.output import Output
 from tsrun.scoring import Scored, scores
@@ -36,8 +36,6 @@ NONE_ALLOWED = -2
 """Instead of a token: what is allowed has no finite logit."""
 NOT_KEPT = -3
 """Instead of a token, where few logits were kept: what is allowed may be among the others."""
-NOT_REACHED = -4
-"""Instead of a token: a draft before it did not come."""
 _MOST_BIASES = 1024
 _SHOWN_BITS = 128  # of a number in an error
 
