@@ -196,7 +196,8 @@ def read_program(file: Path) -> Program:
     for cache in program.caches:
         if cache.layout not in CACHE_LAYOUTS:
             raise _refuse(file, f"has a cache in the layout {cache.layout!r}, which is not one of {', '.join(CACHE_LAYOUTS)}")
-    for kept in (*program.caches, *program.states):
+    stored: list[Cache | State] = [*program.caches, *program.states]
+    for kept in stored:
         if kept.dtype not in SIZES:
             raise _refuse(file, f"has a cache of {kept.dtype!r}, which is not one of {', '.join(SIZES)}")
     entries = {plan.entry for plan in program.plans}
