@@ -34,8 +34,8 @@ PAGES, PAGE_SIZE = 6, 2
 class Case:
     """How an op is tried. shapes: of its operands, weights with their groups; statics: what the language gives it, one set a trial;
     run: the reference on operands that have a dimension for each factor, given the rank's index where operand `sharded` is split
-    on its first factor (else 0); integers: operands of indices below a bound; paged: caches, whose second dimension is a page's rows; like: operands
-    that are tried in the placements of another alone, where all combinations would be too many."""
+    on its first factor (else 0); integers: operands of indices below a bound; paged: caches, whose second dimension is a page's rows;
+    like: operands that are tried in the placements of another alone, where all combinations would be too many."""
 
     shapes: Sequence[str]
     run: Callable[..., Tensor]
