@@ -1,7 +1,7 @@
 // Qwen3-Next: gated delta nets with gated attention in each fourth layer; mixtures of experts beside a gated shared one.
 model Qwen3NextForCausalLM
 
-config {                                     // read from the checkpoint's config.json; defaults after `??`
+config {                                // read from the checkpoint's config.json; defaults after `??`
   D       = hidden_size
   L       = num_hidden_layers
   V       = vocab_size
@@ -11,18 +11,18 @@ config {                                     // read from the checkpoint's confi
   top     = num_experts_per_tok
   normed  = norm_topk_prob ?? true
   K       = num_key_value_heads
-  G       = num_attention_heads / K          // query heads per key/value head
+  G       = num_attention_heads / K     // query heads per key/value head
   E       = head_dim ?? 256
-  P       = 2 * E                            // a query and its gate
+  P       = 2 * E                       // a query and its gate
   H       = linear_num_key_heads
-  M       = linear_num_value_heads / H       // value heads per key head
+  M       = linear_num_value_heads / H  // value heads per key head
   A       = linear_key_head_dim
   B       = linear_value_head_dim
-  C       = M * B                            // the values of a key head
-  U       = 2 * A + 2 * C                    // its query, its key, its values and their gates
+  C       = M * B                       // the values of a key head
+  U       = 2 * A + 2 * C               // its query, its key, its values and their gates
   R       = 2 * M
   W       = linear_conv_kernel_dim
-  Z       = W - 1                            // tokens that the convolutions look back
+  Z       = W - 1                       // tokens that the convolutions look back
   kinds   = layer_types ?? none
   every   = full_attention_interval ?? 4
   eps     = rms_norm_eps
@@ -32,11 +32,11 @@ config {                                     // read from the checkpoint's confi
 
   require (hidden_act ?? "silu") == "silu" && !(attention_bias ?? false)
   require (decoder_sparse_step ?? 1) == 1 && len(mlp_only_layers ?? "") == 0  // every layer is a mixture
-  unused  "mtp.*"                            // the layer that predicts a further token
+  unused  "mtp.*"                                                             // the layer that predicts a further token
 }
 
-mesh {                                       // axis sizes come from the command line: --mesh tp=8
-  tp = kv * q where kv = gcd(K, tp)          // more ranks than K/V heads: K and V repeat over q, by type
+mesh {                               // axis sizes come from the command line: --mesh tp=8
+  tp = kv * q where kv = gcd(K, tp)  // more ranks than K/V heads: K and V repeat over q, by type
 }
 
 module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
@@ -50,7 +50,13 @@ module Attention(x: [T, D], positions: i32[T]) -> [T, D | sum tp] {
 
   let content, gate = split(linear(x, wq), P, E, E)
   let q = rope(rms_norm(content, qn, eps, offset = 1.0), positions, theta = theta, scaling = scaling, fraction = turned)
-  let k = rope(rms_norm(linear(x, wk), kn, eps, offset = 1.0), positions, theta = theta, scaling = scaling, fraction = turned)
+  let k = rope(
+    rms_norm(linear(x, wk), kn, eps, offset = 1.0),
+    positions,
+    theta = theta,
+    scaling = scaling,
+    fraction = turned,
+  )
   let seen = attention(q, kv.append(k, linear(x, wv)), scale = E ** -0.5)
   return linear(seen * sigmoid(gate), wo)
 }

@@ -213,9 +213,10 @@ def read_program(file: Path) -> Program:
     for cache in program.caches:
         if cache.layout not in CACHE_LAYOUTS:
             raise _refuse(file, f"has a cache in the layout {cache.layout!r}, which is not one of {', '.join(CACHE_LAYOUTS)}")
-    for stored in (*program.caches, *program.states):
-        if stored.dtype not in SIZES:
-            raise _refuse(file, f"has a cache of {stored.dtype!r}, which is not one of {', '.join(SIZES)}")
+    stored: list[Cache | State] = [*program.caches, *program.states]
+    for one in stored:
+        if one.dtype not in SIZES:
+            raise _refuse(file, f"has a cache of {one.dtype!r}, which is not one of {', '.join(SIZES)}")
     _check_kept(file, program)
     entries = {plan.entry for plan in program.all_plans}
     for name, graph in graphs.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv1d, softplus
 
+import tskernels.library  # noqa: F401  (torch.ops.ts, whose functions take any number of operands)
 from tskernels.dtypes import dtype_name, torch_dtype
-from tskernels.recurrent import decay, gated_delta, short_conv
+from tskernels.recurrent import decay
 from tskernels.simd import SIMD, TABLE
 
 _cpu = pytest.importorskip("tskernels._cpu", reason="needs the native kernels, which are built for x86-64 alone", exc_type=ImportError)
@@ -66,13 +68,15 @@ def delta_operands(K: int, G: int, A: int, E: int) -> Callable[[int, str], tuple
 def run_conv(
     rows: Sequence[Tensor], others: Sequence[Tensor], state: Tensor, spans: Sequence[tuple[int, int]], pages: Sequence[int]
 ) -> Tensor:
-    return short_conv(*rows, *others, state, integers(spans), integers(pages), 0)
+    made: Tensor = torch.ops.ts.short_conv(*rows, *others, state, integers(spans), integers(pages), 0)
+    return made
 
 
 def run_delta(
     rows: Sequence[Tensor], others: Sequence[Tensor], state: Tensor, spans: Sequence[tuple[int, int]], pages: Sequence[int]
 ) -> Tensor:
-    return gated_delta(*rows, state, integers(spans), integers(pages), 0, SCALE, EPS)
+    made: Tensor = torch.ops.ts.gated_delta(*rows, state, integers(spans), integers(pages), 0, SCALE, EPS)
+    return made
 
 
 def integers(values: object) -> Tensor:
@@ -120,15 +124,14 @@ def native(op: Op, workers: int) -> Run:
 
 def test_the_delta_rule_is_that_of_transformers() -> None:
     modeling = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    rule: Any = modeling.torch_recurrent_gated_delta_rule
     torch.manual_seed(0)
     [q, k, v, kept, beta], _, state = delta_operands(3, 2, 8, 12)(11, "f32")
     before = state[2].clone()
     found = run_delta([q, k, v, kept, beta], [], state, [(0, 11)], [2])
-    heads = lambda x: x.flatten(1, 2)[None]  # noqa: E731
-    expected, last = modeling.torch_recurrent_gated_delta_rule(
-        q[None], k[None], heads(v), g=heads(kept.log()), beta=heads(beta), initial_state=before.flatten(0, 1)[None],
-        output_final_state=True, use_qk_l2norm_in_kernel=True,
-    )  # fmt: skip
+    values, log_decay, gain = (x.flatten(1, 2)[None] for x in (v, kept.log(), beta))
+    begins: Any = {"initial_state": before.flatten(0, 1)[None], "output_final_state": True, "use_qk_l2norm_in_kernel": True}
+    expected, last = rule(q[None], k[None], values, g=log_decay, beta=gain, **begins)
     torch.testing.assert_close(found.flatten(1, 2), expected[0] * (SCALE * 8**0.5), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state[2].flatten(0, 1), last[0], rtol=1e-5, atol=1e-5)
 
@@ -230,7 +233,7 @@ def test_ranks_that_share_out_the_rows_take_the_sequences_of_their_block(op: Op)
     spans, pages = [(0, 3), (4, 6)], [0, ~1]
     whole = op.reference(rows, others, state.clone(), spans, pages)
     last = (SCALE, EPS) if op.name == "ts::gated_delta" else ()
-    function = gated_delta if op.name == "ts::gated_delta" else short_conv
+    function = getattr(torch.ops.ts, op.name.removeprefix("ts::"))
     for shard in (0, 1):
         own = [x[4 * shard : 4 * shard + 4].contiguous() for x in rows]
         found = function(*own, *others, state.clone(), integers(spans), integers(pages), shard, *last)

@@ -132,6 +132,15 @@ def test_every_kernel_is_tested_here_or_elsewhere() -> None:
     assert set(TABLE) - quantized == HERE | ELSEWHERE
 
 
+@generated
+@given(rows=sizes, vectors=st.integers(1, 3), width=widths, dtype=dtypes, seed=seeds)
+def test_sigmoid_and_factors_of_rows(rows: int, vectors: int, width: int, dtype: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = normal(dtype, rows, vectors, width, strided=True)
+    agree("ts::sigmoid", (x * 4,), dtype)
+    equal("ts::scale_rows", (x, normal(dtype, rows, vectors, 1)))
+
+
 # ---- products
 
 
