@@ -55,7 +55,9 @@ _ENGINE_OPTIONS = (
         "--no-screen", "screen", flag_value=False, default=True, help="Read the whole head for each token; the tokens are the same."
     ),
     click.option(
-        "--speculate", type=click.Choice(["lookup", "off"]), help="What drafts tokens [default: lookup]; those that come are the same."
+        "--speculate",
+        type=click.Choice(["lookup", "mtp", "off"]),
+        help="What drafts tokens [default: mtp where the artifact has it, else lookup]; those that come are the same.",
     ),
     click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew."),
     click.option(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -42,12 +42,13 @@ from tsrun.generation import (
     StepLogits,
     TokenLogprobs,
 )
-from tsrun.limits import SCORED_ROWS, LimitOptions, Limits
+from tsrun.guesses import GuessDrafter, guessing_step
+from tsrun.limits import MOST_DRAFTS, SCORED_ROWS, LimitOptions, Limits, Speculate
 from tsrun.outcome import Outcome
 from tsrun.ranks import Ranks
 from tsrun.sampler import NONE_ALLOWED, Draws
 from tsrun.scoring import Scored
-from tsrun.speculation import MOST_DRAFTS, Speculation
+from tsrun.speculation import Speculation
 from tsrun.step import Ints, Step, with_rows
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
@@ -86,7 +87,7 @@ class Engine:
             has_all_rows = self._ranks.program.sequence_groups == 1
             self._checking = Checking(self.artifact.manifest, self.limits.max_context, has_all_rows, self.tokenizer is not None)
             self._scheduler = self._new_scheduler(options, follows_pages)
-            speculates = self._speculates(options)
+            source = self._source_of_drafts(options)
         except BaseException:
             self._ranks.close()
             raise
@@ -98,7 +99,7 @@ class Engine:
         self._keeps_all = observer is not None or not options.screen or self._gives == "embeddings"
         self._running: StepPlan | None = None
         self._drafts = Drafts()  # of the step that runs
-        self._speculation = Speculation(is_on=speculates)
+        self._speculation = Speculation(source)
         self._constraints = Constraints(self.artifact, self.tokenizer, 1 + (MOST_DRAFTS if self._speculation.is_on else 0))
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
@@ -107,15 +108,18 @@ class Engine:
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
 
-    def _speculates(self, options: LimitOptions) -> bool:
+    def _source_of_drafts(self, options: LimitOptions) -> Speculate:
         why = "the model gives embeddings" if self._gives == "embeddings" else None
         if self._ranks.program.sequence_groups > 1:
             why = "groups of ranks keep sequences of their own, and give the logits of one row of each"
         if self._ranks.program.states:
             why = "a sequence's states can not be taken back to before a draft"
-        if options.speculate == "lookup" and why is not None:
+        if options.speculate in ("lookup", "mtp") and why is not None:
             raise RequestError("speculate", f"{why}, so that no drafts can be verified", "leave it out")
-        return options.speculate != "off" and why is None
+        has_entry = bool(self._ranks.program.drafts) and self._gives == "logits"
+        if options.speculate == "mtp" and not has_entry:
+            raise RequestError("speculate", "the artifact has no entry for drafts", "use `lookup`, or a checkpoint with such layers")
+        return "off" if why is not None else options.speculate or ("mtp" if has_entry else "lookup")
 
     def _new_scheduler(self, options: LimitOptions, follows_pages: bool) -> Scheduler:
         limits = asdict(self.limits)
@@ -284,6 +288,7 @@ class Engine:
             self._observer(outcome.logits())
         failed = self._take_failed(plan, outcome)
         self._running = following
+        guessing = None if following is not None else self._guessing(plan, outcome)
         if following is not None:
             _fill(following.ids, outcome.last_tokens())
             self._start(following)
@@ -306,9 +311,28 @@ class Engine:
             self._scheduler.abort(event.request)
         events.extend(failed)
         self._end_expired(events)
+        if guessing is not None:
+            self._take_guesses(guessing)
         if not self._streams:
             self._speculation.rest()
         return events
+
+    def _guessing(self, plan: StepPlan, outcome: Outcome) -> dict[int, GuessDrafter] | None:
+        """Begin to guess what follows a step, whose tokens are known: the drafters to tell, by the places of their sequences."""
+        if not self._speculation.guesses:
+            return None
+        drafters = self._speculation.guessing({s: self._streams.get(int(request)) for s, request in enumerate(plan.requests)})
+        if not drafters:
+            return None
+        self._ranks.start(guessing_step(plan, outcome, drafters), None)
+        return {s: drafter for s, drafter in drafters.items() if s in outcome.came}
+
+    def _take_guesses(self, drafters: Mapping[int, GuessDrafter]) -> None:
+        """Wait for them."""
+        tokens = self._ranks.result().largest_tokens()
+        for s, drafter in drafters.items():
+            if tokens[s] >= 0:
+                drafter.guess(int(tokens[s]))
 
     def _close(self, request: int) -> Stream | None:
         """Forget a request that ends, where it is still open."""
@@ -327,7 +351,9 @@ class Engine:
         """Whether the step after one is better planned when the tokens of that one are known."""
         if not self._speculation.is_on:
             return False
-        return bool(self._drafts.tokens.size) or self._speculation.waits([self._streams[request] for _, request in self._sampling(plan)])
+        if self._drafts.tokens.size or (self._speculation.guesses and not plan.samples.all()):  # a guess needs the prompt's rows too
+            return True
+        return self._speculation.waits([self._streams[request] for _, request in self._sampling(plan)])
 
     def _start(self, plan: StepPlan) -> None:
         """Begin a step whose ids are all known."""

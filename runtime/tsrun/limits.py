@@ -12,13 +12,15 @@ from typing import Literal
 from tskernels.dtypes import size_bytes
 from tsrun.errors import MachineError, RequestError
 
-Speculate = Literal["lookup", "off"]
+Speculate = Literal["lookup", "mtp", "off"]
 _CACHE_SHARE_OF_MEMORY = 4  # a quarter; pages that are never written are never made resident
 _MOST_DEPTH = 2
 SCORED_ROWS = 64
 """Of a step at most, whose logits are there only to score prompts: each takes as much memory as the vocabulary."""
 DRAFTED_ROWS = 64
 """Of a step at most, which drafts have: the same."""
+MOST_DRAFTS = 31
+"""Of a sequence in a step."""
 _MOST_STEP = 2**20  # tokens and sequences of a step, whose arrays are allocated for the largest
 
 
@@ -29,8 +31,9 @@ class LimitOptions:
     depth: steps under way at once, 1 or 2; with 2 a step is planned, and the tokens of the one before are looked at, while one runs.
     screen: of the head read only the rows that can have the logits which count, where the artifact says which they are.
     snapshot_tokens: of a sequence with states a copy is kept each so many tokens, rounded up to whole pages, for the prefix cache.
-    speculate: where drafts of tokens come from, `lookup` or `off`; None is `lookup` where the artifact's ranks share their sequences and
-    there are no states, which can not be taken back.
+    speculate: where drafts of tokens come from: `lookup`; `mtp`, the artifact's entry for drafts, and lookup where that is surer; `off`.
+    None is `mtp` where there is such an entry, else `lookup`, where ranks share their sequences and there are no states, which can not be
+    taken back.
     """
 
     page_size: int = 16

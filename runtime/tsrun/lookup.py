@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from tsrun._core import Lookup, Outputs
+from tsrun.limits import MOST_DRAFTS
 
 _KEPT_TOKENS = 2**14  # of what was written lately, for each salt
 _KEPT_SALTS = 32
@@ -40,6 +41,9 @@ class LookupDrafter:
             if token in self._ends:
                 return tokens[:index], chances[:index]
         return tokens, chances
+
+    def expected(self) -> list[float]:
+        return self.draft(MOST_DRAFTS)[1][1:]
 
     def close(self) -> None:
         if self._answer:

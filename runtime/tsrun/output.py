@@ -36,6 +36,14 @@ class Output:
             return (self._array(np.dtype(np.uint16)).astype(np.uint32) << 16).view(np.float32)
         return self._array(np.dtype({"f32": np.float32, "f64": np.float64, "f16": np.float16}[self.dtype])).astype(np.float32, copy=False)
 
+    def largest_tokens(self) -> NDArray[np.int32]:
+        """[S]: of logits the first index of each row's largest, -1 where that is not finite."""
+        if self.largest is not None:
+            return self.largest
+        numbers = self.numbers()
+        found = numbers.argmax(axis=1).astype(np.int32)
+        return np.where(np.isfinite(numbers[np.arange(len(found)), found]), found, np.int32(-1))
+
     def tokens(self) -> NDArray[np.int32]:
         """[S]: the next token of each sequence that gets one, or negative why there is none (`tsrun.sampler.Chosen`)."""
         if self.chosen is not None:

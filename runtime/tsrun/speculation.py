@@ -10,16 +10,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tsrun.generation import Speculated
-from tsrun.limits import DRAFTED_ROWS
+from tsrun.guesses import GuessDrafter, GuessDrafters
+from tsrun.limits import DRAFTED_ROWS, MOST_DRAFTS
 from tsrun.lookup import LookupDrafters
 from tsrun.step_cost import StepCost
 
 if TYPE_CHECKING:
     from tsrun.generation import GenerationRequest
+    from tsrun.limits import Speculate
     from tsrun.stream import Stream
 
-MOST_DRAFTS = 31
-"""Of a sequence in a step."""
+_PLAIN_EACH = 64
+"""Of the steps that are waited for one is not, so that what steps without drafts take is measured again."""
 
 
 class Drafter(Protocol):
@@ -35,6 +37,9 @@ class Drafter(Protocol):
     def draft(self, most: int) -> tuple[list[int], list[float]]:
         """So many tokens at most that may follow, and how likely each comes with all before it."""
 
+    def expected(self) -> list[float]:
+        """How likely the drafts come that there will be when the step that runs has ended."""
+
     def close(self) -> None:
         """The answer has ended."""
 
@@ -42,10 +47,13 @@ class Drafter(Protocol):
 class Speculation:
     """Of one engine. May be off, and then has no drafts."""
 
-    def __init__(self, *, is_on: bool) -> None:
-        self._drafters = LookupDrafters() if is_on else None
+    def __init__(self, source: Speculate) -> None:
+        self.guesses = source == "mtp"
+        """Whether the model's entry for drafts is to run after steps."""
+        self._drafters = GuessDrafters() if self.guesses else LookupDrafters() if source == "lookup" else None
         self._cost = StepCost()
         self._ended_at: float | None = None
+        self._waits = 0
         self.total = Speculated()
 
     @property
@@ -68,8 +76,17 @@ class Speculation:
 
     def waits(self, streams: Sequence[Stream]) -> bool:
         """Whether the step after the one that runs is likely to have drafts, which its tokens must be known for."""
-        chances = [stream.drafter.draft(MOST_DRAFTS)[1][1:] for stream in streams if stream.drafter is not None]
-        return any(chances) and any(self._cost.depths(len(streams), chances, DRAFTED_ROWS))
+        chances = [stream.drafter.expected() for stream in streams if stream.drafter is not None]
+        if not any(chances) or not any(self._cost.depths(len(streams), chances, DRAFTED_ROWS)):
+            return False
+        self._waits += 1
+        return self._cost.knows(len(streams)) and self._waits % _PLAIN_EACH != 0
+
+    @staticmethod
+    def guessing(streams: Mapping[int, Stream | None]) -> dict[int, GuessDrafter]:
+        """The drafters among them that take guesses."""
+        drafters = {s: None if stream is None else stream.drafter for s, stream in streams.items()}
+        return {s: drafter for s, drafter in drafters.items() if isinstance(drafter, GuessDrafter)}
 
     def count(self, drafted: int, accepted: int) -> None:
         self.total.drafts += 1

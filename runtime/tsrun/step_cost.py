@@ -23,7 +23,7 @@ class StepCost:
 
     def learn(self, rows: int, seconds: float) -> None:
         """A step of so many rows took so long, with all that was between it and the one before."""
-        rows = rows if rows <= _EXACT else -(-rows // 4) * 4
+        rows = _measured_as(rows)
         at = bisect_left(self._rows, rows)
         if at == len(self._rows) or self._rows[at] != rows:
             guess = self.seconds(rows) if self._rows else seconds
@@ -36,6 +36,10 @@ class StepCost:
             guess = now * _shape(known) / _shape(rows)
             self._seconds[other] *= ratio**_OTHERS_SHARE * (guess / self._seconds[other]) ** _FORGET
         self._seconds[at] = now
+
+    def knows(self, rows: int) -> bool:
+        """Whether steps of so many were measured."""
+        return _measured_as(rows) in self._rows
 
     def seconds(self, rows: int) -> float:
         """Between what was measured a line; beyond, as much longer as a guess says; without anything no time, but its ratios."""
@@ -64,6 +68,10 @@ class StepCost:
                 best, best_rate = count, rate
         taken = Counter(-index for _, index in ranked[:best])
         return [taken[index] for index in range(len(chances))]
+
+
+def _measured_as(rows: int) -> int:
+    return rows if rows <= _EXACT else -(-rows // 4) * 4
 
 
 def _shape(rows: int) -> float:
