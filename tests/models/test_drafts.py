@@ -1,4 +1,5 @@
-"""The entry that guesses one token further, beside the same model in PyTorch (`examples/pico/model.py`), which transformers does not have.
+"""The entry that guesses one token further, beside the same model in PyTorch (`examples/pico/model.py`), which transformers does not have;
+and answers of pico, whose tokens are the same with guesses and without.
 
 Dimensions: N tokens of a sequence, V vocabulary.
 """
@@ -17,13 +18,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.models.running import compiled
+from tests.runtime.test_speculation import every_draft, tokens_of
 from torch import Tensor
 
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
+from tsrun.engine import Engine
+from tsrun.errors import RequestError
 from tsrun.executor import Executor
+from tsrun.generation import Event, GenerationRequest
 from tsrun.limits import LimitOptions, row_bytes, settle
+from tsrun.lookup import LookupDrafter
 from tsrun.program import read_program
+from tsrun.sampler import Sampling
+from tsrun.speculation import Speculation
 from tsrun.step import Step
+from tsrun.step_cost import StepCost
 
 PICO = Path(__file__).parents[2] / "examples" / "pico"
 SMALL = {
@@ -37,6 +46,8 @@ SMALL = {
     "max_position_embeddings": 128,
 }
 PAGE = 8
+OFF = LimitOptions(num_pages=2048, speculate="off")
+CODE = (Path(__file__).parents[1] / "runtime" / "toy.py").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +141,75 @@ def test_a_checkpoint_without_the_layer_is_compiled_without_drafts(model: Any, c
     whole = compiled(checkpoint, tmp_path / "whole.tsa")
     assert read_manifest(whole).drafter == "draft"
     assert '"kept"' in (whole / PROGRAM).read_text()
+
+
+def requests(path: Path, count: int) -> list[GenerationRequest]:
+    """About pieces of Python, chosen in several ways."""
+    with Engine(path, OFF) as engine:
+        assert engine.tokenizer is not None
+        prompts = [engine.tokenizer.encode(CODE[97 * i :][: 20 + 5 * i]) for i in range(count)]
+    kinds = [
+        Sampling(),
+        Sampling(0.7, seed=5),
+        Sampling(1.0, top_k=20, seed=6),
+        Sampling(repetition_penalty=1.2),
+    ]
+    return [GenerationRequest(prompt, 24, kinds[i % 4], ignore_eos=i % 3 > 0) for i, prompt in enumerate(prompts)]
+
+
+def answers(path: Path, options: LimitOptions, asked: list[GenerationRequest], *, aborts: bool = False) -> tuple[list[list[int]], int, int]:
+    """The tokens of each request, and how many were drafted and came. aborts: of every fifth request, after its first tokens."""
+    with Engine(path, options, threads=2) as engine:
+        events: dict[int, list[Event]] = {engine.submit(request): [] for request in asked}
+        while engine.num_open:
+            for event in engine.step():
+                events[event.request].append(event)
+                if aborts and event.request % 5 == 0:
+                    engine.abort(event.request)
+        assert not any(event.error for found in events.values() for event in found)
+        return [tokens_of(found) for found in events.values()], engine.speculated.draft_tokens, engine.speculated.accepted_tokens
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(PICO / "checkpoint", tmp_path_factory.mktemp("trained") / "pico.tsa", dtype="bf16")
+
+
+@pytest.fixture
+def guesses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is looked up, and every guess is verified, whether it pays or not."""
+    monkeypatch.setattr(LookupDrafter, "draft", lambda self, most: ([], []))
+    monkeypatch.setattr(Speculation, "waits", lambda self, streams: True)
+    monkeypatch.setattr(StepCost, "depths", every_draft)
+
+
+def test_guesses_change_no_token_of_a_hundred_answers(trained: Path, guesses_alone: None) -> None:
+    asked = requests(trained, 100)
+    expected, drafted, _ = answers(trained, OFF, asked)
+    assert drafted == 0
+    for options in (
+        LimitOptions(num_pages=2048),
+        LimitOptions(num_pages=2048, max_sequences=3, depth=1),
+        LimitOptions(num_pages=60, max_sequences=8, max_step_tokens=24, prefix_cache=False),
+    ):
+        found, drafted, accepted = answers(trained, options, asked)
+        assert found == expected
+        assert accepted > 0.4 * drafted > 400
+    found, _, _ = answers(trained, LimitOptions(num_pages=2048), asked, aborts=True)
+    assert all(whole[: len(part)] == part for whole, part in zip(expected, found, strict=True))
+    assert sum(part == whole for whole, part in zip(expected, found, strict=True)) >= 80
+
+
+def test_guesses_of_two_ranks_change_no_token(trained: Path, guesses_alone: None, tmp_path: Path) -> None:
+    path = compiled(PICO / "checkpoint", tmp_path / "two.tsa", tp=2, dtype="bf16")
+    asked = requests(trained, 12)
+    expected, _, _ = answers(path, OFF, asked)
+    found, drafted, accepted = answers(path, LimitOptions(num_pages=2048), asked)
+    assert found == expected
+    assert accepted > 0.4 * drafted > 40
+
+
+def test_who_has_no_entry_for_drafts_is_told(model: Any, tmp_path: Path) -> None:
+    path = compiled(saved(model, tmp_path, without="layers.2."), tmp_path / "small.tsa")
+    with pytest.raises(RequestError, match="no entry for drafts"):
+        Engine(path, LimitOptions(speculate="mtp"))
