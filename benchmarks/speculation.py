@@ -1,18 +1,22 @@
-"""What prompt lookup gains: tokens a second with `--speculate lookup` over those with `off`, on a file that is repeated with small changes
+"""What drafts gain: tokens a second with `--speculate lookup` or `mtp` over those with `off`, on a file that is repeated with small changes
 and on free text.
 
-usage: python benchmarks/speculation.py NAME.tsa [--case edit,prose,sampled] [--users 1] [--rounds 3] [--tokens 1200] [--threads 2]
+usage: python benchmarks/speculation.py NAME.tsa [--case edit,prose,sampled,code,code-sampled] [--source lookup,mtp] [--users 1]
+                                        [--rounds 3] [--tokens 1200] [--threads 2]
 
 edit: a module of Python's standard library of some 2,000 tokens, and then its first lines again with a name changed, which the model goes
 on from, greedily: what comes is the model's own, and how much of the file it has again is said beside the figures. prose: the beginnings of
-texts, greedily. sampled: the same at temperature 1, where little repeats itself. Each round runs both engines, in turns, with a salt of its
-own, so that nothing of the rounds before is found; tokens must be the same. Decoding is from the first token to the last.
+texts, greedily. sampled: the same at temperature 1, where little repeats itself. code, code-sampled: pieces of modules instead, for a model
+of code. mtp: of an artifact with an entry for drafts; tokens a step say how many came of one. Each round runs all engines, in turns, with
+a salt of its own, so that nothing of the rounds before is found; tokens must be the same. Decoding is from the first token to the last.
 """
 
 from __future__ import annotations
 
 import argparse
+import calendar
 import difflib
+import fractions
 import inspect
 import re
 import statistics
@@ -37,6 +41,9 @@ PROSE = (
 )
 
 
+MODULES = (calendar, difflib, fractions, statistics)
+
+
 @dataclass
 class Run:
     """What an engine made of requests that ran together."""
@@ -45,6 +52,7 @@ class Run:
     seconds: float
     drafted: int
     accepted: int
+    events: int  # with tokens: one a request and step
 
     @property
     def rate(self) -> float:
@@ -53,14 +61,14 @@ class Run:
 
 def run(engine: Engine, requests: Sequence[GenerationRequest]) -> Run:
     tokens: dict[int, list[int]] = {engine.submit(request): [] for request in requests}
-    drafted = accepted = 0
+    drafted = accepted = events = 0
     began = 0.0
     for event in engine.events():
         tokens[event.request].extend(event.token_ids)
-        drafted, accepted = drafted + event.drafted, accepted + event.accepted
+        drafted, accepted, events = drafted + event.drafted, accepted + event.accepted, events + bool(event.token_ids)
         if not began and all(tokens.values()):
             began = time.perf_counter()
-    return Run(list(tokens.values()), time.perf_counter() - began, drafted, accepted)
+    return Run(list(tokens.values()), time.perf_counter() - began, drafted, accepted, events)
 
 
 def edit(engine: Engine) -> tuple[list[int], str]:
@@ -79,31 +87,41 @@ def requests_of(case: str, engine: Engine, users: int, num_tokens: int) -> list[
     if case == "edit":
         prompt, _ = edit(engine)
         return [GenerationRequest([*prompt], num_tokens, ignore_eos=True) for _ in range(users)]
-    prompts = [engine.tokenizer.encode(text) for text in PROSE]
-    samplings = [Sampling(temperature=1.0, seed=index) if case == "sampled" else Sampling() for index in range(max(users, len(PROSE)))]
-    return [GenerationRequest(prompts[index % len(PROSE)], num_tokens // 4, one, ignore_eos=True) for index, one in enumerate(samplings)]
+    sources = [inspect.getsource(module) for module in MODULES]
+    texts = [text[len(text) // 2 :][:600] for text in sources] if case.startswith("code") else PROSE
+    prompts = [engine.tokenizer.encode(text) for text in texts]
+    samplings = [Sampling(temperature=1.0, seed=i) if case.endswith("sampled") else Sampling() for i in range(max(users, len(prompts)))]
+    return [GenerationRequest(prompts[i % len(prompts)], num_tokens // 4, one, ignore_eos=True) for i, one in enumerate(samplings)]
 
 
 def measure(case: str, engines: dict[str, Engine], users: int, num_tokens: int, rounds: int) -> None:
     requests = requests_of(case, engines["off"], users, num_tokens)
     batches = [requests[at : at + users] for at in range(0, len(requests), users)]
-    ratios, rates = [], []
+    sources = [name for name in engines if name != "off"]
+    rates: list[dict[str, float]] = []
     for number in range(rounds):
         order = list(engines) if number % 2 else list(reversed(engines))
         salted = [[replace(request, cache_salt=f"{case} {number}") for request in batch] for batch in batches]  # nothing is known before
         found = {name: [run(engines[name], batch) for batch in salted] for name in order}
-        for ours, plain in zip(found["lookup"], found["off"], strict=True):
-            if ours.tokens != plain.tokens:
-                raise SystemExit(f"{case}: the tokens differ")
-        rate = {name: statistics.harmonic_mean([one.rate for one in runs]) for name, runs in found.items()}
-        rates.append(rate)
-        ratios.append(rate["lookup"] / rate["off"])
-    drafted = sum(one.drafted for one in found["lookup"])
-    accepted = sum(one.accepted for one in found["lookup"])
-    off, lookup = (statistics.median(rate[name] for rate in rates) for name in ("off", "lookup"))
-    line = f"| {case}, {users} user{'s' * (users > 1)} | {off:.1f} | {lookup:.1f} | {statistics.median(ratios):.2f}x "
-    line += f"({min(ratios):.2f}-{max(ratios):.2f}) | {accepted:,} of {drafted:,} |"
-    print(line, flush=True)
+        for name in sources:
+            if [one.tokens for one in found[name]] != [one.tokens for one in found["off"]]:
+                raise SystemExit(f"{case}: the tokens with {name} differ")
+        rates.append({name: statistics.harmonic_mean([one.rate for one in runs]) for name, runs in found.items()})
+    off = statistics.median(rate["off"] for rate in rates)
+    for name in sources:
+        ratios = [rate[name] / rate["off"] for rate in rates]
+        drafted, accepted, events = (sum(each) for each in zip(*((r.drafted, r.accepted, r.events) for r in found[name]), strict=True))
+        made = sum(len(tokens) for one in found[name] for tokens in one.tokens)
+        cells = [
+            f"{case}, {users} user{'s' * (users > 1)}",
+            f"{off:.1f}",
+            name,
+            f"{statistics.median(rate[name] for rate in rates):.1f}",
+            f"{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})",
+            f"{accepted:,} of {drafted:,}",
+            f"{made / events:.2f}",
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
     if case == "edit":
         tokenizer = engines["off"].tokenizer
         assert tokenizer is not None
@@ -118,14 +136,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=" ".join((__doc__ or "").split("\n\n")[0].split()))
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--case", default="edit,prose,sampled")
+    parser.add_argument("--source", default="lookup")
     for name, value in (("users", 1), ("rounds", 3), ("tokens", 1200), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     engines = {
         name: Engine(given.artifact, LimitOptions(speculate=name, prefix_cache=False, max_context=8192), threads=given.threads)
-        for name in ("off", "lookup")
+        for name in ("off", *given.source.split(","))
     }
-    print("| case | off, tokens/s | lookup, tokens/s | lookup is | drafted tokens that came |\n| --- | ---: | ---: | ---: | ---: |")
+    print("| case | off, tokens/s | drafts | tokens/s | of off | drafted tokens that came | tokens a step |")
+    print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
     for case in given.case.split(","):
         measure(case, engines, given.users, given.tokens, given.rounds)
     for engine in engines.values():

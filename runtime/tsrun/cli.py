@@ -57,7 +57,7 @@ _ENGINE_OPTIONS = (
     click.option(
         "--speculate",
         type=click.Choice(["lookup", "mtp", "off"]),
-        help="What drafts tokens [default: mtp where the artifact has it, else lookup]; those that come are the same.",
+        help="What drafts tokens, which are verified: those that come are the same [default: lookup]; mtp needs a model that has it.",
     ),
     click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew."),
     click.option(

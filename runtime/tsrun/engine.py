@@ -119,7 +119,7 @@ class Engine:
         has_entry = bool(self._ranks.program.drafts) and self._gives == "logits"
         if options.speculate == "mtp" and not has_entry:
             raise RequestError("speculate", "the artifact has no entry for drafts", "use `lookup`, or a checkpoint with such layers")
-        return "off" if why is not None else options.speculate or ("mtp" if has_entry else "lookup")
+        return "off" if why is not None else options.speculate or "lookup"
 
     def _new_scheduler(self, options: LimitOptions, follows_pages: bool) -> Scheduler:
         limits = asdict(self.limits)

@@ -32,8 +32,7 @@ class LimitOptions:
     screen: of the head read only the rows that can have the logits which count, where the artifact says which they are.
     snapshot_tokens: of a sequence with states a copy is kept each so many tokens, rounded up to whole pages, for the prefix cache.
     speculate: where drafts of tokens come from: `lookup`; `mtp`, the artifact's entry for drafts, and lookup where that is surer; `off`.
-    None is `mtp` where there is such an entry, else `lookup`, where ranks share their sequences and there are no states, which can not be
-    taken back.
+    None is `lookup` where ranks share their sequences and there are no states, which can not be taken back.
     """
 
     page_size: int = 16

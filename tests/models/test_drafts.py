@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,7 @@ SMALL = {
 }
 PAGE = 8
 OFF = LimitOptions(num_pages=2048, speculate="off")
+MTP = LimitOptions(num_pages=2048, speculate="mtp")
 CODE = (Path(__file__).parents[1] / "runtime" / "toy.py").read_text()
 
 
@@ -188,14 +190,14 @@ def test_guesses_change_no_token_of_a_hundred_answers(trained: Path, guesses_alo
     expected, drafted, _ = answers(trained, OFF, asked)
     assert drafted == 0
     for options in (
-        LimitOptions(num_pages=2048),
-        LimitOptions(num_pages=2048, max_sequences=3, depth=1),
-        LimitOptions(num_pages=60, max_sequences=8, max_step_tokens=24, prefix_cache=False),
+        MTP,
+        replace(MTP, max_sequences=3, depth=1),
+        replace(MTP, num_pages=60, max_sequences=8, max_step_tokens=24, prefix_cache=False),
     ):
         found, drafted, accepted = answers(trained, options, asked)
         assert found == expected
         assert accepted > 0.4 * drafted > 400
-    found, _, _ = answers(trained, LimitOptions(num_pages=2048), asked, aborts=True)
+    found, _, _ = answers(trained, MTP, asked, aborts=True)
     assert all(whole[: len(part)] == part for whole, part in zip(expected, found, strict=True))
     assert sum(part == whole for whole, part in zip(expected, found, strict=True)) >= 80
 
@@ -204,7 +206,7 @@ def test_guesses_of_two_ranks_change_no_token(trained: Path, guesses_alone: None
     path = compiled(PICO / "checkpoint", tmp_path / "two.tsa", tp=2, dtype="bf16")
     asked = requests(trained, 12)
     expected, _, _ = answers(path, OFF, asked)
-    found, drafted, accepted = answers(path, LimitOptions(num_pages=2048), asked)
+    found, drafted, accepted = answers(path, MTP, asked)
     assert found == expected
     assert accepted > 0.4 * drafted > 40
 
