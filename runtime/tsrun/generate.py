@@ -116,7 +116,7 @@ def generate(options: GenerateOptions) -> None:
         for result in results:
             print(json.dumps(result.record(load_seconds), ensure_ascii=False))
     elif sys.stderr.isatty():
-        print(f"{Rates.of([result.timing for result in results])}{_accepted(results)}", file=sys.stderr)
+        print(f"{Rates.of([result.timing for result in results])}{accepted_part(results)}", file=sys.stderr)
 
 
 def resolve(
@@ -187,7 +187,7 @@ def run_batch(engine: Engine, options: GenerateOptions, stream: TextIO | None) -
     return list(results.values())
 
 
-def _accepted(results: Sequence[Result]) -> str:
+def accepted_part(results: Sequence[Result]) -> str:
     drafted, accepted = sum(one.drafted_tokens for one in results), sum(one.accepted_tokens for one in results)
     return f", {accepted:,} of {drafted:,} drafted tokens came" if drafted else ""
 
