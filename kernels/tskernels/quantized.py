@@ -16,9 +16,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from tskernels.floats4 import E2M1_VALUES
 from tskernels.quantized_affine import parse_affine4, parse_affine4_128, parse_affine8, parse_int8
 from tskernels.quantized_blocks import (
-    E2M1_VALUES,
     IQ4_VALUES,
     parse_iq4_xs,
     parse_mxfp4,

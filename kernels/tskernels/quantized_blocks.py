@@ -13,8 +13,6 @@ _SUPER: Final = 8
 """Groups of a block of 256."""
 IQ4_VALUES: Final = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """What the codes of `iq4_nl` and `iq4_xs` stand for."""
-E2M1_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-"""What floats of four bits stand for, those of `mxfp4`: a sign, two bits of exponent, one of mantissa."""
 
 
 def fields(rows: Tensor, *sizes: int) -> list[Tensor]:

@@ -30,7 +30,7 @@ ISAS = [
 ]
 TEAMS = {workers: _cpu.Team(workers) for workers in (1, 2)}
 ELSEWHERE = {
-    *product(("ts::attention", "ts::latent_attention"), (SIMD,)),  # test_simd_attention.py
+    *product(("ts::attention", "ts::sink_attention", "ts::latent_attention"), (SIMD,)),  # test_simd_attention.py
     *product(("ts::route", "ts::einsum"), (SIMD,)),  # test_simd_mixture.py
     ("ts::experts", SIMD_PANELS),
     # test_shared_memory.py

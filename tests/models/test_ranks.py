@@ -159,7 +159,7 @@ def no_shared_memory() -> Iterator[None]:
 
 
 def run_dense(tiny: TinyModels, name: str, tp: int) -> list[list[int]]:
-    options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24)
+    options = LimitOptions(num_pages=64, page_size=8, max_step_tokens=24, speculate="off")
     return [trace.tokens for trace in run(tiny.artifact(BY_NAME[name], tp=tp, dtype="f32"), PROMPTS, TOKENS, options, chunks=False)]
 
 

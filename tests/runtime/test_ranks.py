@@ -198,8 +198,8 @@ def test_cores_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_step_survives_its_message() -> None:
     T, S, G = 5, 2, 3
-    for U in (0, 7):
-        shapes = ((T,), (T,), (G, T), (S, 2), (S,), (S,), (S,), (S,), (U, 4))
+    for U, C in ((0, 0), (7, 0), (0, 2), (7, 2)):
+        shapes = ((T,), (T,), (G, T), (S, 2), (S,), (S,), (S,), (S,), (U, 4), (C, 3))
         step = Step(*(np.arange(np.prod(shape), dtype=np.int32).reshape(shape) + 100 * i for i, shape in enumerate(shapes)))
         message = np.zeros(200, dtype=np.int32)
         pack(step, 1, message)

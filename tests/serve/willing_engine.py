@@ -40,11 +40,12 @@ def main() -> int:
         numbers = logits.numbers()
         for s, sampler in enumerate(self.samplers):
             begin, ids = _wanted.get(id(sampler), (0, []))
-            place = int(self.positions[s]) - begin
-            if sampler is not None and 0 <= place < len(ids):
-                numbers[s, ids[place]] = np.float32(1000)
-                if logits.largest is not None:
-                    logits.largest[s] = ids[place]
+            rows = [row for row, _ in self.drafts.rows_of(s)] if sampler is not None else []
+            for row, place in zip(rows, range(int(self.positions[s]) - begin - len(rows) + 1, len(ids)), strict=False):
+                if place >= 0:
+                    numbers[row, ids[place]] = np.float32(1000)
+                    if logits.largest is not None:
+                        logits.largest[row] = ids[place]
         return choose(self, logits)
 
     Engine.submit, Draws.choose = submit_wanting, choose_wanted  # type: ignore[method-assign]

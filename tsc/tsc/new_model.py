@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tsc import ast
+from tsc.checkpoint.arranged import arrangement_of
 from tsc.checkpoint.config import is_gguf, load_config, parse_json, read_file
 from tsc.checkpoint.safetensors_file import read_header
 from tsc.diagnostics import CompileError, Diagnostic
@@ -202,7 +203,8 @@ def _weights(typed: TypedModel) -> Iterator[tuple[str, int]]:
         instance = typed.instances[name]
         for weight in instance.weights:
             if weight.tied is None:
-                yield _pattern(prefix + weight.tensor), instance.values[weight.value].span.line
+                stored = arrangement_of(weight.tensor)
+                yield _pattern(prefix + (stored[0] if stored else weight.tensor)), instance.values[weight.value].span.line
         for operation in instance.operations:
             if operation.op == "call":
                 target: CallTarget = operation.attributes["target"]

@@ -76,7 +76,7 @@ class Mxfp4Weight(Encoded):
     def _pieces(self) -> Iterator[tuple[slice, torch.Tensor]]:
         import torch
 
-        from tskernels.quantized_blocks import E2M1_VALUES
+        from tskernels.floats4 import E2M1_VALUES
 
         blocks, scales = self._load()
         values = torch.tensor(E2M1_VALUES)
