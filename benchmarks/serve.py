@@ -1,7 +1,7 @@
 """What HTTP and tokenization take beside the engine, ours and the SMG gateway's.
 
 usage: python benchmarks/serve.py NAME.tsa [--streams 32] [--tokens 200] [--rounds 5] [--threads N] [--http-processes N] [--smg]
-                                  [--markdown]
+                                  [--speculate off] [--markdown]
 
 Starts `tsrun serve` and reads as many streams of chat completions at once as it is told, each to its end. Says, each round, the tokens
 a second of all streams, what the front end's processes took of a core for each 1,000 streamed tokens a second (their own CPU time,
@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("artifact")
     parser.add_argument("--threads", type=int, help="of the engine; by default all cores, which the front end then shares")
     parser.add_argument("--http-processes", type=int, default=1)
+    parser.add_argument("--speculate", default="lookup", help="off: a token a step, so that each is a piece of its stream")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
@@ -242,12 +243,19 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as stack:
         pid, url = stack.enter_context(
-            ours(options.artifact, options.streams, options.threads, "--http-processes", str(options.http_processes))
+            ours(
+                options.artifact,
+                options.streams,
+                options.threads,
+                *("--http-processes", str(options.http_processes), "--speculate", options.speculate),
+            )
         )
         at = urlsplit(url)
         contenders = [Contender("tsrun", Path(options.artifact).stem, str(at.hostname), at.port or 0, {"tsrun": pid}, has_histogram=True)]
         if options.smg:
-            worker, worker_url = stack.enter_context(ours(options.artifact, options.streams, options.threads, "--grpc"))
+            worker, worker_url = stack.enter_context(
+                ours(options.artifact, options.streams, options.threads, "--grpc", "--speculate", options.speculate)
+            )
             gateway, host, port = stack.enter_context(smg(worker_url, Path(options.artifact).stem))
             contenders.append(Contender("SMG", Path(options.artifact).stem, host, port, {"gateway": gateway, "worker": worker}))
         rounds: dict[str, list[Round]] = {contender.name: [] for contender in contenders}
