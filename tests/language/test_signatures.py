@@ -381,7 +381,7 @@ def text(rule: Rule) -> str:
     return f"{', '.join(map(one, rule.operands))} -> {one(rule.result)}"
 
 
-LONG = ("experts", "latent_attention", "gated_delta")
+LONG = ("experts", "sink_attention", "latent_attention", "gated_delta")
 """Functions of so many operands that their placements take long to go through."""
 ALL = [
     pytest.param(op, index, marks=[pytest.mark.slow] if op in LONG else []) for op, cases in CASES.items() for index in range(len(cases))

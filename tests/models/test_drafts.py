@@ -190,7 +190,6 @@ def test_guesses_change_no_token_of_a_hundred_answers(trained: Path, guesses_alo
     expected, drafted, _ = answers(trained, OFF, asked)
     assert drafted == 0
     for options in (
-        MTP,
         replace(MTP, max_sequences=3, depth=1),
         replace(MTP, num_pages=60, max_sequences=8, max_step_tokens=24, prefix_cache=False),
     ):

@@ -101,8 +101,7 @@ def test_mxfp4_reads_as_transformers_dequantizes_it(quantized: Path, plain: Path
 
 
 @needs_simd
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
-@pytest.mark.parametrize("mesh", [{}, {"tp": 2}, {"dp": 2}], ids=str)
+@pytest.mark.parametrize(("dtype", "mesh"), [("f32", {}), ("bf16", {}), ("bf16", {"tp": 2}), ("f32", {"dp": 2})], ids=str)
 def test_kept_in_mxfp4_logits_have_the_bits_of_the_dequantized_model(
     dtype: str, mesh: dict[str, int], quantized: Path, plain: Path, tmp_path: Path
 ) -> None:
