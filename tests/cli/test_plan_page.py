@@ -86,7 +86,7 @@ def test_a_browser_shows_a_picked_collective_everywhere(tmp_path: Path) -> None:
     assert "532,480 B a token" in plain
     assert plain.count('class="bar"') == 4
     assert not re.search(r'class="[^"]*picked', plain)
-    assert re.search(r'<li data-line="47" class="forces picked"|<li class="forces picked" data-line="47"', picked)
+    assert re.search(r'<li data-line="52" class="forces picked"|<li class="forces picked" data-line="52"', picked)
     assert re.search(r'<g class="collective picked" data-id="C3">', picked)
     assert '<tr class="picked"' in picked
     assert 'class="bar picked"' in picked
