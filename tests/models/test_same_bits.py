@@ -155,7 +155,7 @@ def test_a_sequence_has_the_same_bits_in_any_company_and_in_chunks(
 
 @pytest.mark.slow
 @every_model
-@settings(deadline=None, max_examples=150, suppress_health_check=suppressed)
+@settings(deadline=None, max_examples=60, suppress_health_check=suppressed)
 @given_a_step
 def test_a_sequence_has_the_same_bits_in_much_company(
     tiny: TinyModels, alone: Alone, model: str, dtype: str, length: int, options: LimitOptions, company: Company, threads: int
