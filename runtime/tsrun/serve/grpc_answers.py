@@ -55,8 +55,9 @@ class Reply:
                         ids += shown
                         logprobs += event.logprobs[: len(shown)]
                     last = events[-1]
-                    if self._streams and ids:
-                        yield self._chunk(ids, logprobs)
+                    if self._streams:
+                        for at in range(len(ids)):  # one token each: the gateway loses text that comes in one piece with a call
+                            yield self._chunk(ids[at : at + 1], logprobs[at : at + 1])
                         ids, logprobs = [], []
             assert last is not None
             yield self._complete(last, ids, logprobs)
