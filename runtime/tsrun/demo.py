@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tsrun
 from tsrun.compile_cache import CompileCache
-from tsrun.errors import MachineError
+from tsrun.errors import MachineError, RequestError
 from tsrun.generate import GenerateOptions, accepted_part, open_engine, run_batch, say
 from tsrun.limits import LimitOptions
 from tsrun.sampler import Sampling
@@ -60,6 +60,8 @@ MODELS = {
 
 def demo(name: str, prompt: str | None, max_tokens: int, dtype: str | None) -> None:
     """name: of MODELS. prompt: None for the model's own."""
+    if prompt == "":
+        raise RequestError("prompt", "it is empty", "give some text with -p, or leave it out")
     model, started = MODELS[name], time.perf_counter()
     path = CompileCache().obtain(model.find(), mesh=None, dtype=dtype, say=say)
     compiled = time.perf_counter()

@@ -22,11 +22,17 @@ from tests.models.running import compiled
 from tests.runtime.test_speculation import every_draft, tokens_of
 from torch import Tensor
 
+from tsc.diagnostics import CompileError
+from tsc.driver import compile_artifact
+from tsc.front import read_model
+from tsc.request import Request
+from tsc.simulation.simulate import simulate
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
 from tsrun.executor import Executor
 from tsrun.generation import Event, GenerationRequest
+from tsrun.importance import importance
 from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.lookup import LookupDrafter
 from tsrun.program import read_program
@@ -214,3 +220,36 @@ def test_who_has_no_entry_for_drafts_is_told(model: Any, tmp_path: Path) -> None
     path = compiled(saved(model, tmp_path, without="layers.2."), tmp_path / "small.tsa")
     with pytest.raises(RequestError, match="no entry for drafts"):
         Engine(path, LimitOptions(speculate="mtp"))
+
+
+def test_an_entry_for_drafts_gives_logits(checkpoint: Path, tmp_path: Path) -> None:
+    text = (PICO.parents[1] / "models" / "deepseek_v3.ts").read_text()
+    head, mark, draft = text.partition("entry draft(")
+    assert "-> [S, V@ep]" in draft
+    changed = (mark + draft).replace("-> [S, V@ep]", "-> [S, D]")
+    changed = changed.replace("return linear(rms_norm(Layer", "return rms_norm(Layer").replace(
+        "[last], norm, eps), head)", "[last], norm, eps)"
+    )
+    model = tmp_path / "model.ts"
+    model.write_text(head + changed)
+    with pytest.raises(CompileError, match=r"TS0213.*`draft` guesses for `decode` and gives \[S, D\]"):
+        compiled(checkpoint, tmp_path / "x.tsa", model=model)
+
+
+def test_an_entry_for_drafts_is_not_run_alone(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"TS0213.*takes `made`, which another entry keeps"):
+        compiled(checkpoint, tmp_path / "x.tsa", entry="draft")
+    model = read_model(PICO.parents[1] / "models" / "deepseek_v3.ts")
+    with pytest.raises(CompileError, match=r"TS0213.*takes `made`"):
+        simulate(model, json.loads((checkpoint / "config.json").read_text()), {"tp": 2}, entry="draft")
+
+
+def test_weights_are_rounded_by_an_importance_that_knows_nothing_of_drafts(trained: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(CODE[:3000])
+    importance(trained, text, tmp_path / "pico.importance.safetensors", 400, 2)
+    request = Request(
+        None, PICO / "checkpoint", None, {}, "bf16", "cpu", None, quantize="int4", importance=tmp_path / "pico.importance.safetensors"
+    )
+    compile_artifact(request, tmp_path / "int4.tsa", lambda *_: None)
+    assert read_manifest(tmp_path / "int4.tsa").drafter == "draft"

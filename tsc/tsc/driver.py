@@ -15,7 +15,7 @@ from tsc.checkpoint.config import for_sequences_of, load_config, longest_sequenc
 from tsc.checkpoint.parts import in_parts
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.elaborate import drafter_of, elaborate
-from tsc.front import ModelSource, place_model
+from tsc.front import ModelSource, kept_by, place_model, require_nothing_kept
 from tsc.graph import Program
 from tsc.importance import read_importance
 from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
@@ -105,7 +105,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     progress("place", 0, 1)
     options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))
     placed = place_model(model, config, request.mesh or {}, options, entry=request.entry)
-    _require_nothing_kept(placed)
+    require_nothing_kept(placed)
     names = [m.name for m in model.file.modules if m.is_entry and m.name != placed.entry.instance.module]
     others = {name: elaborate(model.file, config, request.mesh or {}, entry=name) for name in names} if checkpoint is not None else {}
     if checkpoint is not None:
@@ -117,6 +117,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     if entry is not None and checkpoint is not None and has_weights_of(others[entry.name], checkpoint):
         match_checkpoint(others[entry.name], checkpoint, {**others, placed.entry.instance.module: placed.typed})
         drafts = place_model(model, config, request.mesh or {}, options, entry=entry.name)
+        _require_guesses(drafts, placed)
 
     def compiled(placed: PlacedModel, kept: Collection[str] = ()) -> tuple[Sequence[Bucket], Sequence[Program]]:
         buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
@@ -137,17 +138,12 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     return Graphs(target, checkpoint, config, digest, model, buckets, programs, drafter)
 
 
-def kept_by(drafts: PlacedModel) -> list[str]:
-    """What an entry takes of what another keeps."""
-    instance = drafts.entry.instance
-    return [value.name for value in (instance.values[i] for i in instance.parameters) if value.kind == "kept"]
-
-
-def _require_nothing_kept(placed: PlacedModel) -> None:
-    kept, name = kept_by(placed), placed.entry.instance.module
-    if kept:
-        message = f"--entry: `{name}` takes `{kept[0]}`, which another entry keeps, and is part of what is compiled of that one"
-        raise CompileError(Diagnostic("TS0213", message, placed.entry.instance.values[placed.entry.instance.parameters[0]].span))
+def _require_guesses(drafts: PlacedModel, placed: PlacedModel) -> None:
+    """An entry for drafts gives logits, as the one does that it guesses for."""
+    (name, found), (other, wanted) = ((p.entry.instance.module, p.entry.instance.values[p.entry.instance.result]) for p in (drafts, placed))
+    if found.shape.dtype or not found.shape.agrees(wanted.shape):
+        what = f"`{name}` guesses for `{other}` and gives {found.shape.text()}; both are to give each sequence's logits, [S, V]"
+        raise CompileError(Diagnostic("TS0213", what, drafts.entry.instance.result_span or found.span))
 
 
 def compile_artifact(request: Request, path: Path, progress: Progress) -> Compiled:
@@ -168,7 +164,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
     weights = _stored(graphs)
     found = report(mesh, weights, {})
     if importance is not None:
-        require_importance(importance, graphs.digest, weights)
+        require_importance(importance, graphs.digest, stored_weights(graphs.programs[0]))
     if request.quantize in ROUNDED and not found.formats:
         raise MissingCapability(f"--quantize {request.quantize}: no kernel for {target} reads a weight of this model so")
     measurements = measured(mesh.ranks)

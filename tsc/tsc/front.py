@@ -79,6 +79,21 @@ def place_model(
         raise with_mesh_fixes(error, model.file, mesh, attempt) from None
 
 
+def kept_by(placed: PlacedModel) -> list[str]:
+    """What an entry takes of what another keeps."""
+    instance = placed.entry.instance
+    return [value.name for value in (instance.values[i] for i in instance.parameters) if value.kind == "kept"]
+
+
+def require_nothing_kept(placed: PlacedModel) -> None:
+    """Raise CompileError for an entry that can not run alone."""
+    kept, instance = kept_by(placed), placed.entry.instance
+    if kept:
+        what = f"--entry: `{instance.module}` takes `{kept[0]}`, which another entry keeps, and runs after that one alone"
+        span = next(instance.values[i].span for i in instance.parameters if instance.values[i].name == kept[0])
+        raise CompileError(Diagnostic("TS0213", what, span, fixes=("leave --entry out: `tsc compile` takes both together",)))
+
+
 MOST_RANKS = 65536
 
 

@@ -56,7 +56,12 @@ class Importance:
                 raise refusal(self.path, f"has no mean squares of the inputs of weight `{name}`: they are not finite and positive")
 
     def of(self, tensor: str) -> torch.Tensor:
-        """f32 [K], of a tensor of the checkpoint. No input counts for nothing: what one text did not need, another may."""
+        """f32 [K], of a tensor of the checkpoint; [1] where nothing is known of it, as of an entry for drafts, which is not measured: all
+        inputs count alike. No input counts for nothing: what one text did not need, another may."""
+        if tensor not in self.file.keys():  # noqa: SIM118  (it is no mapping)
+            import torch
+
+            return torch.ones(1)
         found = self._read(tensor)
         return found + LEAST * found.mean()
 

@@ -107,7 +107,7 @@ def start(path: Path) -> Start:
     config, _ = load_config(path)
     name = str(config.get("model_type") or path.stem).title().replace("_", "")
     given = config.get("architectures") or f"{name}ForCausalLM"
-    architectures = [re.sub(r"\W", "", str(a)) for a in (given if isinstance(given, list) else [given])]
+    architectures = _names(given if isinstance(given, list) else [given]) or ["NewForCausalLM"]
     folder = path if path.is_dir() else path.parent
     wanted = _Wanted(config, architectures, {} if is_gguf(path) else _tensors(folder))
     candidates = [_Candidate(read_model(file), wanted) for file in sorted(models_directory().glob("*.ts"))]
@@ -117,6 +117,12 @@ def start(path: Path) -> Start:
     if wanted.tensors:
         why += f", of {len(wanted.tensors)} kinds of tensors it names {found.shared_weights}"
     return Start(_text(found.model, architectures, differences), found.model, why, differences)
+
+
+def _names(given: Sequence[object]) -> list[str]:
+    """As the language has names, each once."""
+    names = (re.sub(r"[^A-Za-z0-9_]", "", str(a)) for a in given if a is not None)
+    return list(dict.fromkeys(f"Model{name}" if name[0].isdigit() else name for name in names if name))
 
 
 def write(path: Path, text: str) -> None:
@@ -151,7 +157,9 @@ def _differences(found: _Candidate) -> Iterator[Difference]:
     last = max((n.span.end_line for n in (*model.file.config, *model.file.requirements, *model.file.unused)), default=1)
     for key in sorted(k for k in wanted.keys - found.keys if wanted.config[k] not in (None, False)):  # what is off does nothing
         value = json.dumps(wanted.config[key])
-        yield Difference(last + 1, f"`{key}` of the config is not read: {value if len(value) <= 60 else value[:57] + '...'}")
+        yield Difference(
+            last + 1, f"`{json.dumps(key)[1:-1]}` of the config is not read: {value if len(value) <= 60 else value[:57] + '...'}"
+        )
     if wanted.tensors:
         for tensor, line in found.weights.items():
             if tensor not in wanted.tensors:

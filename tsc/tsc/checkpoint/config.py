@@ -81,7 +81,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     heads, layers = result.get("num_attention_heads"), result.get("num_hidden_layers")
     if heads and result.get("num_key_value_heads") is None:
         result["num_key_value_heads"] = heads
-    if heads and result.get("head_dim") is None and "hidden_size" in result:
+    if isinstance(heads, int) and heads > 0 and result.get("head_dim") is None and isinstance(result.get("hidden_size"), int):
         result["head_dim"] = result["hidden_size"] // heads
     result.setdefault("tie_word_embeddings", model_type.startswith("gemma"))
     if result.get("use_sliding_window") is False:

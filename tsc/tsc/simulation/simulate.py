@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tsc.diagnostics import CompileError, Diagnostic
-from tsc.front import ModelSource, place_model
+from tsc.front import ModelSource, place_model, require_nothing_kept
 from tsc.graph import NodeType, Program, op_of, sequence_groups, windows
 from tsc.mesh import Mesh
 from tsc.simulation.inputs import random_weights, rank_weights, step
@@ -86,7 +86,9 @@ def simulate(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, i
 
 
 def _lowered(model: ModelSource, config: Mapping[str, Any], mesh: Mapping[str, int], entry: str | None) -> Program:
-    program = lower(place_model(model, config, mesh, Options("f32"), entry=entry))
+    placed = place_model(model, config, mesh, Options("f32"), entry=entry)
+    require_nothing_kept(placed)
+    program = lower(placed)
     verify(program, "lower")
     return program
 
