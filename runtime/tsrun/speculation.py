@@ -6,6 +6,7 @@ a second: with few sequences many, with many sequences, or for text that nobody 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _PLAIN_EACH = 64
 """Of the steps that are waited for one is not, so that what steps without drafts take is measured again."""
+_PLAIN_TRIES = 2
 
 
 class Drafter(Protocol):
@@ -54,6 +56,7 @@ class Speculation:
         self._cost = StepCost()
         self._ended_at: float | None = None
         self._waits = 0
+        self._tried: Counter[int] = Counter()  # steps of so many sequences that were not waited for, to know what they take
         self.total = Speculated()
 
     @property
@@ -80,7 +83,10 @@ class Speculation:
         if not any(chances) or not any(self._cost.depths(len(streams), chances, DRAFTED_ROWS)):
             return False
         self._waits += 1
-        return self._cost.knows(len(streams)) and self._waits % _PLAIN_EACH != 0
+        if not self._cost.knows(len(streams)) and self._tried[len(streams)] < _PLAIN_TRIES:  # prompts may keep it from being known
+            self._tried[len(streams)] += 1
+            return False
+        return self._waits % _PLAIN_EACH != 0
 
     @staticmethod
     def guessing(streams: Mapping[int, Stream | None]) -> dict[int, GuessDrafter]:
