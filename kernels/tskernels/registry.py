@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import exp, log
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from tskernels.cost import NOMINAL_SIZE, Cost, bandwidth_bound, free, message_bound
 from tskernels.dtypes import FLOATS
 from tskernels.target import CPU, Target
+
+if TYPE_CHECKING:
+    from tskernels.gpu.launch import Planner, Verification
 
 Kind = Literal["compute", "view", "inplace", "collective"]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -71,7 +74,7 @@ class Kernel:
 
     layouts: of operands that it takes in another layout than rows, by position; constants: what it wants computed when a program is
     compiled, of the call; it is given them as `constants`; fixed_bits: it promises that a row's result has the same bits in any company,
-    chunk and number of threads."""
+    chunk and number of threads. plan: of a kernel for GPUs, how a call is launched; verified: how far it was."""
 
     op: str
     name: str
@@ -85,6 +88,8 @@ class Kernel:
     layouts: Mapping[int, str] = field(default_factory=dict)
     constants: Callable[[Call], Sequence[float]] | None = None
     fixed_bits: bool = False
+    plan: Planner | None = None
+    verified: Verification | None = None
 
 
 class Measurements(Protocol):

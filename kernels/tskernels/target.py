@@ -31,7 +31,8 @@ _TORCH_CAPABILITY: Final = {"AVX2": ("avx2", "fma"), "AVX512": ("avx2", "fma", "
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A family (`cpu`; later `cuda`, `rocm`) and features. For a machine: all it has. For a kernel: all it needs."""
+    """A family (`cpu`, `cuda`, `rocm`) and features. For a machine: all it has. For a kernel: all it needs. Of a GPU the architecture is
+    one (`sm_90a`, `gfx950`)."""
 
     family: str
     features: frozenset[str] = frozenset()
@@ -48,6 +49,15 @@ class Target:
 
 
 CPU: Final = Target("cpu")
+CUDA: Final = Target("cuda")
+ROCM: Final = Target("rocm")
+ARCHITECTURES: Final = {"sm_90a": "cuda", "sm_100a": "cuda", "sm_103a": "cuda", "gfx942": "rocm", "gfx950": "rocm"}
+"""Of GPUs, with their family."""
+
+
+def gpu(architecture: str) -> Target:
+    """One GPU's architecture: `gpu("sm_90a")`."""
+    return Target(ARCHITECTURES[architecture], frozenset({architecture}))
 
 
 def cpu(*features: str) -> Target:
@@ -59,10 +69,12 @@ def cpu(*features: str) -> Target:
 
 
 def parse_target(text: str) -> Target:
-    """`cpu` is this machine's CPU with all it has; `cpu+avx2+fma` one with just these; plain `cpu+` one with none."""
+    """`cpu` is this machine's CPU with all it has; `cpu+avx2+fma` one with just these; plain `cpu+` one with none; `sm_90a` a GPU."""
+    if text in ARCHITECTURES:
+        return gpu(text)
     family, plus, features = text.partition("+")
     if family != "cpu":
-        raise ValueError(f"unknown target `{text}`; known: cpu")
+        raise ValueError(f"unknown target `{text}`; known: cpu, {', '.join(ARCHITECTURES)}")
     if not plus:
         return Target("cpu", _host_features())
     return cpu(*(feature for feature in features.split("+") if feature))

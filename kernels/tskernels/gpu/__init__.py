@@ -1,0 +1,1 @@
+"""Kernels for GPUs, and how they are launched."""
