@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from tskernels.waiting import spin_briefly
+from tsrun.bench.cli import bench_group, sweep_command
 from tsrun.errors import RequestError, TsrunError, UsageError
 from tsrun.verification import READ_AGAIN
 
@@ -313,6 +314,10 @@ def explain_scheduler_command() -> None:
     from tsrun.scheduler_page import states
 
     click.echo(states(), nl=False)
+
+
+cli.add_command(bench_group)
+cli.add_command(sweep_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
