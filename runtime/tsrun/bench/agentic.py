@@ -108,7 +108,8 @@ class Agentic:
         found = figures(run, self.options.devices, self.options.floor)
         speed = "" if found.user_tps is None else f"{number(found.user_tps)} tokens/s a user, "
         progress.console.print(
-            f"{self.options.label}, {name}: {speed}{number(found.output_per_minute)} tokens/min, {found.turns} turns, {found.failed} failed"
+            f"{self.options.label}, {name}: {speed}{number(found.output_per_minute)} tokens/min, {found.turns} turns, {found.failed} failed",
+            soft_wrap=True,
         )
         return run
 

@@ -129,7 +129,8 @@ class User:
         if self.asking.native_tools:
             body["tools"] = list(session.tools)
         if session.hostile == "schema":
-            body["tools"] = [{"type": "function", "function": {"name": "broken", "parameters": {"type": "no such type"}}}]
+            schema = {"name": "broken", "schema": {"type": "no such type"}}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
     def _keep(self, session: Session, turn: Turn, answer: Answer, index: int, eligible: int, *, forked: bool) -> None:
