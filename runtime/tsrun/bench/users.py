@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from tsrun.bench.records import TurnRecord
 from tsrun.bench.sessions import without_tools
@@ -117,7 +117,7 @@ class User:
     def _body(self, session: Session, conversation: Conversation, turn: Turn) -> dict[str, Any]:
         system = conversation.system
         if session.hostile == "nonce":
-            system = f"request {time.time_ns()}\n{system}"
+            system = f"{uuid4().hex}\n{system}"
         body: dict[str, Any] = {
             "model": self.asking.model,
             "messages": [{"role": "system", "content": system}, *conversation.messages],
