@@ -23,7 +23,7 @@ import gguf
 
 from tsrun.artifact import PROGRAM
 from tsrun.compile_cache import CompileCache
-from tsrun.demo import model_file
+from tsrun.demo import smollm2
 from tsrun.program import read_program
 from tsrun.tokenizer import Tokenizer
 
@@ -73,7 +73,7 @@ class Weights:
 
 def prepare(model: str, folder: Path, say: Say) -> Weights:
     """Make what is not there yet. `model`: gemma, smollm2 or gguf."""
-    source = model_file() if model == "smollm2" else _made(folder / "gemma-q4_k_m.gguf", _join_gemma, say)
+    source = smollm2() if model == "smollm2" else _made(folder / "gemma-q4_k_m.gguf", _join_gemma, say)
     checkpoint = None
     if model == "gguf":
         file = source

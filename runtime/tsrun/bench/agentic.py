@@ -63,13 +63,13 @@ class Agentic:
         self._client = Client(options.url, options.api_key)
         self._workload, digest = read_workload(options.workload)
         self._trace = None if options.trace is None else read_trace(options.trace)
-        self._asking, self._tokens_per_word = asyncio.run(self._ask())
+        self._asking, self.tokens_per_word = asyncio.run(self._ask())
         self._how: dict[str, Any] = {
             "workload_sha256": digest,
             "trace": None if options.trace is None else options.trace.name,
             "seed": options.seed,
             "sessions": options.sessions,
-            "tokens_per_word": self._tokens_per_word,
+            "tokens_per_word": self.tokens_per_word,
             **asdict(options.scale),
             "forces_length": options.forces_length,
             "native_tools": options.native_tools,
@@ -86,7 +86,7 @@ class Agentic:
     def run(self, load: Load, repeat: int, progress: Progress) -> Run:
         """One run. Its words are those of no other, but for what all sessions share."""
         salt = f"{load.concurrency or load.rate}/{repeat}"
-        plan = Plan(self._workload, self.options.seed, self.options.scale, self._tokens_per_word, salt)
+        plan = Plan(self._workload, self.options.seed, self.options.scale, self.tokens_per_word, salt)
         made = self._sessions(plan)
         name = load_name((load.concurrency, load.rate))
         task = progress.add_task(f"{self.options.label}, {name}, {repeat + 1} of {self.options.repeats}", total=load.sessions, turns="")
@@ -107,10 +107,9 @@ class Agentic:
         self._runs.append(run)
         found = figures(run, self.options.devices, self.options.floor)
         speed = "" if found.user_tps is None else f"{number(found.user_tps)} tokens/s a user, "
-        progress.console.print(
-            f"{self.options.label}, {name}: {speed}{number(found.output_per_minute)} tokens/min, {found.turns} turns, {found.failed} failed",
-            soft_wrap=True,
-        )
+        rate = f"{number(found.output_per_minute)} tokens/min"
+        line = f"{self.options.label}, {name}: {speed}{rate}, {found.turns} turns, {found.failed} failed"
+        progress.console.print(line, soft_wrap=True, markup=False)
         return run
 
     def _sessions(self, plan: Plan) -> Sessions:
