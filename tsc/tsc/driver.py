@@ -100,7 +100,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     progress("read", 0, 1)
     checkpoint = open_checkpoint(request.weights) if request.weights else None
     config, digest = _config(request, checkpoint)
-    config = for_sequences_of(config, longest_sequence(config, request.context))
+    config = for_sequences_of(config, request.context)
     model = find_model(request, config)
     progress("place", 0, 1)
     options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))

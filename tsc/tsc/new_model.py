@@ -17,7 +17,7 @@ from tsc import ast
 from tsc.checkpoint.arranged import arrangement_of
 from tsc.checkpoint.config import is_gguf, load_config, parse_json, read_file
 from tsc.checkpoint.safetensors_file import read_header
-from tsc.diagnostics import CompileError, Diagnostic
+from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.elaborate import elaborate
 from tsc.front import ModelSource, models_directory, read_model
 from tsc.printer import format_file
@@ -126,13 +126,15 @@ def _names(given: Sequence[object]) -> list[str]:
 
 
 def write(path: Path, text: str) -> None:
-    """A file that is not there yet. Raises CompileError."""
+    """A file that is not there yet. Raises CompileError, MissingCapability."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         message = f"-o {path}: there is such a file, and it may have been worked on"
         raise CompileError(Diagnostic("TS0520", message, fixes=("give another name with -o, or remove it",))) from None
+    except OSError as error:
+        raise MissingCapability(f"-o {path}: cannot be written: {error.strerror}; give another name with -o") from None
 
 
 def _differences(found: _Candidate) -> Iterator[Difference]:
