@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tests.models.running import compiled
 from tests.runtime.test_speculation import every_draft, tokens_of
 from torch import Tensor
@@ -55,6 +57,7 @@ SMALL = {
 PAGE = 8
 OFF = LimitOptions(num_pages=2048, speculate="off")
 MTP = LimitOptions(num_pages=2048, speculate="mtp")
+_DOWN = 'weight other: [D, J] = "model.layers.{L}.mlp.shared_experts.down_proj.weight"'
 CODE = (Path(__file__).parents[1] / "runtime" / "toy.py").read_text()
 
 
@@ -234,6 +237,41 @@ def test_an_entry_for_drafts_gives_logits(checkpoint: Path, tmp_path: Path) -> N
     model.write_text(head + changed)
     with pytest.raises(CompileError, match=r"TS0213.*`draft` guesses for `decode` and gives \[S, D\]"):
         compiled(checkpoint, tmp_path / "x.tsa", model=model)
+
+
+@pytest.mark.parametrize(
+    ("of_decode", "of_draft"),
+    [
+        (_DOWN, ""),
+        (f"{_DOWN} let looked = embedding(ids, other)", ""),
+        (f"{_DOWN} x = x + linear(embedding(ids, other), other) * 0.0", ""),
+        ("", _DOWN.replace("{L}", "1")),
+    ],
+    ids=["declared by the first", "read by it for nothing", "a table to the first", "declared by the second"],
+)
+def test_what_entries_read_otherwise_is_stored_once(of_decode: str, of_draft: str, checkpoint: Path, tmp_path: Path) -> None:
+    text = (PICO.parents[1] / "models" / "deepseek_v3.ts").read_text()
+    (head, decode, draft) = re.split(r"(?=^entry )", text, flags=re.MULTILINE)
+    decode = decode.replace("  keep made", f"  {of_decode}\n  keep made")
+    draft = draft.replace("  let of_next", f"  {of_draft}\n  let of_next")
+    (tmp_path / "model.ts").write_text(head + decode + draft)
+    plain = compiled(checkpoint, tmp_path / "plain.tsa")
+    changed = compiled(checkpoint, tmp_path / "changed.tsa", model=tmp_path / "model.ts")
+    sizes = [sum(math.prod(t.shape) for t in load_file(path / "weights" / "rank-00000.safetensors").values()) for path in (plain, changed)]
+    assert sizes[0] == sizes[1]
+    ids = torch.randint(SMALL["vocab_size"], (10,), generator=torch.Generator().manual_seed(5))
+    one, other = OneSequence(plain), OneSequence(changed)
+    for drafting in (False, True):
+        np.testing.assert_allclose(one.run(ids, 0, 9, drafting=drafting), other.run(ids, 0, 9, drafting=drafting), atol=1e-5)
+
+
+def test_a_tensor_that_entries_share_out_otherwise_among_ranks_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    text = (PICO.parents[1] / "models" / "deepseek_v3.ts").read_text()
+    table = 'weight table: [V, D] = "model.embed_tokens.weight"  x = x + 0.0 * embedding(ids, table)'
+    (tmp_path / "model.ts").write_text(text.replace("  keep made", f"  {table}\n  keep made"))
+    compiled(checkpoint, tmp_path / "one.tsa", model=tmp_path / "model.ts")
+    with pytest.raises(CompileError, match=r'TS0204.*"model.embed_tokens.weight" is stored as f32\[V@tp, D\], and this is f32\[V, D\]'):
+        compiled(checkpoint, tmp_path / "two.tsa", model=tmp_path / "model.ts", tp=2)
 
 
 def test_an_entry_for_drafts_is_not_run_alone(checkpoint: Path, tmp_path: Path) -> None:
