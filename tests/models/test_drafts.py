@@ -19,16 +19,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from tests.models.running import compiled
 from tests.runtime.test_speculation import every_draft, tokens_of
 from torch import Tensor
 
+from tsc.checkpoint import load_config
+from tsc.cli import main
 from tsc.diagnostics import CompileError
 from tsc.driver import compile_artifact
-from tsc.front import read_model
+from tsc.front import place_drafter, place_model, read_model
 from tsc.request import Request
 from tsc.simulation.simulate import simulate
+from tspasses.placed import Options
+from tspasses.plan import plan_of
+from tspasses.topology import topology
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
@@ -272,6 +278,47 @@ def test_a_tensor_that_entries_share_out_otherwise_among_ranks_is_refused(checkp
     compiled(checkpoint, tmp_path / "one.tsa", model=tmp_path / "model.ts")
     with pytest.raises(CompileError, match=r'TS0204.*"model.embed_tokens.weight" is stored as f32\[V@tp, D\], and this is f32\[V, D\]'):
         compiled(checkpoint, tmp_path / "two.tsa", model=tmp_path / "model.ts", tp=2)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_plan_counts_what_the_drafter_stores(tp: int, checkpoint: Path, tmp_path: Path) -> None:
+    path = compiled(checkpoint, tmp_path / "small.tsa", tp=tp)
+    source, (config, _) = read_model(PICO.parents[1] / "models" / "deepseek_v3.ts"), load_config(checkpoint)
+    placed = place_model(source, config, {"tp": tp}, Options("f32", topology=topology("local")))
+    drafts = place_drafter(source, config, {"tp": tp}, placed)
+    plan = plan_of(placed, drafts)
+    assert plan.drafter is not None
+    assert plan.drafter.weight_bytes > 0
+    stored = load_file(path / "weights" / "rank-00000.safetensors").values()
+    assert plan.weight_bytes + plan.drafter.weight_bytes == 4 * sum(t.numel() for t in stored)
+    caches = json.loads((path / PROGRAM).read_text())["caches"]
+    assert plan.cache_bytes_per_token + plan.drafter.cache_bytes_per_token == sum(4 * math.prod(c["page"]) for c in caches)
+    assert [i.id for i in plan.drafter.items] == [f"D{n + 1}" for n in range(len(plan.drafter.items))]
+    shown = json.loads((path / "plan.json").read_text())
+    assert [i["kind"] for i in shown["drafts"][0]["items"]] == [i.kind for i in plan.drafter.items]
+    assert {p["weight_bytes"] for p in shown["drafts"]} == {plan.drafter.weight_bytes}
+
+
+def test_a_plan_shows_the_drafter_as_such(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["plan", str(PICO.parents[1] / "models" / "deepseek_v3.ts"), "--config", str(checkpoint), "--mesh", "tp=2"]
+
+    def shown(*more: str) -> str:
+        result = CliRunner().invoke(main, [*arguments, *more])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    text = shown()
+    own, drafter = text.split("\ndrafter `draft`, which runs after each step on its rows, where the checkpoint has its weights:\n")
+    assert "D1  draft" in drafter
+    assert "D1" not in own
+    assert "\ndrafter's cache: " in drafter
+    assert "\ndrafter's weights: " in drafter
+    assert shown("--explain", "D1").startswith("D1: all_reduce over tp (2 ranks)\n")
+    (tmp_path / "plan.json").write_text(shown("--json"))
+    assert shown("--diff", str(tmp_path / "plan.json")).startswith("the same collectives")
+    arguments[-1] = "dp=2"
+    assert ", 128 B/token (drafter)\n" in shown("--diff", str(tmp_path / "plan.json"))
+    assert "drafter" not in shown("--entry", "draft")
 
 
 def test_an_entry_for_drafts_is_not_run_alone(checkpoint: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tsc.cli_options import CONFIG, CONTEXT, DTYPE, ENTRY, MESH, NO_TUNING, TUNI
 from tsc.diagnostics import CompileError, MissingCapability
 
 if TYPE_CHECKING:
+    from tsc.front import ModelSource
     from tspasses.placed import PlacedModel
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
@@ -99,10 +100,12 @@ def main() -> None:
 @DENY
 def check(model: Path, config: Path | None, context: int | None, entry: str | None, mesh: str | None, deny: tuple[str, ...]) -> None:
     """Check names, shapes and placements of a model file: of the entry first, then of all modules that it does not reach."""
+    from tsc.front import read_model
+
     if context is not None and config is None:
         raise click.UsageError("--context is about the rope scaling of a config: give --config")
     values = None if config is None else read_config(config, context)
-    placed = _place(model, values, mesh, "bf16", deny=deny, entry=entry, every=True)
+    placed = _place(read_model(model), values, mesh, "bf16", deny=deny, entry=entry, every=True)
     modules = len({i.module for i in placed.typed.instances.values()})
     click.echo(
         f"{model}: {modules} modules check ({f'config {config}' if config else 'any config'}; {f'mesh {mesh}' if mesh else 'any mesh'})"
@@ -168,6 +171,7 @@ def plan(
     suggest: bool,
 ) -> None:
     """Show every collective of a model on a mesh: what, why, and how many bytes."""
+    from tsc.front import parse_mesh, place_drafter, read_model
     from tsc.plan_diff import diff as compare
     from tsc.plan_diff import read_plan
     from tsc.report import arrangement_table, bucket_table, explain_item, plan_table, suggestion_table
@@ -179,11 +183,12 @@ def plan(
         raise click.UsageError("--exit-code says whether plans differ, with --diff PLAN.json")
     other = None if diff is None else read_plan(diff)
 
-    values = read_config(config, context)
-    placed = _place(model, values, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology, entry=entry)
-    found = plan_of(placed)
+    values, source = read_config(config, context), read_model(model)
+    placed = _place(source, values, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology, entry=entry)
+    drafts = place_drafter(source, values, parse_mesh(mesh) or {}, placed)
+    found = plan_of(placed, drafts)
     if explain is not None:
-        click.echo(explain_item(found, placed, explain))
+        click.echo(explain_item(found, placed, drafts, explain))
     elif as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     elif by_tokens:
@@ -203,17 +208,16 @@ def plan(
         write_page(html, plan_page(found, placed, model.name))
         click.echo(f"wrote {html}")
     elif meshes:
-        from tsc.front import read_model
         from tspasses.meshes import arrangements
 
-        every = arrangements(read_model(model).file, values, placed.mesh.ranks, placed.options, entry)
+        every = arrangements(source.file, values, placed.mesh.ranks, placed.options, entry)
         click.echo(arrangement_table(every, placed))
     elif suggest:
         from tspasses.suggest import suggestions
 
         click.echo(suggestion_table(suggestions(placed), placed))
     else:
-        click.echo(plan_table(found, placed))
+        click.echo(plan_table(found, placed, drafts))
 
 
 @main.command()
@@ -326,7 +330,7 @@ def _replace_text(path: Path, text: str) -> None:
 
 
 def _place(
-    model: Path,
+    model: ModelSource,
     config: Mapping[str, Any] | None,
     mesh: str | None,
     dtype: str,
@@ -337,7 +341,7 @@ def _place(
     entry: str | None = None,
     every: bool = False,
 ) -> PlacedModel:
-    from tsc.front import parse_mesh, place_model, read_model
+    from tsc.front import parse_mesh, place_model
     from tspasses.placed import Options
     from tspasses.topology import topology as links
     from tspasses.transitions import COLLECTIVES
@@ -347,4 +351,4 @@ def _place(
             raise click.BadParameter(f"{kind!r} is none of {', '.join(COLLECTIVES)}", param_hint="--deny")
     options = Options(dtype, tokens, 1, links(topology), frozenset(deny))
     sizes = parse_mesh(mesh) if mesh else (None if mesh is None else {})
-    return place_model(read_model(model), config, sizes, options, entry=entry, every=every)
+    return place_model(model, config, sizes, options, entry=entry, every=every)

@@ -171,9 +171,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
     with ArtifactWriter(path) as writer:
         drafts = _plans(drafter.buckets, drafter.programs) if drafter else []
         writer.write_json("program.json", emit(_plans(graphs.buckets, graphs.programs), drafts))
-        writer.write_json(
-            "plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in graphs.buckets]}
-        )
+        writer.write_json("plan.json", _shown_plans(graphs))
         if checkpoint is not None:
             for name, data in split_tokenizer(checkpoint.tokenizer_files()).items():
                 writer.write_bytes(f"tokenizer/{name}", data)
@@ -195,6 +193,15 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
 
 def _plans(buckets: Sequence[Bucket], programs: Sequence[Program]) -> Plans:
     return [(bucket.first, program) for bucket, program in zip(buckets, programs, strict=True)]
+
+
+def _shown_plans(graphs: Graphs) -> dict[str, Any]:
+    """What plan.json has."""
+    shown = {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in graphs.buckets]}
+    if graphs.drafter is not None:
+        drafts = [(b, plan_of(graphs.placed, b.placed).drafter) for b in graphs.drafter.buckets]
+        shown["drafts"] = [{"first": b.first, "last": b.last, **plan.to_json()} for b, plan in drafts if plan is not None]
+    return shown
 
 
 def _stored(graphs: Graphs) -> list[StoredWeight]:

@@ -21,7 +21,7 @@ from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.elaborate import elaborate
 from tsc.front import ModelSource, models_directory, read_model
 from tsc.printer import format_file
-from tsc.program import CallTarget, TypedModel
+from tsc.program import TypedModel, runs_of
 from tsc.spans import Source
 from tsc.static import UNKNOWN, Static, evaluate
 
@@ -208,19 +208,11 @@ def _typed(model: ModelSource, config: Mapping[str, Any]) -> TypedModel:
 
 def _weights(typed: TypedModel) -> Iterator[tuple[str, int]]:
     """The names of a model's weights, with `#` for numbers, and the line that declares each."""
-
-    def walk(name: str, prefix: str) -> Iterator[tuple[str, int]]:
-        instance = typed.instances[name]
+    for prefix, instance in runs_of(typed):
         for weight in instance.weights:
             if weight.tied is None:
                 stored = arrangement_of(weight.tensor)
                 yield _pattern(prefix + (stored[0] if stored else weight.tensor)), instance.values[weight.value].span.line
-        for operation in instance.operations:
-            if operation.op == "call":
-                target: CallTarget = operation.attributes["target"]
-                yield from walk(target.instance, prefix + (f"{target.prefix}." if target.prefix else ""))
-
-    return walk(typed.entry, "")
 
 
 def _tensors(folder: Path) -> Mapping[str, int]:

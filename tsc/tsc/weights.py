@@ -15,7 +15,7 @@ from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.graph import Input, JoinedType, NodeType, Program, WeightPart, bound_weights
 from tsc.importance import Importance
 from tsc.mesh import Mesh
-from tsc.program import CallTarget, TypedModel
+from tsc.program import TypedModel, runs_of
 from tsc.spans import Span
 from tsc.types import Placement, Shape, local_dimensions
 from tskernels.dtypes import torch_dtype
@@ -138,21 +138,13 @@ def _shortened(problems: Sequence[Diagnostic], most: int = 12) -> list[Diagnosti
 
 def declared_weights(typed: TypedModel) -> Iterator[tuple[str, Declared]]:
     """What the model calls its weights in a checkpoint."""
-    return _declared(typed, typed.entry, "")
-
-
-def _declared(typed: TypedModel, name: str, prefix: str) -> Iterator[tuple[str, Declared]]:
-    instance = typed.instances[name]
-    for weight in instance.weights:
-        value = instance.values[weight.value]
-        names = tensor_names(prefix + weight.tensor, value.shape)
-        shape = value.shape if len(names) == 1 else _one_of(value.shape)
-        for tensor in names:
-            yield tensor, Declared(name, weight.value, shape, value.span, weight.tied is not None)
-    for operation in instance.operations:
-        if operation.op == "call":
-            target: CallTarget = operation.attributes["target"]
-            yield from _declared(typed, target.instance, prefix + (f"{target.prefix}." if target.prefix else ""))
+    for prefix, instance in runs_of(typed):
+        for weight in instance.weights:
+            value = instance.values[weight.value]
+            names = tensor_names(prefix + weight.tensor, value.shape)
+            shape = value.shape if len(names) == 1 else _one_of(value.shape)
+            for tensor in names:
+                yield tensor, Declared(instance.name, weight.value, shape, value.span, weight.tied is not None)
 
 
 def _one_of(stacked: Shape) -> Shape:
