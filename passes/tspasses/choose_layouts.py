@@ -20,16 +20,16 @@ from tsc.mesh import Mesh
 from tskernels.layouts import LAYOUTS
 from tskernels.registry import ROWS, Candidate, Measurements, explain, in_common, kernels, rank
 from tskernels.target import Target
-from tspasses.joined_weights import tensor_of
+from tspasses.joined_weights import WeightKey, tensor_of
 from tspasses.kernel_calls import call_of
 
 
 @dataclass(frozen=True, slots=True)
 class ChooseLayouts:
-    """layouts: by graph and weight, where several programs must store the same; None: what suits the one."""
+    """layouts: of weights, where several programs must store the same; None: what suits the one."""
 
     target: Target
-    layouts: Mapping[tuple[str, str], str] | None = None
+    layouts: Mapping[WeightKey, str] | None = None
     measured: Measurements | None = None
     name: ClassVar[str] = "choose-layouts"
 
@@ -42,19 +42,19 @@ class ChooseLayouts:
         for name, graph in program.graphs.items():
             for node in graph.nodes:
                 is_weight = node.op == "placeholder" and node.meta["input"].kind == "weight"
-                if is_weight and (layout := layouts.get((name, tensor_of(node)))):
+                if is_weight and (layout := layouts.get((program.entry, name, tensor_of(node)))):
                     node.meta["input"] = replace(node.meta["input"], layout=layout)
         return program
 
 
-def cheapest_layouts(programs: Sequence[Program], target: Target, measured: Measurements | None = None) -> Mapping[tuple[str, str], str]:
-    """By graph and weight, for weights that are in none yet."""
+def cheapest_layouts(programs: Sequence[Program], target: Target, measured: Measurements | None = None) -> Mapping[WeightKey, str]:
+    """Of the weights that are in none yet."""
     meshes = {graph: program.mesh for program in programs for graph in program.graphs.values()}
-    names = {graph: name for program in programs for name, graph in program.graphs.items()}
+    names = {graph: (program.entry, name) for program in programs for name, graph in program.graphs.items()}
     found = {}
     for weights in _same_weights(programs):
         layout = _cheapest(weights, meshes, target, measured)
-        found.update({(names[w.graph], tensor_of(w)): layout for w in weights})
+        found.update({(*names[w.graph], tensor_of(w)): layout for w in weights})
     return found
 
 

@@ -9,6 +9,7 @@ the sum.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -21,8 +22,8 @@ from tskernels.registry import ROWS
 from tspasses.joined_weights import is_private, join, tensor_of
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
-Pair = tuple[str, str, str]
-"""A graph, and what the checkpoint calls the gate and what it gates."""
+Pair = tuple[str, str, str, str]
+"""An entry, one of its graphs, and what the checkpoint calls the gate and what it gates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,16 @@ class FuseGated:
     name: ClassVar[str] = "fuse-gated"
 
     def agree(self, programs: Sequence[Program]) -> FuseGated:
-        """Fuse what can be in each of the programs."""
-        found = [{_pair(name, mlp) for name, graph in p.graphs.items() for mlp in _gated(graph)} for p in programs]
-        return replace(self, pairs=frozenset(set.intersection(*found)))
+        """Fuse what can be in each of an entry's programs."""
+        found = [{_pair(p.entry, name, mlp) for name, graph in p.graphs.items() for mlp in _gated(graph)} for p in programs]
+        seen = Counter(pair for pairs in found for pair in pairs)
+        entries = Counter(p.entry for p in programs)
+        return replace(self, pairs=frozenset(pair for pair, count in seen.items() if count == entries[pair[0]]))
 
     def run(self, program: Program) -> Program:
         for name, graph in program.graphs.items():
             for mlp in list(_gated(graph)):
-                if self.pairs is None or _pair(name, mlp) in self.pairs:
+                if self.pairs is None or _pair(program.entry, name, mlp) in self.pairs:
                     _fuse(graph, mlp)
             graph.lint()
         return program
@@ -75,8 +78,8 @@ def _is_linear(node: torch.fx.Node) -> bool:
     return is_product and len(node.users) == 1 and is_private(operands(node)[1])
 
 
-def _pair(graph: str, mlp: _Gated) -> Pair:
-    return graph, tensor_of(operands(mlp.gate)[1]), tensor_of(operands(mlp.up)[1])
+def _pair(entry: str, graph: str, mlp: _Gated) -> Pair:
+    return entry, graph, tensor_of(operands(mlp.gate)[1]), tensor_of(operands(mlp.up)[1])
 
 
 def _fuse(graph: torch.fx.Graph, mlp: _Gated) -> None:

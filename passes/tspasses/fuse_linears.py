@@ -17,7 +17,7 @@ import torch.fx
 
 from tsc.graph import JoinedType, Program, layout_of, node_type, op_of, operands, target_of
 from tsc.mesh import Mesh
-from tspasses.joined_weights import is_private, join, tensor_of
+from tspasses.joined_weights import WeightKey, is_private, join, tensor_of
 
 Group = tuple[int, ...]
 """Names which weights may be joined: those that have the same one."""
@@ -25,13 +25,13 @@ Group = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class FuseLinears:
-    """groups: by graph and weight, where several programs must join the same; None: whatever reads one value."""
+    """groups: of weights, where several programs must join the same; None: whatever reads one value."""
 
-    groups: Mapping[tuple[str, str], Group] | None = None
+    groups: Mapping[WeightKey, Group] | None = None
     name: ClassVar[str] = "fuse-linears"
 
     def agree(self, programs: Sequence[Program]) -> FuseLinears:
-        """Join what one value is multiplied by in each of the programs."""
+        """Join what one value is multiplied by in each of an entry's programs."""
         return replace(self, groups=common_groups(programs))
 
     def run(self, program: Program) -> Program:
@@ -40,7 +40,7 @@ class FuseLinears:
                 joined: dict[tuple[Group, str, int], list[torch.fx.Node]] = {}
                 for node in linears:
                     _, weight, *bias = operands(node)
-                    group = () if self.groups is None else self.groups[name, tensor_of(weight)]
+                    group = () if self.groups is None else self.groups[program.entry, name, tensor_of(weight)]
                     joined.setdefault((group, layout_of(weight), len(bias)), []).append(node)
                 for several in joined.values():
                     if len(several) > 1:
@@ -49,21 +49,22 @@ class FuseLinears:
         return program
 
 
-def common_groups(programs: Sequence[Program]) -> Mapping[tuple[str, str], Group]:
-    """The weights that one value is multiplied by in each of the programs, which then store the same joined ones."""
-    found: dict[tuple[str, str], list[int]] = {}
-    seen: Counter[tuple[str, str]] = Counter()
+def common_groups(programs: Sequence[Program]) -> Mapping[WeightKey, Group]:
+    """The weights that one value is multiplied by in each of an entry's programs, which then store the same joined ones."""
+    found: dict[WeightKey, list[int]] = {}
+    seen: Counter[WeightKey] = Counter()
+    entries = Counter(program.entry for program in programs)
     number = 0
     for program in programs:
         for name, graph in program.graphs.items():
             for linears in _readers(graph).values():
                 number += 1
                 for node in linears:
-                    key = name, tensor_of(operands(node)[1])
+                    key = program.entry, name, tensor_of(operands(node)[1])
                     found.setdefault(key, []).append(number)
                     seen[key] += 1
     # A weight that is not free to be joined in one of them is alone in all.
-    return {key: tuple(numbers) if seen[key] == len(programs) else (-i,) for i, (key, numbers) in enumerate(found.items(), 1)}
+    return {key: tuple(numbers) if seen[key] == entries[key[0]] else (-i,) for i, (key, numbers) in enumerate(found.items(), 1)}
 
 
 def _readers(graph: torch.fx.Graph) -> dict[torch.fx.Node, list[torch.fx.Node]]:

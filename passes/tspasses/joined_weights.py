@@ -9,6 +9,9 @@ import torch.fx
 from tsc.graph import Input, JoinedType, NodeType
 from tskernels.registry import ROWS
 
+WeightKey = tuple[str, str, str]
+"""A weight of a program: its entry, one of its graphs, and what the checkpoint calls the weight below the graph's prefix."""
+
 
 def is_private(node: torch.fx.Node) -> bool:
     """Whether it is a weight that one op reads, and not joined yet."""

@@ -66,8 +66,8 @@ def compile_graphs(
     measured: Measurements | None = None,
     kept: Collection[str] = (),
 ) -> Sequence[Program]:
-    """Lower a model as it was placed for each range of step sizes, and run every pass, verified after each. What they store is the same.
-    kept: what other entries take."""
+    """Lower the entries of a model as they were placed for each range of step sizes, and run every pass, verified after each. What they
+    store of one tensor is the same. kept: what other entries take."""
     programs = []
     for placed in plans:
         progress("lower")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Set
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tsc.program import CallTarget
+from tsc.program import CallTarget, runs_of
 from tspasses.cost import DTYPE_BYTES, NOMINAL, payload, seconds
 from tspasses.placed import PlacedModel, Transition
 from tspasses.transitions import COLLECTIVES, moved
@@ -15,8 +16,8 @@ from tspasses.transitions import COLLECTIVES, moved
 
 @dataclass(frozen=True, slots=True)
 class PlanItem:
-    """One collective of a module. bytes_per_row: payload per token (`row` T) or per sequence (S); times: a step runs it that often;
-    seconds: predicted, once, at the step size of the plan."""
+    """One collective of a module. id: `C` and a number, of a drafter `D`. bytes_per_row: payload per token (`row` T) or per sequence (S);
+    times: a step runs it that often; seconds: predicted, once, at the step size of the plan."""
 
     id: str
     module: str
@@ -36,6 +37,9 @@ class PlanItem:
 
 @dataclass(frozen=True)
 class Plan:
+    """Of an entry. drafter: of the entry that guesses one token further, which runs after it where the checkpoint has its weights; those
+    that the first entry stores, too, do not count there."""
+
     mesh: dict[str, int]
     dtype: str
     topology: str
@@ -48,6 +52,7 @@ class Plan:
     weight_bytes: int  # that each rank stores
     weight_bytes_repeated: int  # of those, what other ranks store too, less one copy's share of it
     step_seconds: float  # predicted, of a step: collectives and ops, but for what attention reads of caches
+    drafter: Plan | None = None
 
     @property
     def seconds(self) -> float:
@@ -60,19 +65,27 @@ class Plan:
         return sum(i.bytes_per_row * i.times for i in self.items if i.row == "T")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"items": [asdict(i) for i in self.items]}
+        return asdict(self)
 
 
-def plan_of(placed: PlacedModel) -> Plan:
-    """List the collectives of every instance, entry first and then in order of first call."""
+def plan_of(placed: PlacedModel, drafts: PlacedModel | None = None) -> Plan:
+    """List the collectives of every instance, entry first and then in order of first call. drafts: the drafter of the entry."""
+    plan = _plan(placed, "C", frozenset())
+    return plan if drafts is None else replace(plan, drafter=_plan(drafts, "D", _weights(placed).keys()))
+
+
+def _plan(placed: PlacedModel, letter: str, stored: Set[str]) -> Plan:
+    """stored: the tensors that are there already."""
     times = _times(placed)
     items: list[PlanItem] = []
     order = [placed.typed.entry, *(n for n in reversed(list(placed.instances)) if n != placed.typed.entry)]
     for name in order:
         for transition in placed.instances[name].transitions:
-            items.extend(_items(placed, name, transition, times[name], len(items)))
+            items.extend(_items(placed, name, transition, times[name], f"{letter}{{}}", len(items)))
     options = placed.options
     cache_bytes, state_bytes, copies = _cache(placed, times)
+    weights = [size for tensor, size in _weights(placed).items() if tensor not in stored]
+    weight_bytes = sum(size.local for size in weights)
     return Plan(
         {a.name: a.known_size for a in placed.mesh.axes},
         options.dtype,
@@ -83,7 +96,8 @@ def plan_of(placed: PlacedModel) -> Plan:
         cache_bytes,
         copies,
         state_bytes,
-        *_weights(placed, times),
+        weight_bytes,
+        weight_bytes - sum(size.whole for size in weights) // placed.mesh.ranks,
         sum(instance.seconds * times[name] for name, instance in placed.instances.items()),
     )
 
@@ -99,7 +113,7 @@ def _times(placed: PlacedModel) -> Counter[str]:
     return times
 
 
-def _items(placed: PlacedModel, name: str, transition: Transition, times: int, count: int) -> list[PlanItem]:
+def _items(placed: PlacedModel, name: str, transition: Transition, times: int, id: str, count: int) -> list[PlanItem]:
     value = placed.instances[name].instance.values[transition.value]
     placement = transition.source
     options, mesh = placed.options, placed.mesh
@@ -113,7 +127,7 @@ def _items(placed: PlacedModel, name: str, transition: Transition, times: int, c
         ranks = mesh.size_of(move.axes)
         rows = {"T": options.tokens, "S": options.sequences, "": 1}[size.row]
         item = PlanItem(
-            id=f"C{count + len(found) + 1}",
+            id=id.format(count + len(found) + 1),
             module=name,
             kind=move.kind,
             axis=mesh.name_of(move.axes),
@@ -132,19 +146,25 @@ def _items(placed: PlacedModel, name: str, transition: Transition, times: int, c
     return found
 
 
-def _weights(placed: PlacedModel, times: Counter[str]) -> tuple[int, int]:
-    """Bytes of weights on one rank, and how many of them would be saved if every weight were split over all ranks."""
-    total = whole = 0
-    for name, instance in placed.instances.items():
-        for weight in instance.instance.weights:
-            if weight.tied is not None:
-                continue
-            shape, placement = instance.instance.values[weight.value].shape, instance.placements[weight.value]
-            size = math.prod(f.size or NOMINAL for f in shape.factors) * DTYPE_BYTES[shape.dtype or placed.options.dtype] * times[name]
-            split = placed.mesh.size_of([a.name for a, p in zip(placed.mesh.active, placement, strict=True) if p is not None])
-            total += size // split
-            whole += size
-    return total, total - whole // placed.mesh.ranks
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """Bytes of a weight: all of it, and what a rank has."""
+
+    whole: int
+    local: int
+
+
+def _weights(placed: PlacedModel) -> Mapping[str, _Size]:
+    """By the checkpoint's names of the tensors."""
+    found: dict[str, _Size] = {}
+    for prefix, instance in runs_of(placed.typed):
+        for weight in instance.weights:
+            if weight.tied is None:
+                shape, placement = instance.values[weight.value].shape, placed.instances[instance.name].placements[weight.value]
+                size = math.prod(f.size or NOMINAL for f in shape.factors) * DTYPE_BYTES[shape.dtype or placed.options.dtype]
+                split = placed.mesh.size_of([a.name for a, p in zip(placed.mesh.active, placement, strict=True) if p is not None])
+                found[prefix + weight.tensor] = _Size(size, size // split)
+    return found
 
 
 def _cache(placed: PlacedModel, times: Counter[str]) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +64,11 @@ class CompileCache:
         context: the longest sequence, which some rope scalings depend on."""
         identity = checkpoint_digest(checkpoint, self.root / "digests.json")
         asked = {"--mesh": mesh, "--dtype": dtype, "--entry": entry, "--context": None if context is None else str(context)}
-        options = ["--weights", str(checkpoint), *(word for name, value in asked.items() if value for word in (name, value))]
-        parts = key_parts(_compiler_parts(options), checkpoint=identity, mesh=mesh, dtype=dtype, target=_TARGET)
+        options = _words(checkpoint, asked)
+        compiler = _compiler_parts(options)
+        if compiler.get("context") != asked["--context"]:  # the model is the same for any
+            options = _words(checkpoint, asked | {"--context": None})
+        parts = key_parts(compiler, checkpoint=identity, mesh=mesh, dtype=dtype, target=_TARGET)
         name = entry_name(parts)
         found = self.entry(name)
         if found is None:
@@ -173,6 +176,11 @@ class CompileCache:
                 wait()
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def _words(checkpoint: Path, asked: Mapping[str, str | None]) -> list[str]:
+    """Of the compiler's command line."""
+    return ["--weights", str(checkpoint), *(word for name, value in asked.items() if value for word in (name, value))]
 
 
 def _compiler_parts(options: list[str]) -> dict[str, str]:

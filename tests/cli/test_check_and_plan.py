@@ -6,11 +6,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from tests.cli.conftest import Tsc
 from tests.cli.tiny import CONFIG, ROOT
+
+from tsc.cli import main
 
 MODELS = sorted((ROOT / "models").glob("*.ts"))
 GEMMA = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2, "query_pre_attn_scalar": 4}
@@ -360,12 +364,104 @@ def test_debug_shows_a_traceback_and_nothing_else_does(workspace: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "tsc", *arguments], cwd=workspace, capture_output=True, text=True, check=False)
 
-    plain, debug = run("check", "none.ts"), run("--debug", "check", "none.ts")
+    plain = run("check", "none.ts")
     assert (plain.returncode, plain.stdout) == (1, "")
     assert plain.stderr == "error[TS0115]: cannot read `none.ts`: no such file or directory\n"
-    assert debug.returncode == 1
-    assert "Traceback (most recent call last):" in debug.stderr
-    assert "CompileError: error[TS0115]" in debug.stderr
+    for arguments in (["--debug", "check", "none.ts"], ["check", "none.ts", "--debug"]):
+        debug = run(*arguments)
+        assert debug.returncode == 1
+        assert "Traceback (most recent call last):" in debug.stderr
+        assert "CompileError: error[TS0115]" in debug.stderr
+
+
+def _commands(group: click.Group, *names: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*names, name)
+        if isinstance(command, click.Group):
+            yield from _commands(command, *names, name)
+
+
+def test_every_command_takes_debug(tsc: Tsc) -> None:
+    every = list(_commands(main))
+    assert ("kernels", "why") in every
+    assert [names for names in every if "--debug" not in tsc(*names, "--help")[1]] == []
+
+
+def test_check_begins_with_the_entry_that_is_named(workspace: Path, tsc: Tsc) -> None:
+    for name in ("decode", "embed"):
+        assert tsc("check", "llama.ts", "--entry", name) == (0, "llama.ts: 5 modules check (any config; any mesh)\n")
+    code, output = tsc("check", "llama.ts", "--entry", "encode")
+    assert code == 1
+    assert "error[TS0213]: --entry: there is no entry `encode`; the file has `decode`, `embed`" in output
+
+
+# --- rope scalings that depend on the longest sequence ---------------------------------------------------------------
+
+
+@pytest.fixture
+def longrope(workspace: Path) -> Path:
+    """Of a model whose long factors are one too few."""
+    scaling = {"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0]}
+    config = CONFIG | {"rope_scaling": scaling, "original_max_position_embeddings": 32}
+    (workspace / "long.json").write_text(json.dumps(config))
+    return workspace / "long.json"
+
+
+@pytest.mark.parametrize("command", [["check"], ["plan"], ["simulate", "--mesh", "tp=2"]])
+def test_every_command_takes_the_factors_of_the_longest_sequence(command: list[str], longrope: Path, tsc: Tsc) -> None:
+    arguments = [*command, "llama.ts", "--config", longrope.name]
+    for more in ([], ["--context", "33"]):
+        code, output = tsc(*arguments, *more)
+        assert code == 1
+        assert "error[TS0210]: `long_factor` of longrope has a number for each of 2 pairs, and these are 1" in output
+    code, output = tsc(*arguments, "--context", "32")
+    assert code == 0, output
+    assert "note" not in output
+
+
+@pytest.mark.parametrize("command", [["check"], ["plan"], ["simulate", "--mesh", "tp=2"]])
+def test_a_context_that_changes_nothing_is_said(command: list[str], workspace: Path, tsc: Tsc) -> None:
+    code, output = tsc(*command, "llama.ts", "--config", "checkpoint", "--context", "32")
+    assert code == 0, output
+    assert output.startswith("note: --context 32 changes nothing: the rope of checkpoint is the same for sequences of any length\n")
+
+
+def test_a_context_without_a_config_is_wrong_usage(workspace: Path, tsc: Tsc) -> None:
+    code, output = tsc("check", "llama.ts", "--context", "32")
+    assert code == 2
+    assert "--context is about the rope scaling of a config: give --config" in output
+
+
+# --- sizes that are a mistake ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, GEMMA | {"model_type": "gemma3_text", "layer_types": None}], ids=["llama", "gemma3"])
+def test_a_config_of_a_billion_layers_is_refused_in_one_line(changes: dict[str, object], workspace: Path, tsc: Tsc) -> None:
+    (workspace / "deep.json").write_text(json.dumps(CONFIG | changes | {"num_hidden_layers": 10**9}))
+    for arguments in (["check", "llama.ts", "--config", "deep.json"], ["new", "deep.json"], ["compile", "--config", "deep.json"]):
+        code, output = tsc(*arguments)
+        assert code == 1
+        message = "error[TS0210]: deep.json: `num_hidden_layers` is 1,000,000,000, and a model has at most 4,096 layers\n"
+        assert message in output
+
+
+def test_loops_of_a_billion_rounds_and_stacks_of_a_billion_weights_are_refused(check: Tsc, workspace: Path) -> None:
+    (workspace / "config.json").write_text(json.dumps(CONFIG | {"blocks": 10**9, "experts": 10**9}))
+    loop = '  for i in 0..blocks carry x { x = MLP<"mlp">(x) }\n  return rms_norm'
+    code, output = check(MODEL.replace("  return rms_norm", loop), "--config", "config.json")
+    assert code == 1
+    assert "error[TS0210]: a module's loops have at most 4,096 rounds, and this makes 1,000,000,000" in output
+    nested = '  for i in 0..4096 carry x { for j in 0..2 carry x { x = MLP<"mlp">(x) } }\n  return rms_norm'
+    code, output = check(MODEL.replace("  return rms_norm", nested), "--config", "config.json")
+    assert code == 1
+    assert "error[TS0210]: a module's loops have at most 4,096 rounds, and this makes 4,098" in output
+    stacked = MODEL.replace("  V   = vocab_size\n", "  V   = vocab_size\n  N   = experts\n")
+    stacked = stacked.replace(
+        '  weight down: [D, F@tp] = "down', '  weight many: [N, D] = "many.{N}.weight"\n  weight down: [D, F@tp] = "down'
+    )
+    code, output = check(stacked, "--config", "config.json")
+    assert code == 1
+    assert "error[TS0210]: a weight is at most 65,536 of the checkpoint's tensors, and `N` is 1,000,000,000" in output
 
 
 UNCALLED = """config { D = hidden_size  V = vocab_size  F = intermediate_size }

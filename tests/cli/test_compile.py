@@ -63,6 +63,9 @@ def test_a_rope_scaling_that_depends_on_the_longest_sequence_is_told_it(workspac
 
     assert divisors() == divisors("--context", "33") == [3.0, 4.0]
     assert divisors("--context", "32") == [1.0, 2.0]
+    code, output = tsc("compile", "--weights", "checkpoint", "--context", "32", "-o", "short.tsa")
+    assert code == 0
+    assert "note: --context 32 changes nothing: the rope of checkpoint is the same for sequences of any length\n" in output
     for checkpoint, different in (("long", 2), ("checkpoint", 1)):
         keys = {tsc("compile", "--weights", checkpoint, *more, "--key")[1] for more in ([], ["--context", "32"])}
         assert len(keys) == different

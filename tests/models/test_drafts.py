@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +19,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 from tests.models.running import compiled
 from tests.runtime.test_speculation import every_draft, tokens_of
 from torch import Tensor
 
+from tsc.checkpoint import load_config
+from tsc.cli import main
 from tsc.diagnostics import CompileError
 from tsc.driver import compile_artifact
-from tsc.front import read_model
+from tsc.front import place_drafter, place_model, read_model
 from tsc.request import Request
 from tsc.simulation.simulate import simulate
+from tspasses.placed import Options
+from tspasses.plan import plan_of
+from tspasses.topology import topology
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
@@ -55,6 +63,7 @@ SMALL = {
 PAGE = 8
 OFF = LimitOptions(num_pages=2048, speculate="off")
 MTP = LimitOptions(num_pages=2048, speculate="mtp")
+_DOWN = 'weight other: [D, J] = "model.layers.{L}.mlp.shared_experts.down_proj.weight"'
 CODE = (Path(__file__).parents[1] / "runtime" / "toy.py").read_text()
 
 
@@ -234,6 +243,82 @@ def test_an_entry_for_drafts_gives_logits(checkpoint: Path, tmp_path: Path) -> N
     model.write_text(head + changed)
     with pytest.raises(CompileError, match=r"TS0213.*`draft` guesses for `decode` and gives \[S, D\]"):
         compiled(checkpoint, tmp_path / "x.tsa", model=model)
+
+
+@pytest.mark.parametrize(
+    ("of_decode", "of_draft"),
+    [
+        (_DOWN, ""),
+        (f"{_DOWN} let looked = embedding(ids, other)", ""),
+        (f"{_DOWN} x = x + linear(embedding(ids, other), other) * 0.0", ""),
+        ("", _DOWN.replace("{L}", "1")),
+    ],
+    ids=["declared by the first", "read by it for nothing", "a table to the first", "declared by the second"],
+)
+def test_what_entries_read_otherwise_is_stored_once(of_decode: str, of_draft: str, checkpoint: Path, tmp_path: Path) -> None:
+    text = (PICO.parents[1] / "models" / "deepseek_v3.ts").read_text()
+    (head, decode, draft) = re.split(r"(?=^entry )", text, flags=re.MULTILINE)
+    decode = decode.replace("  keep made", f"  {of_decode}\n  keep made")
+    draft = draft.replace("  let of_next", f"  {of_draft}\n  let of_next")
+    (tmp_path / "model.ts").write_text(head + decode + draft)
+    plain = compiled(checkpoint, tmp_path / "plain.tsa")
+    changed = compiled(checkpoint, tmp_path / "changed.tsa", model=tmp_path / "model.ts")
+    sizes = [sum(math.prod(t.shape) for t in load_file(path / "weights" / "rank-00000.safetensors").values()) for path in (plain, changed)]
+    assert sizes[0] == sizes[1]
+    ids = torch.randint(SMALL["vocab_size"], (10,), generator=torch.Generator().manual_seed(5))
+    one, other = OneSequence(plain), OneSequence(changed)
+    for drafting in (False, True):
+        np.testing.assert_allclose(one.run(ids, 0, 9, drafting=drafting), other.run(ids, 0, 9, drafting=drafting), atol=1e-5)
+
+
+def test_a_tensor_that_entries_share_out_otherwise_among_ranks_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    text = (PICO.parents[1] / "models" / "deepseek_v3.ts").read_text()
+    table = 'weight table: [V, D] = "model.embed_tokens.weight"  x = x + 0.0 * embedding(ids, table)'
+    (tmp_path / "model.ts").write_text(text.replace("  keep made", f"  {table}\n  keep made"))
+    compiled(checkpoint, tmp_path / "one.tsa", model=tmp_path / "model.ts")
+    with pytest.raises(CompileError, match=r'TS0204.*"model.embed_tokens.weight" is stored as f32\[V@tp, D\], and this is f32\[V, D\]'):
+        compiled(checkpoint, tmp_path / "two.tsa", model=tmp_path / "model.ts", tp=2)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_plan_counts_what_the_drafter_stores(tp: int, checkpoint: Path, tmp_path: Path) -> None:
+    path = compiled(checkpoint, tmp_path / "small.tsa", tp=tp)
+    source, (config, _) = read_model(PICO.parents[1] / "models" / "deepseek_v3.ts"), load_config(checkpoint)
+    placed = place_model(source, config, {"tp": tp}, Options("f32", topology=topology("local")))
+    drafts = place_drafter(source, config, {"tp": tp}, placed)
+    plan = plan_of(placed, drafts)
+    assert plan.drafter is not None
+    assert plan.drafter.weight_bytes > 0
+    stored = load_file(path / "weights" / "rank-00000.safetensors").values()
+    assert plan.weight_bytes + plan.drafter.weight_bytes == 4 * sum(t.numel() for t in stored)
+    caches = json.loads((path / PROGRAM).read_text())["caches"]
+    assert plan.cache_bytes_per_token + plan.drafter.cache_bytes_per_token == sum(4 * math.prod(c["page"]) for c in caches)
+    assert [i.id for i in plan.drafter.items] == [f"D{n + 1}" for n in range(len(plan.drafter.items))]
+    shown = json.loads((path / "plan.json").read_text())
+    assert [i["kind"] for i in shown["drafts"][0]["items"]] == [i.kind for i in plan.drafter.items]
+    assert {p["weight_bytes"] for p in shown["drafts"]} == {plan.drafter.weight_bytes}
+
+
+def test_a_plan_shows_the_drafter_as_such(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["plan", str(PICO.parents[1] / "models" / "deepseek_v3.ts"), "--config", str(checkpoint), "--mesh", "tp=2"]
+
+    def shown(*more: str) -> str:
+        result = CliRunner().invoke(main, [*arguments, *more])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    text = shown()
+    own, drafter = text.split("\ndrafter `draft`, which runs after each step on its rows, where the checkpoint has its weights:\n")
+    assert "D1  draft" in drafter
+    assert "D1" not in own
+    assert "\ndrafter's cache: " in drafter
+    assert "\ndrafter's weights: " in drafter
+    assert shown("--explain", "D1").startswith("D1: all_reduce over tp (2 ranks)\n")
+    (tmp_path / "plan.json").write_text(shown("--json"))
+    assert shown("--diff", str(tmp_path / "plan.json")).startswith("the same collectives")
+    arguments[-1] = "dp=2"
+    assert ", 128 B/token (drafter)\n" in shown("--diff", str(tmp_path / "plan.json"))
+    assert "drafter" not in shown("--entry", "draft")
 
 
 def test_an_entry_for_drafts_is_not_run_alone(checkpoint: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,35 +12,57 @@ import click
 
 from tsc import __version__
 from tsc.cli_compile import compile_, tune
-from tsc.cli_options import CONFIG, DTYPE, ENTRY, MESH, NO_TUNING, TUNING, progress
+from tsc.cli_options import CONFIG, CONTEXT, DTYPE, ENTRY, MESH, NO_TUNING, TUNING, progress, read_config
 from tsc.diagnostics import CompileError, MissingCapability
 
 if TYPE_CHECKING:
+    from tsc.front import ModelSource
     from tspasses.placed import PlacedModel
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 DENY = click.option("--deny", multiple=True, metavar="KIND", help="a collective that the plan may not use; repeatable")
 
 
+DEBUG = "tsc.debug"
+"""The key that --debug sets for a whole command line."""
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[DEBUG] = True
+
+
 class Commands(click.Group):
-    """A group whose errors are one finding each, on stderr: 1 the input is wrong, 2 usage, 3 the machine lacks something."""
+    """A group whose errors are one finding each, on stderr: 1 the input is wrong, 2 usage, 3 the machine lacks something. It and each of
+    its commands take --debug."""
+
+    group_class = type
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.params.append(_debug_option())
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        if not isinstance(cmd, Commands):
+            cmd.params.append(_debug_option())
+        super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (CompileError, MissingCapability, BrokenPipeError) as error:
-            if ctx.params.get("debug"):
+            if ctx.meta.get(DEBUG):
                 raise
             self.report(ctx, error)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except OSError as error:
-            if ctx.params.get("debug"):
+            if ctx.meta.get(DEBUG):
                 raise
             click.echo(f"error: {error.filename + ': ' if error.filename else ''}{error.strerror or error}", err=True)
             ctx.exit(3)
         except Exception as error:
-            if ctx.params.get("debug"):
+            if ctx.meta.get(DEBUG):
                 raise
             click.echo(f"error: internal: {type(error).__name__}: {error}; this is our bug: --debug shows where", err=True)
             ctx.exit(1)
@@ -58,21 +81,31 @@ class Commands(click.Group):
                 ctx.exit(1)
 
 
+def _debug_option() -> click.Option:
+    return click.Option(["--debug"], is_flag=True, expose_value=False, is_eager=True, callback=_set_debug, help="show tracebacks")
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tsc")
-@click.option("--debug", is_flag=True, help="show tracebacks")
-def main(debug: bool) -> None:
+def main() -> None:
     """Compile large language models: placements at module boundaries, every collective inferred."""
 
 
 @main.command()
 @MODEL
 @CONFIG
+@CONTEXT
+@ENTRY
 @MESH
 @DENY
-def check(model: Path, config: Path | None, mesh: str | None, deny: tuple[str, ...]) -> None:
-    """Check names, shapes and placements of a model file."""
-    placed = _place(model, config, mesh, "bf16", deny=deny, every=True)
+def check(model: Path, config: Path | None, context: int | None, entry: str | None, mesh: str | None, deny: tuple[str, ...]) -> None:
+    """Check names, shapes and placements of a model file: of the entry first, then of all modules that it does not reach."""
+    from tsc.front import read_model
+
+    if context is not None and config is None:
+        raise click.UsageError("--context is about the rope scaling of a config: give --config")
+    values = None if config is None else read_config(config, context)
+    placed = _place(read_model(model), values, mesh, "bf16", deny=deny, entry=entry, every=True)
     modules = len({i.module for i in placed.typed.instances.values()})
     click.echo(
         f"{model}: {modules} modules check ({f'config {config}' if config else 'any config'}; {f'mesh {mesh}' if mesh else 'any mesh'})"
@@ -103,6 +136,7 @@ def new(config: Path, output: Path | None) -> None:
 @main.command()
 @MODEL
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="config.json, a checkpoint directory, or a GGUF file")
+@CONTEXT
 @ENTRY
 @MESH
 @DTYPE
@@ -119,7 +153,8 @@ def new(config: Path, output: Path | None) -> None:
 @click.option("--suggest", is_flag=True, help="boundaries of modules that would make a step cheaper; none is changed")
 def plan(
     model: Path,
-    config: Path | None,
+    config: Path,
+    context: int | None,
     entry: str | None,
     mesh: str | None,
     dtype: str,
@@ -136,6 +171,7 @@ def plan(
     suggest: bool,
 ) -> None:
     """Show every collective of a model on a mesh: what, why, and how many bytes."""
+    from tsc.front import parse_mesh, place_drafter, read_model
     from tsc.plan_diff import diff as compare
     from tsc.plan_diff import read_plan
     from tsc.report import arrangement_table, bucket_table, explain_item, plan_table, suggestion_table
@@ -147,10 +183,12 @@ def plan(
         raise click.UsageError("--exit-code says whether plans differ, with --diff PLAN.json")
     other = None if diff is None else read_plan(diff)
 
-    placed = _place(model, config, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology, entry=entry)
-    found = plan_of(placed)
+    values, source = read_config(config, context), read_model(model)
+    placed = _place(source, values, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology, entry=entry)
+    drafts = place_drafter(source, values, parse_mesh(mesh) or {}, placed)
+    found = plan_of(placed, drafts)
     if explain is not None:
-        click.echo(explain_item(found, placed, explain))
+        click.echo(explain_item(found, placed, drafts, explain))
     elif as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     elif by_tokens:
@@ -170,38 +208,35 @@ def plan(
         write_page(html, plan_page(found, placed, model.name))
         click.echo(f"wrote {html}")
     elif meshes:
-        from tsc.checkpoint.config import load_config
-        from tsc.front import read_model
         from tspasses.meshes import arrangements
 
-        assert config is not None
-        every = arrangements(read_model(model).file, load_config(config)[0], placed.mesh.ranks, placed.options, entry)
+        every = arrangements(source.file, values, placed.mesh.ranks, placed.options, entry)
         click.echo(arrangement_table(every, placed))
     elif suggest:
         from tspasses.suggest import suggestions
 
         click.echo(suggestion_table(suggestions(placed), placed))
     else:
-        click.echo(plan_table(found, placed))
+        click.echo(plan_table(found, placed, drafts))
 
 
 @main.command()
 @MODEL
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="config.json, a checkpoint directory, or a GGUF file")
+@CONTEXT
 @ENTRY
 @click.option("--mesh", required=True, help="ranks on each axis, as in tp=4")
 @click.option("--seed", type=int, default=0, show_default=True, help="of the random weights and tokens")
-def simulate(model: Path, config: Path, entry: str | None, mesh: str, seed: int) -> None:
+def simulate(model: Path, config: Path, context: int | None, entry: str | None, mesh: str, seed: int) -> None:
     """Run a model on simulated ranks beside one device, and compare what each module returns.
 
     In f64 with random weights of the config's sizes; exit 1 where they differ.
     """
-    from tsc.checkpoint.config import load_config
     from tsc.front import parse_mesh, read_model
     from tsc.report import simulation_table
     from tsc.simulation.simulate import simulate as run
 
-    found = run(read_model(model), load_config(config)[0], parse_mesh(mesh) or {}, seed, entry)
+    found = run(read_model(model), read_config(config, context), parse_mesh(mesh) or {}, seed, entry)
     click.echo(simulation_table(found))
     if not all(c.holds for c in found.comparisons):
         raise click.exceptions.Exit(1)
@@ -295,8 +330,8 @@ def _replace_text(path: Path, text: str) -> None:
 
 
 def _place(
-    model: Path,
-    config: Path | None,
+    model: ModelSource,
+    config: Mapping[str, Any] | None,
     mesh: str | None,
     dtype: str,
     *,
@@ -306,7 +341,7 @@ def _place(
     entry: str | None = None,
     every: bool = False,
 ) -> PlacedModel:
-    from tsc.front import parse_mesh, place_model, read_model
+    from tsc.front import parse_mesh, place_model
     from tspasses.placed import Options
     from tspasses.topology import topology as links
     from tspasses.transitions import COLLECTIVES
@@ -314,11 +349,6 @@ def _place(
     for kind in deny:
         if kind not in COLLECTIVES:
             raise click.BadParameter(f"{kind!r} is none of {', '.join(COLLECTIVES)}", param_hint="--deny")
-    values = None
-    if config is not None:
-        from tsc.checkpoint.config import load_config
-
-        values = load_config(config)[0]
     options = Options(dtype, tokens, 1, links(topology), frozenset(deny))
     sizes = parse_mesh(mesh) if mesh else (None if mesh is None else {})
-    return place_model(read_model(model), values, sizes, options, entry=entry, every=every)
+    return place_model(model, config, sizes, options, entry=entry, every=every)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tsc.cli_options import CONFIG, DTYPE, ENTRY, MESH, NO_TUNING, TUNING, progress
+from tsc.cli_options import CONFIG, CONTEXT, DTYPE, ENTRY, MESH, NO_TUNING, TUNING, progress, read_config
 
 if TYPE_CHECKING:
     from tsc.request import Cache, Quantize, Request
@@ -44,11 +44,7 @@ def _compiled(command: Command) -> Command:
         DTYPE,
         MESH,
         ENTRY,
-        click.option(
-            "--context",
-            type=click.IntRange(min=1),
-            help="tokens of the longest sequence, for rope scalings that depend on it (longrope, dynamic) [default: the model's]",
-        ),
+        CONTEXT,
         CONFIG,
         click.option("--weights", type=click.Path(path_type=Path), help="checkpoint directory or GGUF file"),
         click.argument("model", type=click.Path(path_type=Path), required=False),
@@ -79,6 +75,13 @@ def _request(
     if model is None and weights is None and config is None:
         raise click.UsageError("give a model file, --weights, or both")
     return Request(model, weights, config, parse_mesh(mesh), dtype, "cpu", topology, screen, quantize, cache, entry=entry, context=context)
+
+
+def _note_context(request: Request) -> None:
+    """Say where --context changes nothing. Raises CompileError."""
+    source = request.config or request.weights
+    if source is not None and request.context is not None:
+        read_config(source, request.context)
 
 
 @click.command("compile")
@@ -126,6 +129,7 @@ def compile_(
         click.echo(f"note: measurements are ignored: {ignored}", err=True)
     from tsc.driver import compile_artifact
 
+    _note_context(request)
     source = request.weights or request.model or config
     assert source is not None
     path = output or Path(f"{source.stem}.tsa")
@@ -171,6 +175,7 @@ def tune(
     spin_briefly()  # as the runtime does, before torch is loaded
     sizes = _sizes(tokens)
     request = _request(model, weights, config, context, entry, mesh, dtype, topology, screen, quantize, cache)
+    _note_context(request)
     path = output or default_path()
     from tsc.tune import start
     from tsc.tune import tune as run

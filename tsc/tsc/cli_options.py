@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,8 +14,23 @@ TUNING = click.option(
     "--tuning", type=click.Path(path_type=Path), help="a file of measurements that choose kernels; by default the one that `tsc tune` keeps"
 )
 NO_TUNING = click.option("--no-tuning", is_flag=True, help="choose kernels by the cost model alone, whatever --tuning says")
+CONTEXT = click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    help="tokens of the longest sequence, for rope scalings that depend on it (longrope, dynamic) [default: the model's]",
+)
 ENTRY = click.option("--entry", metavar="NAME", help="which entry of the model file [default: the first]")
 DTYPE = click.option("--dtype", type=click.Choice(["bf16", "f32"]), default="bf16", show_default=True, help="element type of the model")
+
+
+def read_config(config: Path, context: int | None) -> dict[str, Any]:
+    """The configuration for sequences of that length; a line says where it changes nothing. Raises CompileError."""
+    from tsc.checkpoint.config import depends_on_length, for_sequences_of, load_config
+
+    values, _ = load_config(config)
+    if context is not None and not depends_on_length(values):
+        click.echo(f"note: --context {context} changes nothing: the rope of {config} is the same for sequences of any length", err=True)
+    return for_sequences_of(values, context)
 
 
 class progress:  # noqa: N801  (reads as a function where it is used)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from tsc.weights import (
     has_weights_of,
     match_checkpoint,
     require_importance,
+    stored_once,
     stored_tensors,
     stored_weights,
     write_weights,
@@ -100,7 +101,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     progress("read", 0, 1)
     checkpoint = open_checkpoint(request.weights) if request.weights else None
     config, digest = _config(request, checkpoint)
-    config = for_sequences_of(config, longest_sequence(config, request.context))
+    config = for_sequences_of(config, request.context)
     model = find_model(request, config)
     progress("place", 0, 1)
     options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))
@@ -119,23 +120,21 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
         drafts = place_model(model, config, request.mesh or {}, options, entry=entry.name)
         _require_guesses(drafts, placed)
 
-    def compiled(placed: PlacedModel, kept: Collection[str] = ()) -> tuple[Sequence[Bucket], Sequence[Program]]:
-        buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
-        programs = compile_graphs(
-            [b.placed for b in buckets],
-            target,
-            lambda name: progress(name, 0, 1),
-            screen=request.screen,
-            formats=wanted_formats(request.quantize, placed.typed, checkpoint),
-            cache_layout=CACHE_LAYOUTS[request.cache],
-            measured=measured(placed.mesh.ranks),
-            kept=kept,
-        )
-        return buckets, programs
-
-    buckets, programs = compiled(placed, [] if drafts is None else kept_by(drafts))
-    drafter = None if drafts is None else Drafter(*compiled(drafts))
-    return Graphs(target, checkpoint, config, digest, model, buckets, programs, drafter)
+    entries = [placed] if drafts is None else [placed, drafts]
+    buckets = [coarse_plan_set(p, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1)) for p in entries]
+    programs = compile_graphs(
+        [bucket.placed for several in buckets for bucket in several],
+        target,
+        lambda name: progress(name, 0, 1),
+        screen=request.screen,
+        formats={n: f for p in reversed(entries) for n, f in wanted_formats(request.quantize, p.typed, checkpoint).items()},
+        cache_layout=CACHE_LAYOUTS[request.cache],
+        measured=measured(placed.mesh.ranks),
+        kept=[] if drafts is None else kept_by(drafts),
+    )
+    first = len(buckets[0])
+    drafter = None if drafts is None else Drafter(buckets[1], programs[first:])
+    return Graphs(target, checkpoint, config, digest, model, buckets[0], programs[:first], drafter)
 
 
 def _require_guesses(drafts: PlacedModel, placed: PlacedModel) -> None:
@@ -172,9 +171,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
     with ArtifactWriter(path) as writer:
         drafts = _plans(drafter.buckets, drafter.programs) if drafter else []
         writer.write_json("program.json", emit(_plans(graphs.buckets, graphs.programs), drafts))
-        writer.write_json(
-            "plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in graphs.buckets]}
-        )
+        writer.write_json("plan.json", _shown_plans(graphs))
         if checkpoint is not None:
             for name, data in split_tokenizer(checkpoint.tokenizer_files()).items():
                 writer.write_bytes(f"tokenizer/{name}", data)
@@ -198,18 +195,23 @@ def _plans(buckets: Sequence[Bucket], programs: Sequence[Program]) -> Plans:
     return [(bucket.first, program) for bucket, program in zip(buckets, programs, strict=True)]
 
 
+def _shown_plans(graphs: Graphs) -> dict[str, Any]:
+    """What plan.json has."""
+    shown = {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in graphs.buckets]}
+    if graphs.drafter is not None:
+        drafts = [(b, plan_of(graphs.placed, b.placed).drafter) for b in graphs.drafter.buckets]
+        shown["drafts"] = [{"first": b.first, "last": b.last, **plan.to_json()} for b, plan in drafts if plan is not None]
+    return shown
+
+
 def _stored(graphs: Graphs) -> list[StoredWeight]:
-    """Every weight once, as all plans read it."""
-    found: dict[str, StoredWeight] = {}
+    """Every weight once, as all plans of all entries read it. Raises CompileError."""
+    found: list[StoredWeight] = []
     for programs in (graphs.programs, graphs.drafter.programs if graphs.drafter else ()):
-        first: set[str] = set()
-        for program in programs:
-            weights = stored_weights(program)
-            first = first or {weight.name for weight in weights}
-            assert {weight.name for weight in weights} == first, "plans of one entry store the same"
-            for weight in weights:
-                assert found.setdefault(weight.name, weight).layout == weight.layout, f"{weight.name} is stored in two layouts"
-    return list(found.values())
+        of_plans = [stored_weights(program) for program in programs]
+        assert len({frozenset(weight.name for weight in weights) for weights in of_plans}) <= 1, "plans of one entry store the same"
+        found += [weight for weights in of_plans for weight in weights]
+    return stored_once(graphs.placed.mesh, found)
 
 
 def _config(request: Request, checkpoint: Checkpoint | None) -> tuple[dict[str, Any], str]:

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from tsc import ast
 from tsc.checkpoint.arranged import arrangement_of
+from tsc.checkpoint.config import MOST_LAYERS
 from tsc.checkpoint.parts import part_name
 from tsc.declarations import Declarations, formatted
 from tsc.diagnostics import CompileError, Diagnostic, Note, near
@@ -22,6 +23,10 @@ from tsc.types import Factor, Placement, Shape
 
 STEP_INPUTS = {"ids": ("i32", "T"), "positions": ("i32", "T"), "last": ("i32", "S")}
 """What a runtime feeds to an entry, by parameter name: element type and dimension."""
+MOST_ROUNDS = MOST_LAYERS
+"""Of a module's loops together: each is operations of its own, though what the rounds call is elaborated once."""
+MOST_STACKED = 65_536
+"""Tensors of the checkpoint that one weight is."""
 
 
 def elaborate(
@@ -130,6 +135,7 @@ class _Body(Expressions):
         super().__init__(model, instance, statics)
         self.module = module
         self.returned = False
+        self.rounds = 0
 
     def run(self) -> None:
         result, placement = self.declarations.type_of(self.module.result)
@@ -224,6 +230,9 @@ class _Body(Expressions):
         tensor = _arranged(weight, tensor, shape.factors["{" + stacked + "}" in tensor :])
         if weight.start is not None:
             tensor = self._part(weight.start, tensor, shape.dimensions()["{" + stacked + "}" in tensor])
+        if "{" + stacked + "}" in tensor and (shape.factors[0].size or 0) > MOST_STACKED:
+            text = f"a weight is at most {MOST_STACKED:,} of the checkpoint's tensors, and `{stacked}` is {shape.factors[0].size:,}"
+            raise error_at("TS0210", text, weight.span)
         self.instance.weights.append(WeightDeclaration(value, tensor, tied))
         self.scope[weight.name] = Tensor(value)
 
@@ -369,6 +378,9 @@ class _Body(Expressions):
     def _for(self, loop: ast.For) -> None:
         first, last = (self.count(bound, "a loop's bound") for bound in (loop.first, loop.last))
         counts = [UNKNOWN] if UNKNOWN in (first, last) else range(first, last)
+        self.rounds += len(counts)
+        if self.rounds > MOST_ROUNDS:
+            raise error_at("TS0210", f"a module's loops have at most {MOST_ROUNDS:,} rounds, and this makes {self.rounds:,}", loop.span)
         before = {name: self._carried(name, loop.span) for name in loop.carried}
         outer = dict(self.scope)
         for i in counts:

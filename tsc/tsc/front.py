@@ -11,7 +11,7 @@ from typing import Any
 
 from tsc import ast
 from tsc.diagnostics import CompileError, Diagnostic
-from tsc.elaborate import elaborate
+from tsc.elaborate import drafter_of, elaborate
 from tsc.mesh_fixes import with_mesh_fixes
 from tsc.parser import parse, read_source
 from tsc.spans import Source
@@ -77,6 +77,14 @@ def place_model(
         return attempt(model.file, mesh)
     except CompileError as error:
         raise with_mesh_fixes(error, model.file, mesh, attempt) from None
+
+
+def place_drafter(
+    model: ModelSource, config: Mapping[str, Any] | None, mesh: Mapping[str, int] | None, placed: PlacedModel
+) -> PlacedModel | None:
+    """The entry that drafts for the placed one, placed alike, if there is one. Raises CompileError."""
+    entry = drafter_of(model.file, placed.entry.instance.module)
+    return None if entry is None else place_model(model, config, mesh, placed.options, entry=entry.name)
 
 
 def kept_by(placed: PlacedModel) -> list[str]:

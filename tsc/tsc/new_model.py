@@ -17,11 +17,11 @@ from tsc import ast
 from tsc.checkpoint.arranged import arrangement_of
 from tsc.checkpoint.config import is_gguf, load_config, parse_json, read_file
 from tsc.checkpoint.safetensors_file import read_header
-from tsc.diagnostics import CompileError, Diagnostic
+from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.elaborate import elaborate
 from tsc.front import ModelSource, models_directory, read_model
 from tsc.printer import format_file
-from tsc.program import CallTarget, TypedModel
+from tsc.program import TypedModel, runs_of
 from tsc.spans import Source
 from tsc.static import UNKNOWN, Static, evaluate
 
@@ -126,13 +126,15 @@ def _names(given: Sequence[object]) -> list[str]:
 
 
 def write(path: Path, text: str) -> None:
-    """A file that is not there yet. Raises CompileError."""
+    """A file that is not there yet. Raises CompileError, MissingCapability."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         message = f"-o {path}: there is such a file, and it may have been worked on"
         raise CompileError(Diagnostic("TS0520", message, fixes=("give another name with -o, or remove it",))) from None
+    except OSError as error:
+        raise MissingCapability(f"-o {path}: cannot be written: {error.strerror}; give another name with -o") from None
 
 
 def _differences(found: _Candidate) -> Iterator[Difference]:
@@ -206,19 +208,11 @@ def _typed(model: ModelSource, config: Mapping[str, Any]) -> TypedModel:
 
 def _weights(typed: TypedModel) -> Iterator[tuple[str, int]]:
     """The names of a model's weights, with `#` for numbers, and the line that declares each."""
-
-    def walk(name: str, prefix: str) -> Iterator[tuple[str, int]]:
-        instance = typed.instances[name]
+    for prefix, instance in runs_of(typed):
         for weight in instance.weights:
             if weight.tied is None:
                 stored = arrangement_of(weight.tensor)
                 yield _pattern(prefix + (stored[0] if stored else weight.tensor)), instance.values[weight.value].span.line
-        for operation in instance.operations:
-            if operation.op == "call":
-                target: CallTarget = operation.attributes["target"]
-                yield from walk(target.instance, prefix + (f"{target.prefix}." if target.prefix else ""))
-
-    return walk(typed.entry, "")
 
 
 def _tensors(folder: Path) -> Mapping[str, int]:

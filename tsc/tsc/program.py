@@ -6,7 +6,7 @@ Nothing here needs torch, so that `tsc check` and `tsc plan` answer at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -100,6 +100,20 @@ class TypedModel:
     instances: Mapping[str, Instance]
     entry: str
     unused: tuple[str, ...] = ()  # patterns of checkpoint tensors that the model leaves out
+
+
+def runs_of(typed: TypedModel) -> Iterator[tuple[str, Instance]]:
+    """Each run of an instance in a step, callers first: the prefix of its tensors' names in the checkpoint, and the instance."""
+
+    def walk(name: str, prefix: str) -> Iterator[tuple[str, Instance]]:
+        instance = typed.instances[name]
+        yield prefix, instance
+        for operation in instance.operations:
+            if operation.op == "call":
+                target: CallTarget = operation.attributes["target"]
+                yield from walk(target.instance, prefix + (f"{target.prefix}." if target.prefix else ""))
+
+    return walk(typed.entry, "")
 
 
 def stored_values(instance: Instance) -> frozenset[int]:

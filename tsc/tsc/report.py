@@ -22,11 +22,21 @@ if TYPE_CHECKING:
     from tspasses.suggest import Suggestion
 
 
-def plan_table(plan: Plan, placed: PlacedModel) -> str:
-    """One line a collective, then what a layer and a step come to."""
+def plan_table(plan: Plan, placed: PlacedModel, drafts: PlacedModel | None) -> str:
+    """One line a collective, then what a layer and a step come to; then the same of the drafter, if there is one."""
     mesh = _mesh(placed)
     names = ", ".join(placed.typed.architectures)
     lines = [f"plan for {names} on {mesh}, {plan.dtype}; {plan.tokens} tokens a step, links {plan.topology} (modelled)"]
+    lines += _entry_lines(plan, placed, "", "a step")
+    if plan.drafter is not None and drafts is not None:
+        name = drafts.entry.instance.module
+        lines += ["", f"drafter `{name}`, which runs after each step on its rows, where the checkpoint has its weights:"]
+        lines += _entry_lines(plan.drafter, drafts, "drafter's ", "a run")
+    return "\n".join(lines)
+
+
+def _entry_lines(plan: Plan, placed: PlacedModel, whose: str, run: str) -> list[str]:
+    lines = []
     if plan.items:
         rows = [("id", "module", "collective", "of", "bytes", "times", "predicted", "forced at", "why")]
         rows += [
@@ -45,17 +55,17 @@ def plan_table(plan: Plan, placed: PlacedModel) -> str:
         ]
         widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
         lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines += _totals(plan, placed)
+        lines += _totals(plan, run, placed.typed.entry)
     else:
         lines.append("no collectives")
     copies = f"; each byte is on {plan.cache_copies} ranks" if plan.cache_copies > 1 else ""
     if copies and len(placed.mesh.axes) > 1 and placed.mesh.joined:
         copies += " (--meshes: what fewer copies cost)"
     states = f", and states of {plan.state_bytes:,} bytes a sequence" if plan.state_bytes else ""
-    lines.append(f"cache: {plan.cache_bytes_per_token:,} bytes a token on each rank{states}{copies}")
+    lines.append(f"{whose}cache: {plan.cache_bytes_per_token:,} bytes a token on each rank{states}{copies}")
     repeated = f", {_gigabytes(plan.weight_bytes_repeated)} of them repeated on others" if plan.weight_bytes_repeated else ""
-    lines.append(f"weights: {_gigabytes(plan.weight_bytes)} on each rank{repeated}")
-    return "\n".join(lines)
+    lines.append(f"{whose}weights: {_gigabytes(plan.weight_bytes)} on each rank{repeated}")
+    return lines
 
 
 def bucket_table(buckets: Sequence[Bucket], largest: int) -> str:
@@ -128,17 +138,17 @@ def _mesh(placed: PlacedModel) -> str:
     return " x ".join(texts) if placed.mesh.ranks > 1 else "one rank"
 
 
-def _totals(plan: Plan, placed: PlacedModel) -> list[str]:
+def _totals(plan: Plan, run: str, entry: str) -> list[str]:
     lines = []
     for module in dict.fromkeys(i.module for i in plan.items):
         items = [i for i in plan.items if i.module == module]
         size = sum(i.bytes_per_row for i in items if i.row == "T")
         counts = ", ".join(f"{sum(i.kind == k for i in items)} {k}" for k in COLLECTIVES if any(i.kind == k for i in items))
-        what = "outside the layers" if module == placed.typed.entry else f"in each of {items[0].times} x {module}"
+        what = "outside the layers" if module == entry else f"in each of {items[0].times} x {module}"
         lines.append(f"{what}: {counts}; {size:,} bytes of payload a token")
     count = sum(i.times for i in plan.items)
     lines.append(
-        f"a step: {plan.bytes_per_token:,} bytes a token in {count} collectives, {plan.seconds * 1e6:,.0f} us predicted; "
+        f"{run}: {plan.bytes_per_token:,} bytes a token in {count} collectives, {plan.seconds * 1e6:,.0f} us predicted; "
         f"with its ops {plan.step_seconds * 1e6:,.0f} us"
     )
     return lines
@@ -148,11 +158,13 @@ def _bytes(item: PlanItem) -> str:
     return f"{item.bytes_per_row:,} B/{ {'T': 'token', 'S': 'sequence', '': 'step'}[item.row] }"
 
 
-def explain_item(plan: Plan, placed: PlacedModel, id: str) -> str:
+def explain_item(plan: Plan, placed: PlacedModel, drafts: PlacedModel | None, id: str) -> str:
     """One collective: the value, where it comes from, where it is forced, with the source lines."""
+    if plan.drafter is not None and drafts is not None and any(i.id == id for i in plan.drafter.items):
+        return explain_item(plan.drafter, drafts, None, id)
     item = next((i for i in plan.items if i.id == id), None)
     if item is None:
-        ids = [i.id for i in plan.items]
+        ids = [i.id for i in (*plan.items, *(plan.drafter.items if plan.drafter else ()))]
         raise CompileError(Diagnostic("TS0502", f"the plan has no collective `{id}`; it has {', '.join(ids) or 'none'}{near(id, ids)}"))
     transition = next(t for t in placed.instances[item.module].transitions if str(t.span) == item.span and t.reason == item.reason)
     value = placed.instances[item.module].instance.values[transition.value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -15,7 +15,7 @@ from tsc.diagnostics import CompileError, Diagnostic, Note, near
 from tsc.graph import Input, JoinedType, NodeType, Program, WeightPart, bound_weights
 from tsc.importance import Importance
 from tsc.mesh import Mesh
-from tsc.program import CallTarget, TypedModel
+from tsc.program import TypedModel, runs_of
 from tsc.spans import Span
 from tsc.types import Placement, Shape, local_dimensions
 from tskernels.dtypes import torch_dtype
@@ -36,14 +36,35 @@ class StoredWeight:
 
 
 def stored_weights(program: Program) -> list[StoredWeight]:
-    """Every weight of the program in the order in which a step reads them."""
+    """Every weight of the program in the order in which a step reads them. Raises CompileError as `stored_once` does."""
+
+    def each() -> Iterator[StoredWeight]:
+        for prefix, node in bound_weights(program):
+            kind: Input = node.meta["input"]
+            parts = tuple(WeightPart(prefix + p.tensor, p.type) for p in kind.parts)
+            yield StoredWeight(kind.tensor(prefix), parts, kind.layout, node.meta["span"])
+
+    return stored_once(program.mesh, each())
+
+
+def stored_once(mesh: Mesh, weights: Iterable[StoredWeight]) -> list[StoredWeight]:
+    """Those of each name once. Raises CompileError where ranks have other parts of a tensor by one weight than by another."""
     found: dict[str, StoredWeight] = {}
-    for prefix, node in bound_weights(program):
-        kind: Input = node.meta["input"]
-        parts = tuple(WeightPart(prefix + p.tensor, p.type) for p in kind.parts)
-        new = StoredWeight(kind.tensor(prefix), parts, kind.layout, node.meta["span"])
-        assert found.setdefault(new.name, new).layout == new.layout, f"{new.name} is stored in two layouts"
+    for weight in weights:
+        first = found.setdefault(weight.name, weight)
+        assert first.layout == weight.layout, f"{weight.name} is stored in two layouts"
+        for one, other in zip(first.parts, weight.parts, strict=True):
+            if _held(mesh, one.type) != _held(mesh, other.type):
+                message = f'"{one.tensor}" is stored as {one.type.text(mesh)}, and this is {other.type.text(mesh)}'
+                notes = (Note("the first is here", first.span),)
+                raise CompileError(Diagnostic("TS0204", message, weight.span, notes=notes, fixes=("give both one placement",)))
     return list(found.values())
+
+
+def _held(mesh: Mesh, kind: NodeType) -> tuple[Sequence[int | str], Sequence[int | str | None]]:
+    """What a rank has of a weight: the size of its block, and which dimension each axis cuts."""
+    dimension = [d for d, size in enumerate(kind.shape.groups) for _ in range(size)]
+    return kind.local(mesh), [dimension[p] if isinstance(p, int) else p for p in kind.placement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +138,13 @@ def _shortened(problems: Sequence[Diagnostic], most: int = 12) -> list[Diagnosti
 
 def declared_weights(typed: TypedModel) -> Iterator[tuple[str, Declared]]:
     """What the model calls its weights in a checkpoint."""
-    return _declared(typed, typed.entry, "")
-
-
-def _declared(typed: TypedModel, name: str, prefix: str) -> Iterator[tuple[str, Declared]]:
-    instance = typed.instances[name]
-    for weight in instance.weights:
-        value = instance.values[weight.value]
-        names = tensor_names(prefix + weight.tensor, value.shape)
-        shape = value.shape if len(names) == 1 else _one_of(value.shape)
-        for tensor in names:
-            yield tensor, Declared(name, weight.value, shape, value.span, weight.tied is not None)
-    for operation in instance.operations:
-        if operation.op == "call":
-            target: CallTarget = operation.attributes["target"]
-            yield from _declared(typed, target.instance, prefix + (f"{target.prefix}." if target.prefix else ""))
+    for prefix, instance in runs_of(typed):
+        for weight in instance.weights:
+            value = instance.values[weight.value]
+            names = tensor_names(prefix + weight.tensor, value.shape)
+            shape = value.shape if len(names) == 1 else _one_of(value.shape)
+            for tensor in names:
+                yield tensor, Declared(instance.name, weight.value, shape, value.span, weight.tied is not None)
 
 
 def _one_of(stacked: Shape) -> Shape:

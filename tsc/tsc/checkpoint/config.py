@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tsc.checkpoint.errors import NOT_A_CHECKPOINT, NOT_JSON, failure
+from tsc.diagnostics import CompileError, Diagnostic
 
 _MAGIC = b"GGUF"
+MOST_LAYERS = 4096
+"""Of a model: a number of more is a mistake, and whatever has something for each layer would take for ever."""
 
 
 def load_config(path: Path | str) -> tuple[dict[str, Any], str]:
@@ -27,7 +30,12 @@ def load_config(path: Path | str) -> tuple[dict[str, Any], str]:
         return config, config_digest(config)
     file = source / "config.json" if source.is_dir() else source
     data = read_file(file)
-    return complete(parse_json(file, data)), hashlib.sha256(data).hexdigest()
+    config = parse_json(file, data)
+    layers = config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        what = f"{file}: `num_hidden_layers` is {layers:,}, and a model has at most {MOST_LAYERS:,} layers"
+        raise CompileError(Diagnostic("TS0210", what, fixes=("give the config that the model was trained with",)))
+    return complete(config), hashlib.sha256(data).hexdigest()
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -139,15 +147,20 @@ def _complete_scaling(scaling: Mapping[str, Any], config: Mapping[str, Any]) -> 
     return result
 
 
+def depends_on_length(config: Mapping[str, Any]) -> bool:
+    """Whether the rope scaling is another for longer sequences."""
+    scaling = config.get("rope_scaling")
+    return isinstance(scaling, dict) and scaling.get("rope_type") in ("longrope", "dynamic")
+
+
 def longest_sequence(config: Mapping[str, Any], context: int | None) -> int | None:
     """How many tokens a sequence may have: as many as the config says, or, where its rope scaling depends on that, as `context` says."""
-    scaling = config.get("rope_scaling")
-    depends = isinstance(scaling, dict) and scaling.get("rope_type") in ("longrope", "dynamic")
-    longest = context if depends and context else config.get("max_position_embeddings")
+    longest = context if context and depends_on_length(config) else config.get("max_position_embeddings")
     return None if longest is None else int(longest)
 
 
-def for_sequences_of(config: Mapping[str, Any], longest: int | None) -> dict[str, Any]:
-    """The configuration with that length in its rope scaling."""
-    scaling = config.get("rope_scaling")
-    return dict(config) | ({"rope_scaling": scaling | {"longest_sequence": longest}} if isinstance(scaling, dict) else {})
+def for_sequences_of(config: Mapping[str, Any], context: int | None) -> dict[str, Any]:
+    """The configuration that a model is elaborated with: in a rope scaling that depends on it the longest sequence is stated."""
+    if not depends_on_length(config):
+        return dict(config)
+    return dict(config) | {"rope_scaling": config["rope_scaling"] | {"longest_sequence": longest_sequence(config, context)}}

@@ -6,13 +6,11 @@ import struct
 from typing import Any
 
 from tsc.checkpoint.architectures import ARCHITECTURES, Architecture
-from tsc.checkpoint.config import complete, layer_types
+from tsc.checkpoint.config import MOST_LAYERS, complete, layer_types
 from tsc.checkpoint.errors import DAMAGED_GGUF, UNKNOWN_ARCHITECTURE, failure
 from tsc.checkpoint.gguf_header import GgufHeader
 from tsc.checkpoint.gguf_rope import rope_scaling
 from tsc.diagnostics import near
-
-_MOST_LAYERS = 1 << 16  # more is a damaged byte, which would make lists of billions
 
 # config.json's key: the metadata's key under the architecture's prefix
 _REQUIRED = {
@@ -67,7 +65,7 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
         if value is not None:
             config[key] = shortest(value) if isinstance(value, float) else value
     config = complete(config)
-    if config["num_hidden_layers"] > _MOST_LAYERS or not config["num_attention_heads"]:
+    if config["num_hidden_layers"] > MOST_LAYERS or not config["num_attention_heads"]:
         counts = f"{config['num_hidden_layers']} layers and {config['num_attention_heads']} heads"
         raise failure(DAMAGED_GGUF, header.path, f"is damaged: its header states {counts}", "download it again")
     for source, what in (("attention.value_length", "values"), ("rope.dimension_count", "a rotary part")):
