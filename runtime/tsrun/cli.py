@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import click
 
 from tskernels.waiting import spin_briefly
 from tsrun.bench.cli import bench_group, sweep_command
+from tsrun.debugging import State, debug_option
 from tsrun.errors import RequestError, TsrunError, UsageError
 from tsrun.verification import READ_AGAIN
 
@@ -21,25 +22,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
 
 
-@dataclass
-class State:
-    """What `--debug` sets, anywhere on the command line."""
-
-    debug: bool = False
-
-
-def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.ensure_object(State).debug = True
-        os.environ["TSRUN_DEBUG"] = "1"  # the other ranks are processes
-
-
 def _set_verify(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         os.environ[READ_AGAIN] = "1"
-
-
-debug_option = click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_set_debug, help="Show tracebacks.")
 
 
 _ENGINE_OPTIONS = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tsrun.debugging import debug_option
 from tsrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 
 @click.group("bench")
+@debug_option
 def bench_group() -> None:
     """Measure a server or an engine under load."""
 
@@ -96,6 +98,7 @@ def _agentic(rest: dict[str, Any]) -> AgenticOptions:
 
 @bench_group.command("agentic")
 @_options(_SERVER, _SESSIONS, _LOADS, [_JSON])
+@debug_option
 def agentic_command(**rest: Any) -> None:
     """Sessions of coding agents: long shared beginnings, many turns, tools, forks, pauses."""
     from tsrun.bench.agentic import agentic
@@ -109,6 +112,7 @@ def agentic_command(**rest: Any) -> None:
 @click.option("--shared-tokens", type=click.IntRange(min=0), default=0, show_default=True, help="Of the prompt, which all have.")
 @click.option("--requests", type=click.IntRange(min=1), default=32, show_default=True, help="Of a run, or as many as users.")
 @_options(_SERVER, _LOADS, [_JSON])
+@debug_option
 def serve_command(prompt_tokens: int, answer_tokens: int, shared_tokens: int, requests: int, label: str | None, **rest: Any) -> None:
     """Requests of one length that have nothing to do with each other."""
     from tsrun.bench.agentic import AgenticOptions, agentic
@@ -135,6 +139,7 @@ _ENGINE = (
 @click.option("--context", type=click.IntRange(min=1), default=128, show_default=True, help="Tokens that each sequence has.")
 @click.option("--tokens", type=click.IntRange(min=2), default=64, show_default=True, help="That each makes.")
 @click.option("--speculate", type=click.Choice(["off", "lookup", "mtp"]), default="off", show_default=True)
+@debug_option
 def decode_command(artifact: Path, label: str | None, **rest: Any) -> None:
     """Sequences that make tokens, by the engine alone, without a server."""
     from tsrun.bench.engine_bench import EngineOptions, engine_bench
@@ -145,6 +150,7 @@ def decode_command(artifact: Path, label: str | None, **rest: Any) -> None:
 @bench_group.command("prefill")
 @_options(_ENGINE)
 @click.option("--context", type=click.IntRange(min=1), default=1024, show_default=True, help="Tokens of each prompt.")
+@debug_option
 def prefill_command(artifact: Path, label: str | None, **rest: Any) -> None:
     """Prompts to their first tokens, by the engine alone, without a server."""
     from tsrun.bench.engine_bench import EngineOptions, engine_bench
@@ -158,6 +164,7 @@ def prefill_command(artifact: Path, label: str | None, **rest: Any) -> None:
 @click.option("--one-by-one", is_flag=True, help="Change one option at a time, instead of trying all combinations.")
 @click.option("--folder", type=_PATH, help="Write the result of each configuration there, for `tsrun bench compare`.")
 @_options(_SESSIONS, _LOADS)
+@debug_option
 def sweep_command(model: Path, tried: tuple[str, ...], one_by_one: bool, folder: Path | None, **rest: Any) -> None:
     """Serve a model in several ways, run the same sessions against each, and say which to deploy."""
     from tsrun.bench.sweep import sweep
@@ -169,6 +176,7 @@ def sweep_command(model: Path, tried: tuple[str, ...], one_by_one: bool, folder:
 @click.argument("files", nargs=-1, type=_PATH, metavar="A.json B.json ...")
 @click.option("--plot", type=_PATH, help="Draw the front: a name that ends in .png or .html.")
 @_FLOOR
+@debug_option
 def compare_command(files: tuple[Path, ...], plot: Path | None, floor: float) -> None:
     """Several results side by side, and which loads are on the front."""
     from tsrun.bench.compare import compare
