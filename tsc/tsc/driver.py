@@ -134,7 +134,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
         return buckets, programs
 
     buckets, programs = compiled(placed, [] if drafts is None else kept_by(drafts))
-    drafter = None if drafts is None else Drafter(*compiled(drafts))
+    drafter = None if drafts is None else Drafter(*compiled(drafts, kept_by(drafts)))
     return Graphs(target, checkpoint, config, digest, model, buckets, programs, drafter)
 
 
