@@ -243,6 +243,7 @@ class Engine:
     def _step(self) -> list[Event]:
         events, self._events = self._events, []
         self._speculation.begin(time.monotonic())
+        is_late = self._running is None and self._depth > 1
         if self._running is None:
             self._propose()
             self._running = self._plan(events)
@@ -271,7 +272,7 @@ class Engine:
         if chain is not None:
             self._ranks.start_chain(chain)
         cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
-        self._speculation.end(self._rows_of_decodes(plan, drafts), now)
+        self._speculation.end(None if is_late and not drafts.tokens.size else self._rows_of_decodes(plan, drafts), now)
         tokens, counts = outcome.for_scheduler()
         self._scheduler.commit(plan.step, tokens, counts, now=now)
         for one, found in () if result.chosen is None else result.chosen.scores:

@@ -77,10 +77,11 @@ class GuessDrafter:
         """How likely each guess of a chain comes with all before it."""
         return list(accumulate((chance.value for chance in self._own), mul))
 
-    def looked_up(self, *, after_next: bool) -> list[float]:
-        """The chances of what is looked up where that is the better draft, else nothing. after_next: when one more token has come."""
+    def foreseen(self, *, after_next: bool) -> tuple[list[float], bool]:
+        """The chances of the better draft, and whether it is to be guessed and not looked up. after_next: when one more token has come."""
         chances = self._lookup.expected() if after_next else self._lookup.draft(MOST_DRAFTS)[1]
-        return chances if chances and sum(chances) >= sum(self.hopes) else []
+        hopes = self.hopes
+        return (chances, False) if chances and sum(chances) >= sum(hopes) else (hopes, True)
 
     def guess(self, tokens: list[int]) -> None:
         """What the model expects after all tokens that were taken."""
@@ -106,7 +107,7 @@ class GuessDrafter:
         return (tokens, chances) if sum(chances) >= sum(hopes) else (guesses, hopes)
 
     def expected(self) -> list[float]:
-        return self.looked_up(after_next=True) or self.hopes
+        return self.foreseen(after_next=True)[0]
 
     def close(self) -> None:
         self._lookup.close()
@@ -142,10 +143,12 @@ class OwnEntry:
         first = guessing_step(plan, outcome, drafters)
         links = []
         for s, depth in depths.items():
+            if not depth:
+                continue
             position = int(plan.positions[first.last[s]])
             most = min(self.most, self._limits.max_context - position)
             own = self._limits.pages_of(int(plan.lengths[s]))
-            links.append(Link(drafters[s], s, int(plan.table_rows[s]), position, own, min(max(depth, 1), most)))  # the first costs nothing
+            links.append(Link(drafters[s], s, int(plan.table_rows[s]), position, own, min(depth, most)))
         return Chain(first, links, self._pages, self._vocabulary, lambda rows: self._program.padded(rows, drafting=True))
 
 

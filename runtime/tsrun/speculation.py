@@ -89,12 +89,9 @@ class Speculation:
         what guesses must see the rows of prompts. streams: that get tokens."""
         if drafts.tokens.size or (self._guesser is not None and self._guesser.needs_every_row and not plan.samples.all()):
             return True
-        chances = [stream.drafter.expected() for stream in streams if stream.drafter is not None]
-        if not any(chances):
-            return False
-        drafters = [stream.drafter for stream in streams if stream.drafter is not None]
-        guessed = [isinstance(one, GuessDrafter) and not one.looked_up(after_next=True) for one in drafters]
-        if not any(self._cost.depths(len(streams), chances, DRAFTED_ROWS, guessed, self._guess_cost)):
+        foreseen = [_foreseen(stream.drafter) for stream in streams if stream.drafter is not None]
+        chances, guessed = [one for one, _ in foreseen], [one for _, one in foreseen]
+        if not any(chances) or not any(self._cost.depths(len(streams), chances, DRAFTED_ROWS, guessed, self._guess_cost)):
             return False
         self._waits += 1
         if not self._cost.knows(len(streams)) and self._tried[len(streams)] < _PLAIN_TRIES:  # prompts may keep it from being known
@@ -113,12 +110,12 @@ class Speculation:
             return None
         found = {s: streams[int(request)].drafter for s, request in enumerate(plan.requests) if int(request) in streams}
         drafters = {s: drafter for s, drafter in found.items() if isinstance(drafter, GuessDrafter)}
-        known = {s: drafter.looked_up(after_next=False) for s, drafter in drafters.items() if s in outcome.came}
-        chances = [looked_up or drafters[s].hopes for s, looked_up in known.items()]
-        guessed = [not looked_up for looked_up in known.values()]
-        depths = self._cost.depths(len(known), chances, DRAFTED_ROWS, guessed, self._guess_cost)
-        wanted = {s: depth if is_guessed else 0 for s, depth, is_guessed in zip(known, depths, guessed, strict=True)}
-        if not drafters or not (self._guesser.needs_every_row or any(wanted.values())):
+        foreseen = {s: drafter.foreseen(after_next=False) for s, drafter in drafters.items() if s in outcome.came}
+        chances, guessed = [one for one, _ in foreseen.values()], [one for _, one in foreseen.values()]
+        depths = self._cost.depths(len(foreseen), chances, DRAFTED_ROWS, guessed, self._guess_cost)
+        wanted = {s: depth if is_guessed else 0 for s, depth, is_guessed in zip(foreseen, depths, guessed, strict=True)}
+        has_prompts = plan.spans.size > 0 and int((plan.spans[:, 1] - plan.spans[:, 0] - plan.num_drafts).max()) > 1
+        if not drafters or not (any(wanted.values()) or (self._guesser.needs_every_row and has_prompts)):
             return None
         return self._guesser.chain(plan, outcome, drafters, wanted)
 
@@ -141,7 +138,8 @@ class Speculation:
             self._ended_at = now
 
     def end(self, rows: int | None, now: float) -> None:
-        """A step has ended; rows: of one of decodes alone."""
+        """A step has ended; rows: of one of decodes alone, which had drafts or was not planned late for them: drafts are compared with what
+        steps without take at their best."""
         if rows is not None and self._ended_at is not None:
             self._cost.learn(rows, max(now - self._ended_at - self._guess_seconds, 0.0))
         self._ended_at, self._guess_seconds = now, 0.0
@@ -149,3 +147,8 @@ class Speculation:
     def rest(self) -> None:
         """Nothing is to be done."""
         self._ended_at = None
+
+
+def _foreseen(drafter: Drafter) -> tuple[list[float], bool]:
+    """The chances of its draft after the next token, and whether a model is to guess it."""
+    return drafter.foreseen(after_next=True) if isinstance(drafter, GuessDrafter) else (drafter.expected(), False)

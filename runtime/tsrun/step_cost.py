@@ -74,8 +74,12 @@ class StepCost:
         """
         runs: list[int] = []  # chains in each run
         taken, spent = Counter[int](), 0.0
-        ranked = sorted(((chance, -index) for index, chain in enumerate(chances) for chance in chain), reverse=True)[:most]
         best, best_rate, expected = 0, num_sequences / self.seconds(num_sequences) * _WORTH, float(num_sequences)
+        least = [0.0] * len(chances)  # chance of what may be worth its part of a run
+        if guessing is not None and guessing.is_known and any(guessed):
+            least = [best_rate * guessing.seconds(1) / sum(guessed) if one else 0.0 for one in guessed]
+        kept = ((chance, -index) for index, chain in enumerate(chances) for chance in chain if chance >= least[index])
+        ranked = sorted(kept, reverse=True)[:most]
         for count, (chance, negative) in enumerate(ranked, 1):
             expected += chance
             if guessing is not None and guessing.is_known and guessed[-negative]:
