@@ -1,14 +1,15 @@
-"""What drafts gain: tokens a second with `--speculate lookup` or `mtp` over those with `off`, on a file that is repeated with small changes
-and on free text.
+"""What drafts gain: tokens a second with `--speculate lookup`, `mtp` or `draft` over those with `off`, on a file that is repeated with
+small changes and on free text.
 
-usage: python benchmarks/speculation.py NAME.tsa [--case edit,prose,sampled,code,code-sampled] [--source lookup,mtp] [--users 1]
-                                        [--rounds 3] [--tokens 1200] [--threads 2]
+usage: python benchmarks/speculation.py NAME.tsa [--case edit,prose,sampled,code,code-sampled] [--source lookup,mtp,draft]
+                                        [--draft OTHER.tsa] [--users 1] [--rounds 3] [--tokens 1200] [--threads 2]
 
 edit: a module of Python's standard library of some 2,000 tokens, and then its first lines again with a name changed, which the model goes
 on from, greedily: what comes is the model's own, and how much of the file it has again is said beside the figures. prose: the beginnings of
 texts, greedily. sampled: the same at temperature 1, where little repeats itself. code, code-sampled: pieces of modules instead, for a model
-of code. mtp: of an artifact with an entry for drafts; tokens a step say how many came of one. Each round runs all engines, in turns, with
-a salt of its own, so that nothing of the rounds before is found; tokens must be the same. Decoding is from the first token to the last.
+of code. mtp: of an artifact with an entry for drafts; draft: by the artifact of `--draft`; tokens a step say how many came of one. Each
+round runs all engines, in turns, with a salt of its own, so that nothing of the rounds before is found; tokens must be the same. Decoding
+is from the first token to the last.
 """
 
 from __future__ import annotations
@@ -137,13 +138,15 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--case", default="edit,prose,sampled")
     parser.add_argument("--source", default="lookup")
+    parser.add_argument("--draft")
     for name, value in (("users", 1), ("rounds", 3), ("tokens", 1200), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
-    engines = {
-        name: Engine(given.artifact, LimitOptions(speculate=name, prefix_cache=False, max_context=8192), threads=given.threads)
-        for name in ("off", *given.source.split(","))
-    }
+    engines = {}
+    for name in ("off", *given.source.split(",")):
+        draft = given.draft if name == "draft" else None
+        options = LimitOptions(speculate=name, draft=draft, prefix_cache=False, max_context=8192)
+        engines[name] = Engine(given.artifact, options, threads=given.threads)
     print("| case | off, tokens/s | drafts | tokens/s | of off | drafted tokens that came | tokens a step |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
     for case in given.case.split(","):

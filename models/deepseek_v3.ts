@@ -124,7 +124,8 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@ep] {
   return linear(made[last], head)
 }
 
-// The token after the next, of what was made of one token and the next: the first layer of multi-token prediction.
+// The token after the next, of what was made of one token and the next: the first layer of multi-token prediction. What it makes is kept
+// in turn, to guess one further.
 entry draft(ids: i32[T], positions: i32[T], last: i32[S], made: [T@dp, D]) -> [S, V@ep] {
   weight embed:  [V@ep, D] = "model.embed_tokens.weight"
   weight head:   [V@ep, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
@@ -134,5 +135,6 @@ entry draft(ids: i32[T], positions: i32[T], last: i32[S], made: [T@dp, D]) -> [S
   weight norm:   [D]       = "model.layers.{L}.shared_head.norm.weight"
   let of_next, of_made = split(joined, D2, D, D)
   let x = linear(rms_norm(embedding(ids, embed), enorm, eps), of_next) + linear(rms_norm(made, hnorm, eps), of_made)
-  return linear(rms_norm(Layer<"model.layers.{L}">(x, positions, true)[last], norm, eps), head)
+  keep made: [T@dp, D] = rms_norm(Layer<"model.layers.{L}">(x, positions, true), norm, eps)
+  return linear(made[last], head)
 }

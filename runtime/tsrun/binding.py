@@ -47,7 +47,7 @@ class BoundPlan:
 
 @dataclass(frozen=True, slots=True)
 class Binder:
-    """What a program is bound to on one rank. kept: where steps keep what drafts take; inplace: the ops that change their first operand."""
+    """What a program is bound to on one rank. kept: where drafts take what steps keep; inplace: ops that change their first operand."""
 
     program: Program
     weights: Weights
@@ -58,8 +58,9 @@ class Binder:
     kept: Mapping[str, Place] = field(default_factory=dict)
     inplace: frozenset[str] = frozenset({"ts::cache_append", "ts::latent_append"})
 
-    def bind(self, plan: Plan) -> BoundPlan:
-        binding = _Binding(self, plan)
+    def bind(self, plan: Plan, keeps: Mapping[str, Place]) -> BoundPlan:
+        """keeps: where the plan keeps what it does."""
+        binding = _Binding(self, plan, keeps)
         entry = self.program.graphs[plan.entry]
         values: dict[str, Value] = {}
         for given in entry.inputs:
@@ -85,6 +86,7 @@ class _Binding:
 
     binder: Binder
     plan: Plan
+    keeps: Mapping[str, Place]
     calls: list[BoundCall] = field(default_factory=list)
 
     def graph(self, graph: Graph, values: dict[str, Value], frame: Frame, output: Place | None) -> Place:
@@ -104,7 +106,7 @@ class _Binding:
         if node.op in _VIEWS:
             view: Place = _VIEWS[node.op](*args, **node.attrs)  # type: ignore[operator]
             if node.op == KEEP:
-                self.calls.append(BoundCall(COPY, COPY, (view,), {}, self.binder.kept[str(node.attrs["name"])]))
+                self.calls.append(BoundCall(COPY, COPY, (view,), {}, self.keeps[str(node.attrs["name"])]))
             if target is not None:  # the caller's storage outlives the callee's frame, a view of the frame would not
                 self.calls.append(BoundCall(COPY, COPY, (view,), {}, target))
                 return target

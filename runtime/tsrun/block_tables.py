@@ -1,6 +1,6 @@
 """The block tables of one rank: which pages the running sequences have, kept from step to step.
 
-Dimensions: S sequences in the step, P columns that it needs, U changed entries.
+Dimensions: S sequences in the step, P columns that it needs, U changed entries, N entries that are asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,18 @@ class BlockTables:
         group, row, index, page = updates_U4.T
         self._pages[group, row, index] = page
 
+    def exchange(self, updates_U4: Ints) -> Ints:
+        """Change entries, each once; the updates that change them back."""
+        group, row, index, page = updates_U4.T
+        before = np.stack((group, row, index, self._pages[group, row, index]), axis=1)
+        self._pages[group, row, index] = page
+        return before
+
     def copy_rows(self, group: int, rows_S: Ints, out_SP: Ints) -> None:
         """The first columns of a group's rows, one a sequence of the step."""
         out_SP[:] = self._pages[group, rows_S, : out_SP.shape[1]]
+
+    def pages(self, num_groups: int, rows_N: Ints, indices_N: Ints) -> Ints:
+        """[G, N]: entries of the first groups."""
+        found: Ints = self._pages[:num_groups, rows_N, indices_N]
+        return found

@@ -42,9 +42,11 @@ _ENGINE_OPTIONS = (
     ),
     click.option(
         "--speculate",
-        type=click.Choice(["lookup", "mtp", "off"]),
-        help="What drafts tokens, which are verified: those that come are the same [default: lookup]; mtp needs a model that has it.",
+        type=click.Choice(["lookup", "mtp", "draft", "off"]),
+        help="What drafts tokens, which are verified: those that come are the same [default: lookup]; mtp needs a model that has it, "
+        "draft is another one (--draft).",
     ),
+    click.option("--draft", metavar="NAME.tsa|CHECKPOINT", help="A smaller model of the same tokenizer, whose guesses are verified."),
     click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew."),
     click.option(
         "--snapshot-tokens",

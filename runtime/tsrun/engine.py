@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -21,12 +20,13 @@ from typing import Self
 
 import numpy as np
 
-from tsrun._core import Sampler, Scheduler, StepPlan
+from tsrun._core import Sampler, StepPlan
 from tsrun.allowed import Allowed
 from tsrun.artifact import Artifact
 from tsrun.checking import Checking
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
+from tsrun.draft_sources import speculation_of
 from tsrun.drafts import Drafts
 from tsrun.embedding import Embeds
 from tsrun.errors import MachineError, RequestError, TsrunError
@@ -42,13 +42,12 @@ from tsrun.generation import (
     StepLogits,
     TokenLogprobs,
 )
-from tsrun.guesses import GuessDrafter, guessing_step
-from tsrun.limits import MOST_DRAFTS, SCORED_ROWS, LimitOptions, Limits, Speculate
+from tsrun.limits import MOST_DRAFTS, LimitOptions, Limits
+from tsrun.new_scheduler import new_scheduler
 from tsrun.outcome import Outcome
 from tsrun.ranks import Ranks
 from tsrun.sampler import NONE_ALLOWED, Draws
 from tsrun.scoring import Scored
-from tsrun.speculation import Speculation
 from tsrun.step import Ints, Step, with_rows
 from tsrun.stream import Stream
 from tsrun.tokenizer import Tokenizer
@@ -86,8 +85,11 @@ class Engine:
             self.tokenizer = tokenizer.result() if self.artifact.has_tokenizer else None
             has_all_rows = self._ranks.program.sequence_groups == 1
             self._checking = Checking(self.artifact.manifest, self.limits.max_context, has_all_rows, self.tokenizer is not None)
-            self._scheduler = self._new_scheduler(options, follows_pages)
-            source = self._source_of_drafts(options)
+            longest, namespace, program = self._checking.longest, self.artifact.namespace, self._ranks.program
+            self._scheduler = new_scheduler(
+                self.limits, options, program, longest=longest, follows_pages=follows_pages, namespace=namespace
+            )
+            self._speculation = speculation_of(options, self.artifact.manifest, program, self.limits, self._ranks.draft)
         except BaseException:
             self._ranks.close()
             raise
@@ -99,7 +101,6 @@ class Engine:
         self._keeps_all = observer is not None or not options.screen or self._gives == "embeddings"
         self._running: StepPlan | None = None
         self._drafts = Drafts()  # of the step that runs
-        self._speculation = Speculation(source)
         self._constraints = Constraints(self.artifact, self.tokenizer, 1 + (MOST_DRAFTS if self._speculation.is_on else 0))
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
@@ -107,37 +108,6 @@ class Engine:
         self._scoring: set[int] = set()  # requests whose prompts are not scored to their ends
         self._events: list[Event] = []  # of aborts: they come out with the next step's
         self._next_request = 0
-
-    def _source_of_drafts(self, options: LimitOptions) -> Speculate:
-        why = "the model gives embeddings" if self._gives == "embeddings" else None
-        if self._ranks.program.sequence_groups > 1:
-            why = "groups of ranks keep sequences of their own, and give the logits of one row of each"
-        if self._ranks.program.states:
-            why = "a sequence's states can not be taken back to before a draft"
-        if options.speculate in ("lookup", "mtp") and why is not None:
-            raise RequestError("speculate", f"{why}, so that no drafts can be verified", "leave it out")
-        has_entry = bool(self._ranks.program.drafts) and self._gives == "logits"
-        if options.speculate == "mtp" and not has_entry:
-            raise RequestError("speculate", "the artifact has no entry for drafts", "use `lookup`, or a checkpoint with such layers")
-        return "off" if why is not None else options.speculate or "lookup"
-
-    def _new_scheduler(self, options: LimitOptions, follows_pages: bool) -> Scheduler:
-        limits = asdict(self.limits)
-        limits["max_context"] = self._checking.longest
-        # A window that no sequence outgrows is as good as one of the longest sequence.
-        limits["windows"] = [(min(window, self.limits.max_context), pages) for window, pages in self.limits.windows]
-        num_states, every = limits.pop("num_states"), limits.pop("snapshot_tokens")
-        limits["states"] = [(every, num_states)] if num_states else []
-        return Scheduler(
-            **limits,
-            num_rank_groups=self._ranks.program.sequence_groups,
-            paddings=self._ranks.program.paddings,
-            depth=options.depth,
-            prefix_cache=options.prefix_cache,
-            scored_rows=SCORED_ROWS,
-            events=follows_pages,
-            namespace=self.artifact.namespace,
-        )
 
     def submit(self, request: GenerationRequest | EmbeddingRequest) -> int:
         """Queue a request; return its number. RequestError when it can never run."""
@@ -273,6 +243,7 @@ class Engine:
     def _step(self) -> list[Event]:
         events, self._events = self._events, []
         self._speculation.begin(time.monotonic())
+        is_late = self._running is None and self._depth > 1
         if self._running is None:
             self._propose()
             self._running = self._plan(events)
@@ -288,14 +259,20 @@ class Engine:
             self._observer(outcome.logits())
         failed = self._take_failed(plan, outcome)
         self._running = following
-        guessing = None if following is not None else self._guessing(plan, outcome)
         if following is not None:
             _fill(following.ids, outcome.last_tokens())
             self._start(following)
         now = time.monotonic()
         sampled = list(self._sampling(plan))
+        for s, request in sampled:
+            drafter = self._streams[request].drafter
+            if drafter is not None:
+                drafter.take(outcome.tokens(s))
+        chain = None if following is not None else self._speculation.chain(plan, outcome, self._streams)
+        if chain is not None:
+            self._ranks.start_chain(chain)
         cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
-        self._speculation.end(self._rows_of_decodes(plan, drafts), now)
+        self._speculation.end(None if is_late and not drafts.tokens.size else self._rows_of_decodes(plan, drafts), now)
         tokens, counts = outcome.for_scheduler()
         self._scheduler.commit(plan.step, tokens, counts, now=now)
         for one, found in () if result.chosen is None else result.chosen.scores:
@@ -311,28 +288,12 @@ class Engine:
             self._scheduler.abort(event.request)
         events.extend(failed)
         self._end_expired(events)
-        if guessing is not None:
-            self._take_guesses(guessing)
+        if chain is not None:
+            self._ranks.result()
+            self._speculation.guessed(chain)
         if not self._streams:
             self._speculation.rest()
         return events
-
-    def _guessing(self, plan: StepPlan, outcome: Outcome) -> dict[int, GuessDrafter] | None:
-        """Begin to guess what follows a step, whose tokens are known: the drafters to tell, by the places of their sequences."""
-        if not self._speculation.guesses:
-            return None
-        drafters = self._speculation.guessing({s: self._streams.get(int(request)) for s, request in enumerate(plan.requests)})
-        if not drafters:
-            return None
-        self._ranks.start(guessing_step(plan, outcome, drafters), None)
-        return {s: drafter for s, drafter in drafters.items() if s in outcome.came}
-
-    def _take_guesses(self, drafters: Mapping[int, GuessDrafter]) -> None:
-        """Wait for them."""
-        tokens = self._ranks.result().largest_tokens()
-        for s, drafter in drafters.items():
-            if tokens[s] >= 0:
-                drafter.guess(int(tokens[s]))
 
     def _close(self, request: int) -> Stream | None:
         """Forget a request that ends, where it is still open."""
@@ -351,9 +312,7 @@ class Engine:
         """Whether the step after one is better planned when the tokens of that one are known."""
         if not self._speculation.is_on:
             return False
-        if self._drafts.tokens.size or (self._speculation.guesses and not plan.samples.all()):  # a guess needs the prompt's rows too
-            return True
-        return self._speculation.waits([self._streams[request] for _, request in self._sampling(plan)])
+        return self._speculation.waits(plan, self._drafts, [self._streams[request] for _, request in self._sampling(plan)])
 
     def _start(self, plan: StepPlan) -> None:
         """Begin a step whose ids are all known."""
@@ -361,6 +320,7 @@ class Engine:
         for request in self._unstarted.intersection(plan.requests.tolist()) if self._unstarted else ():
             self._streams[request].start(time.monotonic())
             self._unstarted.discard(request)
+        self._speculation.follow(plan)
         self._drafts = drafts = Drafts.of(plan)
         step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
         if drafts.tokens.size:
@@ -466,8 +426,6 @@ class Engine:
         """What a step brought an open request, up to where it ends."""
         stream = self._streams[request]
         came = outcome.tokens(s)
-        if stream.drafter is not None:
-            stream.drafter.take(came)
         text, reason, count = "", None, 0
         while reason is None and count < len(came):
             more, reason = stream.take(came[count])

@@ -9,11 +9,11 @@ from tskernels.mesh_axes import group_members
 from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder, Observe
 from tsrun.errors import ArtifactError
+from tsrun.kept import Kept
 from tsrun.limits import Limits
 from tsrun.memory import zeros
 from tsrun.output import Output
-from tsrun.places import Place, extent, fixed, value
-from tsrun.program import Input, Program, Region
+from tsrun.program import Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
 from tsrun.states import States
@@ -45,7 +45,8 @@ class Executor:
 
     The output of `run` lies in the arena: it is valid until the next run. memory: what the ranks share, where they do; screen: steps will
     keep few logits, so that of a screened head only a few rows are read; observe: is told of each call of a kernel; needs_torch: calls
-    run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes.
+    run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes; beside: another, whose
+    threads this one runs on, in turns with it.
     """
 
     def __init__(
@@ -59,18 +60,19 @@ class Executor:
         *,
         screen: bool = True,
         observe: Observe | None = None,
+        beside: Executor | None = None,
     ) -> None:
         self._program = program
         self._inputs = StepInputs(limits)
         self._limits = limits
         weights = Weights(artifact.weights_file(rank), screen=screen)
-        # One page more than there are: the tokens that pad a step are written there, and never read.
-        caches = [zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
+        caches = [zeros((limits.stored_pages[cache.window], limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
         self._states = States(program.states, limits.num_states)
-        kept = {name: _kept(given, limits.max_step_tokens) for name, given in program.kept.items()}
+        self._kept = Kept(program, limits.max_step_tokens)
         coordinates = _coordinates(artifact, program, rank)
-        binder = Binder(program, weights, caches, self._states.places, coordinates, self._inputs.places(), kept)
-        plans = [binder.bind(plan) for plan in program.all_plans]
+        binder = Binder(program, weights, caches, self._states.places, coordinates, self._inputs.places(), self._kept.taken)
+        plans = [binder.bind(plan, self._kept.taken) for plan in program.plans]
+        plans += [binder.bind(plan, self._kept.made) for plan in program.drafts]
         file = artifact.file(PROGRAM)
         self.needs_torch = observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
         self.programs: Programs
@@ -81,11 +83,13 @@ class Executor:
             self.programs = TorchPrograms(program, plans, file, threads, most, observe)
         else:
             most_rows = limits.max_output_rows if artifact.manifest.gives == "logits" else None
-            self.programs = SimdPrograms(plans, file, threads, most_rows, memory, num_drafts=len(program.drafts))
+            own = None if beside is None or not isinstance(beside.programs, SimdPrograms) else beside.programs.team
+            self.programs = SimdPrograms(plans, file, threads, most_rows, memory, num_drafts=len(program.drafts), team=own)
 
     def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits, or the embeddings."""
         self._states.copy(step.copies)
+        self._kept.carry(step.carried)
         sizes = self._filled(step)
         output = self.programs.run(*sizes)
         if draws is None:
@@ -109,15 +113,6 @@ class Executor:
         columns = table_columns(self._limits.pages_of(int(step.lengths.max())))
         self._inputs.fill(step, columns)
         return self._program.plan_for(T, drafting=step.drafting), T, S, columns
-
-
-def _kept(given: Input, tokens: int) -> Place:
-    """Room for what a step of so many tokens keeps."""
-    assert given.shape is not None
-    assert given.dtype is not None
-    rows, *rest = (extent(size) for size in given.shape)
-    room = zeros((value(rows, {"T": tokens}), *(size for size in rest if isinstance(size, int))), given.dtype)
-    return fixed(room.address, given.dtype, (rows, *rest), room.buffer)
 
 
 def _coordinates(artifact: Artifact, program: Program, rank: int) -> dict[str, int]:

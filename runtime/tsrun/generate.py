@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -103,13 +103,14 @@ class OrderedPrinter:
 def generate(options: GenerateOptions) -> None:
     started = time.perf_counter()
     path = resolve(options.path, options.mesh, options.dtype, context=options.limits.max_context)
+    limits = with_resolved_draft(options.limits)
     if read_manifest(path).gives == "embeddings":
         raise ArtifactError(str(path), *NO_TOKENS)
     launch = launched()
     if launch is not None and launch[0] != 0:
         serve_launched(path, options.threads)
         return
-    with open_engine(path, options.limits, options.threads) as engine:
+    with open_engine(path, limits, options.threads) as engine:
         load_seconds = time.perf_counter() - started
         results = run_batch(engine, options, None if options.as_json else sys.stdout)
     if options.as_json:
@@ -136,6 +137,13 @@ def resolve(
     if entry is not None:
         raise UsageError("--entry", "an artifact has its entry already", "leave it out, or give the checkpoint")
     return path
+
+
+def with_resolved_draft(limits: LimitOptions, tell: Callable[[str], None] | None = None) -> LimitOptions:
+    """With the artifact that its draft means, of one rank and as `resolve` finds it."""
+    if limits.draft is None:
+        return limits
+    return replace(limits, draft=str(resolve(Path(limits.draft), None, None, tell=tell, context=limits.max_context)))
 
 
 def open_engine(

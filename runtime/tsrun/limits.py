@@ -12,7 +12,7 @@ from typing import Literal
 from tskernels.dtypes import size_bytes
 from tsrun.errors import MachineError, RequestError
 
-Speculate = Literal["lookup", "mtp", "off"]
+Speculate = Literal["lookup", "mtp", "draft", "off"]
 _CACHE_SHARE_OF_MEMORY = 4  # a quarter; pages that are never written are never made resident
 _MOST_DEPTH = 2
 SCORED_ROWS = 64
@@ -21,6 +21,8 @@ DRAFTED_ROWS = 64
 """Of a step at most, which drafts have: the same."""
 MOST_DRAFTS = 31
 """Of a sequence in a step."""
+MOST_GUESSES = 8
+"""Of a sequence after a step, each of which a model is run for."""
 _MOST_STEP = 2**20  # tokens and sequences of a step, whose arrays are allocated for the largest
 
 
@@ -31,8 +33,9 @@ class LimitOptions:
     depth: steps under way at once, 1 or 2; with 2 a step is planned, and the tokens of the one before are looked at, while one runs.
     screen: of the head read only the rows that can have the logits which count, where the artifact says which they are.
     snapshot_tokens: of a sequence with states a copy is kept each so many tokens, rounded up to whole pages, for the prefix cache.
-    speculate: where drafts of tokens come from: `lookup`; `mtp`, the artifact's entry for drafts, and lookup where that is surer; `off`.
-    None is `lookup` where ranks share their sequences and there are no states, which can not be taken back.
+    speculate: where drafts of tokens come from: `lookup`; `mtp`, the artifact's entry for drafts, and lookup where that is surer; `draft`,
+    the same with another artifact, at the path `draft`; `off`. None is `draft` where there is that path, and else `lookup` where ranks
+    share their sequences and there are no states, which can not be taken back.
     """
 
     page_size: int = 16
@@ -46,6 +49,7 @@ class LimitOptions:
     screen: bool = True
     snapshot_tokens: int = 256
     speculate: Speculate | None = None
+    draft: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -58,6 +62,15 @@ class LimitOptions:
             raise RequestError("depth", f"got {self.depth}", f"give 1 or {_MOST_DEPTH}")
         if self.num_pages is not None and self.cache_bytes is not None:
             raise RequestError("num-pages", "given together with cache-bytes", "give one of them")
+        if self.draft is not None and self.speculate not in (None, "draft"):
+            raise RequestError("draft", f"given together with speculate {self.speculate}", "leave one of them out")
+        if self.draft is None and self.speculate == "draft":
+            raise RequestError("speculate", "there is no artifact that drafts", "give one with --draft NAME.tsa")
+
+    @property
+    def guesses(self) -> bool:
+        """Whether a model is to guess tokens, which needs scratch pages."""
+        return self.draft is not None or self.speculate == "mtp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,8 @@ class Limits:
 
     num_pages: of the caches without a window; windows: each with the pages of its caches. Both are of each group of ranks that keeps
     sequences of its own. The caches of one window, or without one, are a group: they share pages and block tables. num_states: states
-    of sequences, those that run and copies of them each `snapshot_tokens` tokens; 0 where the model has none.
+    of sequences, those that run and copies of them each `snapshot_tokens` tokens; 0 where the model has none. scratch_pages: that each
+    sequence has past the others' pages, for tokens that are only guessed.
     """
 
     page_size: int
@@ -77,6 +91,7 @@ class Limits:
     windows: tuple[tuple[int, int], ...] = ()
     num_states: int = 0
     snapshot_tokens: int = 0
+    scratch_pages: int = 0
 
     @property
     def num_groups(self) -> int:
@@ -90,6 +105,11 @@ class Limits:
 
     def pages_of(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
+
+    @property
+    def stored_pages(self) -> dict[int, int]:
+        """With one for the rows that pad a step, which nobody reads, and the scratch pages."""
+        return {window: pages + 1 + self.scratch_pages * self.max_sequences for window, pages in self.pages.items()}
 
     @property
     def pages(self) -> dict[int, int]:
@@ -156,6 +176,7 @@ def settle(
         windows=tuple((window, window_pages(window, num_pages)) for window in windows),
         num_states=num_states,
         snapshot_tokens=-(-options.snapshot_tokens // size) * size if num_states else 0,
+        scratch_pages=-(-MOST_GUESSES // size) if options.guesses else 0,
     )
 
 

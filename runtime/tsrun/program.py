@@ -170,6 +170,22 @@ class Program(msgspec.Struct, frozen=True):
         return {i.name: i for plan in self.drafts for i in self.graphs[plan.entry].inputs if i.kind == "kept"}
 
     @property
+    def kept_by_drafts(self) -> dict[str, Input]:
+        """What a draft keeps in turn, for the draft after it."""
+        nodes = (node for plan in self.drafts for node in self.graphs[plan.entry].nodes if isinstance(node, Node) and node.op == KEEP)
+        return {name: self.kept[name] for name in {str(node.attrs.get("name")): None for node in nodes}}
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a draft can follow another: it keeps all that it takes."""
+        return self.kept_by_drafts.keys() == self.kept.keys()
+
+    def padded(self, tokens: int, *, drafting: bool) -> int:
+        """The rows of a step of so many tokens."""
+        fitting = max((p for p in (self.drafts if drafting else self.plans) if p.tokens <= tokens), key=lambda p: p.tokens)
+        return -(-tokens // fitting.token_multiple) * fitting.token_multiple
+
+    @property
     def paddings(self) -> list[tuple[int, int]]:
         """From how many tokens on a step is padded to which multiple."""
         return [(p.tokens, p.token_multiple) for p in self.plans]
@@ -323,12 +339,12 @@ def _call_problem(program: Program, graph: Graph, node: CallNode) -> str | None:
 
 
 def _check_kept(file: Path, program: Program) -> None:
-    """Refuse plans that keep other things than drafts take."""
-    for plan in program.plans:
+    """Refuse plans that keep other things than drafts take; a draft may keep less."""
+    wanted = {name: (given.dtype, given.shape) for name, given in program.kept.items()}
+    for plan in program.all_plans:
         nodes = (node for node in program.graphs[plan.entry].nodes if isinstance(node, Node) and node.op == KEEP)
         found = {str(node.attrs.get("name")): (node.dtype, node.shape) for node in nodes}
-        wanted = {name: (given.dtype, given.shape) for name, given in program.kept.items()}
-        if found != wanted:
+        if found != wanted and (plan in program.plans or not found.items() <= wanted.items()):
             raise _refuse(file, f"graph {plan.entry!r} keeps {found} for drafts that take {wanted}")
 
 

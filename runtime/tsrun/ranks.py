@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
+from tsrun.draft_model import DraftModel
 from tsrun.errors import RankError, UsageError
 from tsrun.executor import Executor
 from tsrun.launch import launched
@@ -28,6 +29,7 @@ from tsrun.threads import share_of_threads
 from tsrun.verification import files_read_before
 
 if TYPE_CHECKING:
+    from tsrun.chains import Chain
     from tsrun.embedding import Embeds
     from tsrun.process_group import Group
 
@@ -103,10 +105,14 @@ class Ranks:
             self.artifact = open_artifact(path, rank=0, progress=progress, memory=files_read_before())
             self.artifact.require_weights()
             self.program = program = read_program(self.artifact.file(PROGRAM))
+            self.draft = None if options.draft is None else DraftModel(Path(options.draft), self.artifact)
+            rows = row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches)
+            if self.draft is not None:  # beside one of the ranks, which all have equal caches
+                rows[0] = rows.get(0, 0) + self.draft.row_bytes
             self.limits = settle(
                 options,
                 context=manifest.context,
-                row_bytes=row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches),
+                row_bytes=rows,
                 state_bytes=state_bytes(program.states),
                 ranks=manifest.ranks,
                 token_multiple=lcm(*(plan.token_multiple for plan in program.plans)),
@@ -118,6 +124,8 @@ class Ranks:
                 self._group = Group(dict(manifest.axes), self._store_file, program.collective_axes, share, self.limits)
             memory = None if self._group is None else self._group.memory
             self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen)
+            if self.draft is not None:
+                self.draft.bind(self.limits, share, self._executor)
             if options.depth > 1:
                 self._thread = ThreadPoolExecutor(1, "tsrun-step")
             self._expect("bound")
@@ -131,12 +139,19 @@ class Ranks:
 
     def start(self, step: Step, draws: Draws | Embeds | None) -> None:
         """Begin a step on every rank, and draw tokens here, or take embeddings. The result of the one before is no longer valid."""
+        self._begin(lambda: self._run(step, draws))
+
+    def start_chain(self, chain: Chain) -> None:
+        """Begin a chain of guesses, in the place of a step: of the artifact that drafts, where there is one, or by the ranks' own entry."""
+        self._begin(lambda: self._run_chain(chain))
+
+    def _begin(self, work: Callable[[], Output]) -> None:
         if self._thread is not None:
-            self._step = self._thread.submit(self._run, step, draws)
+            self._step = self._thread.submit(work)
             return
         self._step = Future()
         try:
-            self._step.set_result(self._run(step, draws))
+            self._step.set_result(work())
         except BaseException as error:
             self._step.set_exception(error)
 
@@ -164,6 +179,14 @@ class Ranks:
         except BaseException:  # interrupted in the middle of a step: the others wait in a collective, and would not hear STOP
             self._abandon()
             raise
+
+    def _run_chain(self, chain: Chain) -> Output:
+        step: Step | None = chain.first
+        while step is not None:
+            began = time.perf_counter()
+            output = self._run(step, None) if self.draft is None else self.draft.run(step)
+            step = chain.take(output.largest_tokens(), time.perf_counter() - began)
+        return output
 
     def close(self) -> None:
         """Tell the other ranks to stop, and wait for their processes. May be called again."""

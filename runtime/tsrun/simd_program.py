@@ -30,7 +30,7 @@ def can_run(calls: Sequence[BoundCall], memory: SharedMemory | None) -> bool:
 
 class SimdPrograms:
     """The plans of a program, which take turns in one arena. max_rows: of logits in a step, of each of which its last call finds the
-    largest; None where it gives something else. num_drafts: how many of the plans, the last ones, are drafts."""
+    largest; None where it gives something else. num_drafts: how many of the plans, the last ones, are drafts; team: of threads."""
 
     def __init__(
         self,
@@ -41,10 +41,11 @@ class SimdPrograms:
         memory: SharedMemory | None = None,
         *,
         num_drafts: int = 0,
+        team: _cpu.Team | None = None,
     ) -> None:
         from tskernels import _cpu
 
-        self._team = _cpu.Team(threads) if memory is None else _cpu.Team(threads, spins=memory.spins)
+        self.team = team or (_cpu.Team(threads) if memory is None else _cpu.Team(threads, spins=memory.spins))
         self._plans = plans
         counts = (len(plans) - num_drafts, num_drafts)
         found = [None if max_rows is None else np.zeros(max_rows, dtype=np.int32) for _ in counts]  # a draft leaves its step's as it was
@@ -82,19 +83,19 @@ class SimdPrograms:
     def measure(self, plan: int, T: int, S: int, P: int) -> dict[str, float]:
         """Run it, and give the seconds that its kernels took, by their names, with the waits before them."""
         found: dict[str, float] = {}
-        for kernel, seconds in self._programs[plan].measure(self._team, T, S, P):
+        for kernel, seconds in self._programs[plan].measure(self.team, T, S, P):
             found[kernel] = found.get(kernel, 0.0) + seconds
         return found
 
     def run_head(self, plan: int, T: int, S: int, P: int) -> Output:
         head, output = self._heads[plan], self._plans[plan].output
         assert head is not None
-        head.run(self._team, T, S, P)
+        head.run(self.team, T, S, P)
         return self._output(head, output, {"T": T, "S": S, "P": P}, None)
 
     def run(self, plan: int, T: int, S: int, P: int) -> Output:
         program, output = self._programs[plan], self._plans[plan].output
-        program.run(self._team, T, S, P)
+        program.run(self.team, T, S, P)
         largest = self._largest[plan]
         return self._output(program, output, {"T": T, "S": S, "P": P}, None if largest is None else largest[:S])
 

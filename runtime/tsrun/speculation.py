@@ -17,8 +17,12 @@ from tsrun.lookup import LookupDrafters
 from tsrun.step_cost import StepCost
 
 if TYPE_CHECKING:
+    from tsrun._core import StepPlan
+    from tsrun.chains import Chain, Guesser
+    from tsrun.drafts import Drafts
     from tsrun.generation import GenerationRequest
     from tsrun.limits import Speculate
+    from tsrun.outcome import Outcome
     from tsrun.stream import Stream
 
 _PLAIN_EACH = 64
@@ -49,11 +53,14 @@ class Drafter(Protocol):
 class Speculation:
     """Of one engine. May be off, and then has no drafts."""
 
-    def __init__(self, source: Speculate) -> None:
-        self.guesses = source == "mtp"
-        """Whether the model's entry for drafts is to run after steps."""
-        self._drafters = GuessDrafters() if self.guesses else LookupDrafters() if source == "lookup" else None
+    def __init__(self, source: Speculate, guesser: Guesser | None = None) -> None:
+        """guesser: what guesses tokens by running a model, if the source is one."""
+        self._guesser = guesser
+        lookup = LookupDrafters() if source == "lookup" else None
+        self._drafters = lookup if guesser is None else GuessDrafters(guesser.most)
         self._cost = StepCost()
+        self._guess_cost = StepCost()  # of a run of what guesses
+        self._guess_seconds = 0.0  # since the last step ended
         self._ended_at: float | None = None
         self._waits = 0
         self._tried: Counter[int] = Counter()  # steps of so many sequences that were not waited for, to know what they take
@@ -77,10 +84,14 @@ class Speculation:
             proposed[number] = tokens[:depth] if allowed is None or not depth else tokens[: allowed.accepts(tokens[:depth])]
         return proposed
 
-    def waits(self, streams: Sequence[Stream]) -> bool:
-        """Whether the step after the one that runs is likely to have drafts, which its tokens must be known for."""
-        chances = [stream.drafter.expected() for stream in streams if stream.drafter is not None]
-        if not any(chances) or not any(self._cost.depths(len(streams), chances, DRAFTED_ROWS)):
+    def waits(self, plan: StepPlan, drafts: Drafts, streams: Sequence[Stream]) -> bool:
+        """Whether the step after the one that runs is better planned when the tokens of that one are known: it is likely to have drafts, or
+        what guesses must see the rows of prompts. streams: that get tokens."""
+        if drafts.tokens.size or (self._guesser is not None and self._guesser.needs_every_row and not plan.samples.all()):
+            return True
+        foreseen = [_foreseen(stream.drafter) for stream in streams if stream.drafter is not None]
+        chances, guessed = [one for one, _ in foreseen], [one for _, one in foreseen]
+        if not any(chances) or not any(self._cost.depths(len(streams), chances, DRAFTED_ROWS, guessed, self._guess_cost)):
             return False
         self._waits += 1
         if not self._cost.knows(len(streams)) and self._tried[len(streams)] < _PLAIN_TRIES:  # prompts may keep it from being known
@@ -88,11 +99,33 @@ class Speculation:
             return False
         return self._waits % _PLAIN_EACH != 0
 
-    @staticmethod
-    def guessing(streams: Mapping[int, Stream | None]) -> dict[int, GuessDrafter]:
-        """The drafters among them that take guesses."""
-        drafters = {s: None if stream is None else stream.drafter for s, stream in streams.items()}
-        return {s: drafter for s, drafter in drafters.items() if isinstance(drafter, GuessDrafter)}
+    def follow(self, plan: StepPlan) -> None:
+        """A step is about to run."""
+        if self._guesser is not None:
+            self._guesser.follow(plan)
+
+    def chain(self, plan: StepPlan, outcome: Outcome, streams: Mapping[int, Stream]) -> Chain | None:
+        """What is to guess the tokens after a step, whose own the drafters have taken, where that pays. streams: by their requests."""
+        if self._guesser is None:
+            return None
+        found = {s: streams[int(request)].drafter for s, request in enumerate(plan.requests) if int(request) in streams}
+        drafters = {s: drafter for s, drafter in found.items() if isinstance(drafter, GuessDrafter)}
+        foreseen = {s: drafter.foreseen(after_next=False) for s, drafter in drafters.items() if s in outcome.came}
+        chances, guessed = [one for one, _ in foreseen.values()], [one for _, one in foreseen.values()]
+        depths = self._cost.depths(len(foreseen), chances, DRAFTED_ROWS, guessed, self._guess_cost)
+        wanted = {s: depth if is_guessed else 0 for s, depth, is_guessed in zip(foreseen, depths, guessed, strict=True)}
+        has_prompts = plan.spans.size > 0 and int((plan.spans[:, 1] - plan.spans[:, 0] - plan.num_drafts).max()) > 1
+        if not drafters or not (any(wanted.values()) or (self._guesser.needs_every_row and has_prompts)):
+            return None
+        return self._guesser.chain(plan, outcome, drafters, wanted)
+
+    def guessed(self, chain: Chain) -> None:
+        """It has run."""
+        chain.end()
+        self._guess_seconds += chain.seconds
+        for rows, seconds in chain.runs:
+            if rows <= DRAFTED_ROWS:
+                self._guess_cost.learn(rows, seconds)
 
     def count(self, drafted: int, accepted: int) -> None:
         self.total.drafts += 1
@@ -105,11 +138,17 @@ class Speculation:
             self._ended_at = now
 
     def end(self, rows: int | None, now: float) -> None:
-        """A step has ended; rows: of one of decodes alone."""
+        """A step has ended; rows: of one of decodes alone, which had drafts or was not planned late for them: drafts are compared with what
+        steps without take at their best."""
         if rows is not None and self._ended_at is not None:
-            self._cost.learn(rows, now - self._ended_at)
-        self._ended_at = now
+            self._cost.learn(rows, max(now - self._ended_at - self._guess_seconds, 0.0))
+        self._ended_at, self._guess_seconds = now, 0.0
 
     def rest(self) -> None:
         """Nothing is to be done."""
         self._ended_at = None
+
+
+def _foreseen(drafter: Drafter) -> tuple[list[float], bool]:
+    """The chances of its draft after the next token, and whether a model is to guess it."""
+    return drafter.foreseen(after_next=True) if isinstance(drafter, GuessDrafter) else (drafter.expected(), False)

@@ -1,7 +1,7 @@
 """The input of one step: flat int32 arrays, from the scheduler on rank 0 and from the wire on the others.
 
 Dimensions: T tokens and S sequences in the step, G groups of caches, U changed entries of the block tables, C copied
-states.
+states, K rows that another draft has kept, E entries of the block tables for one step.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from tsrun._core import StepPlan
 
 Ints = NDArray[np.int32]
-HEADER_INTS = 6
+HEADER_INTS = 8
+NO_ROWS = np.zeros(0, dtype=np.int32)
+NO_COPIES = np.zeros((0, 3), dtype=np.int32)
+NO_ENTRIES = np.zeros((0, 4), dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """What every rank needs of a step plan. The arrays are views, of the plan or of a message. keep: how many of a sequence's largest
-    logits will be looked at; 0 is all. drafting: it is for what guesses one token further, over the rows that the step before has kept."""
+    logits will be looked at; 0 is all. drafting: it is for what guesses one token further, over the rows that the step before has kept;
+    carried [T]: where that was a draft, too, which of its rows each of these goes on from; scratch [., 4]: entries of the block tables
+    as in table_updates, for this step alone."""
 
     ids: Ints
     positions: Ints
@@ -35,6 +40,8 @@ class Step:
     table_rows: Ints
     table_updates: Ints
     copies: Ints
+    carried: Ints = field(default_factory=NO_ROWS.copy)
+    scratch: Ints = field(default_factory=NO_ENTRIES.copy)
     drafting: bool = field(default=False, kw_only=True)
 
     @classmethod
@@ -56,7 +63,7 @@ class Step:
     def arrays(self) -> tuple[Ints, ...]:
         """In the order of a message."""
         first = (self.ids, self.positions, self.slots, self.spans, self.lengths, self.last, self.keep)
-        return (*first, self.table_rows, self.table_updates, self.copies)
+        return (*first, self.table_rows, self.table_updates, self.copies, self.carried, self.scratch)
 
 
 def with_rows(step: Step, rows: Sequence[int] | Ints, keep: Sequence[int] | Ints) -> Step:
@@ -80,7 +87,8 @@ def packed_ints(step: Step) -> int:
 
 def pack(step: Step, opcode: int, message: Ints) -> None:
     """Write header and arrays into `message`, which has room for them."""
-    message[:HEADER_INTS] = (opcode, len(step.ids), len(step.last), len(step.slots), len(step.table_updates), len(step.copies))
+    sized = (step.ids, step.last, step.slots, step.table_updates, step.copies, step.carried, step.scratch)
+    message[:HEADER_INTS] = (opcode, *map(len, sized))
     at = HEADER_INTS
     for array in step.arrays:
         message[at : at + array.size] = array.reshape(-1)
@@ -99,11 +107,12 @@ def unpack(message: Ints) -> Step:
     for rows, columns in _shapes(message):
         arrays.append(message[at : at + rows * columns].reshape(rows, columns))
         at += rows * columns
-    ids, positions, slots, spans, lengths, last, keep, table_rows, table_updates, copies = arrays
-    return Step(ids[0], positions[0], slots, spans, lengths[0], last[0], keep[0], table_rows[0], table_updates, copies)
+    ids, positions, slots, spans, lengths, last, keep, table_rows, table_updates, copies, carried, scratch = arrays
+    rows = (lengths[0], last[0], keep[0], table_rows[0], table_updates, copies, carried[0], scratch)
+    return Step(ids[0], positions[0], slots, spans, *rows)
 
 
 def _shapes(header: Ints) -> tuple[tuple[int, int], ...]:
     """Of the arrays, in the order of a message; what has one dimension is one row."""
-    T, S, G, U, C = (int(n) for n in header[1:HEADER_INTS])
-    return (1, T), (1, T), (G, T), (S, 2), (1, S), (1, S), (1, S), (1, S), (U, 4), (C, 3)
+    T, S, G, U, C, K, E = (int(n) for n in header[1:HEADER_INTS])
+    return (1, T), (1, T), (G, T), (S, 2), (1, S), (1, S), (1, S), (1, S), (U, 4), (C, 3), (1, K), (E, 4)

@@ -37,6 +37,11 @@ class StepCost:
             self._seconds[other] *= ratio**_OTHERS_SHARE * (guess / self._seconds[other]) ** _FORGET
         self._seconds[at] = now
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any steps were measured."""
+        return bool(self._rows)
+
     def knows(self, rows: int) -> bool:
         """Whether steps of so many were measured."""
         return _measured_as(rows) in self._rows
@@ -53,20 +58,40 @@ class StepCost:
         share = (rows - self._rows[at - 1]) / (self._rows[at] - self._rows[at - 1])
         return self._seconds[at - 1] * (1 - share) + self._seconds[at] * share
 
-    def depths(self, num_sequences: int, chances: Sequence[Sequence[float]], most: int) -> list[int]:
+    def depths(
+        self,
+        num_sequences: int,
+        chances: Sequence[Sequence[float]],
+        most: int,
+        guessed: Sequence[bool] = (),
+        guessing: StepCost | None = None,
+    ) -> list[int]:
         """How many of each chain of drafts to verify, `most` in all, so that most tokens come in a second.
 
         chances: of each draft, that it comes with all before it; they fall along a chain, so that the best drafts of all chains
-        are the beginnings of each.
+        are the beginnings of each. guessed: of each chain, whether a model is still to guess it; guessing: what a run of that takes, which
+        gives a draft more to each chain that is still so long.
         """
-        ranked = sorted(((chance, -index) for index, chain in enumerate(chances) for chance in chain), reverse=True)[:most]
+        runs: list[int] = []  # chains in each run
+        taken, spent = Counter[int](), 0.0
         best, best_rate, expected = 0, num_sequences / self.seconds(num_sequences) * _WORTH, float(num_sequences)
-        for count, (chance, _) in enumerate(ranked, 1):
+        least = [0.0] * len(chances)  # chance of what may be worth its part of a run
+        if guessing is not None and guessing.is_known and any(guessed):
+            least = [best_rate * guessing.seconds(1) / sum(guessed) if one else 0.0 for one in guessed]
+        kept = ((chance, -index) for index, chain in enumerate(chances) for chance in chain if chance >= least[index])
+        ranked = sorted(kept, reverse=True)[:most]
+        for count, (chance, negative) in enumerate(ranked, 1):
             expected += chance
-            rate = expected / self.seconds(num_sequences + count)
+            if guessing is not None and guessing.is_known and guessed[-negative]:
+                depth = taken[-negative]
+                runs += [0] * (depth == len(runs))
+                spent += guessing.seconds(runs[depth] + 1) - (guessing.seconds(runs[depth]) if runs[depth] else 0.0)
+                runs[depth] += 1
+            taken[-negative] += 1
+            rate = expected / (self.seconds(num_sequences + count) + spent)
             if rate > best_rate:
                 best, best_rate = count, rate
-        taken = Counter(-index for _, index in ranked[:best])
+        taken = Counter(-negative for _, negative in ranked[:best])
         return [taken[index] for index in range(len(chances))]
 
 

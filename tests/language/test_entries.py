@@ -72,7 +72,9 @@ def test_only_last_names_rows_of_a_step(rows: str) -> None:
         elaborated("[S, V]", f"return linear((embedding(ids, embed)[{rows}])[last], embed)")
 
 
-def drafting(kept: str, taken: str, *, keep: str = "keep made: {} = embedding(ids, embed)", module: str = "return x") -> None:
+def drafting(
+    kept: str, taken: str, *, keep: str = "keep made: {} = embedding(ids, embed)", module: str = "return x", again: str = ""
+) -> None:
     text = f"""config {{ D = hidden_size  V = vocab_size }}
 mesh {{ tp }}
 module M(x: [T, D]) -> [T, D] {{ {module} }}
@@ -83,6 +85,7 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V] {{
 }}
 entry draft(ids: i32[T], last: i32[S], made: {taken}) -> [S, V] {{
   weight embed: [V, D] = "embed"
+  {again}
   return linear((embedding(ids, embed) + made)[last], embed)
 }}"""
     file = parse(Source("model.ts", text))
@@ -98,6 +101,16 @@ entry draft(ids: i32[T], last: i32[S], made: {taken}) -> [S, V] {{
 def test_an_entry_takes_what_another_keeps() -> None:
     drafting("[T, D]", "[T, D]")
     drafting("[T, D@tp]", "[T, D@tp]")
+
+
+def test_an_entry_keeps_what_it_takes_for_its_next_run() -> None:
+    drafting("[T, D]", "[T, D]", again="keep made: [T, D] = embedding(ids, embed) + made")
+    with pytest.raises(CompileError, match=r"TS0212.*`made` is taken as \[T, D\], and kept as \[T, D@tp\]"):
+        drafting("[T, D]", "[T, D]", again="keep made: [T, D@tp] = embedding(ids, embed) + made")
+    with pytest.raises(CompileError, match=r"TS0117.*kept twice"):
+        drafting("[T, D]", "[T, D]", again="keep made: [T, D] = embedding(ids, embed) keep made: [T, D] = made")
+    with pytest.raises(CompileError, match=r"TS0117.*kept twice"):
+        drafting("[T, D]", "[T, D]", module="return x", again="", keep="keep made: {0} = embedding(ids, embed) keep made: {0} = made")
 
 
 @pytest.mark.parametrize(

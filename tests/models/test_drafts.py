@@ -109,8 +109,11 @@ class OneSequence:
         self._executor = Executor(artifact, program, 0, limits, 1)
         self._table = np.array([[0, 0, column, column] for column in range(8)], dtype=np.int32)
 
-    def run(self, ids: Tensor, first: int, last: int, *, drafting: bool = False) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """[V], after the tokens from `first` to before `last`; where drafting after the one that follows them."""
+    def run(
+        self, ids: Tensor, first: int, last: int, *, drafting: bool = False, carried: int | None = None
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """[V], after the tokens from `first` to before `last`; where drafting after the one that follows them. carried: the row of
+        the draft before that this one goes on from."""
         given = ids[first + drafting : last + drafting].numpy().astype(np.int32)
         rows, count = np.arange(first, last, dtype=np.int32), last - first
 
@@ -128,6 +131,7 @@ class OneSequence:
             table_rows=ints(0),
             table_updates=self._table,
             copies=np.zeros((0, 3), dtype=np.int32),
+            carried=ints() if carried is None else ints(carried),
             drafting=drafting,
         )
         output = self._executor.run(step)
@@ -149,6 +153,24 @@ def test_a_draft_has_the_logits_of_the_model(chunks: tuple[int, ...], model: Any
         np.testing.assert_allclose(found, logits[0, last - 1], atol=1e-4)
         np.testing.assert_allclose(drafted, further[0, last - 1], atol=1e-4)
         first = last
+
+
+def test_a_chain_of_drafts_has_the_logits_of_the_model(model: Any, checkpoint: Path, tmp_path: Path) -> None:
+    """Each goes on from what the layer made of the one before, at the position after it."""
+    ids = torch.randint(SMALL["vocab_size"], (24,), generator=torch.Generator().manual_seed(5))
+    sequence = OneSequence(compiled(checkpoint, tmp_path / "small.tsa"))
+    sequence.run(ids, 0, 15)
+    found = sequence.run(ids, 0, 15, drafting=True)
+    with torch.no_grad():
+        _, made = model(ids[None, :15])
+        cos, sin = model.rotation(24, ids.device)
+        for last in range(15, 20):
+            embedded = model.model["embed_tokens"](ids[None, 1 : last + 1])
+            predicted = model.model["layers"][-1].predict(made, embedded, cos[..., :last, :], sin[..., :last, :])
+            expected = torch.nn.functional.linear(predicted[0, -1], model.model["embed_tokens"].weight)
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+            found = sequence.run(ids, last, last + 1, drafting=True, carried=14 if last == 15 else 0)
+            made = torch.cat((made, predicted[:, -1:]), dim=1)
 
 
 def test_a_checkpoint_without_the_layer_is_compiled_without_drafts(model: Any, checkpoint: Path, tmp_path: Path) -> None:
@@ -196,10 +218,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def guesses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is looked up, and every guess is verified, whether it pays or not."""
     monkeypatch.setattr(LookupDrafter, "draft", lambda self, most: ([], []))
-    monkeypatch.setattr(Speculation, "waits", lambda self, streams: True)
+    monkeypatch.setattr(Speculation, "waits", lambda self, plan, drafts, streams: True)
     monkeypatch.setattr(StepCost, "depths", every_draft)
 
 
+@pytest.mark.slow
 def test_guesses_change_no_token_of_a_hundred_answers(trained: Path, guesses_alone: None) -> None:
     asked = requests(trained, 100)
     expected, drafted, _ = answers(trained, OFF, asked)
@@ -210,10 +233,21 @@ def test_guesses_change_no_token_of_a_hundred_answers(trained: Path, guesses_alo
     ):
         found, drafted, accepted = answers(trained, options, asked)
         assert found == expected
-        assert accepted > 0.4 * drafted > 400
+        assert drafted > 4000
+        assert accepted > 0.1 * drafted  # all 8 of each chain are verified
     found, _, _ = answers(trained, MTP, asked, aborts=True)
     assert all(whole[: len(part)] == part for whole, part in zip(expected, found, strict=True))
     assert sum(part == whole for whole, part in zip(expected, found, strict=True)) >= 80
+
+
+def test_guesses_change_no_token(trained: Path, guesses_alone: None) -> None:
+    asked = requests(trained, 12)
+    expected, _, _ = answers(trained, OFF, asked)
+    for options in (replace(MTP, max_sequences=3, page_size=4), replace(MTP, num_pages=90, page_size=4, max_step_tokens=24, depth=1)):
+        found, drafted, accepted = answers(trained, options, asked)
+        assert found == expected
+        assert drafted > 500
+        assert accepted > 0.1 * drafted
 
 
 def test_guesses_of_two_ranks_change_no_token(trained: Path, guesses_alone: None, tmp_path: Path) -> None:
@@ -222,7 +256,7 @@ def test_guesses_of_two_ranks_change_no_token(trained: Path, guesses_alone: None
     expected, _, _ = answers(path, OFF, asked)
     found, drafted, accepted = answers(path, MTP, asked)
     assert found == expected
-    assert accepted > 0.4 * drafted > 40
+    assert accepted > 0.1 * drafted > 40
 
 
 def test_who_has_no_entry_for_drafts_is_told(model: Any, tmp_path: Path) -> None:
@@ -236,9 +270,7 @@ def test_an_entry_for_drafts_gives_logits(checkpoint: Path, tmp_path: Path) -> N
     head, mark, draft = text.partition("entry draft(")
     assert "-> [S, V@ep]" in draft
     changed = (mark + draft).replace("-> [S, V@ep]", "-> [S, D]")
-    changed = changed.replace("return linear(rms_norm(Layer", "return rms_norm(Layer").replace(
-        "[last], norm, eps), head)", "[last], norm, eps)"
-    )
+    changed = changed.replace("return linear(made[last], head)", "return made[last]")
     model = tmp_path / "model.ts"
     model.write_text(head + changed)
     with pytest.raises(CompileError, match=r"TS0213.*`draft` guesses for `decode` and gives \[S, D\]"):

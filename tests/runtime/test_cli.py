@@ -67,7 +67,7 @@ def test_json_says_how_many_tokens_were_drafted(
     toy_artifact: Path, capsys: Captured, speculate: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second prompt's answer is the first one's, which has ended before. Drafts are verified whatever a step costs here and now."""
-    monkeypatch.setattr(StepCost, "depths", lambda cost, count, chances, most: [min(len(chain), most) for chain in chances])
+    monkeypatch.setattr(StepCost, "depths", lambda cost, count, chances, most, *_: [min(len(chain), most) for chain in chances])
     prompts = ["-p", "the same", "-p", "the same"]
     options = ["--max-tokens", "40", "--json", "--max-sequences", "1", "--ignore-eos", *speculate]
     assert run(["generate", str(toy_artifact), *prompts, *options]) == 0

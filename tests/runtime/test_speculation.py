@@ -121,7 +121,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answers, float], None]:
     return install
 
 
-def every_draft(self: StepCost, num_sequences: int, chances: Sequence[Sequence[float]], most: int) -> list[int]:
+def every_draft(self: StepCost, num_sequences: int, chances: Sequence[Sequence[float]], most: int, *_: object) -> list[int]:
     depths = []
     for chain in chances:
         depths.append(min(len(chain), most))

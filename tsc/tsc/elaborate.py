@@ -70,11 +70,12 @@ def find_entry(file: ast.ModelFile, name: str | None = None) -> ast.Module:
 
 
 def kept_values(modules: Iterable[ast.Module]) -> Mapping[str, tuple[ast.Module, ast.Keep]]:
-    """What entries keep, by name: which one, and where."""
+    """What entries keep, by name: which one, and where. An entry that keeps what it takes is not the first to."""
     found: dict[str, tuple[ast.Module, ast.Keep]] = {}
     for module in modules:
+        taken = {parameter.name for parameter in module.parameters}
         for statement in module.body if module.is_entry else ():
-            if isinstance(statement, ast.Keep):
+            if isinstance(statement, ast.Keep) and statement.name not in taken:
                 found.setdefault(statement.name, (module, statement))
     return found
 
@@ -328,11 +329,20 @@ class _Body(Expressions):
             raise error_at("TS0205", "what is kept is for other entries: `keep` stands in an entry, in no `if` or `for`", keep.span)
         if keep.name in STEP_INPUTS:
             raise error_at("TS0205", f"`{keep.name}` is what a step brings; keep this by another name", keep.span)
-        _, first = kept_values(self.model.modules.values())[keep.name]
-        if first is not keep:
-            notes = (Note("the first is here", first.span),)
+        parameters = (self.instance.values[i] for i in self.instance.parameters)
+        again = next((value for value in parameters if value.name == keep.name), None)  # for the next run of this entry
+        _, first = kept_values(self.model.modules.values()).get(keep.name, (self.module, keep))
+        mine = [statement for statement in self.module.body if isinstance(statement, ast.Keep) and statement.name == keep.name]
+        if mine[0] is not keep or (again is None and first is not keep):
+            notes = (Note("the first is here", (mine if mine[0] is not keep else [first])[0].span),)
             raise CompileError(Diagnostic("TS0117", f"`{keep.name}` is kept twice", keep.span, notes=notes))
         shape, placement = self.declarations.type_of(keep.type)
+        if again is not None and (not again.shape.agrees(shape) or again.placement != placement):
+            mesh = self.declarations.mesh
+            message = (
+                f"`{keep.name}` is taken as {again.shape.text(mesh, again.placement or ())}, and kept as {shape.text(mesh, placement)}"
+            )
+            raise CompileError(Diagnostic("TS0212", message, keep.type.span, notes=(Note("it is taken here", again.span),)))
         value = self.tensor(keep.value)
         found = self.instance.values[value.value]
         if [f.name for f in shape.factors[:1]] != ["T"] or keep.type.partials:

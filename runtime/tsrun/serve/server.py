@@ -11,13 +11,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsrun.artifact import Manifest, read_manifest
 from tsrun.errors import ArtifactError, MachineError, TsrunError, UsageError
-from tsrun.generate import resolve
+from tsrun.generate import resolve, with_resolved_draft
 from tsrun.limits import LimitOptions
 from tsrun.serve.admission import Admission
 from tsrun.serve.engine_client import EngineClient, EngineProcess
@@ -85,6 +85,7 @@ def _serve(options: ServeOptions) -> None:
     began = time.perf_counter()
     end_on_sigterm()
     path = resolve(options.path, options.mesh, options.dtype, options.entry, log.info, options.limits.max_context)
+    options = replace(options, limits=with_resolved_draft(options.limits, log.info))
     manifest = read_manifest(path)
     if "tokenizer/tokenizer.json" not in manifest.files:
         what = "has no tokenizer, since its checkpoint had none"
