@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tsc.graph import Program
 from tskernels.target import parse_target
 from tspasses.lower import lower
 from tspasses.pipeline import passes
-from tspasses.placed import Options
+from tspasses.placed import Options, PlacedModel
 from tspasses.verify import verify
 
 ROOT = Path(__file__).parents[2]
@@ -88,10 +89,14 @@ def path_of(model: str) -> Path:
     return path if path.exists() else ROOT / "examples" / model / f"{model}.ts"
 
 
+@cache
+def _placed(model: str, mesh: frozenset[tuple[str, int]]) -> PlacedModel:
+    return place_model(read_model(path_of(model)), CONFIGS[model], dict(mesh), Options("f32"))
+
+
 def lowered(model: str, mesh: Mapping[str, int]) -> Program:
-    """The program right after lowering."""
-    placed = place_model(read_model(path_of(model)), CONFIGS[model], mesh, Options("f32"))
-    return lower(placed)
+    """The program right after lowering, which is the caller's to change."""
+    return lower(_placed(model, frozenset(mesh.items())))
 
 
 def stages(model: str, mesh: Mapping[str, int]) -> Iterator[tuple[str, Program]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 GRAMMAR = Path(__file__).with_name("ts.lark")
 
 
+@lru_cache(maxsize=64)  # who compares model files, or compiles several times, asks for the same texts again
 def parse(source: Source) -> ast.ModelFile:
     """Parse one file; syntax errors and duplicate declarations raise CompileError (codes TS01xx)."""
     from lark.exceptions import UnexpectedInput
