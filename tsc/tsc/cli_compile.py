@@ -135,6 +135,9 @@ def compile_(
     path = output or Path(f"{source.stem}.tsa")
     with progress() as step:
         compiled = compile_artifact(request, path, step)
+    if compiled.left_out:
+        others = ", ".join(f"{name} ({count})" for name, count in sorted(compiled.left_out.items()))
+        click.echo(f"note: the artifact is of text alone; tensors left out: {others}", err=True)
     click.echo(f"wrote {path}")
     if (request.tuning is not None and request.tuned) or compiled.measured:
         click.echo(f"kernels of {compiled.measured} of {compiled.calls} calls chosen by measurement")

@@ -84,11 +84,12 @@ class Graphs:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """measured: how many of the distinct calls of kernels have theirs by measurement."""
+    """measured: how many of the distinct calls of kernels have theirs by measurement; left_out: tensors of models beside the decoder."""
 
     quantization: QuantizationReport
     measured: int
     calls: int
+    left_out: Mapping[str, int]
 
 
 Measuring = Callable[[int], Measurements | None]
@@ -188,7 +189,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
             "drafter": None if drafter is None else drafter.entry,
         }
         writer.finish({**_manifest(request, graphs.model, graphs.placed, graphs.config, graphs.digest, checkpoint), **stored})
-    return Compiled(found, decided, calls)
+    return Compiled(found, decided, calls, {} if checkpoint is None else checkpoint.left_out)
 
 
 def _plans(buckets: Sequence[Bucket], programs: Sequence[Program]) -> Plans:

@@ -17,6 +17,7 @@ from tsc import ast
 from tsc.checkpoint.arranged import arrangement_of
 from tsc.checkpoint.config import is_gguf, load_config, parse_json, read_file
 from tsc.checkpoint.safetensors_file import read_header
+from tsc.checkpoint.text_part import text_part
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.elaborate import elaborate
 from tsc.front import ModelSource, models_directory, read_model
@@ -109,7 +110,7 @@ def start(path: Path) -> Start:
     given = config.get("architectures") or f"{name}ForCausalLM"
     architectures = _names(given if isinstance(given, list) else [given]) or ["NewForCausalLM"]
     folder = path if path.is_dir() else path.parent
-    wanted = _Wanted(config, architectures, {} if is_gguf(path) else _tensors(folder))
+    wanted = _Wanted(config, architectures, {} if is_gguf(path) else _tensors(folder, config))
     candidates = [_Candidate(read_model(file), wanted) for file in sorted(models_directory().glob("*.ts"))]
     found = max(candidates, key=lambda candidate: candidate.nearness)
     differences = sorted(_differences(found), key=lambda d: d.line or len(found.model.source.text))
@@ -215,16 +216,17 @@ def _weights(typed: TypedModel) -> Iterator[tuple[str, int]]:
                 yield _pattern(prefix + (stored[0] if stored else weight.tensor)), instance.values[weight.value].span.line
 
 
-def _tensors(folder: Path) -> Mapping[str, int]:
-    """What lies beside the config: the names in an index or in one file; none where there is neither."""
+def _tensors(folder: Path, config: Mapping[str, Any]) -> Mapping[str, int]:
+    """What lies beside the config: the text decoder's names in an index or in one file; none where there is neither."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     names: Sequence[str] = []
     if index.exists():
         names = list(parse_json(index, read_file(index)).get("weight_map") or ())
     elif single.exists():
         names = list(read_header(single))
+    part = text_part(config, names)
     found: dict[str, int] = {}
-    for name in names:
+    for name in filter(None, map(part.name, names)):
         found[_pattern(name)] = found.get(_pattern(name), 0) + 1
     return found
 

@@ -170,6 +170,10 @@ class _Arranged(Checkpoint):
     def is_needless(self, name: str) -> bool:
         return self._whole.is_needless(name)
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        return self._whole.left_out
+
     def tokenizer_files(self) -> dict[str, bytes]:
         return self._whole.tokenizer_files()
 

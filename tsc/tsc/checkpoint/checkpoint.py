@@ -60,6 +60,11 @@ class Checkpoint(ABC):
         """Whether a model that does not name the tensor is the same without it."""
         return False
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many tensors there are of each model beside the text decoder, which are none of `tensors`."""
+        return {}
+
     @abstractmethod
     def tokenizer_files(self) -> dict[str, bytes]:
         """`tokenizer.json` and `tokenizer_config.json`, or nothing when the checkpoint has no tokenizer.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsc.checkpoint.errors import NOT_A_CHECKPOINT, NOT_JSON, failure
+from tsc.checkpoint.text_part import decoder_config
 from tsc.diagnostics import CompileError, Diagnostic
 
 _MAGIC = b"GGUF"
@@ -30,7 +31,7 @@ def load_config(path: Path | str) -> tuple[dict[str, Any], str]:
         return config, config_digest(config)
     file = source / "config.json" if source.is_dir() else source
     data = read_file(file)
-    config = parse_json(file, data)
+    config = decoder_config(parse_json(file, data))
     layers = config.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MOST_LAYERS:
         what = f"{file}: `num_hidden_layers` is {layers:,}, and a model has at most {MOST_LAYERS:,} layers"

@@ -13,6 +13,7 @@ from tsc.checkpoint.encoded import Encoded
 from tsc.checkpoint.errors import MISSING_SHARD, NOT_A_CHECKPOINT, NOT_JSON, UNKNOWN_TENSOR, failure
 from tsc.checkpoint.quantized import decoded
 from tsc.checkpoint.safetensors_file import StoredTensor, read_header
+from tsc.checkpoint.text_part import text_part
 from tsc.checkpoint.tokenizer_directory import directory_tokenizer
 from tsc.diagnostics import near
 
@@ -33,11 +34,21 @@ class HuggingFaceCheckpoint(Checkpoint):
             what = "is neither a directory nor a GGUF file"
             raise failure(NOT_A_CHECKPOINT, source, what, "give the directory that from_pretrained would take, or a .gguf file")
         super().__init__(source, *load_config(source))
-        self._rows = decoded(source, self.config, _as_part_of_a_model(_stored_tensors(source)))
+        stored = _stored_tensors(source)
+        part = text_part(self.config, stored)
+        self._left_out = part.left_out(stored)
+        kept = {name: row for name, row in stored.items() if part.name(name) is not None}
+        # Under the names that they are stored with: a method may say something of some of them.
+        rows = decoded(source, self.config, kept)
+        self._rows = {own: row for name, row in rows.items() if (own := part.name(name)) is not None}
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
         return {name: row.info for name, row in self._rows.items()}
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        return self._left_out
 
     def read(self, name: str) -> torch.Tensor:
         if name not in self._rows:
@@ -72,13 +83,6 @@ class HuggingFaceCheckpoint(Checkpoint):
     def _generation(self) -> Mapping[str, Any]:
         path = self.source / "generation_config.json"
         return parse_json(path, read_file(path)) if path.exists() else {}
-
-
-def _as_part_of_a_model(rows: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """A decoder that was saved without a head, as embedding models are, has no `model.` before its names: it is put there."""
-    if "embed_tokens.weight" not in rows:
-        return rows
-    return {f"model.{name}": row for name, row in rows.items()}
 
 
 def _stored_tensors(source: Path) -> dict[str, StoredTensor]:

@@ -65,6 +65,10 @@ class _InParts(Checkpoint):
         tensor, first, last = self._rows.get(name, (name, 0, None))
         return self._whole.blocks(tensor)[first:last]
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        return self._whole.left_out
+
     def tokenizer_files(self) -> dict[str, bytes]:
         return self._whole.tokenizer_files()
 
