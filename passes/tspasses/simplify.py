@@ -1,7 +1,7 @@
 """Compute each thing once, and nothing that is not read.
 
 Assumes: every op but those on caches is a function of its operands. Guarantees: no two nodes of a graph with one op, operands and
-attributes (so no value is gathered or reduced twice), no node without a reader.
+attributes (so no value is gathered or reduced twice), no node without a reader but what writes a cache or is kept.
 Does not: reorder; look across graphs.
 """
 
@@ -41,5 +41,5 @@ def _share(graph: torch.fx.Graph) -> None:
 
 def _prune(graph: torch.fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and not node.users and op_of(node) not in CACHE_WRITES:
+        if node.op == "call_function" and not node.users and op_of(node) not in (*CACHE_WRITES, "keep"):
             graph.erase_node(node)
