@@ -1,7 +1,7 @@
 """Compute each thing once, and nothing that is not read.
 
 Assumes: every op but those on caches is a function of its operands. Guarantees: no two nodes of a graph with one op, operands and
-attributes (so no value is gathered or reduced twice), no node without a reader, no weight either.
+attributes (so no value is gathered or reduced twice), no node without a reader but what writes a cache or is kept, no weight either.
 Does not: reorder; look across graphs.
 """
 
@@ -42,6 +42,6 @@ def _share(graph: torch.fx.Graph) -> None:
 def _prune(graph: torch.fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         is_weight = node.op == "placeholder" and node.meta["input"].kind == "weight"
-        is_pure = node.op == "call_function" and op_of(node) not in CACHE_WRITES
+        is_pure = node.op == "call_function" and op_of(node) not in (*CACHE_WRITES, "keep")
         if (is_weight or is_pure) and not node.users:
             graph.erase_node(node)

@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tsrun.digests import DigestMemory, Progress, file_digests
 from tsrun.errors import ArtifactError
@@ -18,6 +20,7 @@ from tsrun.errors import ArtifactError
 FORMAT = "tsa/2"
 MANIFEST = "manifest.json"
 PROGRAM = "program.json"
+GUESSED_TOKENS = "guessed_tokens.i32"
 _AGAIN = "compile it again with `tsc compile`"
 
 
@@ -102,6 +105,12 @@ class Artifact:
 
     def weights_file(self, rank: int) -> Path:
         return self.path / weights_name(rank)
+
+    def guessed_tokens(self) -> NDArray[np.int32] | None:
+        """The model's token for each that its entry for drafts guesses; None where that has the model's."""
+        if GUESSED_TOKENS not in self.manifest.files:
+            return None
+        return np.fromfile(self.file(GUESSED_TOKENS), dtype="<i4").astype(np.int32)
 
     @property
     def has_tokenizer(self) -> bool:

@@ -44,7 +44,8 @@ class Link:
 
 class Chain:
     """first: the run that it begins with, of which the links are some of the sequences. vocabulary: of whose tokens are guessed; padded:
-    the rows of a run of so many; ended: is told of each link at the end, before its sequence has further tokens."""
+    the rows of a run of so many; ended: is told of each link at the end, before its sequence has further tokens; named: what each token
+    that is guessed is to the target, None where they are the same."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Chain:
         vocabulary: int,
         padded: Callable[[int], int],
         ended: Callable[[Link], None] = lambda _: None,
+        named: Ints | None = None,
     ) -> None:
         self.first = first
         self.links = links
@@ -64,6 +66,7 @@ class Chain:
         self._vocabulary = vocabulary
         self._padded = padded
         self._ended = ended
+        self._named = named
 
     @property
     def seconds(self) -> float:
@@ -72,6 +75,8 @@ class Chain:
     def take(self, tokens_S: Ints, seconds: float) -> Step | None:
         """What a run guessed, by its sequences, and how long it took; the run after it, where there is one."""
         self.runs.append((len(self._run.ids), seconds))
+        if self._named is not None:
+            tokens_S = np.where(tokens_S < 0, tokens_S, self._named[tokens_S])
         self._going = [link for link in self._going if link.take(int(tokens_S[link.sequence]), self._vocabulary)]
         if not self._going:
             return None

@@ -75,7 +75,8 @@ class DraftModel:
         return self._executor.run(step)
 
     def follow(self, plan: StepPlan) -> None:
-        self._pages.follow(self._of_all_groups(plan.table_updates[plan.table_updates[:, 0] == 0]))
+        if plan.table_updates.size:
+            self._pages.follow(self._of_all_groups(plan.table_updates[plan.table_updates[:, 0] == 0]))
 
     def chain(self, plan: StepPlan, outcome: Outcome, drafters: Mapping[int, GuessDrafter], depths: Mapping[int, int]) -> Chain | None:
         left = self._limits.max_step_tokens

@@ -10,16 +10,16 @@ from tsrun.limits import LimitOptions, Limits, Speculate
 from tsrun.speculation import Speculation
 
 if TYPE_CHECKING:
-    from tsrun.artifact import Manifest
+    from tsrun.artifact import Artifact, Manifest
     from tsrun.draft_model import DraftModel
     from tsrun.program import Program
 
 
-def speculation_of(options: LimitOptions, manifest: Manifest, program: Program, limits: Limits, draft: DraftModel | None) -> Speculation:
+def speculation_of(options: LimitOptions, artifact: Artifact, program: Program, limits: Limits, draft: DraftModel | None) -> Speculation:
     """RequestError where what was asked for can not be."""
-    source = _source(options, manifest, program)
+    source = _source(options, artifact.manifest, program)
     if source == "mtp":
-        return Speculation(source, OwnEntry(program, limits, manifest.vocabulary))
+        return Speculation(source, OwnEntry(program, limits, artifact.manifest.vocabulary, artifact.guessed_tokens()))
     return Speculation(source, draft)
 
 

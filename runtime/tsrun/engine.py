@@ -89,7 +89,7 @@ class Engine:
             self._scheduler = new_scheduler(
                 self.limits, options, program, longest=longest, follows_pages=follows_pages, namespace=namespace
             )
-            self._speculation = speculation_of(options, self.artifact.manifest, program, self.limits, self._ranks.draft)
+            self._speculation = speculation_of(options, self.artifact, program, self.limits, self._ranks.draft)
         except BaseException:
             self._ranks.close()
             raise

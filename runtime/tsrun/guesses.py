@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, islice, takewhile
 from operator import mul
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from tsrun.guess_pages import GuessPages
 from tsrun.limits import MOST_DRAFTS, MOST_GUESSES, Limits
 from tsrun.lookup import LookupDrafter, LookupDrafters
 from tsrun.program import Program
-from tsrun.step import Step
+from tsrun.step import Ints, Step
 
 if TYPE_CHECKING:
     from tsrun._core import StepPlan
@@ -125,15 +126,16 @@ class GuessDrafters:
 
 
 class OwnEntry:
-    """The entry for drafts of the artifact that runs."""
+    """The entry for drafts of the artifact that runs. named: what each token that it guesses is to the target, None for itself."""
 
     needs_every_row = True
 
-    def __init__(self, program: Program, limits: Limits, vocabulary: int) -> None:
+    def __init__(self, program: Program, limits: Limits, vocabulary: int, named: Ints | None = None) -> None:
         self.most = MOST_GUESSES if program.can_go_on else 1
         self._program = program
         self._limits = limits
         self._vocabulary = vocabulary
+        self._named = named
         self._pages = GuessPages(limits)
 
     def follow(self, plan: StepPlan) -> None:
@@ -149,7 +151,8 @@ class OwnEntry:
             most = min(self.most, self._limits.max_context - position)
             own = self._limits.pages_of(int(plan.lengths[s]))
             links.append(Link(drafters[s], s, int(plan.table_rows[s]), position, own, min(depth, most)))
-        return Chain(first, links, self._pages, self._vocabulary, lambda rows: self._program.padded(rows, drafting=True))
+        padded = partial(self._program.padded, drafting=True)
+        return Chain(first, links, self._pages, self._vocabulary, padded, named=self._named)
 
 
 def guessing_step(plan: StepPlan, outcome: Outcome, drafters: Mapping[int, GuessDrafter]) -> Step:

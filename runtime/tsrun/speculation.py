@@ -123,7 +123,7 @@ class Speculation:
         """It has run."""
         chain.end()
         self._guess_seconds += chain.seconds
-        for rows, seconds in chain.runs:
+        for rows, seconds in reversed(chain.runs):  # of what is not known yet first the runs of few rows
             if rows <= DRAFTED_ROWS:
                 self._guess_cost.learn(rows, seconds)
 

@@ -92,6 +92,7 @@ def _note_context(request: Request) -> None:
 @click.option(
     "--importance", type=click.Path(path_type=Path), help="with --quantize int4: what `tsrun importance` measured, which the rounding minds"
 )
+@click.option("--head", type=click.Path(path_type=Path), help="checkpoint directory of an EAGLE-3 head for the model, which drafts")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="the artifact, NAME.tsa")
 @click.option("--key", is_flag=True, help="print what identifies the result as JSON, and compile nothing")
 def compile_(
@@ -110,6 +111,7 @@ def compile_(
     tuning: Path | None,
     no_tuning: bool,
     importance: Path | None,
+    head: Path | None,
     output: Path | None,
     key: bool,
 ) -> None:
@@ -120,7 +122,7 @@ def compile_(
     from tsc.request import compile_key, tuning_of
 
     asked = _request(model, weights, config, context, entry, mesh, dtype, topology, screen, quantize, cache)
-    request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning, importance=importance)
+    request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning, importance=importance, head=head)
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
         return

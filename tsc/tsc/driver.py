@@ -12,6 +12,7 @@ from tsc.artifact import ArtifactWriter, split_tokenizer
 from tsc.checkpoint import Checkpoint, open_checkpoint
 from tsc.checkpoint.arranged import arranged
 from tsc.checkpoint.config import for_sequences_of, load_config, longest_sequence
+from tsc.checkpoint.head import guessed_tokens, with_head
 from tsc.checkpoint.parts import in_parts
 from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.elaborate import drafter_of, elaborate
@@ -92,6 +93,8 @@ class Compiled:
     left_out: Mapping[str, int]
 
 
+GUESSED_TOKENS = "guessed_tokens.i32"
+"""The file of an artifact that says the model's token for each that its entry for drafts guesses; little endian."""
 Measuring = Callable[[int], Measurements | None]
 """What kernels took on a machine that so many ranks share."""
 
@@ -101,6 +104,10 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     target = target_of(request)
     progress("read", 0, 1)
     checkpoint = open_checkpoint(request.weights) if request.weights else None
+    if request.head is not None:
+        if checkpoint is None:
+            raise CompileError(Diagnostic("TS0505", "--head: the model has no weights, which the head is for", fixes=("give --weights",)))
+        checkpoint = with_head(checkpoint, request.head)
     config, digest = _config(request, checkpoint)
     config = for_sequences_of(config, request.context)
     model = find_model(request, config)
@@ -119,7 +126,10 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     if entry is not None and checkpoint is not None and has_weights_of(others[entry.name], checkpoint):
         match_checkpoint(others[entry.name], checkpoint, {**others, placed.entry.instance.module: placed.typed})
         drafts = place_model(model, config, request.mesh or {}, options, entry=entry.name)
-        _require_guesses(drafts, placed)
+        _require_guesses(drafts, placed, own_vocabulary=request.head is not None)
+    if request.head is not None and drafts is None:
+        what = f"--head: {model.name} has no entry for the tensors of {request.head}"
+        raise CompileError(Diagnostic("TS0505", what, fixes=("leave it out, or use a model file that has one, as llama.ts",)))
 
     entries = [placed] if drafts is None else [placed, drafts]
     buckets = [coarse_plan_set(p, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1)) for p in entries]
@@ -138,10 +148,11 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     return Graphs(target, checkpoint, config, digest, model, buckets[0], programs[:first], drafter)
 
 
-def _require_guesses(drafts: PlacedModel, placed: PlacedModel) -> None:
-    """An entry for drafts gives logits, as the one does that it guesses for."""
+def _require_guesses(drafts: PlacedModel, placed: PlacedModel, *, own_vocabulary: bool) -> None:
+    """An entry for drafts gives logits, as the one does that it guesses for. own_vocabulary: perhaps over fewer tokens."""
     (name, found), (other, wanted) = ((p.entry.instance.module, p.entry.instance.values[p.entry.instance.result]) for p in (drafts, placed))
-    if found.shape.dtype or not found.shape.agrees(wanted.shape):
+    is_alike = found.shape.agrees(wanted.shape) or (own_vocabulary and len(found.shape.factors) == 2)
+    if found.shape.dtype or not is_alike:
         what = f"`{name}` guesses for `{other}` and gives {found.shape.text()}; both are to give each sequence's logits, [S, V]"
         raise CompileError(Diagnostic("TS0213", what, drafts.entry.instance.result_span or found.span))
 
@@ -179,6 +190,8 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
             streams = writer.weights(mesh.ranks, [stored_tensors(mesh, weights)] * mesh.ranks)
             errors = write_weights(mesh, checkpoint, weights, streams, lambda done: progress("weights", done, len(weights)), importance)
             found = report(mesh, weights, errors, importance)
+        if request.head is not None:
+            writer.write_bytes(GUESSED_TOKENS, guessed_tokens(request.head).numpy().astype("<i4").tobytes())
         if found.formats:
             writer.write_json("quantization.json", found.to_json())
         progress("finish", 0, 1)

@@ -31,7 +31,8 @@ class Request:
     screen: with a copy of the head that spares reading most of it (`passes/tspasses/screen_head.py`); quantize: how weights are stored
     (`tsc/quantization.py`); importance: a file that says which of their inputs matter; cache: how keys and values are stored; tuning: a
     file of measurements, None for this machine's if there is one; tuned: whether they decide; entry: which of the model file's, None for
-    the first; context: the longest sequence, for rope scalings that depend on it, None for that of the config."""
+    the first; context: the longest sequence, for rope scalings that depend on it, None for that of the config; head: a checkpoint of an
+    EAGLE-3 head, which drafts."""
 
     model: Path | None
     weights: Path | None
@@ -48,6 +49,7 @@ class Request:
     importance: Path | None = None
     entry: str | None = None
     context: int | None = None
+    head: Path | None = None
 
 
 def compile_key(request: Request) -> dict[str, str]:
@@ -66,6 +68,7 @@ def compile_key(request: Request) -> dict[str, str]:
     found["tuning"] = tuning.digest if tuning else "none"
     found["entry"] = find_entry(model.file, request.entry).name
     found["context"] = str(longest_sequence(config, request.context))
+    found["head"] = "none" if request.head is None else load_config(request.head)[1]
     return found | {"model": model.name, "source_sha256": model.digest, "config_sha256": digest}
 
 
