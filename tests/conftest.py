@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tskernels.waiting import spin_briefly
 
 spin_briefly()  # before torch is loaded, so that tests are not slow when they share the machine
+# Processes of pytest-xdist share the cores: two with threads for both of two cores spend most of their time waiting for each other.
+if num_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_processes)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -88,9 +88,17 @@ CASES: dict[str, list[dict[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("dtype", ["f32", "bf16", "i32", "i64"])
-@pytest.mark.parametrize("sizes", [{"kv": 1, "q": 2}, {"kv": 1, "q": 3}, {"kv": 2, "q": 2}], ids=str)
+TEAMS = [1, 3]
+DTYPES = ["f32", "bf16", "i32", "i64"]
+SIZES = [{"kv": 1, "q": 2}, {"kv": 1, "q": 3}, {"kv": 2, "q": 2}]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "workers"),
+    # Every two of these in turns, which they do not know of each other.
+    [(sizes, dtype, TEAMS[(i + j) % 2]) for i, sizes in enumerate(SIZES) for j, dtype in enumerate(DTYPES)],
+    ids=str,
+)
 def test_kernels_give_the_bits_of_simulated_ranks(sizes: dict[str, int], dtype: str, workers: int) -> None:
     """Of values smaller than a slot and larger ones, whole and parts of a joint product's rows."""
     shapes = [(12, 12, 12), (12, 36, 300)]  # the second in f32 is 518 KB

@@ -198,7 +198,7 @@ def requests(path: Path, count: int) -> list[GenerationRequest]:
 
 def answers(path: Path, options: LimitOptions, asked: list[GenerationRequest], *, aborts: bool = False) -> tuple[list[list[int]], int, int]:
     """The tokens of each request, and how many were drafted and came. aborts: of every fifth request, after its first tokens."""
-    with Engine(path, options, threads=2) as engine:
+    with Engine(path, options, threads=1) as engine:  # small as it is: more of them wait for each other
         events: dict[int, list[Event]] = {engine.submit(request): [] for request in asked}
         while engine.num_open:
             for event in engine.step():

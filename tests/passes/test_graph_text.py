@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.passes.test_semantics import MESHES
-from tests.passes.tiny_models import CONFIGS, lowered, stages
+from tests.passes.tiny_models import CONFIGS, changes, lowered, stages
 
 from tsc.diagnostics import CompileError
 from tsc.graph import Program, op_of
@@ -32,8 +32,7 @@ graph MLP {
 
 @pytest.mark.parametrize(("mesh", "model"), [*MESHES, *(({"tp": 8}, m) for m in sorted(CONFIGS))], ids=str)
 def test_text_reads_back_after_every_pass(model: str, mesh: dict[str, int]) -> None:
-    for stage, program in stages(model, mesh):
-        text = print_program(program)
+    for stage, _, text in changes(model, mesh):
         read = parse_program(text)
         verify(read, f"reading the text after {stage}")
         assert print_program(read) == text

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from tests.passes.tiny_models import CONFIGS, lowered, stages
+from tests.passes.tiny_models import CONFIGS, changes, lowered
 from torch import Tensor
 
 from tsc.graph import Program, sequence_groups, windows
@@ -43,7 +43,7 @@ def expected(model: str) -> list[Tensor]:
 
 @pytest.mark.parametrize(("mesh", "model"), MESHES, ids=str)
 def test_every_stage_gives_the_logits_of_one_rank_and_the_same_bits_on_all(model: str, mesh: dict[str, int]) -> None:
-    for stage, program in stages(model, mesh):
+    for stage, program, _ in changes(model, mesh):
         results = run(program)
         for logits in results:
             for found, wanted, first in zip(logits, expected(model), results[0], strict=True):

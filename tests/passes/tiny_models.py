@@ -9,6 +9,7 @@ from typing import Any
 
 from tsc.front import place_model, read_model
 from tsc.graph import Program
+from tsc.graph_text import print_program
 from tskernels.target import parse_target
 from tspasses.lower import lower
 from tspasses.pipeline import passes
@@ -107,3 +108,13 @@ def stages(model: str, mesh: Mapping[str, int]) -> Iterator[tuple[str, Program]]
         program = step.run(program)
         verify(program, step.name)
         yield step.name, program
+
+
+def changes(model: str, mesh: Mapping[str, int]) -> Iterator[tuple[str, Program, str]]:
+    """The stages whose text is another than that of the stage before, with the text."""
+    before = ""
+    for stage, program in stages(model, mesh):
+        text = print_program(program)
+        if text != before:
+            yield stage, program, text
+        before = text
