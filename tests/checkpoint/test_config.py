@@ -228,9 +228,9 @@ def test_an_unknown_architecture_is_refused_with_the_nearest(make_directory: Mak
     assert _code(error) == "TS0706"
 
 
-def test_a_mixture_of_experts_is_refused_from_gguf(make_directory: Make, make_gguf: Make) -> None:
-    config = open_checkpoint(make_directory("llama")).config
-    file = make_gguf("llama", config, {}, prepare=lambda w: w.add_expert_count(8))
+def test_a_mixture_of_experts_of_a_dense_family_is_refused_from_gguf(make_directory: Make, make_gguf: Make) -> None:
+    config = open_checkpoint(make_directory("qwen3")).config
+    file = make_gguf("qwen3", config, {}, prepare=lambda w: w.add_expert_count(8))
     with pytest.raises(CompileError, match="8 experts") as error:
         load_config(file)
     assert _code(error) == "TS0706"

@@ -143,7 +143,7 @@ def test_a_wrong_shape_shows_both(workspace: Path, tsc: Tsc) -> None:
 
 
 def test_many_findings_are_cut_short(workspace: Path, tsc: Tsc) -> None:
-    write_checkpoint(workspace / "other", {f"transformer.{n}": s for n, s in SHAPES.items()})
+    write_checkpoint(workspace / "other", {f"{n}_of_another": s for n, s in SHAPES.items()})
     output = fails(workspace, tsc, "--weights", "other", "-o", "tiny.tsa")
     assert output.count("error[") == 12
     assert "  note: 10 more tensors do not match\n" in output

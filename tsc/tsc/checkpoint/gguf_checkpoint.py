@@ -31,7 +31,7 @@ class GgufCheckpoint(Checkpoint):
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        return self._weights.infos()
+        return self._weights.infos
 
     def read(self, name: str) -> torch.Tensor:
         if name not in self.tensors:

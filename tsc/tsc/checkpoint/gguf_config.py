@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
-from tsc.checkpoint.architectures import ARCHITECTURES, Architecture
+from tsc.checkpoint.architectures import ARCHITECTURES, OF_EXPERTS, OF_SIGMOIDS, Architecture
 from tsc.checkpoint.config import MOST_LAYERS, complete, layer_types
 from tsc.checkpoint.errors import DAMAGED_GGUF, UNKNOWN_ARCHITECTURE, failure
-from tsc.checkpoint.gguf_header import GgufHeader
+from tsc.checkpoint.gguf_header import GgufHeader, shortest
 from tsc.checkpoint.gguf_rope import rope_scaling
 from tsc.diagnostics import near
 
@@ -16,12 +15,12 @@ from tsc.diagnostics import near
 _REQUIRED = {
     "hidden_size": "embedding_length",
     "num_hidden_layers": "block_count",
-    "intermediate_size": "feed_forward_length",
     "num_attention_heads": "attention.head_count",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "max_position_embeddings": "context_length",
 }
 _OPTIONAL = {
+    "intermediate_size": "feed_forward_length",
     "num_key_value_heads": "attention.head_count_kv",
     "head_dim": "attention.key_length",
     "rope_theta": "rope.freq_base",
@@ -30,6 +29,7 @@ _OPTIONAL = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
+_SIGMOID = 2  # of expert_gating_func
 _ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message
 
 
@@ -40,10 +40,17 @@ def architecture_of(header: GgufHeader) -> Architecture:
         known = ", ".join(ARCHITECTURES)
         what = f"has the GGUF architecture `{name}`{near(name, ARCHITECTURES)}; known are {known}"
         raise failure(UNKNOWN_ARCHITECTURE, header.path, what, "use the model's Hugging Face directory")
-    if header.own("expert_count", 0):
+    if header.own("expert_gating_func") == _SIGMOID and name in OF_SIGMOIDS:
+        return OF_SIGMOIDS[name]
+    row = OF_EXPERTS.get(name, ARCHITECTURES[name]) if header.own("expert_count", 0) else ARCHITECTURES[name]
+    if header.own("expert_count", 0) and "expert_count" not in row.keys.values():
         what = f"is a mixture of {header.own('expert_count')} experts of architecture `{name}`, which is not read from GGUF"
         raise failure(UNKNOWN_ARCHITECTURE, header.path, what, "use the model's Hugging Face directory")
-    return ARCHITECTURES[name]
+    for key in row.unknown:
+        if header.own(key):
+            what = f"states `{name}.{key}`, with which the architecture `{name}` is not read"
+            raise failure(UNKNOWN_ARCHITECTURE, header.path, what, "use the model's Hugging Face directory")
+    return row
 
 
 def gguf_config(header: GgufHeader) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     config |= row.constants
     if row.local_rope_theta is not None:
         config["rope_local_base_freq"] = row.local_rope_theta
-    for key, source in (_REQUIRED | _OPTIONAL).items():
+    for key, source in {**_REQUIRED, **_OPTIONAL, **row.keys}.items():
         value = header.own(source)
         if value is None and key in _REQUIRED:
             raise failure(DAMAGED_GGUF, header.path, f"has no `{header.architecture}.{source}` in its header")
@@ -64,15 +71,20 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
             value = value[0]
         if value is not None:
             config[key] = shortest(value) if isinstance(value, float) else value
+    if row.is_latent:
+        config["head_dim"] = config["qk_rope_head_dim"]
+        config["num_key_value_heads"] = config["num_attention_heads"]
     config = complete(config)
     if config["num_hidden_layers"] > MOST_LAYERS or not config["num_attention_heads"]:
         counts = f"{config['num_hidden_layers']} layers and {config['num_attention_heads']} heads"
         raise failure(DAMAGED_GGUF, header.path, f"is damaged: its header states {counts}", "download it again")
-    for source, what in (("attention.value_length", "values"), ("rope.dimension_count", "a rotary part")):
-        if (length := header.own(source, config["head_dim"])) != config["head_dim"]:
-            message = f"has {what} of length {length} beside keys of length {config['head_dim']}, which is not read from GGUF"
-            raise failure(UNKNOWN_ARCHITECTURE, header.path, message)
+    _lengths(header, row, config)
+    if "num_nextn_predict_layers" in config:  # which are blocks, too
+        config["num_hidden_layers"] -= config["num_nextn_predict_layers"]
     config["vocab_size"] = _vocab_size(header)
+    config["use_qk_norm"] = "blk.0.attn_q_norm.weight" in header.tensors
+    if config.get("sliding_window") == 0:
+        config["sliding_window"] = None
     config["tie_word_embeddings"] = "output.weight" not in header.tensors
     config["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
     config["bos_token_id"] = header.get("tokenizer.ggml.bos_token_id")
@@ -80,18 +92,32 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     ends = [end for name in _ENDS if (end := header.get(f"tokenizer.ggml.{name}_token_id")) is not None]
     ends = list(dict.fromkeys(ends))
     config["eos_token_id"] = ends if len(ends) > 1 else ends[0] if ends else None
-    config["rope_scaling"] = rope_scaling(header, config)
+    scaling = rope_scaling(header, config)
+    config["rope_scaling"] = scaling and {**scaling, **row.scaling}
     _attention_pattern(header, row, config)
     return dict(sorted(config.items()))
 
 
-def shortest(value: float) -> float:
-    """The shortest decimal that gives the same f32: 1e-06 for 9.999999974752427e-07, as the model's author wrote it."""
-    for digits in range(1, 9):
-        short = float(f"{value:.{digits}g}")
-        if struct.pack("<f", short) == struct.pack("<f", value):
-            return short
-    return value
+def _lengths(header: GgufHeader, row: Architecture, config: dict[str, Any]) -> None:
+    """Of a head's keys and values, and of what of it turns."""
+    head, turned = config["head_dim"], header.own("rope.dimension_count", config["head_dim"])
+    if row.is_latent:
+        # A file in which keys and values are not one row yet states their lengths where others state that row's.
+        keys = header.own("attention.key_length_mla", header.own("attention.key_length"))
+        values = header.own("attention.value_length_mla", header.own("attention.value_length"))
+        if not isinstance(keys, int) or not isinstance(values, int) or keys <= turned:
+            raise failure(DAMAGED_GGUF, header.path, "does not say how long keys and values are in its header", "convert the model again")
+        config["qk_nope_head_dim"], config["v_head_dim"] = keys - turned, values
+        config["topk_method"] = "group_limited_greedy" if config.get("n_group", 1) > 1 else "greedy"
+        return
+    for length, what in ((header.own("attention.value_length", head), "values"), (head if row.turns_a_part else turned, "a rotary part")):
+        if length != head:
+            message = f"has {what} of length {length} beside keys of length {head}, which is not read from GGUF"
+            raise failure(UNKNOWN_ARCHITECTURE, header.path, message)
+    if row.turns_a_part:
+        config["partial_rotary_factor"] = turned / head
+    if "linear_inner_size" in config:
+        config["linear_value_head_dim"] = config.pop("linear_inner_size") // config["linear_num_value_heads"]
 
 
 def _vocab_size(header: GgufHeader) -> int:

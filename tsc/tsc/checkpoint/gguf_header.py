@@ -134,6 +134,15 @@ class GgufHeader:
         return values, end
 
 
+def shortest(value: float) -> float:
+    """The shortest decimal that gives the same f32: 1e-06 for 9.999999974752427e-07, as the model's author wrote it."""
+    for digits in range(1, 9):
+        short = float(f"{value:.{digits}g}")
+        if struct.pack("<f", short) == struct.pack("<f", value):
+            return short
+    return value
+
+
 class _StringArray:
     """The place of an array of strings. Walks over it once to find its end."""
 

@@ -1,4 +1,4 @@
-"""Rotary scaling out of a GGUF: the metadata's, or the llama3 kind, which the converter baked into per-frequency factors."""
+"""Rotary scaling out of a GGUF: the metadata's, or the kinds that have factors of each frequency, which are tensors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import struct
 from typing import Any
 
 from tsc.checkpoint.errors import UNKNOWN_ROPE, failure
-from tsc.checkpoint.gguf_header import GgufHeader
+from tsc.checkpoint.gguf_header import GgufHeader, shortest
 
 _F32 = 0
+_LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 _TOLERANCE = 1e-4
 _LLAMA3 = (1.0, 4.0, 8192.0)  # low and high frequency factor and original length of every Llama 3
 
@@ -19,32 +20,55 @@ def rope_scaling(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any] |
     kind = header.own("rope.scaling.type", "none")
     if "rope_freqs.weight" in header.tensors:
         return _llama3(header, config)
+    if _LONG in header.tensors:
+        return _longrope(header, config)
     if kind in ("", "none"):
         factor = header.own("rope.scale_linear", 1.0)
         return None if factor in (0.0, 1.0) else {"rope_type": "linear", "factor": factor}
-    factor = header.own("rope.scaling.factor", 1.0)
+    factor = shortest(header.own("rope.scaling.factor", 1.0))
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
-        return {
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": header.own("rope.scaling.original_context_length"),
-        }
+        return _yarn(header, factor)
     raise failure(UNKNOWN_ROPE, header.path, f"scales its rotary embedding by `{kind}`, which is not read from GGUF")
 
 
-def _llama3(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any] | None:
-    tensor = header.tensors["rope_freqs.weight"]
+def _yarn(header: GgufHeader, factor: float) -> dict[str, Any]:
+    found = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": header.own("rope.scaling.original_context_length")}
+    for key, name in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow"), ("attention_factor", "yarn_attn_factor")):
+        if (value := header.own(f"rope.scaling.{name}")) is not None:
+            found[key] = shortest(value)
+    if multiplier := header.own("rope.scaling.yarn_log_multiplier"):
+        found["mscale"] = found["mscale_all_dim"] = shortest(multiplier) * 10  # of 0.1 * log(factor)
+    return found
+
+
+def _longrope(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any]:
+    original = header.own("rope.scaling.original_context_length") or config["max_position_embeddings"]
+    found: dict[str, Any] = {"rope_type": "longrope", "original_max_position_embeddings": original}
+    if (magnitude := header.own("rope.scaling.attn_factor")) is not None:
+        found["attention_factor"] = shortest(magnitude)
+    long, short = (list(map(shortest, _numbers(header, name))) for name in (_LONG, _SHORT))
+    return found | {"factor": config["max_position_embeddings"] / original, "long_factor": long, "short_factor": short}
+
+
+def _numbers(header: GgufHeader, name: str) -> tuple[float, ...]:
+    """Of a small f32 tensor."""
+    if (tensor := header.tensors.get(name)) is None:
+        raise failure(UNKNOWN_ROPE, header.path, f"has no `{name}`")
     size = 4 * math.prod(tensor.shape)
     if tensor.type != _F32:
-        raise failure(UNKNOWN_ROPE, header.path, "has a `rope_freqs.weight` that is not f32")
+        raise failure(UNKNOWN_ROPE, header.path, f"has a `{name}` that is not f32")
     with header.path.open("rb") as file:
         file.seek(tensor.offset)
         data = file.read(size)
     if len(data) != size:
-        raise failure(UNKNOWN_ROPE, header.path, "is truncated: its `rope_freqs.weight` is not all there", "download it again")
-    stated = struct.unpack(f"<{size // 4}f", data)
+        raise failure(UNKNOWN_ROPE, header.path, f"is truncated: its `{name}` is not all there", "download it again")
+    return struct.unpack(f"<{size // 4}f", data)
+
+
+def _llama3(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any] | None:
+    stated = _numbers(header, "rope_freqs.weight")
     if all(value == 1.0 for value in stated):
         return None
     rotated = 2 * len(stated)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tsc.checkpoint.architectures import ARCHITECTURES
+from tsc.checkpoint.architectures import Architecture
 from tsc.checkpoint.checkpoint import TensorInfo
 from tsc.checkpoint.errors import DAMAGED_GGUF, UNKNOWN_TENSOR, UNKNOWN_TENSOR_TYPE, failure
+from tsc.checkpoint.gguf_config import architecture_of
 from tsc.checkpoint.gguf_header import GgufHeader, GgufTensor
+from tsc.checkpoint.gguf_recipes import MADE, Recipe, expert, in_pairs, same
 from tsc.checkpoint.mapped import map_range
 from tskernels.layouts import OF_GGUF
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 _PLAIN = {"F32": "f32", "F16": "f16", "BF16": "bf16", "F64": "f64", "I32": "i32", "I64": "i64"}
 _TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "i32": "int32", "i64": "int64"}
 _CHUNK_BYTES = 1 << 24  # of f32 dequantized at a time: gguf.dequantize needs several times its result
 
-# The modules of Hugging Face's decoders. gguf's name map goes from these, and from many other spellings, to GGUF's names.
 _MODEL = ("model.embed_tokens", "model.norm", "lm_head")
-_LAYER = (
-    *(f"self_attn.{n}" for n in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")),
-    *(f"mlp.{n}" for n in ("gate_proj", "up_proj", "down_proj")),
-    *("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
-)
-_NOT_WEIGHTS = ("rope_freqs.weight",)  # read into rope_scaling
+"""The modules beside the layers. gguf's name map goes from these, and from many other spellings, to GGUF's names."""
+_NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # read into rope_scaling
 
 
 class GgufWeights:
@@ -36,73 +33,71 @@ class GgufWeights:
 
     def __init__(self, header: GgufHeader, config: dict[str, Any]) -> None:
         self._header, self._config = header, config
-        self._architecture = ARCHITECTURES[header.architecture]
+        self._architecture: Architecture = architecture_of(header)
         self._check_sizes()
-        self._rows = self._by_name()
+        self._recipes = dict(self._found())
+        self._require_all_named()
 
-    def infos(self) -> dict[str, TensorInfo]:
-        return {name: TensorInfo(_PLAIN.get(self._type_name(row), "f32"), row.shape) for name, row in self._rows.items()}
+    @cached_property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return {name: TensorInfo(self._dtype(recipe), recipe.shape(self._config)) for name, recipe in self._recipes.items()}
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in torch memory of its own."""
-        import torch
-
-        row = self._rows[name]
-        blocks = self._ordered_blocks(row)
-        if (plain := _PLAIN.get(self._type_name(row))) is not None:
-            result = torch.from_numpy(blocks.copy()).view(getattr(torch, _TORCH[plain])).reshape(row.shape)
+        recipe, shape = self._recipes[name], self.infos[name].shape
+        if self._kind(recipe) is not None:
+            made = recipe.make([self._bytes(part) for part in recipe.parts], self._config)
+            result = self._values(recipe.parts[0], made, shape)
         else:
-            result = self._dequantized(row, blocks)
-        if self._architecture.norm_offset and row.name.endswith("norm.weight"):
-            result = (result.float() - self._architecture.norm_offset).to(result.dtype)
+            result = recipe.make([self._values(p, self._bytes(p), p.shape).float() for p in recipe.parts], self._config).contiguous()
+        offset = self._architecture.norm_offset
+        stored = recipe.parts[0].name
+        if offset and stored.endswith("norm.weight") and not any(plain in stored for plain in self._architecture.plain_norms):
+            result = (result.float() - offset).to(result.dtype)
         return result
 
     def formats(self) -> dict[str, str]:
         """The matrices whose blocks `tskernels.quantized` knows."""
-        types = {name: self._type_name(row).lower() for name, row in self._rows.items() if len(row.shape) == 2}
-        return {name: kind for name, kind in types.items() if kind in OF_GGUF}
+        kinds = {name: self._kind(recipe) for name, recipe in self._recipes.items() if len(self.infos[name].shape) == 2}
+        return {name: kind.lower() for name, kind in kinds.items() if kind is not None and kind.lower() in OF_GGUF}
 
     def blocks(self, name: str) -> torch.Tensor:
         """One of `formats`, in torch memory of its own."""
+        recipe = self._recipes[name]
+        return recipe.make([self._bytes(part) for part in recipe.parts], self._config).clone()
+
+    def _kind(self, recipe: Recipe) -> str | None:
+        """The type of all rows, where the recipe is by rows and they have one."""
+        kinds = {self._type_name(part) for part in recipe.parts}
+        return kinds.pop() if recipe.by_rows and len(kinds) == 1 else None
+
+    def _dtype(self, recipe: Recipe) -> str:
+        return _PLAIN.get(self._kind(recipe) or "", "f32")
+
+    def _bytes(self, part: GgufTensor) -> torch.Tensor:
+        """A tensor's bytes u8 [..., of a row]; of a plain vector each number is a row."""
         import torch
 
-        return torch.from_numpy(self._ordered_blocks(self._rows[name]).copy())
+        size = self._size(part)
+        mapping, start = map_range(self._header.path, part.offset, size)
+        is_plain_vector = len(part.shape) == 1 and self._type_name(part) in _PLAIN
+        stored = torch.frombuffer(mapping, dtype=torch.uint8, count=size, offset=start) if size else torch.empty(0, dtype=torch.uint8)
+        return stored.reshape(*(part.shape if is_plain_vector else part.shape[:-1]), -1)
 
-    def _ordered_blocks(self, row: GgufTensor) -> NDArray[Any]:
-        """Rows in the order of Hugging Face. They hold whole blocks, so they change places before they are dequantized, at a fraction of
-        the bytes."""
-        blocks = self._blocks(row)
-        if self._architecture.permuted and (heads := self._permuted_heads(row.name)):
-            pairs = blocks.reshape(heads, blocks.shape[0] // heads // 2, 2, -1)
-            blocks = pairs.swapaxes(1, 2).reshape(blocks.shape)
-        return blocks
-
-    def _blocks(self, row: GgufTensor) -> NDArray[Any]:
-        """The bytes of a tensor, one row of the last dimension a row."""
-        import numpy as np
-
-        size = self._size(row)
-        mapping, start = map_range(self._header.path, row.offset, size)
-        rows = math.prod(row.shape[:-1]) if len(row.shape) > 1 else row.shape[0]
-        return np.frombuffer(mapping, dtype=np.uint8, count=size, offset=start).reshape(rows, -1)
-
-    def _dequantized(self, row: GgufTensor, blocks: NDArray[Any]) -> torch.Tensor:
+    def _values(self, part: GgufTensor, stored: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """The numbers of bytes that are of a part's type."""
         import gguf
         import torch
 
-        # A single row of blocks (a quantized vector) comes as many rows of one element each: put it back together.
-        blocks = blocks.reshape(math.prod(row.shape[:-1]), -1)
-        result = torch.empty((blocks.shape[0], row.shape[-1]), dtype=torch.float32)
-        step = max(1, _CHUNK_BYTES // (4 * row.shape[-1]))
-        for start in range(0, blocks.shape[0], step):
-            part = gguf.dequantize(blocks[start : start + step], gguf.GGMLQuantizationType(row.type))
-            result[start : start + step] = torch.from_numpy(part)
-        return result.reshape(row.shape)
-
-    def _permuted_heads(self, name: str) -> int:
-        if ".attn_q." in name:
-            return int(self._config["num_attention_heads"])
-        return int(self._config["num_key_value_heads"]) if ".attn_k." in name else 0
+        if (plain := _PLAIN.get(self._type_name(part))) is not None:
+            return stored.clone(memory_format=torch.contiguous_format).view(getattr(torch, _TORCH[plain])).reshape(*shape)
+        rows = stored.reshape(math.prod(shape[:-1]), -1)
+        result = torch.empty((rows.shape[0], shape[-1]), dtype=torch.float32)
+        step = max(1, _CHUNK_BYTES // (4 * shape[-1]))
+        for start in range(0, rows.shape[0], step):
+            values = gguf.dequantize(rows[start : start + step].numpy(), gguf.GGMLQuantizationType(part.type))
+            result[start : start + step] = torch.from_numpy(values)
+        return result.reshape(*shape)
 
     def _type_name(self, row: GgufTensor) -> str:
         import gguf
@@ -130,26 +125,43 @@ class GgufWeights:
             what = f"is truncated: {expected} bytes expected, {self._header.size} found"
             raise failure(DAMAGED_GGUF, path, what, "download it again")
 
-    def _by_name(self) -> dict[str, GgufTensor]:
-        names = dict(self._names())
-        rows = {}
-        for row in self._header.tensors.values():
-            base, _, suffix = row.name.rpartition(".")
-            if row.name in _NOT_WEIGHTS:
-                continue
-            if base not in names:
-                what = f"has a tensor `{row.name}` that architecture `{self._header.architecture}` is not known to have"
+    def _require_all_named(self) -> None:
+        named = {part.name for recipe in self._recipes.values() for part in recipe.parts}
+        for name in self._header.tensors:
+            if name not in named and name not in _NOT_WEIGHTS:
+                what = f"has a tensor `{name}` that architecture `{self._header.architecture}` is not known to have"
                 raise failure(UNKNOWN_TENSOR, self._header.path, what)
-            rows[f"{names[base]}.{suffix}"] = row
-        return rows
 
-    def _names(self) -> Iterator[tuple[str, str]]:
+    def _found(self) -> Iterator[tuple[str, Recipe]]:
+        """What the file has, by the names of Hugging Face."""
         import gguf
 
-        stored_layers = [int(parts[1]) for n in self._header.tensors if (parts := n.split("."))[0] == "blk" and parts[1].isdigit()]
-        layers = min(int(self._config["num_hidden_layers"]), 1 + max(stored_layers, default=-1))
+        tensors, row = self._header.tensors, self._architecture
+        layers = sorted({int(words[1]) for n in tensors if (words := n.split("."))[0] == "blk" and words[1].isdigit()})
+        known_layers = [i for i in layers if i < self._config["num_hidden_layers"] + (self._config.get("num_nextn_predict_layers") or 0)]
         architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == self._header.architecture)
-        known = gguf.get_tensor_name_map(architecture, layers)
-        for name in (*_MODEL, *(f"model.layers.{i}.{n}" for i in range(layers) for n in _LAYER)):
-            if (stored := known.get_name(name)) is not None:
-                yield stored, name
+        known = gguf.get_tensor_name_map(architecture, 1 + max(known_layers, default=-1))
+        for module in (*_MODEL, *(f"model.layers.{i}.{n}" for i in known_layers for n in row.modules)):
+            stored = known.get_name(module.replace(".#", ""))
+            for suffix in ("weight", "bias"):
+                if (part := tensors.get(f"{stored}.{suffix}")) is not None:
+                    yield from self._of_module(f"{module}.{suffix}", part)
+        for i in known_layers:
+            for name, own in row.tensors.items():
+                if (part := tensors.get(f"blk.{i}.{own}")) is not None:
+                    yield f"model.layers.{i}.{name}", same(part)
+            for name, (how, of) in row.made.items():
+                parts = tuple(tensors[stored] for own in of if (stored := f"blk.{i}.{own}") in tensors)
+                if len(parts) == len(of):
+                    yield f"model.layers.{i}.{name}", Recipe(parts, *MADE[how])
+
+    def _of_module(self, name: str, part: GgufTensor) -> Iterator[tuple[str, Recipe]]:
+        if "#" in name:
+            for index in range(part.shape[0]):
+                yield name.replace("#", str(index)), expert(part, index)
+        elif self._architecture.permuted and ".q_proj." in name:
+            yield name, in_pairs(part, self._config["num_attention_heads"])
+        elif self._architecture.permuted and ".k_proj." in name:
+            yield name, in_pairs(part, self._config["num_key_value_heads"])
+        else:
+            yield name, same(part)
