@@ -73,7 +73,7 @@ def rope(
     are, interleaved or not, and those after the first `fraction` of them as they are."""
     width = turned_width(x.shape[-1], fraction)
     frequencies = inverse_frequencies(width, float(theta), kind, tuple(map(float, parameters)))
-    angles = positions.float()[:, None] * frequencies
+    angles = positions.float()[:, None] * frequencies.to(x.device)
     angles = angles.view(x.shape[0], *[1] * (x.dim() - 2), width // 2)
     magnitude = magnitude_of(kind, parameters)
     cosine, sine = angles.cos() * magnitude, angles.sin() * magnitude

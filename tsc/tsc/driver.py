@@ -46,7 +46,14 @@ Progress = Callable[[str, int, int], None]
 """(stage, done, total)"""
 
 
-LINKS = {"cpu": "local"}
+LINKS = {
+    "cpu": "local",
+    "sm_90a": "h100-nvlink",
+    "sm_100a": "b200-nvlink",
+    "sm_103a": "b200-nvlink",
+    "gfx942": "mi300x-fabric",
+    "gfx950": "mi300x-fabric",
+}
 """The links that ranks of a target have, where none are said."""
 CACHE_LAYOUTS: Mapping[Cache, str] = {"dtype": ROWS, "int8": INT8_CACHE}
 
@@ -103,7 +110,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     config = for_sequences_of(config, longest_sequence(config, request.context))
     model = find_model(request, config)
     progress("place", 0, 1)
-    options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))
+    options = Options(request.dtype, topology=topology(request.topology or LINKS[target.architecture or target.family]))
     placed = place_model(model, config, request.mesh or {}, options, entry=request.entry)
     require_nothing_kept(placed)
     names = [m.name for m in model.file.modules if m.is_entry and m.name != placed.entry.instance.module]

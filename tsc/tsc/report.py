@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tsc.simulation.simulate import Simulation
-    from tskernels.registry import Candidate, Operand
+    from tskernels.registry import Candidate, Kernel, Operand
     from tspasses.meshes import Arrangement
     from tspasses.plan_set import Bucket
     from tspasses.suggest import Suggestion
@@ -198,9 +198,19 @@ def kernel_list() -> str:
 
     lines = []
     for op in registry.ops():
-        names = [f"{k.name} ({k.target})" for k in registry.kernels(op)]
+        names = [f"{k.name} ({k.target}{_verified(k)})" for k in registry.kernels(op)]
         lines.append(f"{op:22} {', '.join(names)}")
     return "\n".join(lines)
+
+
+def _verified(kernel: Kernel) -> str:
+    """How far a kernel for GPUs was verified."""
+    if kernel.plan is None:
+        return ""
+    if kernel.verified is None:
+        return "; not verified"
+    where = f" on {kernel.verified.device}, {kernel.verified.date}" if kernel.verified.device else ""
+    return f"; {kernel.verified.level}{where}"
 
 
 def kernel_why(op: str, target: str, shapes: tuple[str, ...], tuning: Path | None, tuned: bool) -> str:
