@@ -32,7 +32,7 @@ def gpu_kernel(
         def run(*operands: Any, out: Any = None, **attributes: Any) -> Any:
             from tskernels.gpu.jit import run_plan  # needs triton
 
-            return run_plan(op, planner, operands, out, attributes)
+            return run_plan(op, planner, operands, out, attributes, layouts, constants)
 
         code = planner.__code__
         place = f"{code.co_filename}:{code.co_firstlineno}"
