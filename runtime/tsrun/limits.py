@@ -33,6 +33,7 @@ class LimitOptions:
     snapshot_tokens: of a sequence with states a copy is kept each so many tokens, rounded up to whole pages, for the prefix cache.
     speculate: where drafts of tokens come from: `lookup`; `mtp`, the artifact's entry for drafts, and lookup where that is surer; `off`.
     None is `lookup` where ranks share their sequences and there are no states, which can not be taken back.
+    target: what runs the program, where that is not what it was compiled for.
     """
 
     page_size: int = 16
@@ -46,6 +47,7 @@ class LimitOptions:
     screen: bool = True
     snapshot_tokens: int = 256
     speculate: Speculate | None = None
+    target: Literal["cpu"] | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

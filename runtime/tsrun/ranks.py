@@ -20,7 +20,7 @@ from tsrun.executor import Executor
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.output import Output
-from tsrun.program import read_program
+from tsrun.program import program_for
 from tsrun.sampler import Draws
 from tsrun.states import state_bytes
 from tsrun.step import Step
@@ -39,9 +39,9 @@ _GATHER_SECONDS = 0.2  # so that of several ends the one that caused the others 
 class Worker:
     """One rank's process. It ends when its standard input closes, so it can not outlive this process."""
 
-    def __init__(self, path: Path, rank: int, store_file: Path, threads: int) -> None:
+    def __init__(self, path: Path, rank: int, store_file: Path, threads: int, target: str | None) -> None:
         self.rank = rank
-        spec = json.dumps({"path": str(path), "rank": rank, "store_file": str(store_file), "threads": threads})
+        spec = json.dumps({"path": str(path), "rank": rank, "store_file": str(store_file), "threads": threads, "target": target})
         command = [sys.executable, "-m", "tsrun.worker", spec]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -99,10 +99,10 @@ class Ranks:
         try:
             share = share_of_threads(threads, manifest.ranks)
             if manifest.ranks > 1 and not started:
-                self._start_workers(path, manifest.ranks, share)
+                self._start_workers(path, manifest.ranks, share, options.target)
             self.artifact = open_artifact(path, rank=0, progress=progress, memory=files_read_before())
             self.artifact.require_weights()
-            self.program = program = read_program(self.artifact.file(PROGRAM))
+            self.program = program = program_for(self.artifact.file(PROGRAM), options.target)
             self.limits = settle(
                 options,
                 context=manifest.context,
@@ -190,12 +190,12 @@ class Ranks:
     def _store_file(self) -> Path | None:
         return None if self._folder is None else Path(self._folder.name, "store")
 
-    def _start_workers(self, path: Path, ranks: int, threads: int) -> None:
+    def _start_workers(self, path: Path, ranks: int, threads: int, target: str | None) -> None:
         # A file in a folder that is ours alone: a port would be open to everyone on the machine.
         self._folder = tempfile.TemporaryDirectory(prefix="tsrun-ranks-")
         assert self._store_file is not None
         for rank in range(1, ranks):
-            self._workers.append(Worker(path.resolve(), rank, self._store_file, threads))
+            self._workers.append(Worker(path.resolve(), rank, self._store_file, threads, target))
 
     def _expect(self, milestone: str) -> None:
         for worker in self._workers:

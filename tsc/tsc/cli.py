@@ -211,6 +211,15 @@ main.add_command(compile_)
 main.add_command(tune)
 
 
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+def inspect(artifact: Path) -> None:
+    """What an artifact holds: for which model, mesh and target, which kernels, and what their machine code takes of a device."""
+    from tsc.inspection import inspection
+
+    click.echo(inspection(artifact))
+
+
 @main.group()
 def kernels() -> None:
     """What the kernel registry holds, and why it chooses what it does."""

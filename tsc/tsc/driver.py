@@ -18,6 +18,7 @@ from tsc.elaborate import drafter_of, elaborate
 from tsc.front import ModelSource, kept_by, place_model, require_nothing_kept
 from tsc.graph import Program
 from tsc.importance import read_importance
+from tsc.machine_code import compile_kernels
 from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
 from tsc.request import Cache, Request, find_model, importance_of, target_of, tuning_of
 from tsc.weights import (
@@ -31,13 +32,14 @@ from tsc.weights import (
     write_weights,
 )
 from tskernels.cache_layouts import INT8_CACHE
-from tskernels.registry import ROWS, Measurements
+from tskernels.registry import ROWS, KernelMissing, Measurements
 from tskernels.target import Target
 from tskernels.tuning import threads_of_rank
 from tspasses.emit import Plans, emit
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
+from tspasses.plan_launches import numbered
 from tspasses.plan_set import Bucket, coarse_plan_set
 from tspasses.select_kernels import chosen_by_measurement
 from tspasses.topology import topology
@@ -128,16 +130,19 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
 
     def compiled(placed: PlacedModel, kept: Collection[str] = ()) -> tuple[Sequence[Bucket], Sequence[Program]]:
         buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
-        programs = compile_graphs(
-            [b.placed for b in buckets],
-            target,
-            lambda name: progress(name, 0, 1),
-            screen=request.screen,
-            formats=wanted_formats(request.quantize, placed.typed, checkpoint),
-            cache_layout=CACHE_LAYOUTS[request.cache],
-            measured=measured(placed.mesh.ranks),
-            kept=kept,
-        )
+        try:
+            programs = compile_graphs(
+                [b.placed for b in buckets],
+                target,
+                lambda name: progress(name, 0, 1),
+                screen=request.screen,
+                formats=wanted_formats(request.quantize, placed.typed, checkpoint),
+                cache_layout=CACHE_LAYOUTS[request.cache],
+                measured=measured(placed.mesh.ranks),
+                kept=kept,
+            )
+        except KernelMissing as error:
+            raise MissingCapability(f"{str(error).splitlines()[0]}; `tsc kernels why OP --target {target}` says of each why") from None
         return buckets, programs
 
     buckets, programs = compiled(placed, [] if drafts is None else kept_by(drafts))
@@ -176,7 +181,11 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
         raise MissingCapability(f"--quantize {request.quantize}: no kernel for {target} reads a weight of this model so")
     measurements = measured(mesh.ranks)
     decided, calls = (0, 0) if measurements is None else chosen_by_measurement(programs, target, measurements)
+    launches = numbered(programs)
+    kernels = compile_kernels(launches, target, progress)
     with ArtifactWriter(path) as writer:
+        if kernels is not None:
+            kernels.write(writer)
         drafts = _plans(drafter.buckets, drafter.programs) if drafter else []
         writer.write_json("program.json", emit(_plans(graphs.buckets, graphs.programs), drafts))
         writer.write_json(
