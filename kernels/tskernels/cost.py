@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING, Final
 
 from tskernels.dtypes import size_bytes
-from tskernels.target import DEVICES
+from tskernels.target import DEVICES, Target
 
 if TYPE_CHECKING:
     from tskernels.registry import Call, Operand
-    from tskernels.target import Target
 
 NOMINAL_SIZE: Final = 16
 """What a dimension that is unknown until the step runs counts as."""
@@ -45,13 +44,20 @@ GPUS: Final = {
     "mi355x": Machine(8.0e12, 2500e12, 537e9, 2e-6, 5e-6),
 }
 
+BYTES: Final = Target("unit", frozenset({"bytes"}))
+FLOPS: Final = Target("unit", frozenset({"flops"}))
+"""Made-up machines, which tell what a cost is made of: they take a second for each byte, or for each operation."""
+_UNITS: Final = {BYTES: Machine(1.0, inf, 1.0, 0.0, 0.0), FLOPS: Machine(inf, 1.0, inf, 0.0, 0.0)}
+
 Cost = Callable[["Call", "Target"], float]
 """Seconds that a call is predicted to take on a target."""
 
 
 def machine(target: Target) -> Machine:
     """The description of a target's machine."""
-    return _CPU if target.architecture is None else GPUS[DEVICES[target.architecture]]
+    if target.architecture is not None:
+        return GPUS[DEVICES[target.architecture]]
+    return _UNITS.get(target, _CPU)
 
 
 def seconds(target: Target, *, moved_bytes: float, flops: float = 0.0) -> float:

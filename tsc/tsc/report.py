@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tsc.simulation.simulate import Simulation
-    from tskernels.registry import Candidate, Kernel, Operand
+    from tskernels.registry import Call, Candidate, Kernel, Operand
     from tspasses.meshes import Arrangement
     from tspasses.plan_set import Bucket
     from tspasses.suggest import Suggestion
@@ -220,16 +220,23 @@ def kernel_why(op: str, target: str, shapes: tuple[str, ...], tuning: Path | Non
     from tskernels import registry
     from tskernels.tuning import threads_of_rank
 
-    name = op if op.startswith("ts::") else f"ts::{op}"
-    if name not in registry.ops():
-        offered = near(name.removeprefix("ts::"), [o.removeprefix("ts::") for o in registry.ops()])
-        raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{offered}"))
-    call = registry.Call(name, tuple(_operand(s) for s in shapes), {})
+    call = named_call(op, shapes)
     place = target_named(target)
     found, ignored = find_tuning(place, tuning) if tuned else (None, "")
     candidates = registry.explain(call, place, found.of(threads_of_rank(1)) if found else None)
     lines = [f"{call} on {target}", *(f"  {c.kernel.name:12} {_verdict(c, candidates[0])}" for c in candidates)]
     return "\n".join([*lines, f"measurements are ignored: {ignored}"] if ignored else lines)
+
+
+def named_call(op: str, shapes: Sequence[str]) -> Call:
+    """A call as a command names it. Raises CompileError."""
+    from tskernels import registry
+
+    name = op if op.startswith("ts::") else f"ts::{op}"
+    if name not in registry.ops():
+        offered = near(name.removeprefix("ts::"), [o.removeprefix("ts::") for o in registry.ops()])
+        raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{offered}"))
+    return registry.Call(name, tuple(_operand(s) for s in shapes), {})
 
 
 def _verdict(candidate: Candidate, winner: Candidate) -> str:
