@@ -10,7 +10,7 @@ from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder, Observe
 from tsrun.errors import ArtifactError
 from tsrun.limits import Limits
-from tsrun.memory import zeros
+from tsrun.memory import Zeros, zeros
 from tsrun.output import Output
 from tsrun.places import Place, extent, fixed, value
 from tsrun.program import Input, Program, Region
@@ -24,6 +24,7 @@ from tsrun.weights import Weights
 if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
     from tsrun.embedding import Embeds
+    from tsrun.gpu.device import Device
 
 
 class Programs(Protocol):
@@ -45,7 +46,8 @@ class Executor:
 
     The output of `run` lies in the arena: it is valid until the next run. memory: what the ranks share, where they do; screen: steps will
     keep few logits, so that of a screened head only a few rows are read; observe: is told of each call of a kernel; needs_torch: calls
-    run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes.
+    run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes; device: the GPU
+    that the artifact is for, None where it runs here.
     """
 
     def __init__(
@@ -59,28 +61,35 @@ class Executor:
         *,
         screen: bool = True,
         observe: Observe | None = None,
+        device: Device | None = None,
     ) -> None:
         self._program = program
-        self._inputs = StepInputs(limits)
+        self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
+        memory_of = zeros if device is None else device.zeros
         self._limits = limits
         weights = Weights(artifact.weights_file(rank), screen=screen)
         # One page more than there are: the tokens that pad a step are written there, and never read.
-        caches = [zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
-        self._states = States(program.states, limits.num_states)
-        kept = {name: _kept(given, limits.max_step_tokens) for name, given in program.kept.items()}
+        caches = [memory_of((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
+        self._states = States(program.states, limits.num_states, memory_of)
+        kept = {name: _kept(given, limits.max_step_tokens, memory_of) for name, given in program.kept.items()}
         coordinates = _coordinates(artifact, program, rank)
         binder = Binder(program, weights, caches, self._states.places, coordinates, self._inputs.places(), kept)
         plans = [binder.bind(plan) for plan in program.all_plans]
         file = artifact.file(PROGRAM)
-        self.needs_torch = observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
+        gives_logits = artifact.manifest.gives == "logits"
+        self.needs_torch = device is not None or observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
         self.programs: Programs
-        if self.needs_torch:
+        if device is not None:
+            from tsrun.gpu.programs import GpuPrograms
+
+            self.programs = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits)
+        elif self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
             most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_output_rows}
             self.programs = TorchPrograms(program, plans, file, threads, most, observe)
         else:
-            most_rows = limits.max_output_rows if artifact.manifest.gives == "logits" else None
+            most_rows = limits.max_output_rows if gives_logits else None
             self.programs = SimdPrograms(plans, file, threads, most_rows, memory, num_drafts=len(program.drafts))
 
     def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
@@ -111,12 +120,12 @@ class Executor:
         return self._program.plan_for(T, drafting=step.drafting), T, S, columns
 
 
-def _kept(given: Input, tokens: int) -> Place:
+def _kept(given: Input, tokens: int, memory: Zeros) -> Place:
     """Room for what a step of so many tokens keeps."""
     assert given.shape is not None
     assert given.dtype is not None
     rows, *rest = (extent(size) for size in given.shape)
-    room = zeros((value(rows, {"T": tokens}), *(size for size in rest if isinstance(size, int))), given.dtype)
+    room = memory((value(rows, {"T": tokens}), *(size for size in rest if isinstance(size, int))), given.dtype)
     return fixed(room.address, given.dtype, (rows, *rest), room.buffer)
 
 

@@ -107,12 +107,14 @@ def settle(
     ranks: int,
     token_multiple: int = 1,
     state_bytes: int = 0,
+    cache_memory: int | None = None,
 ) -> Limits:
     """Sizes for a model whose caches take `row_bytes` a token on one rank, by window, and whose states `state_bytes` a sequence.
 
     The largest step is a multiple of `token_multiple`, to which steps may be padded. Without wishes: pages for every
     sequence at its longest, as far as a quarter of the machine's memory goes. States, of which there are always enough for every
-    sequence and a copy of each, come out of the same memory.
+    sequence and a copy of each, come out of the same memory. cache_memory: bytes that a rank has for caches where that is not the
+    machine's memory.
     """
     size = options.page_size
     longest = min(n for n in (options.max_context, context, 2**31 - 1) if n is not None)
@@ -141,7 +143,8 @@ def settle(
     if options.num_pages is not None:
         num_pages = min(options.num_pages, most)
     else:
-        budget = options.cache_bytes if options.cache_bytes is not None else memory_bytes() // _CACHE_SHARE_OF_MEMORY // ranks
+        share = memory_bytes() // _CACHE_SHARE_OF_MEMORY // ranks if cache_memory is None else cache_memory
+        budget = options.cache_bytes if options.cache_bytes is not None else share
         most = min(most, options.max_sequences * -(-longest // size))
         num_pages = bisect_right(range(1, most + 1), budget, key=total_bytes)
     if num_pages < 1:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tsrun.artifact import PROGRAM, open_artifact, read_manifest
 from tsrun.errors import RankError, UsageError
 from tsrun.executor import Executor
+from tsrun.gpu.opening import cache_memory, device_for
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.output import Output
@@ -103,6 +104,7 @@ class Ranks:
             self.artifact = open_artifact(path, rank=0, progress=progress, memory=files_read_before())
             self.artifact.require_weights()
             self.program = program = program_for(self.artifact.file(PROGRAM), options.target)
+            device = device_for(manifest.target, options.target, 0)
             self.limits = settle(
                 options,
                 context=manifest.context,
@@ -110,6 +112,7 @@ class Ranks:
                 state_bytes=state_bytes(program.states),
                 ranks=manifest.ranks,
                 token_multiple=lcm(*(plan.token_multiple for plan in program.plans)),
+                cache_memory=None if device is None else cache_memory(device, self.artifact.weights_file(0)),
             )
             if manifest.ranks > 1:
                 self._expect("verified")
@@ -117,7 +120,7 @@ class Ranks:
 
                 self._group = Group(dict(manifest.axes), self._store_file, program.collective_axes, share, self.limits)
             memory = None if self._group is None else self._group.memory
-            self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen)
+            self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen, device=device)
             if options.depth > 1:
                 self._thread = ThreadPoolExecutor(1, "tsrun-step")
             self._expect("bound")

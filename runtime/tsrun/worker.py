@@ -24,6 +24,7 @@ def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached:
     from tskernels.communicator import use
     from tsrun.artifact import PROGRAM, open_artifact
     from tsrun.executor import Executor
+    from tsrun.gpu.opening import device_for
     from tsrun.process_group import Control, join, share_limits
     from tsrun.program import program_for
     from tsrun.verification import files_read_before
@@ -35,7 +36,8 @@ def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached:
     joined = join(dict(artifact.manifest.axes), rank, store_file, program.collective_axes, threads)
     limits = share_limits(None)
     control = Control()
-    executor = Executor(artifact, program, rank, limits, threads, joined.memory)
+    device = device_for(artifact.manifest.target, target, rank)
+    executor = Executor(artifact, program, rank, limits, threads, joined.memory, device=device)
     reached("bound")
     with use(joined.mesh):
         while (step := control.receive()) is not None:
