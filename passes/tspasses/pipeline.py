@@ -15,7 +15,6 @@ from tspasses.fuse_linears import FuseLinears
 from tspasses.keep_formats import Formats, KeepFormats
 from tspasses.lower import lower
 from tspasses.placed import PlacedModel
-from tspasses.plan_launches import PlanLaunches
 from tspasses.plan_memory import PlanMemory
 from tspasses.screen_head import ScreenHead
 from tspasses.select_kernels import SelectKernels
@@ -53,7 +52,7 @@ def passes(
     to be stored quantized; cache_layout: of all caches; measured: what kernels took, which goes before what they are predicted to take."""
     screening = (ScreenHead(target),) if screen else ()
     stored = (KeepFormats(target, formats), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target, measured=measured))
-    return (Simplify(), StoreCaches(cache_layout), *stored, SelectKernels(target, measured), PlanLaunches(target), PlanMemory())
+    return (Simplify(), StoreCaches(cache_layout), *stored, SelectKernels(target, measured), PlanMemory())
 
 
 def compile_graphs(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.models.running import compiled
-from tests.models.tiny import _DEEPSEEK, _YARN, Case, DeepseekV3Config, LlamaConfig, make
+from tests.models.tiny import _DEEPSEEK, _YARN, Case, make
+from transformers import DeepseekV3Config, LlamaConfig
 
 _HEADS: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 LLAMA = Case("gpu_llama", LlamaConfig, _HEADS | {"num_hidden_layers": 2})

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,14 @@ from tsc.machine_code import compile_kernels
 from tskernels.gpu import compile as compiling
 from tskernels.gpu.compile import CompilationFailed, compile_functions
 from tskernels.gpu.functions import Function, MachineCode, function_of
-from tskernels.gpu.launch import Launch, Operand, Out, Resources, Scalar, TritonSource
+from tskernels.gpu.launch import Argument, Launch, Operand, Out, Resources, Scalar, TritonSource
 from tskernels.gpu.sizes import T, cdiv
 from tskernels.registry import Call, explain
 from tskernels.registry import Operand as OperandType
 from tskernels.target import Target, gpu, parse_target
 from tskernels.toolchain import missing
-from tspasses.plan_launches import LaunchTable
+from tspasses.launch_table import LaunchTable
+from tsrun.compile_cache import CompileCache
 from tsrun.errors import MachineError
 from tsrun.gpu.kernels_file import read_kernels
 from tsrun.gpu.opening import device_for
@@ -51,7 +53,7 @@ os.abort()
 
 
 @pytest.fixture
-def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of modules with functions, where compilers find them; and a cache of their own."""
     (tmp_path / "doubled").mkdir()
     monkeypatch.setenv("TSC_CACHE", str(tmp_path / "cache"))
@@ -66,7 +68,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def double(block: int, module: str = "triton_ones", *, typed: bool = True) -> Function:
-    arguments = {"x": Operand(0), "out": Out(), "count": Scalar(T * 64)}
+    arguments: dict[str, Argument] = {"x": Operand(0), "out": Out(), "count": Scalar(T * 64)}
     types = {"x": "bf16", "out": "bf16"} if typed else {"x": "bf16"}
     source = TritonSource(f"doubled.{module}", "double")
     return function_of(Launch(source, (cdiv(T * 64, block), 1, 1), arguments, {"BLOCK": block}, types))
@@ -141,6 +143,11 @@ def test_functions_are_compiled_once(functions: Path) -> None:
     steps.clear()
     assert compile_functions([double(512)], SM_90A, lambda *step: steps.append(step)) == first[1:2]
     assert steps == [(0, 0)]
+    cache = CompileCache()
+    assert len(cache.kernel_files()) == 4
+    assert cache.prune(older_than_days=1, everything=False) == []
+    assert len(cache.prune(older_than_days=None, everything=True)) == 4
+    assert cache.kernel_files() == []
 
 
 def test_what_specializes_a_function_is_its_key(functions: Path) -> None:

@@ -21,7 +21,7 @@ from tsrun.errors import ArtifactError
 from tsrun.generation import GenerationRequest
 from tsrun.gpu.buckets import LARGEST, bucket
 from tsrun.gpu.device import TensorMap
-from tsrun.gpu.kernels_file import KERNELS, Launch, Operand, Out, Plan, PreparedInput, Scalar, ScratchSpace, Variant, read_kernels
+from tsrun.gpu.kernels_file import KERNELS, Argument, Launch, Operand, Out, Plan, PreparedInput, Scalar, ScratchSpace, Variant, read_kernels
 from tsrun.gpu.kernels_file import TensorMap as MapArgument
 from tsrun.gpu.launching import CallOnDevice
 from tsrun.limits import LimitOptions
@@ -119,8 +119,8 @@ def test_arguments_and_grids_are_those_of_the_step() -> None:
     x, out = wide[:, 32:64], torch.zeros(12, 32)
     rows = to_json(cdiv(T, 5))
     descriptor = MapArgument(Operand(0), "f32", [32, "T"], [to_json(Stride(0, 0) * 4)], [32, 5], 128)
-    scalars = [Scalar(to_json(S * 2 + SMS), "i32"), Scalar(0.5, "f32"), Scalar(3, "f32")]
-    spaces = [ScratchSpace("sums"), PreparedInput("work")]
+    scalars: list[Argument] = [Scalar(to_json(S * 2 + SMS), "i32"), Scalar(0.5, "f32"), Scalar(3, "f32")]
+    spaces: list[Argument] = [ScratchSpace("sums"), PreparedInput("work")]
     few = Launch(1, (1, 1, 1), [])
     launch = Launch(0, (rows, to_json(Stride(0, 0)), 1), [Operand(0), Out(), *scalars, *spaces, descriptor])
     plan = Plan("ts::x", "triton", "", [Variant(1, [few]), Variant(8, [launch, Launch(2, ("S", 0, 1), [])])])

@@ -36,10 +36,10 @@ from tskernels.registry import ROWS, KernelMissing, Measurements
 from tskernels.target import Target
 from tskernels.tuning import threads_of_rank
 from tspasses.emit import Plans, emit
+from tspasses.launch_table import launch_table
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
-from tspasses.plan_launches import numbered
 from tspasses.plan_set import Bucket, coarse_plan_set
 from tspasses.select_kernels import chosen_by_measurement
 from tspasses.topology import topology
@@ -181,8 +181,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
         raise MissingCapability(f"--quantize {request.quantize}: no kernel for {target} reads a weight of this model so")
     measurements = measured(mesh.ranks)
     decided, calls = (0, 0) if measurements is None else chosen_by_measurement(programs, target, measurements)
-    launches = numbered(programs)
-    kernels = compile_kernels(launches, target, progress)
+    kernels = compile_kernels(launch_table(programs, target), target, progress)
     with ArtifactWriter(path) as writer:
         if kernels is not None:
             kernels.write(writer)

@@ -12,7 +12,7 @@ from tskernels.target import Target
 
 if TYPE_CHECKING:
     from tskernels.gpu.functions import Function, MachineCode
-    from tspasses.plan_launches import LaunchTable
+    from tspasses.launch_table import LaunchTable
 
 FORMAT = 1
 SUFFIXES = {"cuda": "cubin", "rocm": "hsaco"}
