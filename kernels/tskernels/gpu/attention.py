@@ -67,7 +67,7 @@ def _latent_tiles(call: Call, target: Target) -> Tiles:
         one = Tile(16, 16, 8, 1)
         return Tiles(one, one, 1, 1)
     stages = 2 if is_nvidia(target) else 1
-    wide = Tile(64, 64, 8, 2) if is_hopper(target) else Tile(64, 32, 8, stages)
+    wide = Tile(64, 64, 8, 3) if is_hopper(target) else Tile(64, 32, 8, stages)
     return Tiles(Tile(16, 32, 4, stages), wide, 1, 1)
 
 

@@ -22,13 +22,22 @@ def split_of(work, index, WIDE: tl.constexpr):
 
 
 @triton.jit
+def within(rows, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """The elements that there are, of some rows."""
+    if WIDTH == PADDED:
+        return rows[:, None]
+    else:
+        return rows[:, None] & (column < WIDTH)[None, :]
+
+
+@triton.jit
 def store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside,
-                 HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+                 HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
     """The whole, or a split's part of it with the logarithm of its weights' sum."""
     some = tl.where(total > 0, total, 1.0)
     sums = sums / some[:, None]
     partial = tl.load(record + 7)
-    mask = inside[:, None] & (column < WIDTH)[None, :]
+    mask = within(inside, column, WIDTH, PADDED)
     if partial < 0:
         member = tl.load(record + 2) + row
         token = (tl.load(record + 1) + member // GROUP).to(tl.int64)
@@ -56,8 +65,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
     member = tl.load(record + 2) + row
     group = member % GROUP
     first = (tl.load(record + 1) + member // GROUP).to(tl.int64) * q_token + head * q_head + group * q_member
-    filled = (column < WIDTH)[None, :]
-    queries = tl.load(q + first[:, None] + column[None, :], mask=inside[:, None] & filled, other=0.0)
+    queries = tl.load(q + first[:, None] + column[None, :], mask=within(inside, column, WIDTH, PADDED), other=0.0)
     position = tl.load(record + 4) + member // GROUP
     begin, end = tl.load(record + 5), tl.load(record + 6)
     table = tables + tl.load(record).to(tl.int64) * table_row
@@ -69,7 +77,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
         there = key < end
         page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
         place = (page * page_size + key % page_size) * (2 * HEADS * WIDTH) + head * WIDTH
-        mask = there[:, None] & filled
+        mask = within(there, column, WIDTH, PADDED)
         keys = tl.load(cache + place[:, None] + column[None, :], mask=mask, other=0.0)
         scores = product(queries, tl.trans(keys), tl.zeros([ROWS, KEYS], tl.float32))
         if SOFTCAP == 0:
@@ -91,7 +99,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
             total = total * kept + tl.exp2(sink - base)
             sums = sums * kept[:, None]
             largest = base
-    store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, HEADS, GROUP, WIDTH, ROOM)
+    store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, HEADS, GROUP, WIDTH, PADDED, ROOM)
 
 
 @triton.jit
@@ -108,11 +116,10 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
     inside = row < tl.load(record + 3)
     member = tl.load(record + 2) + row
     token, head = (tl.load(record + 1) + member // HEADS).to(tl.int64), member % HEADS
-    in_latent, in_rotated = (column < LATENT)[None, :], (turned < ROTATED)[None, :]
     first = token * q_token + head * q_head
-    queries = tl.load(q + first[:, None] + column[None, :], mask=inside[:, None] & in_latent, other=0.0)
+    queries = tl.load(q + first[:, None] + column[None, :], mask=within(inside, column, LATENT, LATENT_PADDED), other=0.0)
     first = token * r_token + head * r_head
-    turning = tl.load(rotated + first[:, None] + turned[None, :], mask=inside[:, None] & in_rotated, other=0.0)
+    turning = tl.load(rotated + first[:, None] + turned[None, :], mask=within(inside, turned, ROTATED, ROTATED_PADDED), other=0.0)
     position = tl.load(record + 4) + member // HEADS
     begin, end = tl.load(record + 5), tl.load(record + 6)
     table = tables + tl.load(record).to(tl.int64) * table_row
@@ -124,8 +131,8 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
         there = key < end
         page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
         place = (page * page_size + key % page_size) * (LATENT + ROTATED)
-        latent = tl.load(cache + place[:, None] + column[None, :], mask=there[:, None] & in_latent, other=0.0)
-        keys = tl.load(cache + place[:, None] + LATENT + turned[None, :], mask=there[:, None] & in_rotated, other=0.0)
+        latent = tl.load(cache + place[:, None] + column[None, :], mask=within(there, column, LATENT, LATENT_PADDED), other=0.0)
+        keys = tl.load(cache + place[:, None] + LATENT + turned[None, :], mask=within(there, turned, ROTATED, ROTATED_PADDED), other=0.0)
         scores = product(queries, tl.trans(latent), tl.zeros([ROWS, KEYS], tl.float32))
         scores = product(turning, tl.trans(keys), scores) * (SCALE * LOG2_E)
         seen = there[None, :] & (key[None, :] <= position[:, None])
@@ -134,7 +141,7 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
         scores = tl.where(seen, scores, -float("inf"))
         weights, kept, largest, total = weigh(scores, largest, total)
         sums = product(weights.to(latent.dtype), latent, sums * kept[:, None])
-    store_result(sums, largest, total, record, 0, out, partials, logs, row, column, inside, 1, HEADS, LATENT, ROOM)
+    store_result(sums, largest, total, record, 0, out, partials, logs, row, column, inside, 1, HEADS, LATENT, LATENT_PADDED, ROOM)
 
 
 @triton.jit
@@ -149,7 +156,7 @@ def combine(sinks, work, out, partials, logs, HEADS: tl.constexpr, GROUP: tl.con
     row, column = tl.program_id(2) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)
     inside = row < tl.load(record + 2)
     member = tl.load(record + 1) + row
-    mask = inside[:, None] & (column < WIDTH)[None, :]
+    mask = within(inside, column, WIDTH, PADDED)
     first, count = tl.load(record + 3), tl.load(record + 4)
     largest = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)

@@ -22,7 +22,8 @@ def product(x, y, sums):
 
 @triton.jit
 def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+    t = tl.exp(-tl.abs(x))
+    return tl.where(x < 0, t, 1.0) / (1.0 + t)
 
 
 @triton.jit
