@@ -98,7 +98,9 @@ class Kernel:
     @property
     def is_captured(self) -> bool:
         """Whether a GPU may record its calls and play them again: it looks at no values on the host."""
-        return self.kind == "view" or self.plan is not None or (self.target == ANY and self.name != REFERENCE)
+        if self.kind in ("view", "collective") or self.plan is not None:
+            return True
+        return self.target == ANY and self.name != REFERENCE
 
 
 class Measurements(Protocol):

@@ -1,8 +1,8 @@
 """Compiled checkpoints kept by key. An entry appears whole or not at all, also when several processes want it at once.
 
-ROOT/entries/NAME/{key.json, model.tsa/}   ROOT/unfinished/   ROOT/locks/NAME   ROOT/digests.json   ROOT/kernels/KEY.{json, bin}
+ROOT/entries/NAME/{key.json, model.tsa/}   ROOT/unfinished/   ROOT/locks/NAME   ROOT/digests.json   ROOT/kernels/
 
-What is in `kernels` are functions for GPUs, which `tsc compile` keeps there, each by its key.
+In `kernels` are functions for GPUs, which `tsc compile` keeps there, each by its key, and their resource records.
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ class Ranks:
                 self._expect("verified")
                 from tsrun.process_group import Group  # late: one rank alone has no use for torch.distributed
 
-                self._group = Group(dict(manifest.axes), self._store_file, program.collective_axes, share, self.limits)
+                where = dict(manifest.axes), self._store_file, program.collective_axes
+                self._group = Group(*where, share, self.limits, on_gpus=device is not None)
             memory = None if self._group is None else self._group.memory
             self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen, device=device)
             if options.depth > 1:

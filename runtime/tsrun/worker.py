@@ -33,10 +33,11 @@ def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached:
     artifact.require_weights()
     program = program_for(artifact.file(PROGRAM), target)
     reached("verified")
-    joined = join(dict(artifact.manifest.axes), rank, store_file, program.collective_axes, threads)
+    device = device_for(artifact.manifest.target, target, rank)
+    where = dict(artifact.manifest.axes), rank, store_file, program.collective_axes
+    joined = join(*where, threads, on_gpus=device is not None)
     limits = share_limits(None)
     control = Control()
-    device = device_for(artifact.manifest.target, target, rank)
     executor = Executor(artifact, program, rank, limits, threads, joined.memory, device=device)
     reached("bound")
     with use(joined.mesh):

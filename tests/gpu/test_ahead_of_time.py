@@ -89,6 +89,9 @@ def test_an_artifact_has_the_machine_code_of_what_its_calls_launch(gpu_models: G
         assert code.startswith(b"\x7fELF")
         assert function.resources.sha256 == hashlib.sha256(code).hexdigest()
         assert function.resources.registers > 0
+    listed = CliRunner().invoke(main, ["kernels", "list"], catch_exceptions=False).output
+    attention = [f.resources for f in found.functions if f.symbol in ("attend", "combine")]
+    assert f"triton, compiled here for sm_90a: {max(r.registers for r in attention)} registers" in listed
     shown = CliRunner().invoke(main, ["inspect", str(path)], catch_exceptions=False).output
     for function in found.functions:
         assert any(function.symbol in line and function.resources.sha256[:12] in line for line in shown.splitlines())

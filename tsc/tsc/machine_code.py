@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from tskernels.target import Target
 
 if TYPE_CHECKING:
     from tskernels.gpu.functions import Function, MachineCode
+    from tskernels.gpu.launch import Resources
     from tspasses.launch_table import LaunchTable
 
 FORMAT = 1
@@ -43,9 +44,18 @@ def compile_kernels(table: LaunchTable, target: Target, progress: Callable[[str,
     if not table.functions:
         return None
     from tskernels.gpu.compile import CompilationFailed, compile_functions
+    from tskernels.gpu.records import keep_records
 
     try:
         code = compile_functions(table.functions, target, lambda done, total: progress(f"kernels for {target}", done, total))
     except CompilationFailed as error:
         raise MissingCapability(f"--target {target}: {error}") from None
+    keep_records(target, _of_kernels(table, [c.resources for c in code]))
     return Kernels(target, table.functions, code, table.plans)
+
+
+def _of_kernels(table: LaunchTable, resources: Sequence[Resources]) -> Iterator[tuple[str, Resources]]:
+    for plan in table.plans:
+        for variant in plan["variants"]:
+            for launch in variant["launches"]:
+                yield f"{plan['op']} {plan['kernel']}", resources[launch["function"]]

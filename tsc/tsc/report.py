@@ -195,11 +195,15 @@ def simulation_table(found: Simulation) -> str:
 def kernel_list() -> str:
     """Ops and their kernels."""
     from tskernels import registry
+    from tskernels.gpu.records import records, summary
 
-    lines = []
+    lines, compiled = [], records()
     for op in registry.ops():
         names = [f"{k.name} ({k.target}{_verified(k)})" for k in registry.kernels(op)]
         lines.append(f"{op:22} {', '.join(names)}")
+        for kernel in registry.kernels(op):
+            of_kernel = {target: found[f"{op} {kernel.name}"] for target, found in compiled.items() if f"{op} {kernel.name}" in found}
+            lines += [f"{'':22}   {kernel.name}, compiled here for {target}: {summary(found)}" for target, found in of_kernel.items()]
     return "\n".join(lines)
 
 
