@@ -190,16 +190,6 @@ class Program(msgspec.Struct, frozen=True):
         return max(plan.frame.of(region) for plan in self.all_plans)
 
 
-def program_for(file: Path, target: str | None) -> Program:
-    """`read_program`, with kernels for another target than it was compiled for, where one is given."""
-    program = read_program(file)
-    if target is None:
-        return program
-    from tsrun.rebinding import bound_to  # loads all kernels
-
-    return bound_to(program, target, file)
-
-
 def read_program(file: Path) -> Program:
     """Read and check program.json. Raises ArtifactError with one line that names the file."""
     try:

@@ -21,7 +21,7 @@ from tsrun.gpu.opening import cache_memory, device_for
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.output import Output
-from tsrun.program import program_for
+from tsrun.rebinding import program_for
 from tsrun.sampler import Draws
 from tsrun.states import state_bytes
 from tsrun.step import Step

@@ -10,14 +10,19 @@ import msgspec
 from tskernels.registry import ROWS, Call, KernelMissing, Operand, select
 from tskernels.target import Target, parse_target
 from tsrun.errors import ArtifactError, MachineError
-from tsrun.program import CallNode, Graph, Input, Node, Program
+from tsrun.program import CallNode, Graph, Input, Node, Program, read_program
 
 _Types = dict[str, Operand | None]
 """By name; None for what is no tensor."""
 
 
-def bound_to(program: Program, name: str, file: Path) -> Program:
-    """The program for another target than it was compiled for, whose file is named where that can not be. Loads torch."""
+def program_for(file: Path, target: str | None) -> Program:
+    """The program of a file, with kernels for another target than it was compiled for, where one is given; that loads torch."""
+    program = read_program(file)
+    return program if target is None else _bound_to(program, target, file)
+
+
+def _bound_to(program: Program, name: str, file: Path) -> Program:
     target = parse_target(name)
     kept = [given for graph in program.graphs.values() for given in graph.inputs if given.layout != ROWS]
     if kept:

@@ -26,7 +26,7 @@ def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached:
     from tsrun.executor import Executor
     from tsrun.gpu.opening import device_for
     from tsrun.process_group import Control, join, share_limits
-    from tsrun.program import program_for
+    from tsrun.rebinding import program_for
     from tsrun.verification import files_read_before
 
     artifact = open_artifact(path, rank=rank, memory=files_read_before())

@@ -7,12 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("triton", reason="needs Triton")
-
 from click.testing import CliRunner
 from tests.gpu.models import KIMI, LLAMA, GpuModels
 from tests.models.running import run
@@ -36,6 +34,9 @@ from tsrun.errors import MachineError
 from tsrun.gpu.kernels_file import read_kernels
 from tsrun.gpu.opening import device_for
 from tsrun.limits import LimitOptions
+
+if find_spec("triton") is None:  # importing it here would settle that its functions are compiled in this process
+    pytest.skip("needs Triton", allow_module_level=True)
 
 SM_90A = gpu("sm_90a")
 _FUNCTION = """
