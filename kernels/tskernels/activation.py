@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import kernel, op
+from tskernels.target import ANY
 
 
 @op("ts::silu")
@@ -36,25 +37,25 @@ def gelu_tanh(x: Tensor) -> Tensor:
 # torch.nn.functional has no `out`; the operators below it do. They widen reduced types inside, element by element.
 
 
-@kernel("ts::silu", name="torch")
+@kernel("ts::silu", name="torch", target=ANY)
 def silu_torch(x: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     ops.aten.silu.out(x, out=out)
 
 
-@kernel("ts::sigmoid", name="torch")
+@kernel("ts::sigmoid", name="torch", target=ANY)
 def sigmoid_torch(x: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     ops.aten.sigmoid.out(x, out=out)
 
 
-@kernel("ts::gelu", name="torch")
+@kernel("ts::gelu", name="torch", target=ANY)
 def gelu_torch(x: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     ops.aten.gelu.out(x, out=out)
 
 
-@kernel("ts::gelu_tanh", name="torch")
+@kernel("ts::gelu_tanh", name="torch", target=ANY)
 def gelu_tanh_torch(x: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     ops.aten.gelu.out(x, approximate="tanh", out=out)

@@ -65,7 +65,7 @@ def _attended(
         scores = torch.einsum("ikge,jke->kgij", q[first:last].to(dtype), keys) * scale
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
-        distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(begin, length)
+        distance = torch.arange(length - (last - first), length, device=q.device)[:, None] - torch.arange(begin, length, device=q.device)
         seen = distance >= 0
         if window:
             seen &= distance < window

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tskernels.cost import append_bound
+from tskernels.cost import append_bound, composed
 from tskernels.registry import inplace_op, kernel
+from tskernels.target import ANY
 
 
 @inplace_op("ts::cache_append", cost=append_bound)
@@ -17,7 +18,7 @@ def cache_append(cache: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> Tensor:
     return cache
 
 
-@kernel("ts::cache_append", name="torch", cost=append_bound)
+@kernel("ts::cache_append", name="torch", target=ANY, cost=composed(3, append_bound))
 def cache_append_torch(cache: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> Tensor:
     """A slot is a row of the cache with pages and rows as one dimension."""
     rows = cache.view(-1, *cache.shape[2:])

@@ -7,11 +7,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from tskernels.cost import einsum_bound
+from tskernels.cost import composed, einsum_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.equation import parsed
 from tskernels.linear import FEWEST_ROWS
 from tskernels.registry import kernel, one_float_type, op
+from tskernels.target import ANY
 
 
 @op("ts::einsum", cost=einsum_bound)
@@ -21,7 +22,7 @@ def einsum(x: Tensor, y: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, x.to(dtype), y.to(dtype)).to(x.dtype).contiguous()
 
 
-@kernel("ts::einsum", name="torch", when=one_float_type, cost=einsum_bound)
+@kernel("ts::einsum", name="torch", target=ANY, when=one_float_type, cost=composed(3, einsum_bound))
 def einsum_torch(x: Tensor, y: Tensor, equation: str, *, out: Tensor) -> None:
     """One batched gemm. Few rows are padded with zeros, as `linear` does, so that a row's bits do not depend on how many there are."""
     e = parsed(equation)
@@ -33,7 +34,7 @@ def einsum_torch(x: Tensor, y: Tensor, equation: str, *, out: Tensor) -> None:
 
     a, b = matrices(x, e.x, e.rows, e.summed), matrices(y, e.y, e.summed, e.columns)
     fewest, count = FEWEST_ROWS.get(x.dtype, 0), a.shape[1]
-    if count < fewest:
+    if count < fewest and a.device.type == "cpu":
         padded = a.new_zeros(a.shape[0], fewest, a.shape[2])
         padded[:, :count] = a
         a = padded

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING, Final
 
 from tskernels.dtypes import size_bytes
+from tskernels.target import DEVICES, Target
 
 if TYPE_CHECKING:
     from tskernels.registry import Call, Operand
-    from tskernels.target import Target
 
 NOMINAL_SIZE: Final = 16
 """What a dimension that is unknown until the step runs counts as."""
@@ -33,8 +33,21 @@ class Machine:
 
 
 # An everyday server socket; measurements of a real machine belong into a tuning file, not here.
-_MACHINES: Final = {"cpu": Machine(20e9, 200e9, 5e9, 3e-6, 30e-6)}
-_UNKNOWN: Final = Machine(20e9, 200e9, 5e9, 3e-6, 30e-6)
+_CPU: Final = Machine(20e9, 200e9, 5e9, 3e-6, 30e-6)
+# What their makers say: memory, dense bf16 products, a direction of the links. A launch within a recorded graph.
+GPUS: Final = {
+    "h100": Machine(3.35e12, 989e12, 450e9, 2e-6, 5e-6),
+    "h200": Machine(4.8e12, 989e12, 450e9, 2e-6, 5e-6),
+    "b200": Machine(8.0e12, 2250e12, 900e9, 2e-6, 5e-6),
+    "b300": Machine(8.0e12, 2500e12, 900e9, 2e-6, 5e-6),
+    "mi300x": Machine(5.3e12, 1307e12, 448e9, 2e-6, 5e-6),
+    "mi355x": Machine(8.0e12, 2500e12, 537e9, 2e-6, 5e-6),
+}
+
+BYTES: Final = Target("unit", frozenset({"bytes"}))
+FLOPS: Final = Target("unit", frozenset({"flops"}))
+"""Made-up machines, which tell what a cost is made of: they take a second for each byte, or for each operation."""
+_UNITS: Final = {BYTES: Machine(1.0, inf, 1.0, 0.0, 0.0), FLOPS: Machine(inf, 1.0, inf, 0.0, 0.0)}
 
 Cost = Callable[["Call", "Target"], float]
 """Seconds that a call is predicted to take on a target."""
@@ -42,7 +55,9 @@ Cost = Callable[["Call", "Target"], float]
 
 def machine(target: Target) -> Machine:
     """The description of a target's machine."""
-    return _MACHINES.get(target.family, _UNKNOWN)
+    if target.architecture is not None:
+        return GPUS[DEVICES[target.architecture]]
+    return _UNITS.get(target, _CPU)
 
 
 def seconds(target: Target, *, moved_bytes: float, flops: float = 0.0) -> float:
@@ -71,6 +86,11 @@ def bandwidth_bound(call: Call, target: Target) -> float:
     return seconds(target, moved_bytes=sum(map(operand_bytes, call.operands)) + operand_bytes(call.operands[0]))
 
 
+def composed(launches: int, cost: Cost = bandwidth_bound) -> Cost:
+    """Of so many kernels of a library, one after the other."""
+    return lambda call, target: cost(call, target) + (launches - 1) * machine(target).launch_seconds
+
+
 def gather_bound(source: int, indices: int) -> Cost:
     """Rows of operand `source`, as many as `indices` holds, read and written: the rest of the source stays untouched."""
 
@@ -93,8 +113,9 @@ def matmul_bound(call: Call, target: Target) -> float:
 
 
 def gemm_bound(call: Call, target: Target) -> float:
-    """`matmul_bound` of a library, which copies `w` into an order of its own at each call."""
-    return matmul_bound(call, target) + 2 * operand_bytes(call.operands[1]) / machine(target).bytes_per_second
+    """`matmul_bound` of a library, which on a CPU copies `w` into an order of its own at each call."""
+    copied = 2 * operand_bytes(call.operands[1]) if target.family == "cpu" else 0
+    return matmul_bound(call, target) + copied / machine(target).bytes_per_second
 
 
 def dot_bound(call: Call, target: Target) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import torch
 
-SIZES: Final = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "u8": 1}
+SIZES: Final = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "u8": 1, "f8e4m3": 1}
 FLOATS: Final = ("f64", "f32", "f16", "bf16")
 _TORCH_NAMES: Final = {
     "f64": "float64",
@@ -18,6 +18,7 @@ _TORCH_NAMES: Final = {
     "i64": "int64",
     "i32": "int32",
     "u8": "uint8",
+    "f8e4m3": "float8_e4m3fn",
 }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tskernels.cost import composed
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import kernel, one_float_type, op
+from tskernels.target import ANY
 
 
 def _same_shape(x: Tensor, y: Tensor) -> None:
@@ -48,31 +50,31 @@ def softcap(x: Tensor, cap: float) -> Tensor:
     return (cap * torch.tanh(x.to(compute_dtype(x.dtype)) / cap)).to(x.dtype)
 
 
-@kernel("ts::add", name="torch", when=one_float_type)
+@kernel("ts::add", name="torch", target=ANY, when=one_float_type)
 def add_torch(x: Tensor, y: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     torch.add(x, y, out=out)
 
 
-@kernel("ts::mul", name="torch", when=one_float_type)
+@kernel("ts::mul", name="torch", target=ANY, when=one_float_type)
 def mul_torch(x: Tensor, y: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     torch.mul(x, y, out=out)
 
 
-@kernel("ts::scale_rows", name="torch", when=one_float_type)
+@kernel("ts::scale_rows", name="torch", target=ANY, when=one_float_type)
 def scale_rows_torch(x: Tensor, factors: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     torch.mul(x, factors, out=out)
 
 
-@kernel("ts::scale", name="torch")
+@kernel("ts::scale", name="torch", target=ANY)
 def scale_torch(x: Tensor, factor: float, *, out: Tensor) -> None:
     """One pass into `out`."""
     torch.mul(x, factor, out=out)
 
 
-@kernel("ts::softcap", name="torch", dtypes=("f64", "f32"))
+@kernel("ts::softcap", name="torch", target=ANY, dtypes=("f64", "f32"), cost=composed(3))
 def softcap_torch(x: Tensor, cap: float, *, out: Tensor) -> None:
     """Three passes over `out`; reduced types would round at each, so they stay with the reference."""
     torch.div(x, cap, out=out).tanh_().mul_(cap)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tskernels.cost import gather_bound
+from tskernels.cost import composed, gather_bound
 from tskernels.registry import kernel, op
+from tskernels.target import ANY
 
 
 @op("ts::embedding", cost=gather_bound(source=1, indices=0))
@@ -18,7 +19,7 @@ def embedding(ids: Tensor, table: Tensor, shard: int) -> Tensor:
     return torch.where(inside[:, None], rows, torch.zeros((), dtype=table.dtype, device=table.device))
 
 
-@kernel("ts::embedding", name="torch", cost=gather_bound(source=1, indices=0))
+@kernel("ts::embedding", name="torch", target=ANY, cost=composed(5, gather_bound(source=1, indices=0)))
 def embedding_torch(ids: Tensor, table: Tensor, shard: int, *, out: Tensor) -> None:
     """Gather straight into `out`, then clear the rows of other shards."""
     local = ids - shard * table.shape[0] if shard else ids
@@ -34,7 +35,7 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     return x[rows]
 
 
-@kernel("ts::take_rows", name="torch", cost=gather_bound(source=0, indices=1))
+@kernel("ts::take_rows", name="torch", target=ANY, cost=gather_bound(source=0, indices=1))
 def take_rows_torch(x: Tensor, rows: Tensor, *, out: Tensor) -> None:
     """Gather straight into `out`."""
     torch.index_select(x, 0, rows, out=out)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from tskernels.activation import gelu, gelu_tanh, silu
-from tskernels.cost import gemm_bound, matmul_bound
+from tskernels.cost import composed, gemm_bound, matmul_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.linear import linear, linear_torch
 from tskernels.registry import kernel, one_float_type, op
+from tskernels.target import ANY
 
 _ACTIVATIONS: Final = {"silu": silu, "gelu": gelu, "gelu_tanh": gelu_tanh}
 
@@ -25,7 +26,7 @@ def gated_linear(x: Tensor, w: Tensor, activation: str) -> Tensor:
     return (_ACTIVATIONS[activation](gate) * up).to(x.dtype)
 
 
-@kernel("ts::gated_linear", name="torch", when=one_float_type, cost=gemm_bound)
+@kernel("ts::gated_linear", name="torch", target=ANY, when=one_float_type, cost=composed(4, gemm_bound))
 def gated_linear_torch(x: Tensor, w: Tensor, activation: str, *, out: Tensor) -> None:
     """One gemm, which rounds to the type of `x`; in f32 from there on."""
     joint = x.new_empty(*x.shape[:-1], w.shape[0])

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tskernels.attention import Own, clear_unclaimed, oldest_key, own_sequences
-from tskernels.cost import append_bound, latent_attention_bound
+from tskernels.cost import append_bound, composed, latent_attention_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import inplace_op, kernel, op
+from tskernels.target import ANY
 
 
 @inplace_op("ts::latent_append", cost=append_bound)
@@ -24,7 +25,7 @@ def latent_append(cache: Tensor, latent: Tensor, rotated: Tensor, slots: Tensor)
     return cache
 
 
-@kernel("ts::latent_append", name="torch", cost=append_bound)
+@kernel("ts::latent_append", name="torch", target=ANY, cost=composed(3, append_bound))
 def latent_append_torch(cache: Tensor, latent: Tensor, rotated: Tensor, slots: Tensor) -> Tensor:
     """A slot is a row of the cache with pages and rows as one dimension."""
     rows = cache.view(-1, cache.shape[-1])
@@ -59,6 +60,7 @@ def _rows(sequences: Sequence[Own], cache: Tensor, tables: Tensor, window: int) 
         pages = tables[sequence, begin // cache.shape[1] : -(-length // cache.shape[1])]
         rows = cache.index_select(0, pages).flatten(0, 1)[: length - begin]
         distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(begin, length)
+        distance = distance.to(cache.device)
         seen = distance >= 0
         if window:
             seen &= distance < window

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tskernels.cost import gemm_bound, matmul_bound
 from tskernels.registry import kernel, one_float_type, op
+from tskernels.target import ANY
 
 
 @op("ts::linear", cost=matmul_bound)
@@ -24,14 +25,14 @@ FEWEST_ROWS: Final = {torch.float32: 12, torch.bfloat16: 4}
 depend on how many share its step. On some processors it does so for more rows, too; the C++ kernels never do."""
 
 
-@kernel("ts::linear", name="torch", when=one_float_type, cost=gemm_bound)
+@kernel("ts::linear", name="torch", target=ANY, when=one_float_type, cost=gemm_bound)
 def linear_torch(x: Tensor, w: Tensor, bias: Tensor | None = None, *, out: Tensor) -> None:
     """One gemm into `out`; `x` may be a strided view of a wider buffer. Few rows are padded with zeros."""
     if x.dim() != 2:
         x, out = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
     rows = x.shape[0]
     fewest = FEWEST_ROWS.get(x.dtype, 0)
-    if rows < fewest:
+    if rows < fewest and x.device.type == "cpu":
         padded = x.new_zeros(fewest, x.shape[1])
         padded[:rows] = x
         out.copy_(_product(padded, w, bias, None)[:rows])

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tskernels.cost import experts_bound, experts_gemm_bound
+from tskernels.cost import composed, experts_bound, experts_gemm_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.linear import FEWEST_ROWS
 from tskernels.registry import kernel, op
+from tskernels.target import ANY
 
 
 @op("ts::route")
@@ -50,7 +51,7 @@ def route(
     return torch.zeros_like(scores).scatter_(1, experts, weights * scale).to(logits.dtype)
 
 
-@kernel("ts::route", name="torch")
+@kernel("ts::route", name="torch", target=ANY, cost=composed(8))
 def route_torch(
     logits: Tensor,
     bias: Tensor | None = None,
@@ -96,7 +97,7 @@ def experts(
     of `weights[:, n] * down[n](gate_with(gate[n](x), up[n](x)))`, in the order of the experts, in f32, rounded once."""
     dtype = compute_dtype(x.dtype)
     wide = x.to(dtype)
-    result = torch.zeros(x.shape[0], down.shape[1], dtype=dtype)
+    result = torch.zeros(x.shape[0], down.shape[1], dtype=dtype, device=x.device)
     for n in range(gate.shape[0]):
         made = [_expert(wide, w, bias, n) for w, bias in ((gate, gate_bias), (up, up_bias))]
         inner = gate_with(made[0], made[1], alpha, limit, offset)

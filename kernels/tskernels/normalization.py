@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tskernels.cost import composed
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import kernel, op
+from tskernels.target import ANY
 
 
 @op("ts::rms_norm")
@@ -17,7 +19,7 @@ def rms_norm(x: Tensor, w: Tensor, eps: float, offset: float) -> Tensor:
     return (wide * inverse * (w.to(wide.dtype) + offset)).to(x.dtype)
 
 
-@kernel("ts::rms_norm", name="torch")
+@kernel("ts::rms_norm", name="torch", target=ANY, cost=composed(7))
 def rms_norm_torch(x: Tensor, w: Tensor, eps: float, offset: float, *, out: Tensor) -> None:
     """The reference's steps, each into memory that is there already."""
     dtype = compute_dtype(x.dtype)
@@ -38,7 +40,7 @@ def row_squares(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x.dtype)).square().flatten(1).sum(-1)
 
 
-@kernel("ts::row_squares", name="torch")
+@kernel("ts::row_squares", name="torch", target=ANY, cost=composed(4))
 def row_squares_torch(x: Tensor, *, out: Tensor) -> None:
     out.copy_(row_squares(x))
 
@@ -52,6 +54,6 @@ def rms_scale(x: Tensor, squares: Tensor, w: Tensor, eps: float, offset: float, 
     return (wide * inverse * (w.to(wide.dtype) + offset)).to(x.dtype)
 
 
-@kernel("ts::rms_scale", name="torch")
+@kernel("ts::rms_scale", name="torch", target=ANY, cost=composed(7))
 def rms_scale_torch(x: Tensor, squares: Tensor, w: Tensor, eps: float, offset: float, count: int, *, out: Tensor) -> None:
     out.copy_(rms_scale(x, squares, w, eps, offset, count))

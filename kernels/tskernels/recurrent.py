@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tskernels.attention import clear_unclaimed, own_sequences
-from tskernels.cost import recurrence_bound
+from tskernels.cost import composed, recurrence_bound
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import kernel, op
+from tskernels.target import ANY
 
 
 def _state_of(state: Tensor, page: int) -> Tensor:
@@ -65,7 +66,7 @@ def decay(x: Tensor, rate: Tensor, bias: Tensor) -> Tensor:
     return torch.exp(-rate.to(dtype).exp() * torch.nn.functional.softplus(wide)).to(rate.dtype)
 
 
-@kernel("ts::decay", name="torch")
+@kernel("ts::decay", name="torch", target=ANY, cost=composed(5))
 def decay_torch(x: Tensor, rate: Tensor, bias: Tensor, *, out: Tensor) -> None:
     """In `out`, pass after pass."""
     torch.add(x, bias, out=out)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from tskernels.cost import NOMINAL_SIZE, Cost, bandwidth_bound, free, message_bound
 from tskernels.dtypes import FLOATS
-from tskernels.target import CPU, Target
+from tskernels.target import ANY, CPU, Target
+from tskernels.toolchain import Compiler, missing
 
 if TYPE_CHECKING:
     from tskernels.gpu.launch import Planner, Verification
@@ -29,6 +30,7 @@ _FAMILIES: Final = (
     *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "gated"),
     *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "recurrent", "rope", "rows", "screened", "views"),
     *("simd_kernels",),
+    *("gpu.attention", "gpu.elementwise", "gpu.linear", "gpu.mixture", "gpu.rows"),
 )
 
 
@@ -74,7 +76,8 @@ class Kernel:
 
     layouts: of operands that it takes in another layout than rows, by position; constants: what it wants computed when a program is
     compiled, of the call; it is given them as `constants`; fixed_bits: it promises that a row's result has the same bits in any company,
-    chunk and number of threads. plan: of a kernel for GPUs, how a call is launched; verified: how far it was."""
+    chunk and number of threads. plan: of a kernel for GPUs, how a call is launched; verified: how far it was; compiler: of its functions,
+    without which it can not be chosen."""
 
     op: str
     name: str
@@ -90,6 +93,14 @@ class Kernel:
     fixed_bits: bool = False
     plan: Planner | None = None
     verified: Verification | None = None
+    compiler: Compiler | None = None
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a GPU may record its calls and play them again: it looks at no values on the host."""
+        if self.kind in ("view", "collective") or self.plan is not None:
+            return True
+        return self.target == ANY and self.name != REFERENCE
 
 
 class Measurements(Protocol):
@@ -256,7 +267,7 @@ def _register_op(name: str, kind: Kind, cost: Cost, writes: str = "") -> Callabl
                 raise DuplicateKernel(f"op {name} is registered twice: {_ops[name].place} and {place}")
             _ops[name] = Op(name, kind, function, tuple(inspect.signature(function).parameters), place, writes)
             runs = _filling(function) if kind in ("compute", "collective") else function
-            _add(Kernel(name, REFERENCE, kind, runs, CPU, FLOATS, None, cost, place))
+            _add(Kernel(name, REFERENCE, kind, runs, ANY, FLOATS, None, cost, place))
         return function
 
     return register
@@ -284,6 +295,8 @@ def _add(new: Kernel) -> None:
 
 def _judge(candidate: Kernel, call: Call, target: Target) -> Candidate:
     reason = target.lacks(candidate.target)
+    if reason is None and candidate.compiler is not None:
+        reason = missing(candidate.compiler)
     if reason is None:
         given = sorted({operand.dtype for operand in call.operands if operand.dtype in FLOATS} - set(candidate.dtypes))
         if given:

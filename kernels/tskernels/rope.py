@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
 
 from tskernels.dtypes import compute_dtype
-from tskernels.registry import kernel, op
+from tskernels.registry import Call, kernel, op
 from tskernels.rope_kinds import magnitude_of, turned_width
 
 Key = tuple[int, float, str, tuple[float, ...]]
@@ -37,6 +37,16 @@ def inverse_frequencies(width: int, theta: float, kind: str, parameters: tuple[f
         "llama3 [factor, low, high, original length], yarn [factor, original length, fast, slow, magnitude, truncate], "
         "longrope [magnitude, a divisor for each pair]"
     )
+
+
+def radians(call: Call) -> Sequence[float]:
+    """What a kernel wants computed when a program is compiled: of each pair of a head that turns, for one position."""
+    width, given = call.operands[0].shape[-1], call.attributes
+    assert width is not None, "the width of a head is known when a program is compiled"
+    theta, kind, parameters = (cast("Any", given[name]) for name in ("theta", "kind", "parameters"))
+    turned = turned_width(width, cast("Any", given.get("fraction", 1.0)))
+    found: Sequence[float] = inverse_frequencies(turned, float(theta), kind, tuple(map(float, parameters))).tolist()
+    return found
 
 
 def _yarn(theta: float, width: int, factor: float, original: float, fast: float, slow: float, truncate: bool) -> Tensor:
@@ -73,7 +83,7 @@ def rope(
     are, interleaved or not, and those after the first `fraction` of them as they are."""
     width = turned_width(x.shape[-1], fraction)
     frequencies = inverse_frequencies(width, float(theta), kind, tuple(map(float, parameters)))
-    angles = positions.float()[:, None] * frequencies
+    angles = positions.float()[:, None] * frequencies.to(x.device)
     angles = angles.view(x.shape[0], *[1] * (x.dim() - 2), width // 2)
     magnitude = magnitude_of(kind, parameters)
     cosine, sine = angles.cos() * magnitude, angles.sin() * magnitude

@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tskernels.cost import composed
 from tskernels.dtypes import compute_dtype
 from tskernels.registry import kernel, op
+from tskernels.target import ANY
 
 _LOW = 0xFFFFFFFF
 
@@ -30,7 +32,7 @@ def _numbers(keys: Tensor) -> Tensor:
 
 
 def _indices(x: Tensor, shard: int) -> Tensor:
-    return torch.arange(x.shape[-1], dtype=torch.int64) + shard * x.shape[-1]
+    return torch.arange(x.shape[-1], dtype=torch.int64, device=x.device) + shard * x.shape[-1]
 
 
 @op("ts::max_key")
@@ -39,7 +41,7 @@ def max_key(x: Tensor, shard: int) -> Tensor:
     return _keys(x, _indices(x, shard)).amax(-1)
 
 
-@kernel("ts::max_key", name="torch")
+@kernel("ts::max_key", name="torch", target=ANY, cost=composed(12))
 def max_key_torch(x: Tensor, shard: int, *, out: Tensor) -> None:
     """Keys only of what is largest; the first of equal numbers."""
     numbers = x.float()
@@ -57,7 +59,7 @@ def top_keys(x: Tensor, shard: int, k: int, width: int) -> Tensor:
     return best
 
 
-@kernel("ts::top_keys", name="torch")
+@kernel("ts::top_keys", name="torch", target=ANY, cost=composed(12))
 def top_keys_torch(x: Tensor, shard: int, k: int, width: int, *, out: Tensor) -> None:
     """A selection instead of a sort; keys are all different, so that it has one result."""
     keys = _keys(x, _indices(x, shard)).view(*x.shape[:-1], -1, width)
@@ -70,7 +72,7 @@ def merge_keys(keys: Tensor) -> Tensor:
     return keys.flatten(-2).sort(dim=-1, descending=True).values[..., : keys.shape[-1]].contiguous()
 
 
-@kernel("ts::merge_keys", name="torch")
+@kernel("ts::merge_keys", name="torch", target=ANY, cost=composed(3))
 def merge_keys_torch(keys: Tensor, *, out: Tensor) -> None:
     """A selection instead of a sort."""
     out.copy_(keys.flatten(-2).topk(keys.shape[-1], dim=-1, sorted=True).values)
@@ -82,7 +84,7 @@ def key_index(keys: Tensor) -> Tensor:
     return torch.where(_numbers(keys).isfinite(), _LOW - (keys & _LOW), -1).int()
 
 
-@kernel("ts::key_index", name="torch")
+@kernel("ts::key_index", name="torch", target=ANY, cost=composed(6))
 def key_index_torch(keys: Tensor, *, out: Tensor) -> None:
     """The reference: a number a row."""
     out.copy_(key_index(keys))
@@ -94,7 +96,7 @@ def key_value(keys: Tensor) -> Tensor:
     return _numbers(keys)
 
 
-@kernel("ts::key_value", name="torch")
+@kernel("ts::key_value", name="torch", target=ANY, cost=composed(6))
 def key_value_torch(keys: Tensor, *, out: Tensor) -> None:
     """The reference: a number a row."""
     out.copy_(_numbers(keys))
@@ -106,7 +108,7 @@ def row_max(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x.dtype)).amax(-1)
 
 
-@kernel("ts::row_max", name="torch")
+@kernel("ts::row_max", name="torch", target=ANY, cost=composed(2))
 def row_max_torch(x: Tensor, *, out: Tensor) -> None:
     """One pass; widened after it, which is exact."""
     out.copy_(x.amax(-1))
@@ -118,7 +120,7 @@ def row_sum(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x.dtype)).sum(-1)
 
 
-@kernel("ts::row_sum", name="torch")
+@kernel("ts::row_sum", name="torch", target=ANY)
 def row_sum_torch(x: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     torch.sum(x, -1, dtype=out.dtype, out=out)
@@ -130,7 +132,7 @@ def exp_minus(x: Tensor, of_row: Tensor) -> Tensor:
     return (x.to(compute_dtype(x.dtype)) - of_row[..., None]).exp()
 
 
-@kernel("ts::exp_minus", name="torch")
+@kernel("ts::exp_minus", name="torch", target=ANY, cost=composed(2))
 def exp_minus_torch(x: Tensor, of_row: Tensor, *, out: Tensor) -> None:
     """In `out`."""
     torch.sub(x, of_row[..., None], out=out).exp_()
@@ -142,7 +144,7 @@ def divide_rows(x: Tensor, of_row: Tensor) -> Tensor:
     return x / of_row[..., None]
 
 
-@kernel("ts::divide_rows", name="torch")
+@kernel("ts::divide_rows", name="torch", target=ANY)
 def divide_rows_torch(x: Tensor, of_row: Tensor, *, out: Tensor) -> None:
     """One pass into `out`."""
     torch.div(x, of_row[..., None], out=out)

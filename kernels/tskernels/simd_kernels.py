@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from tskernels.cost import Cost, machine
 from tskernels.dtypes import dtype_name
 from tskernels.layouts import QUANTIZED
 from tskernels.registry import Call, Kernel, Operand, add_kernel, kernels, op_named
-from tskernels.rope import inverse_frequencies
-from tskernels.rope_kinds import turned_width
+from tskernels.rope import radians
 from tskernels.simd import TABLE, TARGET, SimdKernel, is_available
 
 if TYPE_CHECKING:
@@ -82,16 +81,6 @@ def _constants(kernel: SimdKernel, tensors: Sequence[Tensor], attributes: Mappin
     return _CONSTANTS[kernel.symbol](call)
 
 
-def _radians(call: Call) -> Sequence[float]:
-    """Of each pair of a head that turns, for one position."""
-    width, given = call.operands[0].shape[-1], call.attributes
-    assert width is not None, "the width of a head is known when a program is compiled"
-    theta, kind, parameters = (cast("Any", given[name]) for name in ("theta", "kind", "parameters"))
-    turned = turned_width(width, cast("Any", given.get("fraction", 1.0)))
-    found: Sequence[float] = inverse_frequencies(turned, float(theta), kind, tuple(map(float, parameters))).tolist()
-    return found
-
-
 def _table_rows(call: Call) -> Sequence[float]:
     """Of the table, which its bytes do not tell."""
     rows = call.operands[1].shape[0]
@@ -100,7 +89,7 @@ def _table_rows(call: Call) -> Sequence[float]:
 
 
 _OF_PACKED: Final = frozenset(f"embedding_{name}" for name in QUANTIZED)
-_CONSTANTS: Final[Mapping[str, Callable[[Call], Sequence[float]]]] = {"rope": _radians, **dict.fromkeys(_OF_PACKED, _table_rows)}
+_CONSTANTS: Final[Mapping[str, Callable[[Call], Sequence[float]]]] = {"rope": radians, **dict.fromkeys(_OF_PACKED, _table_rows)}
 """By the name in C++."""
 
 

@@ -38,21 +38,32 @@ class Target:
     features: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        return "+".join([self.family, *sorted(self.features)])
+        return self.architecture or "+".join([self.family, *sorted(self.features)])
+
+    @property
+    def architecture(self) -> str | None:
+        """Of one GPU's, its name."""
+        return next((name for name in self.features if ARCHITECTURES.get(name) == self.family), None)
 
     def lacks(self, needed: Target) -> str | None:
         """Why a kernel that needs `needed` cannot run here; None when it can."""
+        if needed == ANY:
+            return "is made of torch's ops, which jax does not run" if self.family == "jax" else None
         if needed.family != self.family:
             return f"runs on {needed.family}, not on {self.family}"
         missing = sorted(needed.features - self.features)
         return f"needs {', '.join(missing)}, which this {self.family} lacks" if missing else None
 
 
+ANY: Final = Target("any")
+"""What a kernel needs that is made of torch's ops alone: it runs wherever its tensors are, and looks at none of their values."""
 CPU: Final = Target("cpu")
 CUDA: Final = Target("cuda")
 ROCM: Final = Target("rocm")
 ARCHITECTURES: Final = {"sm_90a": "cuda", "sm_100a": "cuda", "sm_103a": "cuda", "gfx942": "rocm", "gfx950": "rocm"}
 """Of GPUs, with their family."""
+DEVICES: Final = {"sm_90a": "h100", "sm_100a": "b200", "sm_103a": "b300", "gfx942": "mi300x", "gfx950": "mi355x"}
+"""The device that stands for each architecture where nothing more is known: what it can do is in `cost.py`."""
 
 
 def gpu(architecture: str) -> Target:

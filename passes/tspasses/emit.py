@@ -1,6 +1,6 @@
 """The program as the runtime reads it: program.json of docs/architecture.md.
 
-Assumes: kernels are selected and memory is planned. Does not: decide anything.
+Assumes: kernels are selected, memory is planned, and launches are numbered. Does not: decide anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tskernels.registry import ROWS, lookup
 from tspasses.kernel_calls import call_of
 from tspasses.plan_memory import is_alias, row_bytes
 
-FORMAT = 6
+FORMAT = 7
 
 
 Plans = Sequence[tuple[int, Program]]
@@ -138,6 +138,8 @@ def _node(program: Program, node: torch.fx.Node) -> dict[str, Any]:
         "region": region,
         "offset": storage.offset if storage else 0,
     }
+    if "plan" in node.meta:
+        found["plan"] = node.meta["plan"]
     return found | ({"constants": [float(c) for c in constants(call_of(program.mesh, node))]} if constants else {})
 
 

@@ -22,7 +22,8 @@ _VIEWS = {"ts::narrow": views.narrow, "ts::split": views.split, "ts::merge": vie
 
 @dataclass(frozen=True, slots=True)
 class BoundCall:
-    """A kernel of an op with its arguments. out: where its result goes, or the first argument of an op that works in place."""
+    """A kernel of an op with its arguments. out: where its result goes, or the first argument of an op that works in place; plan: of
+    kernels.json, how it is launched."""
 
     op: str
     kernel: str
@@ -30,6 +31,7 @@ class BoundCall:
     attrs: Mapping[str, Attribute]
     out: Place
     constants: Sequence[float] = ()
+    plan: int | None = None
 
 
 Observe = Callable[[BoundCall, Sequence[Any]], None]
@@ -116,7 +118,7 @@ class _Binding:
             assert isinstance(out, Place)
         else:
             out = target if target is not None else self._storage(node, node.shape, node.dtype, frame)
-        self.calls.append(BoundCall(node.op, node.kernel, args, node.attrs, out, node.constants))
+        self.calls.append(BoundCall(node.op, node.kernel, args, node.attrs, out, node.constants, node.plan))
         return out
 
     def _call(self, node: CallNode, values: Mapping[str, Value], frame: Frame, target: Place | None) -> Place:

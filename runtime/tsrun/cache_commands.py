@@ -20,7 +20,11 @@ def list_entries(as_json: bool) -> None:
             asked = ", ".join(f"{name} {entry.parts.get(name, '?')}" for name in ("mesh", "dtype", "target", "tsc"))
             days = (time.time() - entry.last_used) / 86400
             print(f"{entry.name[:12]}  {entry.bytes / 1e6:9.1f} MB  {days:5.1f} days  {entry.checkpoint}  ({asked})")
-    if not entries and not as_json:
+    kernels = cache.kernel_files()
+    if kernels and not as_json:
+        functions, size = sum(file.suffix == ".bin" for file in kernels), sum(file.stat().st_size for file in kernels)
+        print(f"{'kernels':12}  {size / 1e6:9.1f} MB  {functions} functions for GPUs")
+    if not entries and not kernels and not as_json:
         print(f"no entries in {cache.root}")
 
 

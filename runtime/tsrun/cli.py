@@ -30,6 +30,7 @@ def _set_verify(context: click.Context, _: click.Parameter, value: bool) -> None
 _ENGINE_OPTIONS = (
     click.option("--mesh", help="For a checkpoint: the mesh to compile for, such as tp=2."),
     click.option("--dtype", type=click.Choice(["f32", "bf16"]), help="For a checkpoint: the element type to compile for."),
+    click.option("--target", type=click.Choice(["cpu"]), help="Run what was compiled for a GPU on this CPU."),
     click.option("--page-size", type=int, default=16, show_default=True, help="Tokens in a page of the cache."),
     click.option("--num-pages", type=int, help="Pages of the cache."),
     click.option("--cache-bytes", type=int, help="Memory of the cache, a rank [default: a quarter of the machine's]."),

@@ -1,6 +1,8 @@
 """Compiled checkpoints kept by key. An entry appears whole or not at all, also when several processes want it at once.
 
-ROOT/entries/NAME/{key.json, model.tsa/}   ROOT/unfinished/   ROOT/locks/NAME   ROOT/digests.json
+ROOT/entries/NAME/{key.json, model.tsa/}   ROOT/unfinished/   ROOT/locks/NAME   ROOT/digests.json   ROOT/kernels/
+
+In `kernels` are functions for GPUs, which `tsc compile` keeps there, each by its key, and their resource records.
 """
 
 from __future__ import annotations
@@ -95,6 +97,10 @@ class CompileCache:
         found = [entry for folder in folders if (entry := self.entry(folder.name)) is not None]
         return sorted(found, key=lambda entry: -entry.last_used)
 
+    def kernel_files(self) -> list[Path]:
+        """Of functions for GPUs."""
+        return sorted((self.root / "kernels").glob("*"))
+
     def find(self, prefix: str) -> Entry:
         """The one entry whose name begins so."""
         found = [entry for entry in self.entries() if entry.name.startswith(prefix)]
@@ -126,6 +132,11 @@ class CompileCache:
             if reason is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(f"{folder.name}: {reason}")
+        for file in self.kernel_files():
+            days = (time.time() - file.stat().st_mtime) / 86400
+            if everything or (older_than_days is not None and days > older_than_days):
+                file.unlink(missing_ok=True)
+                removed.append(f"{file.name[:12]}{file.suffix}: {'asked for' if everything else f'compiled {days:.1f} days ago'}")
         return removed
 
     def _reason_to_remove(self, folder: Path, older_than_days: float | None, everything: bool) -> str | None:

@@ -11,7 +11,7 @@ from tsrun.binding import Binder, Observe
 from tsrun.errors import ArtifactError
 from tsrun.kept import Kept
 from tsrun.limits import Limits
-from tsrun.memory import zeros
+from tsrun.memory import Zeros, zeros
 from tsrun.output import Output
 from tsrun.program import Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
@@ -24,6 +24,7 @@ from tsrun.weights import Weights
 if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
     from tsrun.embedding import Embeds
+    from tsrun.gpu.device import Device
 
 
 class Programs(Protocol):
@@ -46,7 +47,7 @@ class Executor:
     The output of `run` lies in the arena: it is valid until the next run. memory: what the ranks share, where they do; screen: steps will
     keep few logits, so that of a screened head only a few rows are read; observe: is told of each call of a kernel; needs_torch: calls
     run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes; beside: another, whose
-    threads this one runs on, in turns with it.
+    threads this one runs on, in turns with it; device: the GPU that the artifact is for, None where it runs here.
     """
 
     def __init__(
@@ -61,28 +62,35 @@ class Executor:
         screen: bool = True,
         observe: Observe | None = None,
         beside: Executor | None = None,
+        device: Device | None = None,
     ) -> None:
         self._program = program
-        self._inputs = StepInputs(limits)
+        self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
+        memory_of = zeros if device is None else device.zeros
         self._limits = limits
         weights = Weights(artifact.weights_file(rank), screen=screen)
-        caches = [zeros((limits.stored_pages[cache.window], limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
-        self._states = States(program.states, limits.num_states)
-        self._kept = Kept(program, limits.max_step_tokens)
+        caches = [memory_of((limits.stored_pages[cache.window], limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
+        self._states = States(program.states, limits.num_states, memory_of)
+        self._kept = Kept(program, limits.max_step_tokens, memory_of)
         coordinates = _coordinates(artifact, program, rank)
         binder = Binder(program, weights, caches, self._states.places, coordinates, self._inputs.places(), self._kept.taken)
         plans = [binder.bind(plan, self._kept.taken) for plan in program.plans]
         plans += [binder.bind(plan, self._kept.made) for plan in program.drafts]
         file = artifact.file(PROGRAM)
-        self.needs_torch = observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
+        gives_logits = artifact.manifest.gives == "logits"
+        self.needs_torch = device is not None or observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
         self.programs: Programs
-        if self.needs_torch:
+        if device is not None:
+            from tsrun.gpu.programs import GpuPrograms
+
+            self.programs = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits)
+        elif self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
             most: dict[Region, int] = {"T": limits.max_step_tokens, "S": limits.max_output_rows}
             self.programs = TorchPrograms(program, plans, file, threads, most, observe)
         else:
-            most_rows = limits.max_output_rows if artifact.manifest.gives == "logits" else None
+            most_rows = limits.max_output_rows if gives_logits else None
             own = None if beside is None or not isinstance(beside.programs, SimdPrograms) else beside.programs.team
             self.programs = SimdPrograms(plans, file, threads, most_rows, memory, num_drafts=len(program.drafts), team=own)
 

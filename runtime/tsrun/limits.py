@@ -36,6 +36,7 @@ class LimitOptions:
     speculate: where drafts of tokens come from: `lookup`; `mtp`, the artifact's entry for drafts, and lookup where that is surer; `draft`,
     the same with another artifact, at the path `draft`; `off`. None is `draft` where there is that path, and else `lookup` where ranks
     share their sequences and there are no states, which can not be taken back.
+    target: what runs the program, where that is not what it was compiled for.
     """
 
     page_size: int = 16
@@ -50,6 +51,7 @@ class LimitOptions:
     snapshot_tokens: int = 256
     speculate: Speculate | None = None
     draft: str | None = None
+    target: Literal["cpu"] | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -125,12 +127,14 @@ def settle(
     ranks: int,
     token_multiple: int = 1,
     state_bytes: int = 0,
+    cache_memory: int | None = None,
 ) -> Limits:
     """Sizes for a model whose caches take `row_bytes` a token on one rank, by window, and whose states `state_bytes` a sequence.
 
     The largest step is a multiple of `token_multiple`, to which steps may be padded. Without wishes: pages for every
     sequence at its longest, as far as a quarter of the machine's memory goes. States, of which there are always enough for every
-    sequence and a copy of each, come out of the same memory.
+    sequence and a copy of each, come out of the same memory. cache_memory: bytes that a rank has for caches where that is not the
+    machine's memory.
     """
     size = options.page_size
     longest = min(n for n in (options.max_context, context, 2**31 - 1) if n is not None)
@@ -159,7 +163,8 @@ def settle(
     if options.num_pages is not None:
         num_pages = min(options.num_pages, most)
     else:
-        budget = options.cache_bytes if options.cache_bytes is not None else memory_bytes() // _CACHE_SHARE_OF_MEMORY // ranks
+        share = memory_bytes() // _CACHE_SHARE_OF_MEMORY // ranks if cache_memory is None else cache_memory
+        budget = options.cache_bytes if options.cache_bytes is not None else share
         most = min(most, options.max_sequences * -(-longest // size))
         num_pages = bisect_right(range(1, most + 1), budget, key=total_bytes)
     if num_pages < 1:

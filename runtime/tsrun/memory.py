@@ -7,6 +7,7 @@ import ctypes
 import gc
 import mmap
 import sys
+from collections.abc import Callable
 from math import prod
 
 from tskernels.dtypes import size_bytes
@@ -27,6 +28,10 @@ def zeros(shape: tuple[int, ...], dtype: str) -> Place:
     memory = mmap.mmap(-1, prod(shape) * size_bytes(dtype), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     ask_for_huge_pages(memory)
     return fixed(ctypes.addressof(ctypes.c_char.from_buffer(memory)), dtype, shape, memory)
+
+
+Zeros = Callable[[tuple[int, ...], str], Place]
+"""What gives zeros of a shape and an element type."""
 
 
 def ask_for_huge_pages(memory: mmap.mmap) -> None:

@@ -50,8 +50,11 @@ class Joined:
         leave()
 
 
-def join(sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Sequence[str], threads: int) -> Joined:
-    """Join the group. Without a store file the launcher's environment says where the ranks meet. axes: of the program's collectives."""
+def join(
+    sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Sequence[str], threads: int, *, on_gpus: bool = False
+) -> Joined:
+    """Join the group. Without a store file the launcher's environment says where the ranks meet. axes: of the program's collectives;
+    on_gpus: what they carry lies there."""
     if dist.is_initialized():
         raise UsageError("ranks", "this process is in a torch.distributed group already", "leave it first, or use a process of its own")
     # Without a launcher all ranks are on this machine: nothing need listen anywhere else, and no name need resolve.
@@ -59,6 +62,8 @@ def join(sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Seq
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     meeting = "env://" if store_file is None else f"file://{store_file}"
     gloo.join(num_ranks(sizes), rank, meeting, timeout=_JOIN_TIMEOUT)
+    if on_gpus:
+        return Joined(gloo.mesh(sizes, "nccl"), None)
     memory = _share_memory(sizes, rank, axes, threads)
     return Joined(gloo.mesh(sizes) if memory is None else memory.mesh(), memory)
 
@@ -150,9 +155,18 @@ class Control:
 class Group:
     """Rank 0's end of the group: what it says to the other ranks."""
 
-    def __init__(self, sizes: Mapping[str, int], store_file: Path | None, axes: Sequence[str], threads: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        store_file: Path | None,
+        axes: Sequence[str],
+        threads: int,
+        limits: Limits,
+        *,
+        on_gpus: bool = False,
+    ) -> None:
         try:
-            self._joined = join(sizes, 0, store_file, axes, threads)
+            self._joined = join(sizes, 0, store_file, axes, threads, on_gpus=on_gpus)
             share_limits(limits)
             self._control = Control()
         except BaseException:

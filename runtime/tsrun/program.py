@@ -15,7 +15,7 @@ from tsrun.errors import ArtifactError
 
 Region = Literal["T", "S"]
 Attribute = None | bool | int | float | str | list[int | float | str]
-FORMAT = 6
+FORMAT = 7
 KEEP = "ts::keep"
 """Of a value of the step, which drafts take by its attribute `name`."""
 PAGED_INPUTS = ("slots", "tables")
@@ -68,7 +68,7 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """constants: what its kernel wanted computed when the program was compiled."""
+    """constants: what its kernel wanted computed when the program was compiled; plan: in kernels.json, how it is launched."""
 
     name: str
     op: str
@@ -78,6 +78,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: list[int | str]
     attrs: dict[str, Attribute] = {}
     constants: list[float] = []
+    plan: int | None = None
     region: Region | None = None
     offset: int | None = None
     type: str | None = None

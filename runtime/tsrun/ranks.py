@@ -18,10 +18,11 @@ from tsrun.artifact import PROGRAM, open_artifact, read_manifest
 from tsrun.draft_model import DraftModel
 from tsrun.errors import RankError, UsageError
 from tsrun.executor import Executor
+from tsrun.gpu.opening import cache_memory, device_for
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.output import Output
-from tsrun.program import read_program
+from tsrun.rebinding import program_for
 from tsrun.sampler import Draws
 from tsrun.states import state_bytes
 from tsrun.step import Step
@@ -41,9 +42,9 @@ _GATHER_SECONDS = 0.2  # so that of several ends the one that caused the others 
 class Worker:
     """One rank's process. It ends when its standard input closes, so it can not outlive this process."""
 
-    def __init__(self, path: Path, rank: int, store_file: Path, threads: int) -> None:
+    def __init__(self, path: Path, rank: int, store_file: Path, threads: int, target: str | None) -> None:
         self.rank = rank
-        spec = json.dumps({"path": str(path), "rank": rank, "store_file": str(store_file), "threads": threads})
+        spec = json.dumps({"path": str(path), "rank": rank, "store_file": str(store_file), "threads": threads, "target": target})
         command = [sys.executable, "-m", "tsrun.worker", spec]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -101,14 +102,15 @@ class Ranks:
         try:
             share = share_of_threads(threads, manifest.ranks)
             if manifest.ranks > 1 and not started:
-                self._start_workers(path, manifest.ranks, share)
+                self._start_workers(path, manifest.ranks, share, options.target)
             self.artifact = open_artifact(path, rank=0, progress=progress, memory=files_read_before())
             self.artifact.require_weights()
-            self.program = program = read_program(self.artifact.file(PROGRAM))
+            self.program = program = program_for(self.artifact.file(PROGRAM), options.target)
             self.draft = None if options.draft is None else DraftModel(Path(options.draft), self.artifact)
             rows = row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches)
             if self.draft is not None:  # beside one of the ranks, which all have equal caches
                 rows[0] = rows.get(0, 0) + self.draft.row_bytes
+            device = device_for(manifest.target, options.target, 0)
             self.limits = settle(
                 options,
                 context=manifest.context,
@@ -116,14 +118,16 @@ class Ranks:
                 state_bytes=state_bytes(program.states),
                 ranks=manifest.ranks,
                 token_multiple=lcm(*(plan.token_multiple for plan in program.plans)),
+                cache_memory=None if device is None else cache_memory(device, self.artifact.weights_file(0)),
             )
             if manifest.ranks > 1:
                 self._expect("verified")
                 from tsrun.process_group import Group  # late: one rank alone has no use for torch.distributed
 
-                self._group = Group(dict(manifest.axes), self._store_file, program.collective_axes, share, self.limits)
+                where = dict(manifest.axes), self._store_file, program.collective_axes
+                self._group = Group(*where, share, self.limits, on_gpus=device is not None)
             memory = None if self._group is None else self._group.memory
-            self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen)
+            self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen, device=device)
             if self.draft is not None:
                 self.draft.bind(self.limits, share, self._executor)
             if options.depth > 1:
@@ -213,12 +217,12 @@ class Ranks:
     def _store_file(self) -> Path | None:
         return None if self._folder is None else Path(self._folder.name, "store")
 
-    def _start_workers(self, path: Path, ranks: int, threads: int) -> None:
+    def _start_workers(self, path: Path, ranks: int, threads: int, target: str | None) -> None:
         # A file in a folder that is ours alone: a port would be open to everyone on the machine.
         self._folder = tempfile.TemporaryDirectory(prefix="tsrun-ranks-")
         assert self._store_file is not None
         for rank in range(1, ranks):
-            self._workers.append(Worker(path.resolve(), rank, self._store_file, threads))
+            self._workers.append(Worker(path.resolve(), rank, self._store_file, threads, target))
 
     def _expect(self, milestone: str) -> None:
         for worker in self._workers:

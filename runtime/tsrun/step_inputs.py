@@ -5,7 +5,7 @@ Dimensions: T tokens and S sequences in the step, P columns of the block tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,20 +34,25 @@ def table_columns(P: int) -> int:
     return max(_FEWEST_COLUMNS, 1 << (P - 1).bit_length())
 
 
-class StepInputs:
-    """One array an input, as large as the limits allow: a step uses the beginning."""
+def _zeros(size: int) -> Ints:
+    return np.zeros(size, dtype=np.int32)
 
-    def __init__(self, limits: Limits) -> None:
+
+class StepInputs:
+    """One array an input, as large as the limits allow: a step uses the beginning. memory: gives zeros, so many."""
+
+    def __init__(self, limits: Limits, memory: Callable[[int], Ints] = _zeros) -> None:
         T, S = limits.max_step_tokens, limits.max_output_rows
         columns = table_columns(limits.pages_of(limits.max_context))
         self._windows = tuple(limits.pages)
+        self._past = {window: pages * limits.page_size for window, pages in limits.pages.items()}
         self._has_states = limits.num_states > 0
         self._tables = BlockTables(limits.num_groups, limits.max_sequences, columns)
         sizes = {("ids", 0): T, ("positions", 0): T, ("spans", 0): 2 * S}
         sizes |= dict.fromkeys((("lengths", 0), ("last", 0), ("keep", 0), ("states", 0)), S)
         for window in self._windows:
             sizes |= {("slots", window): T, ("tables", window): S * columns}
-        self._arrays: dict[StepInput, Ints] = {given: np.zeros(size, dtype=np.int32) for given, size in sizes.items()}
+        self._arrays: dict[StepInput, Ints] = {given: memory(size) for given, size in sizes.items()}
 
     def places(self) -> Mapping[StepInput, Place]:
         return {(name, window): fixed(array.ctypes.data, "i32", _SHAPES[name], array) for (name, window), array in self._arrays.items()}
@@ -69,6 +74,27 @@ class StepInputs:
             self._tables.copy_rows(len(self._windows), step.table_rows, pages.reshape(S, 1))
             begins = step.lengths == step.spans[:, 1] - step.spans[:, 0]
             pages[begins] = ~pages[begins]
+
+    def pad(self, T: int, S: int, padded_T: int, padded_S: int, columns: int) -> None:
+        """Add rows that belong to no sequence, and write to the page past the last, and sequences that have no rows."""
+        for name in ("ids", "positions"):
+            self._arrays[name, 0][T:padded_T] = 0
+        for window, past in self._past.items():
+            self._arrays["slots", window][T:padded_T] = past
+            self._arrays["tables", window][S * columns : padded_S * columns] = 0
+        self._arrays["spans", 0][2 * S : 2 * padded_S] = padded_T
+        for name in ("lengths", "last", "states"):
+            self._arrays[name, 0][S:padded_S] = 0
+        self._arrays["keep", 0][S:padded_S] = 1
+
+    def keeps_one(self, S: int) -> bool:
+        """Whether of each sequence's logits the largest is all that will be looked at."""
+        return bool((self._arrays["keep", 0][:S] == 1).all())
+
+    def shape_of(self, S: int) -> tuple[list[tuple[int, int]], list[int]]:
+        """Spans and lengths."""
+        spans = self._arrays["spans", 0][: 2 * S].reshape(S, 2)
+        return [(int(first), int(last)) for first, last in spans], self._arrays["lengths", 0][:S].tolist()
 
     def keep_all(self, is_wanted_S: NDArray[np.bool_]) -> None:
         """Of these sequences all logits are wanted, and of the others the fewest."""

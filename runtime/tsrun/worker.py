@@ -19,23 +19,26 @@ from typing import Any
 _POLL_SECONDS = 1.0
 
 
-def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached: Callable[[str], None]) -> None:
+def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached: Callable[[str], None], target: str | None = None) -> None:
     """Be a rank until rank 0 says stop. `reached` is called with `verified` and `bound`."""
     from tskernels.communicator import use
     from tsrun.artifact import PROGRAM, open_artifact
     from tsrun.executor import Executor
+    from tsrun.gpu.opening import device_for
     from tsrun.process_group import Control, join, share_limits
-    from tsrun.program import read_program
+    from tsrun.rebinding import program_for
     from tsrun.verification import files_read_before
 
     artifact = open_artifact(path, rank=rank, memory=files_read_before())
     artifact.require_weights()
-    program = read_program(artifact.file(PROGRAM))
+    program = program_for(artifact.file(PROGRAM), target)
     reached("verified")
-    joined = join(dict(artifact.manifest.axes), rank, store_file, program.collective_axes, threads)
+    device = device_for(artifact.manifest.target, target, rank)
+    where = dict(artifact.manifest.axes), rank, store_file, program.collective_axes
+    joined = join(*where, threads, on_gpus=device is not None)
     limits = share_limits(None)
     control = Control()
-    executor = Executor(artifact, program, rank, limits, threads, joined.memory)
+    executor = Executor(artifact, program, rank, limits, threads, joined.memory, device=device)
     reached("bound")
     with use(joined.mesh):
         while (step := control.receive()) is not None:
@@ -69,7 +72,8 @@ def main() -> int:
 
     spin_briefly()
     try:
-        serve(Path(spec["path"]), spec["rank"], Path(spec["store_file"]), spec["threads"], lambda milestone: report({"reached": milestone}))
+        where = Path(spec["path"]), spec["rank"], Path(spec["store_file"])
+        serve(*where, spec["threads"], lambda milestone: report({"reached": milestone}), spec["target"])
     except TsrunError as error:
         report({"error": error.line})
         return error.exit_code

@@ -22,7 +22,7 @@ us = [10.0, 1000.0]
 
 
 def test_those_that_come_with_the_compiler_are_read() -> None:
-    assert known() == ["b200-nvlink", "gb200-nvl72", "h100-nvlink", "ib-400g", "local", "pcie4"]
+    assert known() == ["b200-nvlink", "gb200-nvl72", "h100-nvlink", "ib-400g", "local", "mi300x-fabric", "pcie4"]
     for name in known():
         assert topology(name).bytes_per_second > 1e9
 

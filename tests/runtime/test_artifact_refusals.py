@@ -170,7 +170,7 @@ def _inputs(program: dict[str, Any], graph: str = "decode") -> dict[str, dict[st
 
 
 PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "format": (lambda p: p.update(format=2, entry="decode"), "has format 2, this tsrun reads 6"),
+    "format": (lambda p: p.update(format=2, entry="decode"), "has format 2, this tsrun reads 7"),
     "no plan": (lambda p: p.update(plans=[]), "has plans for steps of [] tokens, which is not from 1 on in rising order"),
     "plans": (lambda p: p["plans"].append(p["plans"][0]), "has plans for steps of [1, 1] tokens"),
     "small steps": (lambda p: p["plans"][0].update(tokens=2), "has plans for steps of [2] tokens"),

@@ -179,7 +179,7 @@ def program_of(toy: Toy, ranks: int) -> dict[str, Any]:
     caches = [{"dtype": "f32", "page": [2, K, toy.E], "window": toy.window_of(layer)} for layer in range(toy.layers)]
     graphs = {"decode": entry.record(output)} | {_named("Layer", window): layer.record("y") for window, layer in layers.items()}
     plans = [{"tokens": 1, "entry": "decode", "frame": dict(entry.used)}]
-    return {"format": 6, "plans": plans, "caches": caches, "graphs": graphs}
+    return {"format": 7, "plans": plans, "caches": caches, "graphs": graphs}
 
 
 def _layer(toy: Toy, K: int, F: int, ranks: int, window: int) -> GraphWriter:

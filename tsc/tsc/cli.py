@@ -246,6 +246,15 @@ main.add_command(compile_)
 main.add_command(tune)
 
 
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+def inspect(artifact: Path) -> None:
+    """What an artifact holds: for which model, mesh and target, which kernels, and what their machine code takes of a device."""
+    from tsc.inspection import inspection
+
+    click.echo(inspection(artifact))
+
+
 @main.group()
 def kernels() -> None:
     """What the kernel registry holds, and why it chooses what it does."""
@@ -277,6 +286,29 @@ def kernels_why(op: str, target: str, shapes: tuple[str, ...], tuning: Path | No
     from tsc.report import kernel_why
 
     click.echo(kernel_why(op, target, shapes, tuning, not no_tuning))
+
+
+@kernels.command("roof")
+@click.argument("op")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    required=True,
+    metavar="bf16[16,576]",
+    help="one operand's type, every size a number; repeat in order",
+)
+@click.option("--device", "devices", multiple=True, help="h100, h200, b200, b300, mi300x, mi355x; repeatable [default: the first three]")
+@click.option("--efficiency", type=click.FloatRange(0, 1, min_open=True), help="predict a time: this share of the device's rates")
+@click.option("--overhead-us", type=click.FloatRange(0), default=0.0, show_default=True, help="of a prediction: launches, combining")
+@click.option("--results", type=click.Path(path_type=Path), help="folder of runs on devices [default: the checkout's benchmarks/results]")
+def kernels_roof(
+    op: str, shapes: tuple[str, ...], devices: tuple[str, ...], efficiency: float | None, overhead_us: float, results: Path | None
+) -> None:
+    """What an op must move and compute at a shape, the time that takes at least, and what runs on devices achieved."""
+    from tsc.roof_report import roof
+
+    click.echo(roof(op, shapes, devices or ("h100", "h200", "b200"), efficiency, overhead_us * 1e-6, results))
 
 
 @main.command("rules")

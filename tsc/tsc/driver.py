@@ -19,6 +19,7 @@ from tsc.elaborate import drafter_of, elaborate
 from tsc.front import ModelSource, kept_by, place_model, require_nothing_kept
 from tsc.graph import Program
 from tsc.importance import read_importance
+from tsc.machine_code import compile_kernels
 from tsc.quantization import ROUNDED, QuantizationReport, report, wanted_formats
 from tsc.request import Cache, Request, find_model, importance_of, target_of, tuning_of
 from tsc.weights import (
@@ -33,10 +34,11 @@ from tsc.weights import (
     write_weights,
 )
 from tskernels.cache_layouts import INT8_CACHE
-from tskernels.registry import ROWS, Measurements
+from tskernels.registry import ROWS, KernelMissing, Measurements
 from tskernels.target import Target
 from tskernels.tuning import threads_of_rank
 from tspasses.emit import Plans, emit
+from tspasses.launch_table import launch_table
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
@@ -48,7 +50,14 @@ Progress = Callable[[str, int, int], None]
 """(stage, done, total)"""
 
 
-LINKS = {"cpu": "local"}
+LINKS = {
+    "cpu": "local",
+    "sm_90a": "h100-nvlink",
+    "sm_100a": "b200-nvlink",
+    "sm_103a": "b200-nvlink",
+    "gfx942": "mi300x-fabric",
+    "gfx950": "mi300x-fabric",
+}
 """The links that ranks of a target have, where none are said."""
 CACHE_LAYOUTS: Mapping[Cache, str] = {"dtype": ROWS, "int8": INT8_CACHE}
 
@@ -112,7 +121,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
     config = for_sequences_of(config, request.context)
     model = find_model(request, config)
     progress("place", 0, 1)
-    options = Options(request.dtype, topology=topology(request.topology or LINKS[target.family]))
+    options = Options(request.dtype, topology=topology(request.topology or LINKS[target.architecture or target.family]))
     placed = place_model(model, config, request.mesh or {}, options, entry=request.entry)
     require_nothing_kept(placed)
     names = [m.name for m in model.file.modules if m.is_entry and m.name != placed.entry.instance.module]
@@ -133,16 +142,19 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
 
     entries = [placed] if drafts is None else [placed, drafts]
     buckets = [coarse_plan_set(p, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1)) for p in entries]
-    programs = compile_graphs(
-        [bucket.placed for several in buckets for bucket in several],
-        target,
-        lambda name: progress(name, 0, 1),
-        screen=request.screen,
-        formats={n: f for p in reversed(entries) for n, f in wanted_formats(request.quantize, p.typed, checkpoint).items()},
-        cache_layout=CACHE_LAYOUTS[request.cache],
-        measured=measured(placed.mesh.ranks),
-        kept=[] if drafts is None else kept_by(drafts),
-    )
+    try:
+        programs = compile_graphs(
+            [bucket.placed for several in buckets for bucket in several],
+            target,
+            lambda name: progress(name, 0, 1),
+            screen=request.screen,
+            formats={n: f for p in reversed(entries) for n, f in wanted_formats(request.quantize, p.typed, checkpoint).items()},
+            cache_layout=CACHE_LAYOUTS[request.cache],
+            measured=measured(placed.mesh.ranks),
+            kept=[] if drafts is None else kept_by(drafts),
+        )
+    except KernelMissing as error:
+        raise MissingCapability(f"{str(error).splitlines()[0]}; `tsc kernels why OP --target {target}` says of each why") from None
     first = len(buckets[0])
     drafter = None if drafts is None else Drafter(buckets[1], programs[first:])
     return Graphs(target, checkpoint, config, digest, model, buckets[0], programs[:first], drafter)
@@ -180,7 +192,10 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
         raise MissingCapability(f"--quantize {request.quantize}: no kernel for {target} reads a weight of this model so")
     measurements = measured(mesh.ranks)
     decided, calls = (0, 0) if measurements is None else chosen_by_measurement(programs, target, measurements)
+    kernels = compile_kernels(launch_table(programs, target), target, progress)
     with ArtifactWriter(path) as writer:
+        if kernels is not None:
+            kernels.write(writer)
         drafts = _plans(drafter.buckets, drafter.programs) if drafter else []
         writer.write_json("program.json", emit(_plans(graphs.buckets, graphs.programs), drafts))
         writer.write_json("plan.json", _shown_plans(graphs))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tsc.simulation.simulate import Simulation
-    from tskernels.registry import Candidate, Operand
+    from tskernels.registry import Call, Candidate, Kernel, Operand
     from tspasses.meshes import Arrangement
     from tspasses.plan_set import Bucket
     from tspasses.suggest import Suggestion
@@ -207,12 +207,26 @@ def simulation_table(found: Simulation) -> str:
 def kernel_list() -> str:
     """Ops and their kernels."""
     from tskernels import registry
+    from tskernels.gpu.records import records, summary
 
-    lines = []
+    lines, compiled = [], records()
     for op in registry.ops():
-        names = [f"{k.name} ({k.target})" for k in registry.kernels(op)]
+        names = [f"{k.name} ({k.target}{_verified(k)})" for k in registry.kernels(op)]
         lines.append(f"{op:22} {', '.join(names)}")
+        for kernel in registry.kernels(op):
+            of_kernel = {target: found[f"{op} {kernel.name}"] for target, found in compiled.items() if f"{op} {kernel.name}" in found}
+            lines += [f"{'':22}   {kernel.name}, compiled here for {target}: {summary(found)}" for target, found in of_kernel.items()]
     return "\n".join(lines)
+
+
+def _verified(kernel: Kernel) -> str:
+    """How far a kernel for GPUs was verified."""
+    if kernel.plan is None:
+        return ""
+    if kernel.verified is None:
+        return "; not verified"
+    where = f" on {kernel.verified.device}, {kernel.verified.date}" if kernel.verified.device else ""
+    return f"; {kernel.verified.level}{where}"
 
 
 def kernel_why(op: str, target: str, shapes: tuple[str, ...], tuning: Path | None, tuned: bool) -> str:
@@ -222,16 +236,23 @@ def kernel_why(op: str, target: str, shapes: tuple[str, ...], tuning: Path | Non
     from tskernels import registry
     from tskernels.tuning import threads_of_rank
 
-    name = op if op.startswith("ts::") else f"ts::{op}"
-    if name not in registry.ops():
-        offered = near(name.removeprefix("ts::"), [o.removeprefix("ts::") for o in registry.ops()])
-        raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{offered}"))
-    call = registry.Call(name, tuple(_operand(s) for s in shapes), {})
+    call = named_call(op, shapes)
     place = target_named(target)
     found, ignored = find_tuning(place, tuning) if tuned else (None, "")
     candidates = registry.explain(call, place, found.of(threads_of_rank(1)) if found else None)
     lines = [f"{call} on {target}", *(f"  {c.kernel.name:12} {_verdict(c, candidates[0])}" for c in candidates)]
     return "\n".join([*lines, f"measurements are ignored: {ignored}"] if ignored else lines)
+
+
+def named_call(op: str, shapes: Sequence[str]) -> Call:
+    """A call as a command names it. Raises CompileError."""
+    from tskernels import registry
+
+    name = op if op.startswith("ts::") else f"ts::{op}"
+    if name not in registry.ops():
+        offered = near(name.removeprefix("ts::"), [o.removeprefix("ts::") for o in registry.ops()])
+        raise CompileError(Diagnostic("TS0401", f"there is no op `{op}`{offered}"))
+    return registry.Call(name, tuple(_operand(s) for s in shapes), {})
 
 
 def _verdict(candidate: Candidate, winner: Candidate) -> str:

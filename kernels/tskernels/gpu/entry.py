@@ -10,6 +10,7 @@ from tskernels.cost import Cost, bandwidth_bound
 from tskernels.gpu.launch import Planner, Verification
 from tskernels.registry import Call, Kernel, When, add_kernel, op_named
 from tskernels.target import Target
+from tskernels.toolchain import Compiler
 
 
 def gpu_kernel(
@@ -23,19 +24,20 @@ def gpu_kernel(
     layouts: Mapping[int, str] = MappingProxyType({}),
     constants: Callable[[Call], Sequence[float]] | None = None,
     verified: Verification | None = None,
+    compiler: Compiler = "triton",
 ) -> Callable[[Planner], Planner]:
-    """Register the planner of a kernel of a known op, by the registry's rules (`registry.kernel`)."""
+    """Register the planner of a kernel of a known op, by the registry's rules (`registry.kernel`). compiler: of all its functions."""
 
     def register(planner: Planner) -> Planner:
         def run(*operands: Any, out: Any = None, **attributes: Any) -> Any:
             from tskernels.gpu.jit import run_plan  # needs triton
 
-            return run_plan(op, planner, operands, out, attributes)
+            return run_plan(op, planner, operands, out, attributes, layouts, constants)
 
         code = planner.__code__
         place = f"{code.co_filename}:{code.co_firstlineno}"
         facts = (op, name, op_named(op).kind, run, target, dtypes, when, cost, place, layouts, constants)
-        add_kernel(Kernel(*facts, plan=planner, verified=verified))
+        add_kernel(Kernel(*facts, plan=planner, verified=verified, compiler=compiler))
         return planner
 
     return register

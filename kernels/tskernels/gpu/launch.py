@@ -75,10 +75,11 @@ class Coordinate:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A size of the step, or a number; dtype: i32, i64 or f32."""
+    """A size of the step, or a number; dtype: i32, i64 or f32; multiple: what it is a multiple of, which the compiler may rely on."""
 
     value: Number | Expression
     dtype: str = "i32"
+    multiple: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,8 @@ class Scratch:
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """What the host knows of a step: of each sequence the rows that are its newest, and its length with them."""
+    """What the host knows of a step: of each sequence the rows that are its newest, and its length with them. Where ranks share out the
+    rows, those of this rank alone, counted from its first; other sequences have none."""
 
     spans: list[tuple[int, int]]
     lengths: list[int]

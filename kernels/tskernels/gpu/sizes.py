@@ -1,8 +1,9 @@
-"""Sizes that are known when a step runs: expressions over its tokens, sequences and table columns, and the device's multiprocessors."""
+"""Sizes that are known when a step runs: expressions over its tokens, sequences and table columns, the device's multiprocessors, and the
+sizes and strides of a call's operands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -44,6 +45,22 @@ class Symbol(Expression):
 
 
 @dataclass(frozen=True, slots=True)
+class Dimension(Expression):
+    """The size of an operand's dimension: what the call leaves open (tokens or rows of logits, a page's rows)."""
+
+    operand: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stride(Expression):
+    """Elements from one to the next in an operand's dimension: an operand may be a view of a wider value. Results have no gaps."""
+
+    operand: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Compound(Expression):
     operation: Operation
     left: int | Expression
@@ -69,8 +86,21 @@ def larger(left: int | Expression, right: int | Expression) -> Compound:
     return Compound("max", left, right)
 
 
+Sizes = Sequence[Sequence[int | Expression]]
+"""Of each operand, of each dimension."""
+
+
+def of_operands(size: int | Expression, shapes: Sizes, strides: Sizes) -> int | Expression:
+    """With the sizes and strides of a call's operands put in: what depends on step and device alone."""
+    if isinstance(size, Dimension | Stride):
+        return (shapes if isinstance(size, Dimension) else strides)[size.operand][size.index]
+    if isinstance(size, Compound):
+        return Compound(size.operation, of_operands(size.left, shapes, strides), of_operands(size.right, shapes, strides))
+    return size
+
+
 def value(size: int | Expression, known: Mapping[str, int]) -> int:
-    """Its number, of a step and a device."""
+    """Its number, of a step and a device; `of_operands` comes first."""
     if isinstance(size, int):
         return size
     if isinstance(size, Symbol):
@@ -85,6 +115,8 @@ def to_json(size: int | Expression) -> Json:
         return size
     if isinstance(size, Symbol):
         return size.name
+    if isinstance(size, Dimension | Stride):
+        return ["dimension" if isinstance(size, Dimension) else "stride", size.operand, size.index]
     assert isinstance(size, Compound)
     return [size.operation, to_json(size.left), to_json(size.right)]
 
@@ -95,6 +127,8 @@ def from_json(given: Json) -> int | Expression:
         return given
     if given in ("T", "S", "P", "SMS"):
         return Symbol(cast(Name, given))
+    if isinstance(given, list) and len(given) == 3 and given[0] in ("dimension", "stride"):
+        return (Dimension if given[0] == "dimension" else Stride)(cast(int, given[1]), cast(int, given[2]))
     if isinstance(given, list) and len(given) == 3 and given[0] in _OPERATIONS:
         operation, left, right = given
         return Compound(cast(Operation, operation), from_json(left), from_json(right))

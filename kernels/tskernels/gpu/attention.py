@@ -1,0 +1,178 @@
+"""Plans of attention over paged caches: of keys and values by heads, and of latent rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tskernels.cost import attention_bound, latent_attention_bound, sink_attention_bound
+from tskernels.gpu.entries import is_hopper, is_nvidia, number, only, padded, size, source, stride, triton_kernel
+from tskernels.gpu.launch import (
+    Argument,
+    Launch,
+    Number,
+    Operand,
+    Out,
+    Plan,
+    Prepared,
+    PreparedInput,
+    Scalar,
+    Scratch,
+    ScratchSpace,
+    Variant,
+)
+from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, cdiv, larger
+from tskernels.gpu.splits import RECORD
+from tskernels.registry import Call, one_float_type
+from tskernels.target import Target
+
+_COMBINED_ROWS: Final = 4
+NEVER: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Rows and keys that a thread block takes at a time, and how it is compiled."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Of sequences with few rows and with many; wide_from: tokens of a step from which there are wide ones; blocks of a multiprocessor."""
+
+    narrow: Tile
+    wide: Tile
+    wide_from: int
+    blocks: int
+
+
+def _tiles(call: Call, target: Target) -> Tiles:
+    width = padded(size(call, 0, 3))
+    if call.operands[0].dtype == "f32":
+        one = Tile(16, 32 if width <= 128 else 16, 4, 1)
+        return Tiles(one, one, 1, 2)
+    stages = 2 if is_nvidia(target) else 1
+    narrow = Tile(16, 64 if width <= 128 else 32, 4, stages)
+    wide = Tile(128, 64, 8, stages) if width <= 128 else Tile(64, 32, 8, stages)
+    return Tiles(narrow, wide, 32, 2)
+
+
+def _latent_tiles(call: Call, target: Target) -> Tiles:
+    if call.operands[0].dtype == "f32":
+        one = Tile(16, 16, 8, 1)
+        return Tiles(one, one, 1, 1)
+    stages = 2 if is_nvidia(target) else 1
+    wide = Tile(64, 64, 8, 3) if is_hopper(target) else Tile(64, 32, 8, stages)
+    return Tiles(Tile(16, 32, 4, stages), wide, 1, 1)
+
+
+@triton_kernel("ts::attention", when=one_float_type, cost=attention_bound)
+def attention(call: Call, target: Target) -> Plan:
+    return _paged(call, target, has_sinks=False)
+
+
+@triton_kernel("ts::sink_attention", when=one_float_type, cost=sink_attention_bound)
+def sink_attention(call: Call, target: Target) -> Plan:
+    return _paged(call, target, has_sinks=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """A function with its arguments but for those of splits; spans: the operand; heads: that have keys of their own, each for a group of
+    rows a token, whose results are so wide."""
+
+    function: str
+    arguments: Mapping[str, Argument]
+    strides: Mapping[str, Argument]
+    constants: Mapping[str, Number]
+    tiles: Tiles
+    spans: int
+    heads: int
+    group: int
+    width: int
+    sinks: int | None = None
+
+
+def _paged(call: Call, target: Target, has_sinks: bool) -> Plan:
+    heads, group, width = (size(call, 0, i) for i in (1, 2, 3))
+    constants = {
+        **{"HEADS": heads, "GROUP": group, "WIDTH": width, "PADDED": padded(width, 16), "SINKS": has_sinks},
+        **{"SCALE": number(call, "scale"), "WINDOW": number(call, "window"), "SOFTCAP": number(call, "softcap")},
+    }
+    arguments = {"q": Operand(0), "cache": Operand(1), "sinks": Operand(2 if has_sinks else 0)}
+    strides = {"q_token": stride(0, 0), "q_head": stride(0, 1), "q_member": stride(0, 2), "page_size": Scalar(Dimension(1, 1))}
+    spans, sinks = (3, 2) if has_sinks else (2, None)
+    return _split(call, _Attention("attend", arguments, strides, constants, _tiles(call, target), spans, heads, group, width, sinks))
+
+
+@triton_kernel("ts::latent_attention", when=one_float_type, cost=latent_attention_bound)
+def latent_attention(call: Call, target: Target) -> Plan:
+    heads, latent, rotated = size(call, 0, 1), size(call, 0, 2), size(call, 1, 2)
+    constants = {
+        **{"HEADS": heads, "LATENT": latent, "LATENT_PADDED": padded(latent, 16), "ROTATED": rotated},
+        **{"ROTATED_PADDED": padded(rotated, 16), "SCALE": number(call, "scale"), "WINDOW": number(call, "window")},
+    }
+    arguments = {"q": Operand(0), "rotated": Operand(1), "cache": Operand(2)}
+    strides = {
+        **{"q_token": stride(0, 0), "q_head": stride(0, 1), "r_token": stride(1, 0), "r_head": stride(1, 1)},
+        "page_size": Scalar(Dimension(2, 1)),
+    }
+    tiles = _latent_tiles(call, target)
+    return _split(call, _Attention("attend_latent", arguments, strides, constants, tiles, 3, 1, heads, latent))
+
+
+def _split(call: Call, attention: _Attention) -> Plan:
+    """In steps of few tokens all tiles are narrow: then there is one launch less."""
+    tiles, heads, group = attention.tiles, attention.heads, attention.group
+    narrow, wide = tiles.narrow, tiles.wide
+    room = larger(1, SMS * tiles.blocks // heads)
+    dtype = call.operands[0].dtype
+    types = {
+        **{name: dtype for name in (*attention.arguments, "out", "sinks")},
+        **{"tables": "i32", "work": "i32", "partials": "f32", "logs": "f32"},
+    }
+
+    def capacity(tile: Tile) -> Expression:
+        """Of splits, which are as many as there is room for, or as there are tiles."""
+        return larger(room, cdiv(Dimension(0, 0) * group, tile.rows) + Dimension(attention.spans, 0) * 3 + 1)
+
+    def of(tile: Tile, is_wide: bool, blocks: Expression) -> Launch:
+        arguments = {
+            **attention.arguments,
+            **{"tables": Operand(attention.spans + 2), "work": PreparedInput("work"), "out": Out()},
+            **{"partials": ScratchSpace("partials"), "logs": ScratchSpace("logs")},
+            **attention.strides,
+            "table_row": Scalar(Stride(attention.spans + 2, 0)),
+        }
+        constants = {"WIDE": int(is_wide), **attention.constants, "ROWS": tile.rows, "KEYS": tile.keys, "ROOM": wide.rows}
+        function, grid = source("attention", attention.function), (blocks, heads, 1)
+        return Launch(function, grid, arguments, constants, only(types, arguments), tile.warps, tile.stages)
+
+    combined = {
+        "sinks": Operand(attention.sinks or 0),
+        **{"work": PreparedInput("work"), "out": Out(), "partials": ScratchSpace("partials"), "logs": ScratchSpace("logs")},
+    }
+    constants = {
+        **{"HEADS": heads, "GROUP": group, "WIDTH": attention.width, "PADDED": padded(attention.width, 16)},
+        **{"SINKS": attention.sinks is not None, "ROWS": _COMBINED_ROWS, "ROOM": wide.rows},
+    }
+    grid = (room, heads, cdiv(wide.rows, _COMBINED_ROWS))
+    combine = Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
+    all_narrow = Variant((of(narrow, False, capacity(narrow)), combine))
+    mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
+    both = Variant((*mixed, of(wide, True, capacity(wide)), combine), tiles.wide_from)
+    wide_from = tiles.wide_from if narrow != wide else NEVER
+    variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == 1 else (all_narrow, both)
+    numbers = {
+        **{"heads": heads, "group": group, "narrow": narrow.rows, "wide": wide.rows, "wide_from": wide_from},
+        **{"unit": narrow.keys, "blocks": tiles.blocks, "window": number(call, "window")},
+    }
+    work = Prepared("work", "tskernels.gpu.splits:work", numbers, (capacity(narrow) * 2 + room + 1) * RECORD)
+    partial = room * (heads * wide.rows)
+    scratch = (Scratch("partials", partial * (attention.width * 4)), Scratch("logs", partial * 4))
+    return Plan(variants, scratch, (work,))

@@ -1,0 +1,179 @@
+"""Attention over paged caches, split over the keys, and the combination of the splits.
+
+A row is a token and one of the G heads that share a key. Scores are in powers of two. What a record says is in `splits.py`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tskernels.gpu.functions_triton import LOG2_E, capped, product, weigh
+
+RECORD = tl.constexpr(8)
+
+
+@triton.jit
+def split_of(work, index, WIDE: tl.constexpr):
+    """Where a split's record is; the work begins with how many narrow and wide ones there are."""
+    if WIDE:
+        index += tl.load(work)
+    return work + (1 + index) * RECORD
+
+
+@triton.jit
+def within(rows, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """The elements that there are, of some rows."""
+    if WIDTH == PADDED:
+        return rows[:, None]
+    else:
+        return rows[:, None] & (column < WIDTH)[None, :]
+
+
+@triton.jit
+def store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside,
+                 HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+    """The whole, or a split's part of it with the logarithm of its weights' sum."""
+    some = tl.where(total > 0, total, 1.0)
+    sums = sums / some[:, None]
+    partial = tl.load(record + 7)
+    mask = within(inside, column, WIDTH, PADDED)
+    if partial < 0:
+        member = tl.load(record + 2) + row
+        token = (tl.load(record + 1) + member // GROUP).to(tl.int64)
+        place = (token * HEADS + head) * GROUP + member % GROUP
+        tl.store(out + place[:, None] * WIDTH + column[None, :], sums.to(out.dtype.element_ty), mask=mask)
+    else:
+        place = (partial.to(tl.int64) * HEADS + head) * ROOM + row
+        tl.store(partials + place[:, None] * WIDTH + column[None, :], sums, mask=mask)
+        tl.store(logs + place, tl.where(total > 0, largest + tl.log2(some), -float("inf")), mask=inside)
+
+
+@triton.jit
+def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, q_member, page_size, table_row,
+           WIDE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+           SCALE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
+           ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+    """One split of one tile, for one head of keys. q, sinks, out: as the op has them; cache [pages, page_size, 2, K, E]."""
+    index = tl.program_id(0)
+    head = tl.program_id(1)
+    if index >= tl.load(work + WIDE):
+        return
+    record = split_of(work, index, WIDE)
+    row, column = tl.arange(0, ROWS), tl.arange(0, PADDED)
+    inside = row < tl.load(record + 3)
+    member = tl.load(record + 2) + row
+    group = member % GROUP
+    first = (tl.load(record + 1) + member // GROUP).to(tl.int64) * q_token + head * q_head + group * q_member
+    queries = tl.load(q + first[:, None] + column[None, :], mask=within(inside, column, WIDTH, PADDED), other=0.0)
+    position = tl.load(record + 4) + member // GROUP
+    begin, end = tl.load(record + 5), tl.load(record + 6)
+    table = tables + tl.load(record).to(tl.int64) * table_row
+    largest = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    sums = tl.zeros([ROWS, PADDED], tl.float32)
+    for start in range(begin, end, KEYS):
+        key = start + tl.arange(0, KEYS)
+        there = key < end
+        page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
+        place = (page * page_size + key % page_size) * (2 * HEADS * WIDTH) + head * WIDTH
+        mask = within(there, column, WIDTH, PADDED)
+        keys = tl.load(cache + place[:, None] + column[None, :], mask=mask, other=0.0)
+        scores = product(queries, tl.trans(keys), tl.zeros([ROWS, KEYS], tl.float32))
+        if SOFTCAP == 0:
+            scores = scores * (SCALE * LOG2_E)
+        else:
+            scores = capped(scores * SCALE, SOFTCAP) * LOG2_E
+        seen = there[None, :] & (key[None, :] <= position[:, None])
+        if WINDOW > 0:
+            seen &= position[:, None] - key[None, :] < WINDOW
+        scores = tl.where(seen, scores, -float("inf"))
+        weights, kept, largest, total = weigh(scores, largest, total)
+        values = tl.load(cache + place[:, None] + HEADS * WIDTH + column[None, :], mask=mask, other=0.0)
+        sums = product(weights.to(values.dtype), values, sums * kept[:, None])
+    if SINKS:
+        if tl.load(record + 7) < 0:
+            sink = tl.load(sinks + head * GROUP + group).to(tl.float32) * LOG2_E
+            base = tl.maximum(largest, sink)
+            kept = tl.exp2(largest - base)
+            total = total * kept + tl.exp2(sink - base)
+            sums = sums * kept[:, None]
+            largest = base
+    store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, HEADS, GROUP, WIDTH, PADDED, ROOM)
+
+
+@triton.jit
+def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token, q_head, r_token, r_head, page_size, table_row,
+                  WIDE: tl.constexpr, HEADS: tl.constexpr, LATENT: tl.constexpr, LATENT_PADDED: tl.constexpr, ROTATED: tl.constexpr,
+                  ROTATED_PADDED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr,
+                  ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+    """One split of one tile: a cache row [C + R] is every head's key, its first C their value, which is read once for both."""
+    index = tl.program_id(0)
+    if index >= tl.load(work + WIDE):
+        return
+    record = split_of(work, index, WIDE)
+    row, column, turned = tl.arange(0, ROWS), tl.arange(0, LATENT_PADDED), tl.arange(0, ROTATED_PADDED)
+    inside = row < tl.load(record + 3)
+    member = tl.load(record + 2) + row
+    token, head = (tl.load(record + 1) + member // HEADS).to(tl.int64), member % HEADS
+    first = token * q_token + head * q_head
+    queries = tl.load(q + first[:, None] + column[None, :], mask=within(inside, column, LATENT, LATENT_PADDED), other=0.0)
+    first = token * r_token + head * r_head
+    turning = tl.load(rotated + first[:, None] + turned[None, :], mask=within(inside, turned, ROTATED, ROTATED_PADDED), other=0.0)
+    position = tl.load(record + 4) + member // HEADS
+    begin, end = tl.load(record + 5), tl.load(record + 6)
+    table = tables + tl.load(record).to(tl.int64) * table_row
+    largest = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    sums = tl.zeros([ROWS, LATENT_PADDED], tl.float32)
+    for start in range(begin, end, KEYS):
+        key = start + tl.arange(0, KEYS)
+        there = key < end
+        page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
+        place = (page * page_size + key % page_size) * (LATENT + ROTATED)
+        latent = tl.load(cache + place[:, None] + column[None, :], mask=within(there, column, LATENT, LATENT_PADDED), other=0.0)
+        keys = tl.load(cache + place[:, None] + LATENT + turned[None, :], mask=within(there, turned, ROTATED, ROTATED_PADDED), other=0.0)
+        scores = product(queries, tl.trans(latent), tl.zeros([ROWS, KEYS], tl.float32))
+        scores = product(turning, tl.trans(keys), scores) * (SCALE * LOG2_E)
+        seen = there[None, :] & (key[None, :] <= position[:, None])
+        if WINDOW > 0:
+            seen &= position[:, None] - key[None, :] < WINDOW
+        scores = tl.where(seen, scores, -float("inf"))
+        weights, kept, largest, total = weigh(scores, largest, total)
+        sums = product(weights.to(latent.dtype), latent, sums * kept[:, None])
+    store_result(sums, largest, total, record, 0, out, partials, logs, row, column, inside, 1, HEADS, LATENT, LATENT_PADDED, ROOM)
+
+
+@triton.jit
+def combine(sinks, work, out, partials, logs, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+            SINKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+    """Some rows of a tile whose keys were split."""
+    index = tl.program_id(0)
+    head = tl.program_id(1)
+    if index >= tl.load(work + 2):
+        return
+    record = work + (1 + tl.load(work) + tl.load(work + 1) + index) * RECORD
+    row, column = tl.program_id(2) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)
+    inside = row < tl.load(record + 2)
+    member = tl.load(record + 1) + row
+    mask = within(inside, column, WIDTH, PADDED)
+    first, count = tl.load(record + 3), tl.load(record + 4)
+    largest = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    if SINKS:
+        largest = tl.load(sinks + head * GROUP + member % GROUP).to(tl.float32) * LOG2_E
+        total += 1.0
+    sums = tl.zeros([ROWS, PADDED], tl.float32)
+    for partial in range(first, first + count):
+        place = row.to(tl.int64) + (partial * HEADS + head) * ROOM
+        log = tl.load(logs + place, mask=inside, other=-float("inf"))
+        new = tl.maximum(largest, log)
+        base = tl.where(new == -float("inf"), 0.0, new)
+        kept, weight = tl.exp2(largest - base), tl.exp2(log - base)
+        part = tl.load(partials + place[:, None] * WIDTH + column[None, :], mask=mask, other=0.0)
+        sums = sums * kept[:, None] + part * weight[:, None]
+        total = total * kept + weight
+        largest = new
+    sums = sums / tl.where(total > 0, total, 1.0)[:, None]
+    place = ((tl.load(record) + member // GROUP).to(tl.int64) * HEADS + head) * GROUP + member % GROUP
+    tl.store(out + place[:, None] * WIDTH + column[None, :], sums.to(out.dtype.element_ty), mask=mask)

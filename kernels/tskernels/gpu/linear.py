@@ -1,0 +1,103 @@
+"""Plans of products with weights: gated ones, and those of quantized weights. Others are torch's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tskernels.cost import matmul_bound
+from tskernels.gpu.entries import is_nvidia, rows, size, source, stride, triton_kernel
+from tskernels.gpu.launch import Argument, Launch, Number, Operand, Out, Plan, Scalar, Variant
+from tskernels.gpu.sizes import cdiv
+from tskernels.quantized import FORMATS, PANEL
+from tskernels.quantized_parts import GROUP
+from tskernels.registry import Call, one_float_type
+from tskernels.target import Target
+
+FORMS: Final = ("int8", "int4", "q8_0", "q4_0", "q4_1", "affine4_32", "affine4_128", "affine8_32")
+"""Layouts whose codes are whole bytes or halves of them, and whose groups have at most a scale and a minimum or a zero point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Rows, outputs and inputs that a block takes at a time, in steps of `tokens` tokens and more."""
+
+    tokens: int
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def _variants(call: Call, function: str, arguments: dict[str, Argument], constants: dict[str, Number | str], tiles: list[Tile]) -> Plan:
+    outputs = constants["OUTPUTS"]
+    assert isinstance(outputs, int)
+    dtype = call.operands[0].dtype
+    types = {"x": dtype, "w": "u8" if function == "quantized_linear" else dtype, "bias": dtype, "out": dtype}
+    launches = []
+    for tile in tiles:
+        grid = (cdiv(outputs, tile.columns), cdiv(rows(), tile.rows), 1)
+        sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
+        given = {**arguments, "rows": Scalar(rows()), "x_token": stride(0, 0)}
+        kinds = {name: types[name] for name in given if name in types}
+        made = Launch(source("linear", function), grid, given, constants | sizes, kinds, tile.warps, tile.stages)
+        launches.append(Variant((made,), tile.tokens))
+    return Plan(tuple(launches))
+
+
+def _is_matrix(call: Call) -> bool:
+    """one float type, and `x` of two dimensions."""
+    return one_float_type(call) and len(call.operands[0].shape) == 2
+
+
+def _is_rows(call: Call) -> bool:
+    """`x` of two dimensions."""
+    return len(call.operands[0].shape) == 2
+
+
+@triton_kernel("ts::gated_linear", when=_is_matrix, cost=matmul_bound)
+def gated_linear(call: Call, target: Target) -> Plan:
+    stages = 3 if is_nvidia(target) else 2
+    if call.operands[0].dtype == "f32":
+        tiles = [Tile(1, 16, 32, 32, 4, 2), Tile(64, 64, 32, 32, 8, 2)]
+    else:
+        tiles = [Tile(1, 16, 32, 128, 4, stages), Tile(32, 64, 64, 64, 4, stages), Tile(128, 128, 64, 64, 8, stages)]
+    constants: dict[str, Number | str] = {"ACTIVATION": str(call.attributes["activation"]), "INNER": size(call, 1, 1)}
+    constants["OUTPUTS"] = size(call, 1, 0) // 2
+    return _variants(call, "gated_linear", {"x": Operand(0), "w": Operand(1), "out": Out()}, constants, tiles)
+
+
+def _quantized(name: str) -> None:
+    form = FORMATS[name]
+    block, group = (sum(t.itemsize for t in types) * PANEL for types in (form.block, form.group))
+    codes = GROUP * PANEL * form.bits // 8
+    block_bytes = block + form.groups * (group + codes)
+
+    def made(call: Call, target: Target, activation: str) -> Plan:
+        outputs, inner = size(call, 1, 0), size(call, 1, 1)
+        panels = -(-outputs // PANEL) if not activation else -(-(outputs // 2) // (PANEL // 2))
+        has_bias = len(call.operands) > 2
+        constants: dict[str, Number | str] = {
+            **{"ACTIVATION": activation, "HAS_BIAS": has_bias, "INNER": inner, "OUTPUTS": outputs // 2 if activation else outputs},
+            **{"OFFSET": form.offset, "HAS_MINIMUM": len(form.group) == 2, "BITS": form.bits, "GROUPS": form.groups},
+            **{"PANEL_BYTES": form.num_bytes(outputs, inner, bool(activation)) // panels, "BLOCK_BYTES": block_bytes},
+            **{"BLOCK_HEAD": block, "GROUP_HEAD": group},
+        }
+        arguments: dict[str, Argument] = {"x": Operand(0), "w": Operand(1), "bias": Operand(2 if has_bias else 0), "out": Out()}
+        depth, stages = (GROUP, 4) if form.groups else (64, 3)
+        is_wide = call.operands[0].dtype == "f32"
+        tiles = [Tile(1, 16, 32, depth, 4, stages), Tile(32, 64, 32 if is_wide else 64, depth, 4 if not is_wide else 8, stages)]
+        return _variants(call, "quantized_linear", arguments, constants, tiles)
+
+    @triton_kernel("ts::linear", when=_is_rows, cost=matmul_bound, layouts={1: name}, suffix=f"_{name}")
+    def linear(call: Call, target: Target) -> Plan:
+        return made(call, target, "")
+
+    @triton_kernel("ts::gated_linear", when=_is_rows, cost=matmul_bound, layouts={1: f"gated_{name}"}, suffix=f"_{name}")
+    def gated(call: Call, target: Target) -> Plan:
+        return made(call, target, str(call.attributes["activation"]))
+
+
+for _name in FORMS:
+    _quantized(_name)

@@ -1,0 +1,104 @@
+"""How the rows of a step's sequences, and the keys that they see, are shared out among thread blocks of an attention kernel.
+
+A sequence's rows are its new tokens times G heads that share a key, token by token; they are cut into *tiles*. Tiles of a sequence with few
+rows are narrow, the others wide. Where tiles are fewer than what fills the device, the keys of each are cut into *splits*, of equal
+size for all, whose partial results are then combined. Rows of no sequence get tiles that see no key: their results are zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tskernels.gpu.launch import StepShape
+
+RECORD: Final = 8
+"""Numbers of a record. The first one says how many narrow splits, wide splits and combinations follow, in this order.
+
+A split: sequence; first token of it, a row of the step; first row of the tile and rows of it, counted from that token's first; the
+token's position; first key and the key after the last; where its partial result goes, -1 where it is the whole.
+A combination: first token; first row of the tile and rows of it; first partial result and how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    sequence: int
+    token: int
+    row: int
+    rows: int
+    position: int
+    begin: int
+    end: int
+
+
+def work(
+    step: StepShape, *, heads: int, group: int, narrow: int, wide: int, wide_from: int, unit: int, blocks: int, window: int
+) -> npt.NDArray[np.int32]:
+    """The records, i32. heads: that have keys of their own, each of which takes all splits; group: G; narrow, wide: rows of tiles;
+    wide_from: tokens of a step from which there are wide ones; unit: keys that a split has a multiple of; blocks: a multiprocessor's."""
+    some = step.sizes["T"] >= wide_from
+    tiles: tuple[list[_Tile], list[_Tile]] = [], []
+    for sequence, ((first, last), length) in enumerate(zip(step.spans, step.lengths, strict=True)):
+        if first < last:
+            rows = (last - first) * group
+            is_wide = some and rows > narrow
+            tiles[is_wide].extend(_tiles(sequence, first, last, length, group, wide if is_wide else narrow, window))
+    for first, last in _unclaimed(step):
+        tiles[some].extend(_tiles(0, first, last, 0, group, wide if some else narrow, 0))
+    room = max(1, step.sizes["SMS"] * blocks // heads)
+    size = _split_size([t.end - t.begin for t in (*tiles[0], *tiles[1])], unit, room)
+    splits: list[list[list[int]]] = [[], []]
+    combinations: list[list[int]] = []
+    partial = 0
+    for kind in (0, 1):
+        for t in tiles[kind]:
+            count = max(1, -(-(t.end - t.begin) // size))
+            for index in range(count):
+                begin = t.begin + index * size
+                place = partial + index if count > 1 else -1
+                splits[kind].append([t.sequence, t.token, t.row, t.rows, t.position, begin, min(begin + size, t.end), place])
+            if count > 1:
+                combinations.append([t.token, t.row, t.rows, partial, count, 0, 0, 0])
+                partial += count
+        splits[kind].sort(key=lambda s: s[5] - s[6])  # the longest first, so that none is begun when the others end
+    head = [len(splits[0]), len(splits[1]), len(combinations), 0, 0, 0, 0, 0]
+    return np.asarray([head, *splits[0], *splits[1], *combinations], np.int32).reshape(-1)
+
+
+def _tiles(sequence: int, first: int, last: int, length: int, group: int, size: int, window: int) -> list[_Tile]:
+    found = []
+    count, position = (last - first) * group, length - (last - first)
+    for row in range(0, count, size):
+        rows = min(size, count - row)
+        oldest, newest = position + row // group, position + (row + rows - 1) // group
+        begin = max(0, oldest - window + 1) if window else 0
+        found.append(_Tile(sequence, first, row, rows, position, begin if length else 0, newest + 1 if length else 0))
+    return found
+
+
+def _unclaimed(step: StepShape) -> list[tuple[int, int]]:
+    gaps, past = [], 0
+    for first, last in sorted(span for span in step.spans if span[0] < span[1]):
+        if first > past:
+            gaps.append((past, first))
+        past = last
+    if past < step.sizes["T"]:
+        gaps.append((past, step.sizes["T"]))
+    return gaps
+
+
+def _split_size(keys: list[int], unit: int, room: int) -> int:
+    """The smallest multiple of unit at which there are no more splits than there is room for, or than there are tiles."""
+    longest = max(-(-max(keys, default=1) // unit), 1)
+    low, high = 1, longest
+    most = max(room, len(keys))
+    while low < high:
+        middle = (low + high) // 2
+        if sum(max(1, -(-n // (middle * unit))) for n in keys) <= most:
+            high = middle
+        else:
+            low = middle + 1
+    return low * unit

@@ -1,0 +1,70 @@
+"""Another target's kernels for a program: the ops, their types and the memory stay, and weights that lie by rows are anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from tskernels.registry import ROWS, Call, KernelMissing, Operand, select
+from tskernels.target import Target, parse_target
+from tsrun.errors import ArtifactError, MachineError
+from tsrun.program import CallNode, Graph, Input, Node, Program, read_program
+
+_Types = dict[str, Operand | None]
+"""By name; None for what is no tensor."""
+
+
+def program_for(file: Path, target: str | None) -> Program:
+    """The program of a file, with kernels for another target than it was compiled for, where one is given; that loads torch."""
+    program = read_program(file)
+    return program if target is None else _bound_to(program, target, file)
+
+
+def _bound_to(program: Program, name: str, file: Path) -> Program:
+    target = parse_target(name)
+    kept = [given for graph in program.graphs.values() for given in graph.inputs if given.layout != ROWS]
+    if kept:
+        what = f"stores {kept[0].name!r} as kernels of its own target alone take it ({kept[0].layout})"
+        raise ArtifactError(str(file), what, f"compile the model with --target {name}")
+    graphs: dict[str, Graph] = {}
+    for name_, graph in program.graphs.items():
+        graphs[name_] = Graph(graph.inputs, _nodes(program.graphs, graph, target), graph.output)
+    return msgspec.structs.replace(program, graphs=graphs)
+
+
+def _nodes(graphs: Mapping[str, Graph], graph: Graph, target: Target) -> list[Node | CallNode]:
+    types: _Types = {given.name: _of_input(given) for given in graph.inputs}
+    found: list[Node | CallNode] = []
+    for node in graph.nodes:
+        if isinstance(node, CallNode):
+            result = next(n for n in graphs[node.call].nodes if n.name == graphs[node.call].output)
+            types[node.name] = _operand(node.dtype or result.dtype, node.shape or result.shape)
+            found.append(node)
+            continue
+        types[node.name] = _operand(node.dtype, node.shape)
+        operands = tuple(operand for arg in node.args if (operand := types[arg]) is not None)
+        call = Call(node.op, operands, node.attrs)
+        try:
+            kernel = select(call, target)
+        except KernelMissing as error:
+            raise MachineError(node.name, str(error).splitlines()[0], "run the artifact where it was compiled for") from None
+        constants = [float(c) for c in kernel.constants(call)] if kernel.constants else []
+        found.append(msgspec.structs.replace(node, kernel=kernel.name, constants=constants, plan=None))
+    return found
+
+
+def _of_input(given: Input) -> Operand | None:
+    if given.kind == "coordinate":
+        return None
+    shape = list(given.shape or ())
+    if given.kind == "cache":  # a page's rows are the runtime's choice, and not said
+        shape.insert(1, "rows")
+    return _operand(given.dtype, shape)
+
+
+def _operand(dtype: str | None, shape: list[int | str] | None) -> Operand:
+    assert dtype is not None
+    assert shape is not None
+    return Operand(dtype, tuple(n if isinstance(n, int) else None for n in shape))
