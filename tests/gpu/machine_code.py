@@ -49,7 +49,9 @@ def compiled(wanted: Sequence[Wanted], processes: int = 2) -> list[MachineCode]:
     root = Path(__file__).parents[2]
     started = []
     for share in shares:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=root)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=root
+        )
         assert process.stdin
         process.stdin.write(pickle.dumps(share))
         process.stdin.close()
@@ -88,7 +90,9 @@ def _compile(architecture: str, launch: Launch) -> MachineCode:
     else:
         target = GPUTarget("hip", architecture, 64)
     made = triton.compile(
-        ASTSource(function, signature, constants, attributes), target=target, options={"num_warps": launch.warps, "num_stages": launch.stages}
+        ASTSource(function, signature, constants, attributes),
+        target=target,
+        options={"num_warps": launch.warps, "num_stages": launch.stages},
     )
     if target.backend == "hip":
         return _amd(made)
