@@ -1,8 +1,8 @@
 """Time the latent attention decode kernel in CUDA C++ on a GPU, and check it against float64 there.
 
-`python benchmarks/mla_decode.py [--out FILE.json] [--check] [--only-check]` needs a Hopper GPU, nvcc and torch with CUDA. Of each case the
-time between two events around one launch, with 256 MB written before it so that no cache holds what is read, and the time of one
-launch of many in a graph, whose caches are others each time; medians. TB/s counts the latent cache once.
+`python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check]` needs a Hopper GPU, nvcc and torch with
+CUDA. Of each case the time between two events around one launch, with 256 MB written before it so that no cache holds what is read,
+and the time of one launch of many in a graph, whose caches are others each time; medians. TB/s counts the latent cache once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -287,9 +288,23 @@ def copy_bandwidth() -> float:
     return float(2 * (1 << 30) / statistics.median(times) / 1e9)
 
 
+def records(device: str, day: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For `tsc kernels roof`: the times in a graph, in the form of its results."""
+    found = []
+    for case, row in zip(CASES, rows, strict=True):
+        tokens, count = case.queries * len(case.lengths), len(case.lengths)
+        pages, columns = sum(-(-n // case.page) for n in case.lengths), max(-(-n // case.page) for n in case.lengths)
+        shapes = [[tokens, case.heads, LATENT], [tokens, case.heads, ROTATED], [pages, case.page, LATENT + ROTATED]]
+        operands = [f"bf16{shape}" for shape in shapes] + [f"i32{shape}" for shape in ([count, 2], [count], [count, columns])]
+        facts = {"op": "ts::latent_attention", "operands": operands, "kernel": "cuda", "device": device, "date": day}
+        found.append({**facts, "seconds": row["graph_microseconds"] * 1e-6})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--records", type=Path, help="where `tsc kernels roof` finds it: benchmarks/results/kernels_*.json")
     parser.add_argument("--check", action="store_true", help="against float64, before timing")
     parser.add_argument("--only-check", action="store_true")
     options = parser.parse_args()
@@ -313,6 +328,9 @@ def main() -> None:
         alone = f"{found['microseconds']:8.1f} us {found['terabytes']:.2f} TB/s {found['teraflops']:4.0f} TFLOP/s"
         graphed = f"in a graph {found['graph_microseconds']:8.1f} us {found['graph_terabytes']:.2f} TB/s"
         print(f"{case.name:10} B{len(case.lengths):<4} H{case.heads:<4} q{case.queries}  {alone}   {graphed}", flush=True)
+    if options.records:
+        made = records(torch.cuda.get_device_name().removeprefix("NVIDIA "), date.today().isoformat(), rows)
+        options.records.write_text(json.dumps(made, indent=1) + "\n")
     if options.out:
         machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_terabytes": copy}
         options.out.write_text(json.dumps({**machine, "cases": rows}, indent=1) + "\n")

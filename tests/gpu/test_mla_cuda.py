@@ -11,8 +11,9 @@ import pytest
 from tskernels.gpu.compile import compile_functions
 from tskernels.gpu.functions import function_of
 from tskernels.gpu.latent_splits import FIELDS, OVERHEAD, ROWS, TOKENS, Item, cut, encode, most_numbers, plan_splits, prepare
-from tskernels.gpu.launch import StepShape
-from tskernels.gpu.sizes import value
+from tskernels.gpu.launch import StepShape, TensorMap
+from tskernels.gpu.mla_cuda import mla_decode_sm100
+from tskernels.gpu.sizes import Expression, of_operands, value
 from tskernels.registry import Call, Operand, select
 from tskernels.target import gpu
 
@@ -152,3 +153,28 @@ def test_where_nvcc_is_the_tuned_kernel_is_chosen_and_spills_nothing(target: str
 
 def test_a_window_is_left_to_others() -> None:
     assert not select(call(window=128), gpu("sm_90a")).name.startswith("cuda")
+
+
+@pytest.mark.parametrize(("page", "box"), [(64, (64, 64, 9)), (128, (64, 64, 9)), (32, (64, 32, 1)), (48, (64, 16, 1))])
+def test_boxes_are_of_rows_that_divide_pages_and_tiles(page: int, box: tuple[int, ...]) -> None:
+    assert settled("cache", page=page) == ((64, 10 * page, 9), (1152, 128), box)
+
+
+def test_queries_that_are_not_rows_of_one_distance_are_refused() -> None:
+    """A map of no rows is an error of the driver."""
+    assert settled("queries") == ((64, 3 * 16, 8), (1024, 128), (64, 64, 8))
+    assert settled("queries", token=16 * 512 + 64) == ((64, 0, 8), (1024, 128), (64, 64, 8))
+    assert settled("queries", token=512) == ((64, 0, 8), (1024, 128), (64, 64, 8))
+
+
+def settled(name: str, page: int = 64, token: int = 16 * 512) -> tuple[tuple[int, ...], ...]:
+    """Sizes, strides and box of a map: of 3 tokens and 10 pages; token: elements from a token's queries to the next's."""
+    argument = mla_decode_sm100(call(), gpu("sm_100a")).variants[0].launches[0].arguments[name]
+    assert isinstance(argument, TensorMap)
+    shapes = [(3, 16, 512), (3, 16, 64), (10, page, 576)]
+    strides = [(token, 512, 1), (16 * 64, 64, 1), (page * 576, 576, 1)]
+
+    def numbers(sizes: tuple[int | Expression, ...]) -> tuple[int, ...]:
+        return tuple(value(of_operands(size, shapes, strides), {}) for size in sizes)
+
+    return numbers(argument.sizes), numbers(argument.strides), numbers(argument.box)

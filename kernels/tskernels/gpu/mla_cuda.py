@@ -40,7 +40,7 @@ def _fits(call: Call) -> bool:
     """bf16 queries and cache of 512 + 64 elements a row, and no window."""
     q, rotated, cache = call.operands[:3]
     is_bf16 = {q.dtype, rotated.dtype, cache.dtype} == {"bf16"}
-    return is_bf16 and (q.shape[-1], rotated.shape[-1]) == (LATENT, ROTATED) and not call.attributes["window"]
+    return is_bf16 and (q.shape[-1], rotated.shape[-1]) == (LATENT, ROTATED) and not call.attributes.get("window")
 
 
 @gpu_kernel(
