@@ -51,6 +51,7 @@ CASES = [
     Case("h128 kv8k", (8192,) * 64, 128, 1),
     Case("kv4k", (4096,) * 128, 16, 1),
     Case("kv4k", (4096,) * 128, 128, 2),
+    *(Case(f"page{page}", (32768,) * b, 16, 1, page) for page in (32, 16) for b in (1, 16)),
 ]
 
 

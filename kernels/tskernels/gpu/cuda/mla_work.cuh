@@ -70,7 +70,8 @@ __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block
                                            uint64_t* empty, const CUtensorMap& map, const Parameters& p, int first,
                                            int end) {
   const Range range = own_items(p.work);
-  const int lane = threadIdx.x % 32, box = min(p.page_size & -p.page_size, tokens_per_tile), boxes = tokens_per_tile / box;
+  const int lane = threadIdx.x % 32, box = min(p.page_size & -p.page_size, tokens_per_tile),
+            boxes = tokens_per_tile / box;
   const int depth = boxes == 1 ? end - first : 1;
   int turn = 0;
   for (int i = range.begin; i < range.end; ++i) {
