@@ -90,11 +90,10 @@ __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block
         ptx::wait(empty[stage], turn / stages % 2 ^ 1);
         ptx::arrive_and_expect(full[stage], present * (end - first) * box * 128);
       }
+      __syncwarp();
       for (int b = 0; b < present; ++b) {
-        const int from = __shfl_sync(~0u, row, (next + b) % 32);
-        if (lane == 0)
-          for (int block = first; block < end; block += depth)
-            ptx::load_box(cache[stage][block] + b * box * 128, map, 0, from, block, full[stage]);
+        const int from = __shfl_sync(~0u, row, (next + b) % 32), block = first + lane * depth;
+        if (block < end) ptx::load_box(cache[stage][block] + b * box * 128, map, 0, from, block, full[stage]);
       }
     }
   }
