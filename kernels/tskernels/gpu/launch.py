@@ -91,7 +91,7 @@ class TensorMap:
     dtype: str
     sizes: tuple[int | Expression, ...]
     strides: tuple[int | Expression, ...]
-    box: tuple[int, ...]
+    box: tuple[int | Expression, ...]
     swizzle: int = 0
 
 

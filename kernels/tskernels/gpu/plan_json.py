@@ -60,7 +60,7 @@ def _argument(argument: Argument) -> Record:
         case Scalar(value, dtype):
             return {"kind": "scalar", "value": _number(value), "dtype": dtype}
         case TensorMap(of, dtype, sizes, strides, box, swizzle):
-            lists = {"sizes": [to_json(n) for n in sizes], "strides": [to_json(n) for n in strides], "box": list(box)}
+            lists = {key: [to_json(n) for n in numbers] for key, numbers in (("sizes", sizes), ("strides", strides), ("box", box))}
             return {"kind": "map", "of": _argument(of), "dtype": dtype, **lists, "swizzle": swizzle}
 
 

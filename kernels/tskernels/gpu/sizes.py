@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Final, Literal, cast
 
 Name = Literal["T", "S", "P", "SMS"]
-Operation = Literal["+", "*", "//", "cdiv", "min", "max"]
+Operation = Literal["+", "*", "//", "cdiv", "min", "max", "gcd"]
 Json = int | str | list["Json"]
 
 _OPERATIONS: Final[Mapping[str, Callable[[int, int], int]]] = {
@@ -18,6 +19,7 @@ _OPERATIONS: Final[Mapping[str, Callable[[int, int], int]]] = {
     "cdiv": lambda a, b: -(-a // b),
     "min": min,
     "max": max,
+    "gcd": gcd,
 }
 
 
@@ -84,6 +86,11 @@ def smaller(left: int | Expression, right: int | Expression) -> Compound:
 
 def larger(left: int | Expression, right: int | Expression) -> Compound:
     return Compound("max", left, right)
+
+
+def common_divisor(left: int | Expression, right: int | Expression) -> Compound:
+    """The greatest."""
+    return Compound("gcd", left, right)
 
 
 Sizes = Sequence[Sequence[int | Expression]]

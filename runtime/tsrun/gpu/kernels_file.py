@@ -50,7 +50,7 @@ class TensorMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     dtype: str
     sizes: list[Size]
     strides: list[Size]
-    box: list[int]
+    box: list[Size]
     swizzle: int
 
 

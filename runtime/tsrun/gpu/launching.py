@@ -87,10 +87,10 @@ class CallOnDevice:
             case Scalar(value=number, dtype=dtype):
                 return float(number if isinstance(number, float) else self.size(number)) if dtype == "f32" else self.size(number)
             case _:
-                sizes, strides = (tuple(self.size(n) for n in sizes) for sizes in (argument.sizes, argument.strides))
+                sizes, strides, box = (tuple(self.size(n) for n in found) for found in (argument.sizes, argument.strides, argument.box))
                 address = self._value(argument.of)
                 assert isinstance(address, int)
-                return TensorMap(address, argument.dtype, sizes, strides, tuple(argument.box), argument.swizzle)
+                return TensorMap(address, argument.dtype, sizes, strides, box, argument.swizzle)
 
 
 Preparing = Callable[[list[tuple[int, int]], list[int]], Ints]

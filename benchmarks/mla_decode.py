@@ -1,0 +1,341 @@
+"""Time the latent attention decode kernel in CUDA C++ on a GPU, and check it against float64 there.
+
+`python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check]` needs a Hopper GPU, nvcc and torch with
+CUDA. Of each case the time between two events around one launch, with 256 MB written before it so that no cache holds what is read,
+and the time of one launch of many in a graph, whose caches are others each time; medians. TB/s counts the latent cache once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import statistics
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tskernels.gpu import latent_splits as splits
+
+FOLDER = Path(__file__).resolve().parent.parent / "kernels/tskernels/gpu"
+SHARED_BYTES = 232448
+LATENT, ROTATED = 512, 64
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    lengths: tuple[int, ...]
+    heads: int
+    queries: int
+    page: int = 64
+
+
+CASES = [
+    Case("ragged", (4641, 45118, 1730, 1696), 16, 4),
+    *(
+        Case(f"kv{k}k", (k * 1024,) * b, 16, q)
+        for q in (1, 4)
+        for k, bs in ((8, (1, 4, 16, 64)), (32, (1, 4, 16, 64)), (80, (1, 4, 16)))
+        for b in bs
+    ),
+    Case("h64 kv8k", (8192,) * 16, 64, 1),
+    Case("h64 kv8k", (8192,) * 64, 64, 1),
+    Case("h128 kv8k", (8192,) * 16, 128, 1),
+    Case("h128 kv8k", (8192,) * 64, 128, 1),
+    Case("kv4k", (4096,) * 128, 16, 1),
+    Case("kv4k", (4096,) * 128, 128, 2),
+    *(Case(f"page{page}", (32768,) * b, 16, 1, page) for page in (32, 16) for b in (1, 16)),
+]
+
+
+class Driver:
+    """What of CUDA's driver a launch takes."""
+
+    def __init__(self) -> None:
+        self.library = ctypes.CDLL("libcuda.so.1")
+
+    def call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self.library, name)(*arguments)
+        if code:
+            raise RuntimeError(f"{name}: error {code}")
+
+    def load(self, cubin: Path, symbol: str) -> ctypes.c_void_p:
+        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        self.call("cuModuleLoadData", ctypes.byref(module), cubin.read_bytes())
+        self.call("cuModuleGetFunction", ctypes.byref(function), module, symbol.encode())
+        self.call("cuFuncSetAttribute", function, 8, SHARED_BYTES)
+        return function
+
+    def map(self, tensor: torch.Tensor, rows: int, blocks: int) -> ctypes.Array[ctypes.c_uint64]:
+        """Boxes of so many rows and blocks of 64 columns of a bf16 matrix, 128-byte swizzle."""
+        raw = (ctypes.c_uint64 * 24)()
+        at = (ctypes.addressof(raw) + 63) // 64 * 64
+        sizes = (ctypes.c_uint64 * 3)(64, tensor.shape[0], tensor.shape[1] // 64)
+        strides, box, steps = (
+            (ctypes.c_uint64 * 2)(tensor.stride(0) * 2, 128),
+            (ctypes.c_uint32 * 3)(64, rows, blocks),
+            (ctypes.c_uint32 * 3)(1, 1, 1),
+        )
+        self.call(
+            "cuTensorMapEncodeTiled", ctypes.c_void_p(at), 9, 3, ctypes.c_void_p(tensor.data_ptr()), sizes, strides, box, steps, 0, 3, 2, 0
+        )
+        values = (ctypes.c_uint64 * 16).from_address(at)
+        values.owner = raw  # type: ignore[attr-defined]
+        return values
+
+
+class Call:
+    """A call of the kernel on operands of a case."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        function: ctypes.c_void_p,
+        case: Case,
+        spans: list[tuple[int, int]],
+        tokens: int,
+        caches: int = 1,
+    ):
+        self.driver, self.function, self.case, self.spans = driver, function, case, spans
+        device = torch.device("cuda")
+        page, lengths, heads = case.page, case.lengths, case.heads
+        columns = max(-(-n // page) for n in lengths)
+        used = sum(-(-n // page) for n in lengths)
+        order = torch.randperm(used, device=device).to(torch.int32)
+        self.tables = torch.full((len(lengths), columns), 2**30, dtype=torch.int32, device=device)
+        at = 0
+        for i, n in enumerate(lengths):
+            count = -(-n // page)
+            self.tables[i, :count] = order[at : at + count]
+            at += count
+        self.caches = [torch.randn(used, page, LATENT + ROTATED, device=device, dtype=torch.bfloat16) for _ in range(caches)]
+        for cache in self.caches:  # what lies past the end is no number
+            for i, n in enumerate(lengths):
+                if n % page:
+                    cache[self.tables[i, n // page].long(), n % page :] = math.nan
+        self.q = torch.randn(tokens * heads, LATENT, device=device, dtype=torch.bfloat16)
+        self.rotated = torch.randn(tokens * heads, ROTATED, device=device, dtype=torch.bfloat16)
+        self.out = torch.full((tokens * heads, LATENT), math.nan, device=device, dtype=torch.bfloat16)
+        self.logarithms = torch.full((tokens * heads,), math.nan, device=device)
+        self.blocks = torch.cuda.get_device_properties(0).multi_processor_count
+        work = splits.plan_splits(spans, list(lengths), heads, tokens, self.blocks)
+        self.work = torch.tensor(splits.encode(work), dtype=torch.int32, device=device)
+        items = [item for block in work for item in block if item.splits > 1]
+        count = max((item.partial + item.splits for item in items), default=1)
+        self.partials = torch.full((count, 64, LATENT), math.nan, device=device)
+        self.partial_logarithms = torch.full((count, 64), math.nan, device=device)
+        self.counters = torch.zeros(max((item.counter for item in items), default=0) + 1, dtype=torch.int32, device=device)
+        self.scale = (LATENT + ROTATED) ** -0.5
+        queries = driver.map(self.q, 64, 8), driver.map(self.rotated, 64, 1)
+        box = math.gcd(page, 64)
+        blocks = (4, 5) if box == 64 else (1, 1)
+        self.arguments = [
+            self._arguments(*queries, *(driver.map(cache.flatten(0, 1), box, count) for count in blocks)) for cache in self.caches
+        ]
+
+    def _arguments(self, *maps: Any) -> Any:
+        tensors = (self.work, self.tables, self.out, self.logarithms, self.partials, self.partial_logarithms, self.counters)
+        values = [*maps, *(ctypes.c_void_p(t.data_ptr()) for t in tensors)]
+        values += [
+            ctypes.c_int(self.tables.shape[1]),
+            ctypes.c_int(self.case.page),
+            ctypes.c_int(self.case.heads),
+            ctypes.c_float(self.scale),
+        ]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+        pointers.owner = values  # type: ignore[attr-defined]
+        return pointers
+
+    def launch(self, which: int = 0) -> None:
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        self.driver.call("cuLaunchKernel", self.function, self.blocks, 1, 1, 384, 1, 1, SHARED_BYTES, stream, self.arguments[which], None)
+
+    def errors(self) -> tuple[float, float]:
+        """Of the result, relative to the reference in f64, and of the logarithms, absolute."""
+        expected, logarithms = torch.zeros_like(self.out, dtype=torch.float64), torch.zeros_like(self.logarithms, dtype=torch.float64)
+        heads, claimed = self.case.heads, torch.zeros_like(self.logarithms, dtype=torch.bool)
+        for i, ((first, last), n) in enumerate(zip(self.spans, self.case.lengths, strict=True)):
+            rows = slice(first * heads, last * heads)
+            pages = self.tables[i, : -(-n // self.case.page)].long()
+            keys = self.caches[0][pages].flatten(0, 1)[:n].double()
+            q = torch.cat((self.q[rows], self.rotated[rows]), 1).double()
+            seen = n - (last - first) + torch.arange(len(q), device=q.device) // heads + 1
+            scores = (q @ keys.T * self.scale).masked_fill_(torch.arange(n, device=q.device)[None] >= seen[:, None], -math.inf)
+            expected[rows] = scores.softmax(-1) @ keys[:, :LATENT]
+            logarithms[rows] = scores.logsumexp(-1)
+            claimed[rows] = True
+        if not torch.all(self.out[~claimed] == 0):
+            return math.nan, math.nan
+        error = (self.out.double() - expected).norm() / expected.norm()
+        return error.item(), (self.logarithms.double() - logarithms)[claimed].abs().max().item()
+
+
+def compile_kernel(folder: Path, name: str) -> Path:
+    cubin = folder / f"{name}.cubin"
+    command = ["nvcc", "-std=c++20", "-O3", "-gencode", "arch=compute_90a,code=sm_90a", "-cubin"]
+    subprocess.run([*command, str(FOLDER / "cuda" / f"{name}.cu"), "-o", str(cubin)], check=True)
+    return cubin
+
+
+CHECKS = [  # lengths, query tokens of each, heads, page
+    ((64,), (1,), 16, 64),
+    ((1,), (1,), 16, 64),
+    ((65, 1, 700), (1, 1, 1), 16, 64),
+    ((100, 37), (1, 1), 16, 32),
+    ((1000, 130, 64, 2000), (4, 4, 4, 4), 16, 64),
+    ((513,), (5,), 12, 32),
+    ((513, 999), (7, 2), 12, 16),
+    ((3000, 4100), (1, 1), 128, 64),
+    ((300, 2049, 5), (2, 1, 3), 128, 128),
+    ((4641, 9118, 1730, 1696), (4, 4, 4, 4), 16, 64),
+    ((8192,), (1,), 16, 64),
+    ((8192,), (4,), 32, 64),
+    ((777,) * 200, (1,) * 200, 16, 64),
+    ((1500,) * 40, (2,) * 40, 128, 32),
+    ((500, 200), (3, 1), 16, 48),
+    ((500, 200), (3, 1), 16, 96),
+    ((130, 300), (130, 40), 16, 64),
+]
+
+
+def check(driver: Driver, function: ctypes.c_void_p) -> list[tuple[str, float, float]]:
+    found = []
+    for lengths, queries, heads, page in CHECKS:
+        for gap in (0, 3):  # rows before each sequence that are of none
+            spans, at = [], 0
+            for count in queries:
+                spans.append((at + gap, at + gap + count))
+                at += gap + count
+            call = Call(driver, function, Case("check", lengths, heads, 0, page), spans, at + gap)
+            bits = []
+            for _ in range(3):
+                call.out.fill_(math.nan)
+                call.logarithms.fill_(math.nan)
+                call.partials.fill_(math.nan)
+                call.launch()
+                torch.cuda.synchronize()
+                bits.append(call.out.clone())
+            error, logarithm = call.errors()
+            if not all(torch.equal(bits[0], b) for b in bits) or call.counters.any():
+                error = math.nan
+            found.append((f"{str(lengths)[:30]} q{str(queries)[:12]} h{heads} page {page} gap {gap}", error, logarithm))
+    return found
+
+
+def measure(driver: Driver, function: ctypes.c_void_p, case: Case) -> dict[str, float]:
+    cache_bytes = sum(case.lengths) * (LATENT + ROTATED) * 2
+    caches = max(1, min(40, -(-400_000_000 // cache_bytes)))
+    tokens = len(case.lengths) * case.queries
+    spans = [(i * case.queries, (i + 1) * case.queries) for i in range(len(case.lengths))]
+    call = Call(driver, function, case, spans, tokens, caches)
+    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    times = []
+    for repeat in range(30):
+        flush.fill_(repeat)
+        begin, end = _event(), _event()
+        begin.record()
+        call.launch(repeat % caches)
+        end.record()
+        torch.cuda.synchronize()
+        if repeat >= 5:
+            times.append(begin.elapsed_time(end) * 1e3)
+    count = max(caches, 4)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(count):
+            call.launch(i % caches)
+    in_graph = []
+    for repeat in range(8):
+        begin, end = _event(), _event()
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        if repeat >= 3:
+            in_graph.append(begin.elapsed_time(end) * 1e3 / count)
+    flops = 2 * case.heads * case.queries * sum(case.lengths) * (2 * LATENT + ROTATED)
+    alone, graphed = statistics.median(times), statistics.median(in_graph)
+    return {
+        "microseconds": alone,
+        "graph_microseconds": graphed,
+        "terabytes": cache_bytes / alone / 1e6,
+        "graph_terabytes": cache_bytes / graphed / 1e6,
+        "teraflops": flops / alone / 1e6,
+    }
+
+
+def _event() -> Any:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def copy_bandwidth() -> float:
+    """TB/s, bytes read and written."""
+    source, target = (torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2))
+    times = []
+    for _ in range(20):
+        begin, end = _event(), _event()
+        begin.record()
+        target.copy_(source)
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return float(2 * (1 << 30) / statistics.median(times) / 1e9)
+
+
+def records(device: str, day: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For `tsc kernels roof`: the times in a graph, in the form of its results."""
+    found = []
+    for case, row in zip(CASES, rows, strict=True):
+        tokens, count = case.queries * len(case.lengths), len(case.lengths)
+        pages, columns = sum(-(-n // case.page) for n in case.lengths), max(-(-n // case.page) for n in case.lengths)
+        shapes = [[tokens, case.heads, LATENT], [tokens, case.heads, ROTATED], [pages, case.page, LATENT + ROTATED]]
+        operands = [f"bf16{shape}" for shape in shapes] + [f"i32{shape}" for shape in ([count, 2], [count], [count, columns])]
+        facts = {"op": "ts::latent_attention", "operands": operands, "kernel": "cuda", "device": device, "date": day}
+        found.append({**facts, "seconds": row["graph_microseconds"] * 1e-6})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--records", type=Path, help="where `tsc kernels roof` finds it: benchmarks/results/kernels_*.json")
+    parser.add_argument("--check", action="store_true", help="against float64, before timing")
+    parser.add_argument("--only-check", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.zeros(1, device="cuda")
+    driver = Driver()
+    with tempfile.TemporaryDirectory() as folder:
+        function = driver.load(compile_kernel(Path(folder), "mla_decode_sm90"), "mla_decode")
+    if options.check or options.only_check:
+        for name, error, logarithm in check(driver, function):
+            print(f"{name:70} {error:.2e} {logarithm:.1e}{'' if error < 4e-3 and logarithm < 1e-3 else '  WRONG'}", flush=True)
+    if options.only_check:
+        return
+    copy = copy_bandwidth()
+    print(f"{torch.cuda.get_device_name()}: copy {copy:.2f} TB/s")
+    rows = []
+    for case in CASES:
+        found = measure(driver, function, case)
+        facts = {"batch": len(case.lengths), "heads": case.heads, "queries": case.queries}
+        rows.append({"case": case.name, **facts, **found})
+        alone = f"{found['microseconds']:8.1f} us {found['terabytes']:.2f} TB/s {found['teraflops']:4.0f} TFLOP/s"
+        graphed = f"in a graph {found['graph_microseconds']:8.1f} us {found['graph_terabytes']:.2f} TB/s"
+        print(f"{case.name:10} B{len(case.lengths):<4} H{case.heads:<4} q{case.queries}  {alone}   {graphed}", flush=True)
+    if options.records:
+        made = records(torch.cuda.get_device_name().removeprefix("NVIDIA "), date.today().isoformat(), rows)
+        options.records.write_text(json.dumps(made, indent=1) + "\n")
+    if options.out:
+        machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_terabytes": copy}
+        options.out.write_text(json.dumps({**machine, "cases": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

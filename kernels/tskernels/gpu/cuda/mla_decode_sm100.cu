@@ -1,0 +1,277 @@
+// Latent attention over a paged cache (MLA, absorbed) for Blackwell: tensor cores (tcgen05), copy engine (TMA),
+// persistent thread blocks.
+//
+// A block has 64 rows of queries in shared memory and two tiles of 64 tokens of the cache, which are keys as a whole
+// and values by their first 512 columns. The result, 64 x 512, is in tensor memory: of 64 rows a product fills half of
+// the lanes, so the left 256 columns lie in the lower lanes of each warp and the right ones in the upper lanes of the
+// same columns. Scores lie likewise: 32 tokens below, 32 above. So a thread has one row, half of its scores and half of
+// its result. One warp loads, one multiplies, four make scores into weights.
+//
+// Never run on hardware: compiled, and emulated from its PTX.
+#include "mla_work.cuh"
+#include "tcgen05.cuh"
+
+namespace {
+
+using namespace mla;
+
+constexpr int stages = 2, workers = 128;
+constexpr int columns = 512, scores_column = 256;  // of tensor memory: the result takes 0 to 255
+constexpr int work_done = 1;                       // a named barrier
+
+struct alignas(1024) Shared {
+  uint8_t q[column_blocks][block_bytes];
+  union {
+    uint8_t cache[stages][column_blocks][block_bytes];
+    Joining joining;  // after the last item
+  };
+  uint8_t weights[block_bytes];
+  uint64_t q_full, q_empty, full[stages], empty[stages], scored, weighed, added;
+  uint32_t tensor_memory;
+};
+static_assert(sizeof(Shared) <= 232448);
+
+// One thread of a third: all products. A tile makes room for another before the next one's scores are begun, since
+// memory is the limit.
+__device__ __forceinline__ void multiply(Shared& shared, const Parameters& p) {
+  constexpr uint32_t for_scores = tcgen05::instruction(64, 32, false), for_values = tcgen05::instruction(64, 256, true);
+  const Range range = own_items(p.work);
+  const uint32_t result = shared.tensor_memory, scores = result + scores_column;
+  int turn = 0;
+  for (int i = range.begin; i < range.end; ++i) {
+    const Item item = load_item(range.items, i);
+    ptx::wait(shared.q_full, (i - range.begin) % 2);
+    for (int tile = item.first_tile; tile < item.last_tile; ++tile, ++turn) {
+      const int stage = turn % stages;
+      ptx::wait(shared.full[stage], turn / stages % 2);
+      tcgen05::fence_after_sync();
+      for (int block = 0; block < column_blocks; ++block)
+        for (int step = 0; step < 4; ++step)
+          for (int half = 0; half < 2; ++half)
+            tcgen05::multiply(
+                scores + half * tcgen05::upper_lanes,
+                tcgen05::descriptor(ptx::shared_address(shared.q[block]) + step * 32, 16),
+                tcgen05::descriptor(ptx::shared_address(shared.cache[stage][block]) + half * 4096 + step * 32, 16),
+                for_scores, block + step > 0);
+      tcgen05::commit(shared.scored);
+      ptx::wait(shared.weighed, turn % 2);
+      tcgen05::fence_after_sync();
+      for (int step = 0; step < 4; ++step)
+        for (int half = 0; half < 2; ++half)
+          tcgen05::multiply(
+              result + half * tcgen05::upper_lanes,
+              tcgen05::descriptor(ptx::shared_address(shared.weights) + step * 32, 16),
+              tcgen05::descriptor(ptx::shared_address(shared.cache[stage][half * 4]) + step * 2048, block_bytes),
+              for_values, tile > item.first_tile || step > 0);
+      tcgen05::commit(shared.empty[stage]);
+      tcgen05::commit(shared.added);
+    }
+  }
+}
+
+// A thread has row `row` of the tile: tokens half * 32 to half * 32 + 31 of the scores, columns half * 256 to half *
+// 256 + 255 of the result.
+struct Worker {
+  Shared& shared;
+  const Parameters& p;
+  const uint32_t memory;  // of this warp's lanes
+  const int half, row;
+  float largest, sum;  // what weights are relative to; sum over this thread's tokens
+
+  __device__ Worker(Shared& shared, const Parameters& p)
+      : shared(shared),
+        p(p),
+        memory(shared.tensor_memory + tcgen05::warp_lanes()),
+        half(threadIdx.x % 32 / 16),
+        row(threadIdx.x / 32 * 16 + threadIdx.x % 16) {}
+
+  // The result so far, relative to a larger score.
+  __device__ void shrink(float factor) {
+#pragma unroll 1
+    for (int column = 0; column < 256; column += 32) {
+      float some[32];
+      tcgen05::load(some, memory + column);
+      tcgen05::wait_loads();
+#pragma unroll
+      for (float& x : some) x *= factor;
+      tcgen05::store(memory + column, some);
+    }
+    tcgen05::wait_stores();
+  }
+
+  __device__ void weigh(const Item& item, int tile, int turn) {
+    float scores[32];
+    ptx::wait(shared.scored, turn % 2);
+    tcgen05::fence_after_sync();
+    tcgen05::load(scores, memory + scores_column);
+    tcgen05::wait_loads();
+    const int seen =
+        min(item.cached + (item.offset + row) / p.heads + 1, item.length) - tile * tokens_per_tile - half * 32;
+    float most = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      if (i >= seen) scores[i] = -INFINITY;
+      most = fmaxf(most, scores[i]);
+    }
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 16)) * p.scale;
+
+    if (tile > item.first_tile) {  // weights are overwritten, and the result may be changed, when they were multiplied
+      ptx::wait(shared.added, turn % 2 ^ 1);
+      tcgen05::fence_after_sync();
+    }
+    // Weights may grow to 2^8 before the result is made smaller: relative precision is the same, and most tiles need
+    // not touch it.
+    const bool grows = most > largest + 8 || (largest == -INFINITY && most > -INFINITY);
+    if (__any_sync(~0u, grows)) {
+      const float factor = grows ? ptx::exp2(largest - most) : 1;
+      if (tile > item.first_tile) shrink(factor);
+      if (grows) sum *= factor, largest = most;
+    }
+    const float base = largest == -INFINITY ? 0 : largest;
+#pragma unroll
+    for (int i = 0; i < 32; i += 8) {
+      uint32_t packed[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float a = ptx::exp2(fmaf(scores[i + j * 2], p.scale, -base));
+        const float b = ptx::exp2(fmaf(scores[i + j * 2 + 1], p.scale, -base));
+        sum += a + b;
+        packed[j] = ptx::pack_bf16(a, b);
+      }
+      const int chunk = half * 4 + i / 8;
+      *reinterpret_cast<uint4*>(shared.weights + row * 128 + (chunk ^ row % 8) * 16) = {packed[0], packed[1], packed[2],
+                                                                                        packed[3]};
+    }
+    // Rows past the end of the sequence become zeros: nothing times what was left in the cache may be no number.
+    const int present = item.length - tile * tokens_per_tile;
+    if (present < tokens_per_tile)
+#pragma unroll 1
+      for (int block = 0; block < latent / 64; ++block)
+#pragma unroll 1
+        for (int byte = present * 128 + threadIdx.x * 16; byte < block_bytes; byte += workers * 16)
+          *reinterpret_cast<int4*>(shared.cache[turn % stages][block] + byte) = int4{};
+    ptx::fence_async_shared();
+    tcgen05::fence_before_sync();
+    ptx::arrive(shared.weighed);
+  }
+
+  __device__ void finish(const Item& item, int turn, bool more) {
+    const bool any = item.first_tile < item.last_tile;
+    if (any) {
+      ptx::wait(shared.added, turn % 2 ^ 1);
+      tcgen05::fence_after_sync();
+    }
+    if (more) ptx::arrive(shared.q_empty);  // the products that read it are done
+    sum += __shfl_xor_sync(~0u, sum, 16);
+    const float inverse = sum > 0 ? 1 / sum : 0, logarithm = largest + __log2f(sum);
+    const bool written = row < item.rows;
+    const size_t to =
+        static_cast<size_t>(item.splits > 1 ? (item.partial + item.split) * rows_per_tile : item.first_row) + row;
+    if (written && half == 0) {
+      if (item.splits > 1)
+        __stcg(p.partials.logarithms + to, logarithm);
+      else if (p.output.logarithms)
+        p.output.logarithms[to] = natural(logarithm);
+    }
+#pragma unroll 1
+    for (int column = 0; column < 256; column += 32) {
+      float some[32] = {};
+      if (any) {
+        tcgen05::load(some, memory + column);
+        tcgen05::wait_loads();
+      }
+      if (!written) continue;
+      const size_t at = to * latent + half * 256 + column;
+      if (item.splits > 1) {
+#pragma unroll
+        for (int i = 0; i < 32; i += 4)
+          __stcg(reinterpret_cast<float4*>(p.partials.out + at + i),
+                 float4{some[i] * inverse, some[i + 1] * inverse, some[i + 2] * inverse, some[i + 3] * inverse});
+      } else {
+#pragma unroll
+        for (int i = 0; i < 32; i += 8) {
+          uint32_t packed[4];
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+            packed[j] = ptx::pack_bf16(some[i + j * 2] * inverse, some[i + j * 2 + 1] * inverse);
+          *reinterpret_cast<uint4*>(p.output.out + at + i) = {packed[0], packed[1], packed[2], packed[3]};
+        }
+      }
+    }
+    tcgen05::fence_before_sync();
+    if (item.splits > 1) {
+      ptx::sync(work_done, workers);
+      if (threadIdx.x == 0) ptx::count_release(p.partials.counters + item.counter, counted(item));
+    }
+  }
+};
+
+__device__ __forceinline__ void work(Shared& shared, const Parameters& p) {
+  const Range range = own_items(p.work);
+  Worker worker(shared, p);
+  int turn = 0;
+  for (int i = range.begin; i < range.end; ++i) {
+    const Item item = load_item(range.items, i);
+    worker.largest = -INFINITY, worker.sum = 0;
+    for (int tile = item.first_tile; tile < item.last_tile; ++tile, ++turn) worker.weigh(item, tile, turn);
+    worker.finish(item, turn, i + 1 < range.end);
+  }
+  ptx::sync(work_done, workers);  // the tiles are read no more
+  for (int i = range.begin; i < range.end; ++i) {
+    const Item item = load_item(range.items, i);
+    if (item.splits > 1) combine<workers>(item, p.partials, p.output, shared.joining, threadIdx.x, work_done);
+  }
+}
+
+}  // namespace
+
+// As mla_decode of mla_decode_sm90.cu, but for one map of the cache.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    mla_decode(const __grid_constant__ CUtensorMap queries, const __grid_constant__ CUtensorMap rotated_queries,
+               const __grid_constant__ CUtensorMap cache, const int* work_list, const int* tables, __nv_bfloat16* out,
+               float* logarithms, float* partials, float* partial_logarithms, int* counters, int table_columns,
+               int page_size, int heads, float scale) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  const Parameters p{work_list,
+                     tables,
+                     table_columns,
+                     page_size,
+                     heads,
+                     scale * 1.4426950408889634f,
+                     {partials, partial_logarithms, counters},
+                     {out, logarithms}};
+  const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    ptx::prefetch(queries);
+    ptx::prefetch(rotated_queries);
+    ptx::prefetch(cache);
+    ptx::init_barrier(shared.q_full, 1);
+    ptx::init_barrier(shared.q_empty, workers);
+    for (int stage = 0; stage < stages; ++stage) {
+      ptx::init_barrier(shared.full[stage], 1);
+      ptx::init_barrier(shared.empty[stage], 1);
+    }
+    ptx::init_barrier(shared.scored, 1);
+    ptx::init_barrier(shared.weighed, workers);
+    ptx::init_barrier(shared.added, 1);
+    ptx::fence_barrier_init();
+  }
+  if (warp == 4) tcgen05::allocate<columns>(shared.tensor_memory);
+  tcgen05::fence_before_sync();
+  __syncthreads();
+  tcgen05::fence_after_sync();
+  if (warp < 4) {
+    work(shared, p);
+  } else if (warp == 4) {
+    load_tiles<stages>(shared.cache, shared.full, shared.empty, cache, p, 0, column_blocks);
+  } else if (warp == 5) {
+    if (lane == 0) multiply(shared, p);
+  } else if (warp == 6) {
+    if (lane == 0) load_queries(shared.q, shared.q_full, shared.q_empty, queries, rotated_queries, p);
+  }
+  tcgen05::fence_before_sync();
+  __syncthreads();
+  tcgen05::fence_after_sync();
+  if (warp == 4) tcgen05::release<columns>(shared.tensor_memory);
+}
