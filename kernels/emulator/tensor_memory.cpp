@@ -10,6 +10,7 @@ namespace ptx {
 namespace {
 
 constexpr unsigned kColumns = 512;
+constexpr std::uint32_t kPoison = 0x7fc0dead;  // a NaN
 
 [[noreturn]] void unsupported(const Instr& i) {
   throw Fault("unsupported", i.line, "`" + i.name() + "` does not run here", "add it to kernels/emulator");
@@ -52,10 +53,6 @@ void Machine::tensor_touch(Block& block, unsigned row, unsigned column, unsigned
   if (row >= 128 || column + count > kColumns)
     throw Fault("out of bounds", actor.line, "accesses tensor memory beyond its 128 lanes and 512 columns",
                 "compute the address anew");
-  if (block.tensor.empty()) {
-    block.tensor.assign(std::size_t{128} * kColumns, 0x7fc0dead);
-    block.tensor_cells.assign(block.tensor.size(), {});
-  }
   for (unsigned c = column; c < column + count; c++)
     if (!block.allocated[c])
       throw Fault("tensor memory", actor.line,
@@ -87,9 +84,12 @@ Mask Machine::tensor_allocate(Warp& warp, const Instr& i, Mask lanes) {
     for (unsigned at = 0; at + columns <= kColumns; at += columns)
       if (std::none_of(&block.allocated[at], &block.allocated[at] + columns, [](bool b) { return b; })) {
         std::fill_n(&block.allocated[at], columns, true);
-        if (!block.tensor_cells.empty())
-          for (unsigned row = 0; row < 128; row++)
-            std::fill_n(&block.tensor_cells[std::size_t{row} * kColumns + at], columns, Cell{});
+        block.tensor.resize(std::size_t{128} * kColumns);
+        block.tensor_cells.resize(block.tensor.size());
+        for (unsigned row = 0; row < 128; row++) {
+          std::fill_n(&block.tensor_cells[std::size_t{row} * kColumns + at], columns, Cell{});
+          std::fill_n(&block.tensor[std::size_t{row} * kColumns + at], columns, kPoison);
+        }
         const Place place = find(warp, first, Space::shared, address(warp, i.args[0], first) & 0xffffffff, 4, i.line);
         Actor actor = thread_actor(warp, first, i.line);
         actor.async = true;  // no generic write, which later copies to this place would need a fence for
@@ -106,10 +106,8 @@ Mask Machine::tensor_allocate(Warp& warp, const Instr& i, Mask lanes) {
     if (at + c >= kColumns || !block.allocated[at + c])
       throw Fault("tensor memory", i.line, "releases tensor memory that is not allocated",
                   "release what was allocated");
-  if (!block.tensor_cells.empty()) {
-    Actor actor = thread_actor(warp, first, i.line);
-    for (unsigned row = 0; row < 128; row++) tensor_touch(block, row, static_cast<unsigned>(at), columns, actor, true);
-  }
+  const Actor actor = thread_actor(warp, first, i.line);
+  for (unsigned row = 0; row < 128; row++) tensor_touch(block, row, static_cast<unsigned>(at), columns, actor, true);
   std::fill_n(&block.allocated[at], columns, false);
   return lanes;
 }
@@ -153,7 +151,10 @@ Mask Machine::tensor_load(Warp& warp, const Instr& i, Mask lanes) {
   const Actor actor = tensor_actor(warp, 0, i.line, warp.loads, ++warp.load_serial);
   tensor_registers(warp, i, i.args[0], static_cast<std::uint32_t>(address(warp, i.args[1], 0)), true,
                    [&](unsigned lane, const Operand& o, unsigned row, unsigned column) {
-                     tensor_touch(block, row, column, 1, actor, false);
+                     // A kernel may load what it then does not use: it gets a NaN, if it is not strict.
+                     const bool nothing = !launch_.strict && row < 128 && block.allocated[column % kColumns] &&
+                                          block.tensor_cells[row * kColumns + column].writer == kUninitialized;
+                     if (!nothing) tensor_touch(block, row, column, 1, actor, false);
                      set(warp, o, lane, block.tensor[std::size_t{row} * kColumns + column]);
                    });
   mark_pending(warp, i.args[0], kLoading);
