@@ -219,7 +219,7 @@ Counts Machine::run() {
       return true;
     });
     // A cluster may wait for what a later one does: those that take long get company.
-    if (next < total && (!progress || clusters_.empty() || ++rounds % 64 == 0)) {
+    if (next < total && (!progress || clusters_.empty() || ++rounds % 8 == 0)) {
       clusters_.push_back(start_cluster(next++));
       continue;
     }

@@ -39,6 +39,7 @@ float widen(Format format, std::uint64_t x) {
 std::uint32_t Machine::SharedMatrix::address(std::uint32_t row, std::uint32_t k) const {
   const std::uint32_t size = bytes_of(format), span = swizzle ? swizzle : 16;
   std::uint32_t at = start;
+  row += first_row;
   if (!mn_major) {
     const std::uint32_t byte = k * size;
     at += row / 8 * stride + row % 8 * span + (swizzle ? byte : byte / 16 * leading + byte % 16);
@@ -165,7 +166,7 @@ Mask Machine::mma(Warp& warp, const Instr& i, Mask lanes) {
   return lanes;
 }
 
-// One warp of a warpgroup: its 16 rows of the product. All of A is read, since the group runs it as one.
+// One warp of a warpgroup: its 16 rows of the product, of which it alone reads those of A.
 Mask Machine::wgmma(Warp& warp, const Instr& i, Mask lanes) {
   const Shape s = shape_of(i);
   const std::vector<Type> types = types_of(i);
@@ -220,7 +221,6 @@ Mask Machine::wgmma(Warp& warp, const Instr& i, Mask lanes) {
                         i.line};
   };
   std::vector<float> a, b;
-  const std::uint32_t top = warp.number % 4 * 16;
   Cluster& cluster = *warp.block->cluster;
   if (in_registers) {
     const std::uint32_t size = bytes_of(a_format), each = 4 / size;
@@ -232,7 +232,9 @@ Mask Machine::wgmma(Warp& warp, const Instr& i, Mask lanes) {
               widen(a_format, get(warp, left.parts[r], lane) >> (8 * size * e));
     });
   } else {
-    read_matrix(cluster, warp.block->rank, shared(left, 64, a_turned, a_format), a, actors);
+    SharedMatrix matrix = shared(left, 16, a_turned, a_format);
+    matrix.first_row = warp.number % 4 * 16;
+    read_matrix(cluster, warp.block->rank, matrix, a, actors);
   }
   read_matrix(cluster, warp.block->rank, shared(i.args[2], s.n, b_turned, b_format), b, actors);
   if (factor < 0)
@@ -246,7 +248,7 @@ Mask Machine::wgmma(Warp& warp, const Instr& i, Mask lanes) {
       for (std::uint32_t r = 0; r < out.parts.size(); r++)
         sums[at(lane, r)] = static_cast<double>(f32(get(warp, out.parts[r], lane)));
     });
-  multiply(in_registers ? a.data() : a.data() + std::size_t{top} * s.k, b.data(), 16, s.n, s.k, sums.data());
+  multiply(a.data(), b.data(), 16, s.n, s.k, sums.data());
   each_lane(lanes, [&](unsigned lane) {
     for (std::uint32_t r = 0; r < out.parts.size(); r++)
       set(warp, out.parts[r], lane, bits(static_cast<float>(sums[at(lane, r)])));

@@ -21,6 +21,7 @@ struct Machine::SharedMatrix {
   std::uint32_t rows, depth;
   Format format;
   std::uint32_t line;
+  std::uint32_t first_row = 0;
 
   std::uint32_t address(std::uint32_t row, std::uint32_t k) const;
 };
