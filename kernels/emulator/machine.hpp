@@ -46,9 +46,9 @@ struct Mbarrier {
   std::uint32_t count = 0, pending = 0;
   std::int64_t bytes = 0;  // transactions that the phase still expects
   std::uint64_t phase = 0;
-  Agent agent = 0;  // the copies that complete on it, by phase
+  Agent agent = 0;  // its phases: that they are over, and the copies that complete in them
   Gathered gathered;
-  Handed handed;
+  std::vector<Handed> handed;  // by each phase
   Agent initializer = 0;
   Time initialized = 0;
   std::uint32_t line = 0;
@@ -266,6 +266,7 @@ class Machine {
   void arrive(Mbarrier& b, std::uint32_t count, std::uint32_t line);
   void transact(Mbarrier& b, std::int64_t bytes, std::uint32_t line);
   void try_complete(Mbarrier& b);
+  bool wait_for(Mbarrier& b, ThreadClock& clock, std::uint64_t value, bool parity, bool acquires);
 
   // bulk.cpp
   Mask bulk_copy(Warp&, const Instr&, Mask);

@@ -309,8 +309,20 @@ void Machine::try_complete(Mbarrier& b) {
   if (b.pending || b.bytes) return;
   b.phase++;
   b.pending = b.count;
-  b.handed = b.gathered.hand();
+  b.gathered.all.raise(b.agent, static_cast<Time>(b.phase));
+  b.handed.push_back(b.gathered.hand());
   polls_ = 0;
+}
+
+// Whether the wait is over. The thread learns what the first phase hands on that it may have waited for: of phases that are
+// over by chance, since others were fast, another run could have shown it less.
+bool Machine::wait_for(Mbarrier& b, ThreadClock& clock, std::uint64_t value, bool parity, bool acquires) {
+  if (parity ? (b.phase & 1) == (value & 1) : b.phase == value) return false;
+  const std::uint64_t known = clock.all->at(b.agent);
+  const std::uint64_t over = !parity ? value + 1 : (known & 1) != (value & 1) ? known : known + 1;
+  if (acquires && over > 0 && over <= b.phase) join_.acquire(clock, b.handed[over - 1]);
+  b.observed = std::max(b.observed, over);
+  return true;
 }
 
 void Machine::arrive(Mbarrier& b, std::uint32_t count, std::uint32_t line) {
@@ -394,8 +406,7 @@ Mask Machine::mbarrier(Warp& warp, const Instr& i, Mask lanes) {
       if (op == "arrive_drop") b.count -= count;
       arrive(b, count, i.line);
     } else {  // test_wait, try_wait
-      const std::uint64_t value = get(warp, i.args[first], lane);
-      const bool over = i.has("parity") ? (b.phase & 1) != (value & 1) : b.phase != value;
+      const bool over = wait_for(b, clock, get(warp, i.args[first], lane), i.has("parity"), !i.has("relaxed"));
       if (!over && op == "try_wait") {
         warp.polling |= 1u << lane;
         go &= ~(1u << lane);
@@ -403,8 +414,6 @@ Mask Machine::mbarrier(Warp& warp, const Instr& i, Mask lanes) {
       }
       if (over) {
         log_.read(place.cells, 8, actor, place.space, place.location);
-        if (!i.has("relaxed")) join_.acquire(clock, b.handed);
-        b.observed = b.phase;
       } else if (++polls_ > 4'000'000) {
         deadlock();
       }

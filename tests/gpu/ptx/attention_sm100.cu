@@ -27,7 +27,7 @@ __device__ __forceinline__ void multiply(uint32_t d, uint64_t a, uint64_t b, uin
 
 struct alignas(1024) Shared {
     uint8_t q[16384], weights[16384], kv[2][8192];
-    uint64_t q_full, full[2], empty[2], scores, weighed, taken, done;
+    uint64_t q_full, full[2], empty[2], scores, weighed, done;
     uint32_t tensor;
 };
 
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(192, 1) attention(const __grid_cons
     if (thread == 0) {
         init(s.q_full, 1);
         for (int i = 0; i < 2; i++) init(s.full[i], 1), init(s.empty[i], 1);
-        init(s.scores, 1), init(s.weighed, 128), init(s.taken, 1), init(s.done, 1);
+        init(s.scores, 1), init(s.weighed, 128), init(s.done, 1);
         fence_init();
     }
     __syncthreads();
@@ -51,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(192, 1) attention(const __grid_cons
     if (warp == 4 && lane == 0) {
         expect(s.q_full, 16384);
         load_tile(s.q, q, 0, blockIdx.x * 128, s.q_full);
+#pragma unroll 1
         for (int i = 0; i < tiles; i++) {
             wait(s.empty[i % 2], i / 2 % 2 ^ 1);
             expect(s.full[i % 2], 8192);
@@ -59,6 +60,7 @@ extern "C" __global__ void __launch_bounds__(192, 1) attention(const __grid_cons
     } else if (warp == 5 && lane == 0) {
         const uint32_t how = 1 << 4 | 1 << 7 | 1 << 10 | 64 / 8 << 17 | 128 / 16 << 24, turned = 1 << 16;
         wait(s.q_full, 0);
+#pragma unroll 1
         for (int i = 0; i < tiles; i++) {
             wait(s.full[i % 2], i / 2 % 2);
             const uint32_t at = address(s.kv[i % 2]);
@@ -70,13 +72,13 @@ extern "C" __global__ void __launch_bounds__(192, 1) attention(const __grid_cons
 #pragma unroll
             for (int k = 0; k < 4; k++) multiply(sums, describe(address(s.weights) + k * 32), describe(at + k * 2048), how | turned, i + k);
             commit(s.empty[i % 2]);
-            commit(s.taken);
         }
         commit(s.done);
     } else if (warp < 4) {
         const uint32_t row = warp << 21, swizzle = thread % 8;
         uint32_t r[32];
         float total = 0;
+#pragma unroll 1
         for (int i = 0; i < tiles; i++) {
             wait(s.scores, i % 2);
             fence_after();
@@ -95,9 +97,8 @@ extern "C" __global__ void __launch_bounds__(192, 1) attention(const __grid_cons
                     packed[half * 16 + j / 2] = pack(a, b);
                 }
             }
-            wait(s.taken, i % 2 ^ 1);
 #pragma unroll
-            for (int c = 0; c < 8; c++)
+            for (int c = 0; c < 8; c++)  // the products that read what was here came before those that gave these scores
                 *reinterpret_cast<uint4*>(s.weights + thread * 128 + (c ^ swizzle) * 16) = {packed[c * 4], packed[c * 4 + 1], packed[c * 4 + 2], packed[c * 4 + 3]};
             fence_async();
             fence_before();

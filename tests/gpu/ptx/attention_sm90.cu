@@ -44,6 +44,7 @@ extern "C" __global__ void __launch_bounds__(160, 1)
         if (lane) return;
         expect(s.q_full, 8192);
         load_tile(s.q, q, 0, blockIdx.x * 64, s.q_full);
+#pragma unroll 1
         for (int i = 0; i < tiles; i++) {
             wait(s.empty[i % 2], i / 2 % 2 ^ 1);
             expect(s.full[i % 2], 8192);
@@ -53,11 +54,12 @@ extern "C" __global__ void __launch_bounds__(160, 1)
     }
     float sum[32] = {}, total[2] = {};
     wait(s.q_full, 0);
+#pragma unroll 1
     for (int i = 0; i < tiles; i++) {
         const uint32_t at = address(s.kv[i % 2]);
         wait(s.full[i % 2], i / 2 % 2);
         float scores[32];
-        for (int j = 0; j < 32; j++) scores[j] = 0;
+        for (int j = 0; j < 32; j++) scores[j] = __uint_as_float(0x7fc00000);  // the first product does not add to it
         pin(scores);
         fence();
 #pragma unroll

@@ -13,7 +13,8 @@ HERE = Path(__file__).resolve().parent
 TARGETS = {
     "attention_sm90": ["-arch=sm_90a"],
     "attention_sm100": ["-gencode", "arch=compute_100a,code=compute_100a"],
-    "products_sm100": ["-gencode", "arch=compute_100a,code=compute_100a"],
+    "pair_sm100": ["-gencode", "arch=compute_100a,code=compute_100a"],
+    "narrow_sm100": ["-gencode", "arch=compute_100a,code=compute_100a"],
 }
 
 
