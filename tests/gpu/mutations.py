@@ -95,7 +95,11 @@ OPERATORS = [
     Operator("wgmma group never committed", r"wgmma\.commit_group\S*;", _dropped),
     Operator("wgmma wait dropped", rf"wgmma\.wait_group{STATEMENT}", _dropped),
     Operator("wgmma wait for one group less", r"(wgmma\.wait_group\S+\s+)0;", lambda m: f"{m.group(1)}1;"),
-    Operator("product adds where it should not, or not where it should", r"setp\.ne\.b32 p, (%r\d+), 0;(?=\s*$)", lambda m: f"setp.eq.b32 p, {m.group(1)}, 0;"),
+    Operator(
+        "product adds where it should not, or not where it should",
+        r"setp\.ne\.b32 p, (%r\d+), 0;(?=\s*$)",
+        lambda m: f"setp.eq.b32 p, {m.group(1)}, 0;",
+    ),
     Operator("values not transposed", r"(wgmma\.mma_async\S+ .*\}, %rd\d+, 1, 1, 1), 1;", lambda m: f"{m.group(1)}, 0;"),
     Operator("tcgen05.fence dropped", r"tcgen05\.fence::\w+;", _dropped),
     Operator("tcgen05.commit dropped", rf"tcgen05\.commit{STATEMENT}", _dropped),
@@ -107,7 +111,11 @@ OPERATORS = [
     Operator("load of another warp's lanes", r"(tcgen05\.ld\S+\s+\{[^}]*\}, \[)(%r\d+)\]", lambda m: f"{m.group(1)}{m.group(2)}+2097152]"),
     Operator("too few columns allocated", r"(tcgen05\.alloc\S+\s+\[%r\d+\], )(\d+);", lambda m: f"{m.group(1)}{int(m.group(2)) // 2};"),
     Operator("allocation never released", rf"tcgen05\.dealloc{STATEMENT}", _dropped),
-    Operator("allocation after giving up", rf"tcgen05\.alloc{STATEMENT}", lambda m: "tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned; " + m.group(0)),
+    Operator(
+        "allocation after giving up",
+        rf"tcgen05\.alloc{STATEMENT}",
+        lambda m: "tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned; " + m.group(0),
+    ),
     Operator("descriptor: stride", r"or\.b64\s+%rd\d+, %rd\d+, (\d{16,});", _constant(_descriptor(64 << 32, 96 << 32))),
     Operator("descriptor: swizzle", r"or\.b64\s+%rd\d+, %rd\d+, (\d{16,});", _constant(_descriptor(3 << 61, 3 << 62))),
     Operator("descriptor: start", r"or\.b64\s+%rd\d+, %rd\d+, (\d{16,});", _constant(_descriptor(3 << 61, 1))),
@@ -116,13 +124,19 @@ OPERATORS = [
     Operator("instruction: format", r"mov\.(?:u|b)32\s+%r\d+, (\d{9});", _constant(_instruction_descriptor(1 << 7))),
     Operator("instruction: transposed", r"mov\.(?:u|b)32\s+%r\d+, (\d{9});", _constant(_instruction_descriptor(1 << 16))),
     Operator("store to shared memory dropped", rf"st\.shared{STATEMENT}", _dropped),
-    Operator("store to the next place", r"(st\.shared\S+\s+\[)(%r\d+)(\+\d+)?\]", lambda m: f"{m.group(1)}{m.group(2)}+{int(m.group(3) or 0) + 16}]"),
+    Operator(
+        "store to the next place",
+        r"(st\.shared\S+\s+\[)(%r\d+)(\+\d+)?\]",
+        lambda m: f"{m.group(1)}{m.group(2)}+{int(m.group(3) or 0) + 16}]",
+    ),
     Operator("store of the result dropped", rf"st\.global{STATEMENT}", _dropped),
     Operator("bulk store dropped", rf"cp\.async\.bulk\.tensor\.2d\.global{STATEMENT}", _dropped),
     Operator("bulk group never committed", r"cp\.async\.bulk\.commit_group;", _dropped),
     Operator("bulk wait dropped", rf"cp\.async\.bulk\.wait_group{STATEMENT}", _dropped),
     Operator("one round more", r"(setp\.)(?:lt|ne)(\.s32\s+%p\d+, %r\d+, %r\d+;)", lambda m: f"{m.group(1)}le{m.group(2)}"),
-    Operator("shuffle with another lane", r"(shfl\.sync\.bfly\S+\s+%\S+ %\S+ )(\d+),", lambda m: f"{m.group(1)}{int(m.group(2)) * 4},"),
+    Operator(
+        "shuffle with another lane", r"shfl\.sync\.bfly\S+\s+%r\d+\|%p\d+, %r\d+, (%r\d+), [^;]*;", _with_wrong(1, "shl.b32 wrong, {}, 2;")
+    ),
 ]
 
 
