@@ -9,8 +9,8 @@ from tskernels.emulator import Argument, Report, launch
 
 
 def kernel(body: str, parameters: Sequence[str], shared: int = 0) -> str:
-    """The text of a kernel `k`. parameters: their types; `map` is a tensor map. %r, %rd, %f, %p, %h and %b are registers; t is the thread's number,
-    p0, p1, ... are the parameters, s is shared memory."""
+    """The text of a kernel `k`. parameters: their types; `map` is a tensor map. %r, %rd, %f, %p and %h are registers, t is the thread's
+    number; p0, p1, ... are the parameters, s is shared memory."""
     declared = [f".param .align 64 .b8 k_{i}[128]" if kind == "map" else f".param .{kind} k_{i}" for i, kind in enumerate(parameters)]
     loads = []
     for i, kind in enumerate(parameters):

@@ -24,7 +24,7 @@ def to_bf16(x: Array) -> Array:
 
 
 def from_bf16(x: Array) -> Array:
-    return torch.from_numpy(x).view(torch.bfloat16).double().numpy()
+    return torch.from_numpy(x.copy()).view(torch.bfloat16).double().numpy()
 
 
 def to_fp8(x: Array) -> Array:
@@ -33,7 +33,7 @@ def to_fp8(x: Array) -> Array:
 
 
 def from_fp8(x: Array) -> Array:
-    return torch.from_numpy(x).view(torch.float8_e4m3fn).double().numpy()
+    return torch.from_numpy(x.copy()).view(torch.float8_e4m3fn).double().numpy()
 
 
 def normal(*shape: int, seed: int) -> Array:

@@ -166,7 +166,8 @@ def test_a_product_of_a_warp_from_matrices_in_shared_memory(transposed: bool) ->
     ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r5, %r6, %r7, %r8}}, [%r4];
     {b_row} ldmatrix.sync.aligned.m8n8.x2{".trans" if transposed else ""}.shared.b16 {{%r13, %r14}}, [%r11+512];
     mov.f32 %f0, 0f00000000;
-    mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{%f1, %f2, %f3, %f4}}, {{%r5, %r6, %r7, %r8}}, {{%r13, %r14}}, {{%f0, %f0, %f0, %f0}};
+    mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{%f1, %f2, %f3, %f4}}, {{%r5, %r6, %r7, %r8}}, {{%r13, %r14}},
+      {{%f0, %f0, %f0, %f0}};
     shr.u32 %r20, t, 2; and.b32 %r21, t, 3; mad.lo.u32 %r22, %r20, 8, 0; mad.lo.u32 %r22, %r21, 2, %r22; mad.wide.u32 %rd5, %r22, 4, p1;
     st.global.v2.f32 [%rd5], {{%f1, %f2}}; st.global.v2.f32 [%rd5+256], {{%f3, %f4}};"""
     run(body, [("u64", both), ("u64", out)], shared=1024)
@@ -176,7 +177,8 @@ def test_a_product_of_a_warp_from_matrices_in_shared_memory(transposed: bool) ->
 def test_a_product_of_a_warp_of_e4m3() -> None:
     a, b = to_fp8(normal(16, 32, seed=3)), to_fp8(normal(8, 32, seed=4))
     out = np.zeros((16, 8), np.float32)
-    body = """shr.u32 %r0, t, 2; and.b32 %r1, t, 3; mul.wide.u32 %rd0, %r0, 32; mul.wide.u32 %rd1, %r1, 4; add.u64 %rd2, p0, %rd0; add.u64 %rd2, %rd2, %rd1;
+    body = """shr.u32 %r0, t, 2; and.b32 %r1, t, 3; mul.wide.u32 %rd0, %r0, 32; mul.wide.u32 %rd1, %r1, 4;
+    add.u64 %rd2, p0, %rd0; add.u64 %rd2, %rd2, %rd1;
     ld.global.b32 %r5, [%rd2]; ld.global.b32 %r6, [%rd2+256]; ld.global.b32 %r7, [%rd2+16]; ld.global.b32 %r8, [%rd2+272];
     add.u64 %rd3, p1, %rd0; add.u64 %rd3, %rd3, %rd1; ld.global.b32 %r9, [%rd3]; ld.global.b32 %r10, [%rd3+16]; mov.f32 %f0, 0f00000000;
     mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%f1, %f2, %f3, %f4}, {%r5, %r6, %r7, %r8}, {%r9, %r10}, {%f0, %f0, %f0, %f0};

@@ -16,6 +16,8 @@ SHARED = "mov.u32 %r0, s; mad.lo.u32 %r1, t, 4, %r0; xor.b32 %r2, t, 1; mad.lo.u
 BARRIER = """mov.u32 %r0, s; add.u32 %r8, %r0, 512; setp.eq.u32 %p1, t, 0;
 @%p1 mbarrier.init.shared::cta.b64 [%r8], {count}; @%p1 fence.mbarrier_init.release.cluster; bar.sync 0;"""
 
+ALLOCATE = "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 "
+
 
 def faults(
     body: str,
@@ -139,9 +141,9 @@ def test_what_threads_write_needs_a_proxy_fence_before_it_is_copied(fence: str) 
         (BARRIER.format(count=1) + "W: mbarrier.test_wait.parity.shared::cta.b64 %p2, [%r8], 0; @!%p2 bra W;", "deadlock"),
         (BARRIER.format(count=1).replace("bar.sync 0;", "W: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r8], 1;"), "race"),
         (BARRIER.format(count=9) + "mov.u32 %r9, 16; mbarrier.expect_tx.shared::cta.b64 [%r8], %r9;", "exit"),
-        ("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [s], 48;", "tensor memory"),
-        ("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [s], 512; tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [s+4], 32;", "tensor memory"),
-        ("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [s], 32; tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r1}, [0];", "uninitialized"),
+        (ALLOCATE + "[s], 48;", "tensor memory"),
+        (ALLOCATE + "[s], 512;" + ALLOCATE + "[s+4], 32;", "tensor memory"),
+        (ALLOCATE + "[s], 32; tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r1}, [0];", "uninitialized"),
         ("tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r1}, [64];", "tensor memory"),
         ("barrier.cluster.wait.aligned;", "barrier"),
     ],
@@ -163,10 +165,8 @@ def test_arrays_have_bounds_and_may_be_for_reading_alone() -> None:
 
 
 def test_a_fault_says_what_where_and_how_to_mend_it() -> None:
-    with pytest.raises(
-        EmulatorFault,
-        match=r"line \d+ \(`ld.shared.b32 %r3, \[%r2\];`\): race: reads shared memory 0x4.. while the write of line \d+ may be under way; wait",
-    ):
+    what = r"race: reads shared memory 0x4.. while the write of line \d+ may be under way; wait for it"
+    with pytest.raises(EmulatorFault, match=rf"line \d+ \(`ld.shared.b32 %r3, \[%r2\];`\): {what}"):
         run(f"{SHARED}\nst.shared.b32 [%r1], t;\nld.shared.b32 %r3, [%r2];", [], shared=1024, block=64)
 
 
@@ -177,14 +177,10 @@ def test_tensor_maps_are_refused_that_the_device_would_refuse() -> None:
             TensorMap(x, box, swizzle)  # type: ignore[arg-type]
 
 
-FEW = {
-    "wait dropped": 0,
-    "wait for the other parity": 1,
-    "too few bytes expected": 0,
-    "proxy fence dropped": 0,
-    "tcgen05.fence dropped": 1,
-    "wgmma wait dropped": 0,
-}
+FEW = (
+    *("wait dropped", "wait for the other parity", "too few bytes expected"),
+    *("proxy fence dropped", "tcgen05.fence dropped", "wgmma wait dropped"),
+)
 
 
 @pytest.mark.parametrize("name", ["attention_sm90", "attention_sm100"])
