@@ -266,7 +266,7 @@ class Machine {
   void arrive(Mbarrier& b, std::uint32_t count, std::uint32_t line);
   void transact(Mbarrier& b, std::int64_t bytes, std::uint32_t line);
   void try_complete(Mbarrier& b);
-  bool wait_for(Mbarrier& b, ThreadClock& clock, std::uint64_t value, bool parity, bool acquires);
+  bool wait_for(Mbarrier& b, ThreadClock& clock, std::uint64_t value, bool parity, bool acquires, std::uint32_t line);
 
   // bulk.cpp
   Mask bulk_copy(Warp&, const Instr&, Mask);

@@ -314,12 +314,19 @@ void Machine::try_complete(Mbarrier& b) {
   polls_ = 0;
 }
 
-// Whether the wait is over. The thread learns what the first phase hands on that it may have waited for: of phases that are
-// over by chance, since others were fast, another run could have shown it less.
-bool Machine::wait_for(Mbarrier& b, ThreadClock& clock, std::uint64_t value, bool parity, bool acquires) {
-  if (parity ? (b.phase & 1) == (value & 1) : b.phase == value) return false;
+// Whether the wait is over. The thread learns what the first phase hands on that it may have waited for: of phases that
+// are over by chance, since others were fast, another run could have shown it less.
+bool Machine::wait_for(Mbarrier& b, ThreadClock& clock, std::uint64_t value, bool parity, bool acquires,
+                       std::uint32_t line) {
   const std::uint64_t known = clock.all->at(b.agent);
   const std::uint64_t over = !parity ? value + 1 : (known & 1) != (value & 1) ? known : known + 1;
+  if (parity ? (b.phase & 1) == (value & 1) : b.phase == value) {
+    if (over <= b.phase)
+      throw Fault("mbarrier", line,
+                  "waits for a phase of the mbarrier of line " + std::to_string(b.line) + " that was over a phase ago",
+                  "let phases go on only when all who wait have seen them");
+    return false;
+  }
   if (acquires && over > 0 && over <= b.phase) join_.acquire(clock, b.handed[over - 1]);
   b.observed = std::max(b.observed, over);
   return true;
@@ -406,7 +413,7 @@ Mask Machine::mbarrier(Warp& warp, const Instr& i, Mask lanes) {
       if (op == "arrive_drop") b.count -= count;
       arrive(b, count, i.line);
     } else {  // test_wait, try_wait
-      const bool over = wait_for(b, clock, get(warp, i.args[first], lane), i.has("parity"), !i.has("relaxed"));
+      const bool over = wait_for(b, clock, get(warp, i.args[first], lane), i.has("parity"), !i.has("relaxed"), i.line);
       if (!over && op == "try_wait") {
         warp.polling |= 1u << lane;
         go &= ~(1u << lane);
