@@ -1,4 +1,4 @@
-"""The CUDA C++ kernels of latent attention decode, compiled by nvcc for Hopper and Blackwell, are right in the emulator, without a fault."""
+"""Latent attention decode in CUDA C++, compiled by nvcc for Hopper and Blackwell, is right in the emulator, without a fault."""
 
 from __future__ import annotations
 
