@@ -1,6 +1,6 @@
 """Compile the test kernels to the PTX that lies beside them: `python tests/gpu/ptx/generate.py [FOLDER]`; needs nvcc.
 
-What is here was made by nvcc 13.0 (V13.0.88). Line comments, which name the compiler's build, are left out.
+What is here was made by the nvcc of `VERSION`. Line comments, which name the compiler's build, are left out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+VERSION = "V13.0.88"
 HERE = Path(__file__).resolve().parent
 TARGETS = {
     "attention_sm90": ["-arch=sm_90a"],
