@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.gpu.kernels_of_test import Array, difference, from_bf16, normal, to_bf16
 
-from tskernels.emulator import TensorMap, Uninitialized, launch
+from tskernels.emulator import Argument, TensorMap, Uninitialized, launch
 
 splits: Any = pytest.importorskip("tskernels.gpu.latent_splits")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")]
@@ -71,23 +71,10 @@ def test_latent_decode_in_cuda(
         array.flags.writeable = False
     flat, box = cache.reshape(-1, WIDTH), min(page, 64)
     parts = ((4, 5) if which == "90" else (9,)) if box == 64 else (1, 1) if which == "90" else (1,)
-    launch(
-        ptx,
-        "mla_decode",
-        blocks,
-        THREADS[which],
-        [
-            *(tiles(q, 64, 8), tiles(rotated, 64, 1), *(tiles(flat, box, count) for count in parts), encoded, tables),
-            *(
-                Uninitialized(out),
-                Uninitialized(logarithms),
-                Uninitialized(partials),
-                Uninitialized(np.zeros(partials.shape[:2], np.float32)),
-            ),
-            *(counters, columns, page, heads, WIDTH**-0.5),
-        ],
-        shared_bytes=SHARED_BYTES,
-    )
+    arguments: list[Argument] = [tiles(q, 64, 8), tiles(rotated, 64, 1), *(tiles(flat, box, count) for count in parts), encoded, tables]
+    arguments += [Uninitialized(a) for a in (out, logarithms, partials, np.zeros(partials.shape[:2], np.float32))]
+    arguments += [counters, columns, page, heads, WIDTH**-0.5]
+    launch(ptx, "mla_decode", blocks, THREADS[which], arguments, shared_bytes=SHARED_BYTES)
     for i, ((begin, end), n) in enumerate(zip(spans, lengths, strict=True)):
         rows = slice(begin * heads, end * heads)
         keys = from_bf16(cache)[tables[i, : -(-n // page)]].reshape(-1, WIDTH)[:n]
