@@ -1,0 +1,196 @@
+"""Each sort of fault is found, at its line, and not where it is mended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from tests.gpu.handwritten import each_thread, kernel, line_of, run
+from tests.gpu.kernels_of_test import KERNELS, text
+from tests.gpu.mutations import mutants
+
+from tskernels.emulator import Argument, EmulatorFault, TensorMap, Uninitialized, launch
+
+SHARED = "mov.u32 %r0, s; mad.lo.u32 %r1, t, 4, %r0; xor.b32 %r2, t, 1; mad.lo.u32 %r2, %r2, 4, %r0;"
+BARRIER = """mov.u32 %r0, s; add.u32 %r8, %r0, 512; setp.eq.u32 %p1, t, 0;
+@%p1 mbarrier.init.shared::cta.b64 [%r8], {count}; @%p1 fence.mbarrier_init.release.cluster; bar.sync 0;"""
+
+ALLOCATE = "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 "
+
+
+def faults(
+    body: str,
+    kind: str,
+    at: str = "",
+    *,
+    shared: int = 1024,
+    block: int = 64,
+    grid: int = 1,
+    arguments: Sequence[tuple[str, Argument]] = (),
+) -> None:
+    with pytest.raises(EmulatorFault) as caught:
+        run(body, arguments, shared=shared, block=block, grid=grid)
+    assert caught.value.kind == kind, str(caught.value)
+    if at:
+        source = kernel(body, [k for k, _ in arguments], shared)
+        assert caught.value.line == line_of(source, at), str(caught.value)
+
+
+@pytest.mark.parametrize("barrier", ["bar.sync 0;", "bar.warp.sync 0xffffffff;", ""])
+def test_threads_that_exchange_through_shared_memory_must_meet(barrier: str) -> None:
+    """Neighbours are in one warp: its own barrier is enough."""
+    out = np.zeros(64, np.uint32)
+    body = f"{SHARED} st.shared.b32 [%r1], t;\n{barrier}\nld.shared.b32 %r3, [%r2]; {each_thread('p0', '%r3')}"
+    if barrier:
+        run(body, [("u64", out)], shared=1024, block=64)
+        np.testing.assert_array_equal(out, np.arange(64) ^ 1)
+    else:
+        faults(body, "race", "^ld.shared", arguments=[("u64", out)])
+
+
+def test_a_shuffle_orders_no_memory() -> None:
+    faults(
+        f"{SHARED} st.shared.b32 [%r1], t;\nshfl.sync.idx.b32 %r9, t, 0, 31, 0xffffffff;\nld.shared.b32 %r3, [%r2];", "race", "^ld.shared"
+    )
+
+
+def test_what_is_read_must_be_read_before_it_is_written_again() -> None:
+    body = f"{SHARED} st.shared.b32 [%r1], t; bar.sync 0; ld.shared.b32 %r3, [%r2];\nst.shared.b32 [%r1], %r3;"
+    faults(body, "race", "^st.shared")
+
+
+@pytest.mark.parametrize("released", ["release.gpu", "relaxed.gpu"])
+def test_a_flag_between_blocks_needs_release_and_acquire(released: str) -> None:
+    data, flag, out = np.zeros(1, np.uint32), np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    body = f"""mov.u32 %r0, %ctaid.x; setp.eq.u32 %p1, %r0, 1; @%p1 bra TAKE;
+    st.global.b32 [p0], 77; st.{released}.global.b32 [p1], 1; ret;
+    TAKE: ld.acquire.gpu.global.b32 %r1, [p1]; setp.eq.u32 %p2, %r1, 0; @%p2 bra TAKE;
+    ld.global.b32 %r2, [p0]; st.global.b32 [p2], %r2;"""
+    arguments: list[tuple[str, Argument]] = [("u64", data), ("u64", flag), ("u64", Uninitialized(out))]
+    if released == "release.gpu":
+        run(body, arguments, grid=2, block=1)
+        assert out[0] == 77
+    else:
+        faults(body, "race", "ld.global", grid=2, block=1, arguments=arguments)
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+def test_a_counter_after_a_memory_fence_hands_on_what_a_block_wrote(fenced: bool) -> None:
+    """The last block to count reads what all wrote: the pattern of splits that are joined."""
+    parts, counter, out = np.zeros(4 * 32, np.uint32), np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    fence = "fence.acq_rel.gpu;" if fenced else ""
+    body = f"""mov.u32 %r0, %ctaid.x; mad.lo.u32 %r1, %r0, 32, t; mad.wide.u32 %rd0, %r1, 4, p0; st.global.b32 [%rd0], %r1; bar.sync 0;
+    setp.ne.u32 %p1, t, 0; @%p1 bra END; {fence} atom.global.add.u32 %r2, [p1], 1; {fence} setp.ne.u32 %p2, %r2, 3; @%p2 bra END;
+    mov.u32 %r3, 0; mov.u32 %r4, 0;
+    SUM: mad.wide.u32 %rd1, %r3, 4, p0; ld.global.b32 %r5, [%rd1]; add.u32 %r4, %r4, %r5; add.u32 %r3, %r3, 1;
+    setp.lt.u32 %p3, %r3, 128; @%p3 bra SUM; st.global.b32 [p2], %r4;
+    END:"""
+    arguments: list[tuple[str, Argument]] = [("u64", Uninitialized(parts)), ("u64", counter), ("u64", Uninitialized(out))]
+    if fenced:
+        run(body, arguments, grid=4)
+        assert out[0] == sum(range(128))
+    else:
+        faults(body, "race", "^    SUM", grid=4, block=32, arguments=arguments)
+
+
+@pytest.mark.parametrize("newest", [0, 1])
+def test_a_copy_must_be_waited_for_by_its_group(newest: int) -> None:
+    x = np.arange(256, dtype=np.uint32)
+    body = f"""mov.u32 %r0, s; mad.lo.u32 %r1, t, 16, %r0; mul.wide.u32 %rd0, t, 16; add.u64 %rd0, p0, %rd0;
+    cp.async.cg.shared.global [%r1], [%rd0], 16; cp.async.commit_group; cp.async.commit_group; cp.async.wait_group {newest};
+    ld.shared.b32 %r3, [%r1];"""
+    run(body, [("u64", x)], shared=1024, block=64)  # the empty group is the newest
+    body = body.replace("commit_group; cp.async.commit_group", "commit_group", 1)
+    if newest:
+        faults(body, "race", "ld.shared", arguments=[("u64", x)])
+    else:
+        run(body, [("u64", x)], shared=1024, block=64)
+
+
+@pytest.mark.parametrize("fence", ["fence.proxy.async.shared::cta;", "fence.acq_rel.cta;", ""])
+def test_what_threads_write_needs_a_proxy_fence_before_it_is_copied(fence: str) -> None:
+    out = np.zeros((8, 64), np.uint16)
+    body = f"""mov.u32 %r0, s; mad.lo.u32 %r1, t, 16, %r0; st.shared.v4.b32 [%r1], {{t, t, t, t}}; {fence} bar.sync 0;
+    setp.ne.u32 %p1, t, 0; @%p1 bra END;\ncp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [p0, {{0, 0}}], [%r0];
+    cp.async.bulk.commit_group; cp.async.bulk.wait_group 0; END:"""
+    arguments: list[tuple[str, Argument]] = [("map", TensorMap(out, (8, 64), 0))]
+    if "proxy" in fence:
+        run(body, arguments, shared=1024, block=64)
+        np.testing.assert_array_equal(out.view(np.uint32).reshape(64, 4)[:, 0], np.arange(64))
+    else:
+        faults(body, "proxy", "^cp.async", arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("mov.u32 %r0, s; ld.shared.b32 %r1, [%r0];", "uninitialized"),
+        ("mov.u32 %r0, s; mad.lo.u32 %r0, t, 32, %r0; st.shared.b32 [%r0], t;", "out of bounds"),
+        ("mov.u32 %r0, s; mad.lo.u32 %r0, t, 4, %r0; st.shared.v2.b32 [%r0], {t, t};", "misaligned"),
+        ("setp.lt.u32 %p1, t, 32; @%p1 bar.sync 0; bar.sync 1;", "deadlock"),
+        ("setp.lt.u32 %p1, t, 5; @%p1 bar.warp.sync 0xffffffff; bar.sync 0;", "deadlock"),
+        ("setp.lt.u32 %p1, t, 32; @%p1 bar.sync 1, 64; @!%p1 bar.sync 1, 32;", "barrier"),
+        ("L: bra L;", "deadlock"),
+        ("trap;", "trap"),
+        ("fancy.instruction.b32 %r1, %r2;", "unsupported"),
+        ("mov.u32 %r0, s; mbarrier.arrive.shared::cta.b64 _, [%r0];", "mbarrier"),
+        (BARRIER.format(count=1) + "mbarrier.arrive.shared::cta.b64 _, [%r8], 2;", "mbarrier"),
+        (BARRIER.format(count=1) + "st.shared.b32 [%r8], t;", "mbarrier"),
+        (BARRIER.format(count=1) + "W: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r8], 0; @!%p2 bra W;", "deadlock"),
+        (BARRIER.format(count=1) + "W: mbarrier.test_wait.parity.shared::cta.b64 %p2, [%r8], 0; @!%p2 bra W;", "deadlock"),
+        (BARRIER.format(count=1).replace("bar.sync 0;", "W: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r8], 1;"), "race"),
+        (BARRIER.format(count=9) + "mov.u32 %r9, 16; mbarrier.expect_tx.shared::cta.b64 [%r8], %r9;", "exit"),
+        (ALLOCATE + "[s], 48;", "tensor memory"),
+        (ALLOCATE + "[s], 512;" + ALLOCATE + "[s+4], 32;", "tensor memory"),
+        (ALLOCATE + "[s], 32; tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r1}, [0];", "uninitialized"),
+        ("tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r1}, [64];", "tensor memory"),
+        ("barrier.cluster.wait.aligned;", "barrier"),
+    ],
+)  # fmt: skip
+def test_other_faults(body: str, kind: str) -> None:
+    one_warp = "tcgen05" in body
+    with pytest.raises(EmulatorFault) as caught:
+        launch(kernel(body, [], 1024), "k", 1, 32 if one_warp else 64, [], max_instructions=500_000)
+    assert caught.value.kind == kind, str(caught.value)
+
+
+def test_arrays_have_bounds_and_may_be_for_reading_alone() -> None:
+    x = np.zeros(63, np.uint32)
+    faults(each_thread("p0", "t"), "out of bounds", "st.global", arguments=[("u64", x)])
+    y = np.zeros(64, np.uint32)
+    y.flags.writeable = False
+    faults(each_thread("p0", "t"), "out of bounds", "st.global", arguments=[("u64", y)])
+    faults("ld.global.b32 %r0, [p0];", "uninitialized", "ld.global", arguments=[("u64", Uninitialized(np.zeros(4, np.uint32)))])
+
+
+def test_a_fault_says_what_where_and_how_to_mend_it() -> None:
+    what = r"race: reads shared memory 0x4.. while the write of line \d+ may be under way; wait for it"
+    with pytest.raises(EmulatorFault, match=rf"line \d+ \(`ld.shared.b32 %r3, \[%r2\];`\): {what}"):
+        run(f"{SHARED}\nst.shared.b32 [%r1], t;\nld.shared.b32 %r3, [%r2];", [], shared=1024, block=64)
+
+
+def test_tensor_maps_are_refused_that_the_device_would_refuse() -> None:
+    x = np.zeros((8, 128), np.uint16)
+    for box, swizzle in (((8, 128), 128), ((8,), 0), ((300, 8), 0), ((8, 4), 0)):
+        with pytest.raises(ValueError, match="box"):
+            TensorMap(x, box, swizzle)  # type: ignore[arg-type]
+
+
+FEW = (
+    *("wait dropped", "wait for the other parity", "too few bytes expected"),
+    *("proxy fence dropped", "tcgen05.fence dropped", "wgmma wait dropped"),
+)
+
+
+@pytest.mark.parametrize("name", ["attention_sm90", "attention_sm100"])
+def test_a_few_planted_faults_are_found(name: str) -> None:
+    """The whole matrix is a slow test."""
+    done = []
+    for mutant in mutants(text(name)):
+        if mutant.operator not in FEW or mutant.operator in done:
+            continue
+        done.append(mutant.operator)
+        with pytest.raises(EmulatorFault):
+            KERNELS[name].run(mutant.text)
+    assert len(done) >= 4
