@@ -127,7 +127,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
         _require_guesses(drafts, placed, own_vocabulary=request.head is not None)
     if request.head is not None and drafts is None:
         what = f"--head: {model.name} has no entry for the tensors of {request.head}"
-        raise CompileError(Diagnostic("TS0505", what, fixes=("leave it out, or use a model file that has one, as llama.ts",)))
+        raise CompileError(Diagnostic("TS0505", what, fixes=("leave it out, or use a model file that has one, as llama_eagle3.ts",)))
 
     def compiled(placed: PlacedModel, kept: Collection[str] = ()) -> tuple[Sequence[Bucket], Sequence[Program]]:
         buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
