@@ -15,21 +15,6 @@ config {                             // read from the checkpoint's config.json; 
   scaling = rope_scaling ?? rope_parameters ?? none
   biased  = attention_bias ?? false
 
-  // of an EAGLE-3 head, where one is compiled with the model: `tsc compile --head`
-  guessed = (eagle3.hidden_size ?? 0) > 0
-  DDD     = 3 * D
-  GV      = eagle3.draft_vocab_size ?? eagle3.vocab_size ?? V
-  GF      = eagle3.intermediate_size ?? F
-  GK      = eagle3.num_key_value_heads ?? K
-  GG      = (eagle3.num_attention_heads ?? K * G) / GK
-  GE      = eagle3.head_dim ?? D / (GK * GG)
-  geps    = eagle3.rms_norm_eps ?? eps
-  turns   = eagle3.rope_theta ?? theta
-  scaled  = eagle3.rope_scaling ?? eagle3.rope_parameters ?? none
-  first   = min(2, L)  // it sees what comes into three layers
-  middle  = max(first, (L - L % 2) / 2)
-  third   = max(middle, L - 3)
-
   require (hidden_act ?? "silu") == "silu" && (partial_rotary_factor ?? 1.0) == 1.0 && !(mlp_bias ?? false)
 }
 
@@ -72,20 +57,8 @@ entry decode(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, V@tp] {
   weight embed: [V@tp, D] = "model.embed_tokens.weight"
   weight norm:  [D]       = "model.norm.weight"
   weight head:  [V@tp, D] = "lm_head.weight" tied embed when tie_word_embeddings ?? false
-  weight fused: [D, DDD]  = "eagle3.fc.weight" when guessed
   let x = embedding(ids, embed)                      // each rank has some rows: masked, then a sum
-  for i in 0..first carry x { x = Layer<"model.layers.{i}">(x, positions) }
-  let low = x
-  for i in first..middle carry x { x = Layer<"model.layers.{i}">(x, positions) }
-  let mid = x
-  for i in middle..third carry x { x = Layer<"model.layers.{i}">(x, positions) }
-  let seen = x
-  if guessed {
-    let of_low, of_mid, of_high = split(fused, DDD, D, D, D)
-    let seen = linear(low, of_low) + linear(mid, of_mid) + linear(x, of_high)
-  }
-  keep made: [T, D] = seen                           // for `draft`
-  for i in third..L carry x { x = Layer<"model.layers.{i}">(x, positions) }
+  for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions) }
   return linear(rms_norm(x[last], norm, eps), head)  // the last rows are taken before the matmul
 }
 
@@ -95,43 +68,4 @@ entry embed(ids: i32[T], positions: i32[T], last: i32[S]) -> [S, D] {
   let x = embedding(ids, embed)
   for i in 0..L carry x { x = Layer<"model.layers.{i}">(x, positions) }
   return rms_norm(x[last], norm, eps)
-}
-
-module GuessAttention(x: [T, D], made: [T, D], positions: i32[T]) -> [T, D | sum tp] {
-  weight q_x:    [(GK@kv, GG@q, GE), D] = "q_proj.weight[(GK, GG, GE), (0 of 2, D)]"
-  weight q_made: [(GK@kv, GG@q, GE), D] = "q_proj.weight[(GK, GG, GE), (1 of 2, D)]"
-  weight k_x:    [(GK@kv, GE), D]       = "k_proj.weight[(GK, GE), (0 of 2, D)]"
-  weight k_made: [(GK@kv, GE), D]       = "k_proj.weight[(GK, GE), (1 of 2, D)]"
-  weight v_x:    [(GK@kv, GE), D]       = "v_proj.weight[(GK, GE), (0 of 2, D)]"
-  weight v_made: [(GK@kv, GE), D]       = "v_proj.weight[(GK, GE), (1 of 2, D)]"
-  weight wo:     [D, (GK@kv, GG@q, GE)] = "o_proj.weight"
-  cache  kv:     paged [2, GK@kv, GE]
-  let q = rope(linear(x, q_x) + linear(made, q_made), positions, theta = turns, scaling = scaled)
-  let k = rope(linear(x, k_x) + linear(made, k_made), positions, theta = turns, scaling = scaled)
-  let v = linear(x, v_x) + linear(made, v_made)
-  return linear(attention(q, kv.append(k, v), scale = GE ** -0.5), wo)
-}
-
-module GuessMLP(x: [T, D]) -> [T, D | sum tp] {
-  weight gate: [GF@tp, D] = "gate_proj.weight"
-  weight up:   [GF@tp, D] = "up_proj.weight"
-  weight down: [D, GF@tp] = "down_proj.weight"
-  return linear(silu(linear(x, gate)) * linear(x, up), down)
-}
-
-module Guess(x: [T, D], made: [T, D], positions: i32[T]) -> [T, D] {
-  weight nx: [D] = "input_layernorm.weight"
-  weight nm: [D] = "hidden_norm.weight"
-  weight n2: [D] = "post_attention_layernorm.weight"
-  let h = made + GuessAttention<"self_attn">(rms_norm(x, nx, geps), rms_norm(made, nm, geps), positions)
-  return h + GuessMLP<"mlp">(rms_norm(h, n2, geps))
-}
-
-// An EAGLE-3 head: the token after the next, of what the model makes of one token and the next; then of what it makes itself.
-entry draft(ids: i32[T], positions: i32[T], last: i32[S], made: [T, D]) -> [S, GV@tp] {
-  weight embed: [V@tp, D]  = "model.embed_tokens.weight"
-  weight norm:  [D]        = "eagle3.norm.weight"
-  weight head:  [GV@tp, D] = "eagle3.lm_head.weight"
-  keep made: [T, D] = Guess<"eagle3.midlayer">(embedding(ids, embed), made, positions)
-  return linear(rms_norm(made[last], norm, geps), head)
 }

@@ -113,11 +113,13 @@ class Made:
     def fused(self, ids_N: Tensor) -> Tensor:
         """[N, D]: of what comes into layers 2, 4 and 5 of the 8."""
         states = self.model(ids_N[None], output_hidden_states=True).hidden_states
-        return self.head.fc(torch.cat([states[i][0] for i in (2, 4, 5)], dim=-1))
+        fused: Tensor = self.head.fc(torch.cat([states[i][0] for i in (2, 4, 5)], dim=-1))
+        return fused
 
     @torch.no_grad()
     def guessed(self, following_N: Tensor, made_ND: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head(self.model.model.embed_tokens(following_N), made_ND)
+        """Logits [N, G], and what the head makes [N, D]."""
+        return self.head.forward(self.model.model.embed_tokens(following_N), made_ND)
 
 
 def compile_with_head(checkpoint: Path, head: Path, path: Path, dtype: str = "f32", tp: int = 1) -> Path:
@@ -158,7 +160,12 @@ def guesses_alone(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Nothing is looked up, and every guess is verified, whether it pays or not. All that is guessed."""
     seen: list[list[int]] = []
     guess = GuessDrafter.guess
-    monkeypatch.setattr(GuessDrafter, "guess", lambda self, tokens: (seen.append(tokens), guess(self, tokens))[1])
+
+    def guess_and_tell(self: GuessDrafter, tokens: list[int]) -> None:
+        seen.append(tokens)
+        guess(self, tokens)
+
+    monkeypatch.setattr(GuessDrafter, "guess", guess_and_tell)
     monkeypatch.setattr(LookupDrafter, "draft", lambda self, most: ([], []))
     monkeypatch.setattr(Speculation, "waits", lambda self, plan, drafts, streams: True)
     monkeypatch.setattr(StepCost, "depths", every_draft)

@@ -138,7 +138,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
         _require_guesses(drafts, placed, own_vocabulary=request.head is not None)
     if request.head is not None and drafts is None:
         what = f"--head: {model.name} has no entry for the tensors of {request.head}"
-        raise CompileError(Diagnostic("TS0505", what, fixes=("leave it out, or use a model file that has one, as llama.ts",)))
+        raise CompileError(Diagnostic("TS0505", what, fixes=("leave it out, or use a model file that has one, as llama_eagle3.ts",)))
 
     entries = [placed] if drafts is None else [placed, drafts]
     buckets = [coarse_plan_set(p, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1)) for p in entries]

@@ -135,4 +135,5 @@ def _sources() -> str:
 
 def find_model(request: Request, config: Mapping[str, Any]) -> ModelSource:
     """The model file that was asked for, or the one for the checkpoint's architecture."""
-    return read_model(request.model) if request.model else model_for(config.get("architectures") or ())
+    with_head = "" if request.head is None else "Eagle3"  # such a file has the head's entry, too
+    return read_model(request.model) if request.model else model_for([f"{a}{with_head}" for a in config.get("architectures") or ()])
