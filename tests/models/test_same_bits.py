@@ -145,7 +145,7 @@ suppressed = [HealthCheck.function_scoped_fixture]
 
 
 @every_model
-@settings(deadline=None, max_examples=8, suppress_health_check=suppressed)
+@settings(deadline=None, max_examples=5, suppress_health_check=suppressed)
 @given_a_step
 def test_a_sequence_has_the_same_bits_in_any_company_and_in_chunks(
     tiny: TinyModels, alone: Alone, model: str, dtype: str, length: int, options: LimitOptions, company: Company, threads: int
@@ -155,7 +155,7 @@ def test_a_sequence_has_the_same_bits_in_any_company_and_in_chunks(
 
 @pytest.mark.slow
 @every_model
-@settings(deadline=None, max_examples=60, suppress_health_check=suppressed)
+@settings(deadline=None, max_examples=30, suppress_health_check=suppressed)
 @given_a_step
 def test_a_sequence_has_the_same_bits_in_much_company(
     tiny: TinyModels, alone: Alone, model: str, dtype: str, length: int, options: LimitOptions, company: Company, threads: int
