@@ -30,6 +30,13 @@ _FAMILIES: Final = (
     *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "recurrent", "rope", "rows", "screened", "views"),
     *("simd_kernels",),
 )
+_FAMILIES_OF: Final = {
+    "jax": (
+        *("attention", "cache", "collectives", "contraction", "elementwise", "mixture", "normalization", "recurrent"),
+        *("rope", "rows", "views"),
+    )
+}
+"""Of targets whose kernels are loaded only when one is asked for: JAX takes its time to import, and need not be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +212,8 @@ def explain(call: Call, target: Target, measured: Measurements | None = None, si
     """Every kernel of the call's op, best first; those that cannot run come last, with the reason. Where all that compete for the call
     were measured in steps of the same sizes, their costs are what they took in these. sizes: no others count."""
     _load()
+    for family in _FAMILIES_OF.get(target.family, ()):
+        importlib.import_module(f"tskernels.{target.family}.{family}")
     _op_of(call.op)
     candidates = [_judge(candidate, call, target) for (op_name, _), candidate in _kernels.items() if op_name == call.op]
     if measured is not None:

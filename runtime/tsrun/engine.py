@@ -21,6 +21,7 @@ from typing import Self
 
 import numpy as np
 
+from tskernels.cache_pages import SCORED_ROWS
 from tsrun._core import Sampler, Scheduler, StepPlan
 from tsrun.allowed import Allowed
 from tsrun.artifact import Artifact
@@ -43,7 +44,7 @@ from tsrun.generation import (
     TokenLogprobs,
 )
 from tsrun.guesses import GuessDrafter, guessing_step
-from tsrun.limits import MOST_DRAFTS, SCORED_ROWS, LimitOptions, Limits, Speculate
+from tsrun.limits import MOST_DRAFTS, LimitOptions, Limits, Speculate
 from tsrun.outcome import Outcome
 from tsrun.ranks import Ranks
 from tsrun.sampler import NONE_ALLOWED, Draws

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from tskernels.cache_pages import table_columns
 from tskernels.mesh_axes import group_members
 from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder, Observe
@@ -18,7 +19,7 @@ from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
 from tsrun.states import States
 from tsrun.step import Step
-from tsrun.step_inputs import StepInputs, table_columns
+from tsrun.step_inputs import StepInputs
 from tsrun.weights import Weights
 
 if TYPE_CHECKING:

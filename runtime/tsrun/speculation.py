@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from tsrun.generation import Speculated
 from tsrun.guesses import GuessDrafter, GuessDrafters
-from tsrun.limits import DRAFTED_ROWS, MOST_DRAFTS
+from tskernels.cache_pages import DRAFTED_ROWS
+from tsrun.limits import MOST_DRAFTS
 from tsrun.lookup import LookupDrafters
 from tsrun.step_cost import StepCost
 

@@ -32,21 +32,22 @@ from tsc.weights import (
 )
 from tskernels.cache_layouts import INT8_CACHE
 from tskernels.registry import ROWS, Measurements
-from tskernels.target import Target
+from tskernels.target import JAX, Target, platforms_of
 from tskernels.tuning import threads_of_rank
-from tspasses.emit import Plans, emit
+from tspasses.emit import Plans, Record, emit
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
 from tspasses.plan_set import Bucket, coarse_plan_set
 from tspasses.select_kernels import chosen_by_measurement
+from tspasses.step_buckets import StepLimits
 from tspasses.topology import topology
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total)"""
 
 
-LINKS = {"cpu": "local"}
+LINKS = {"cpu": "local", "jax": "local"}
 """The links that ranks of a target have, where none are said."""
 CACHE_LAYOUTS: Mapping[Cache, str] = {"dtype": ROWS, "int8": INT8_CACHE}
 
@@ -114,7 +115,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
         match_checkpoint(placed.typed, checkpoint, others)
     entry = drafter_of(model.file, placed.entry.instance.module)
     drafts = None
-    if entry is not None and checkpoint is not None and has_weights_of(others[entry.name], checkpoint):
+    if entry is not None and target.family != JAX.family and checkpoint is not None and has_weights_of(others[entry.name], checkpoint):
         match_checkpoint(others[entry.name], checkpoint, {**others, placed.entry.instance.module: placed.typed})
         drafts = place_model(model, config, request.mesh or {}, options, entry=entry.name)
         _require_guesses(drafts, placed)
@@ -151,6 +152,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
     unless all went well."""
     if path.suffix != ".tsa":
         raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
+    limits = _step_limits(request)
     tuning, _ = tuning_of(request)
     path_of_importance = importance_of(request)
     importance = None if path_of_importance is None else read_importance(path_of_importance)
@@ -171,7 +173,10 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
     decided, calls = (0, 0) if measurements is None else chosen_by_measurement(programs, target, measurements)
     with ArtifactWriter(path) as writer:
         drafts = _plans(drafter.buckets, drafter.programs) if drafter else []
-        writer.write_json("program.json", emit(_plans(graphs.buckets, graphs.programs), drafts))
+        program = emit(_plans(graphs.buckets, graphs.programs), drafts)
+        writer.write_json("program.json", program)
+        if limits is not None:
+            _write_exported(writer, graphs, program, limits, longest_sequence(graphs.config, request.context), progress)
         writer.write_json(
             "plan.json", {"plans": [{"first": b.first, "last": b.last, **plan_of(b.placed).to_json()} for b in graphs.buckets]}
         )
@@ -192,6 +197,33 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
         }
         writer.finish({**_manifest(request, graphs.model, graphs.placed, graphs.config, graphs.digest, checkpoint), **stored})
     return Compiled(found, decided, calls)
+
+
+def _step_limits(request: Request) -> StepLimits | None:
+    """What the programs of a target of fixed shapes hold; None of any other. Raises CompileError."""
+    if target_of(request).family != JAX.family:
+        if request.steps:
+            what = f"--steps: programs for {request.target} take steps of any size"
+            raise CompileError(Diagnostic("TS0513", what, fixes=("give sizes to `tsrun`, or --target jax",)))
+        return None
+    try:
+        return StepLimits.of(request.steps)
+    except ValueError as error:
+        raise CompileError(Diagnostic("TS0513", f"--steps: {error}")) from None
+
+
+def _write_exported(
+    writer: ArtifactWriter, graphs: Graphs, program: Record, limits: StepLimits, context: int | None, progress: Progress
+) -> None:
+    """The program of each size of step, as StableHLO."""
+    from tspasses.export_jax import export_steps  # needs JAX
+
+    axes = [(a.name, a.known_size) for a in graphs.placed.mesh.axes]
+    platforms = platforms_of(graphs.target)
+    exported = export_steps(program, axes, platforms, limits, context, lambda done, total: progress("export", done, total))
+    writer.write_json("jax.json", exported.record)
+    for name, data in exported.files.items():
+        writer.write_bytes(name, data)
 
 
 def _plans(buckets: Sequence[Bucket], programs: Sequence[Program]) -> Plans:
