@@ -10,6 +10,7 @@ from tskernels.mesh_axes import group_members
 from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder, Observe
 from tsrun.errors import ArtifactError
+from tsrun.jax_steps import is_for_jax
 from tsrun.limits import Limits
 from tsrun.memory import zeros
 from tsrun.output import Output
@@ -18,7 +19,7 @@ from tsrun.program import Input, Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
 from tsrun.states import States
-from tsrun.step import Step
+from tsrun.step import Ints, Step
 from tsrun.step_inputs import StepInputs
 from tsrun.weights import Weights
 
@@ -39,6 +40,13 @@ class Programs(Protocol):
     @property
     def can_run_head(self) -> bool:
         """Whether it can be run alone."""
+
+
+class HoldsStates(Protocol):
+    """States of sequences, by pages."""
+
+    def copy(self, copies_C3: Ints) -> None:
+        """Copy pages, each (group, source, target), in order."""
 
 
 class Executor:
@@ -64,17 +72,24 @@ class Executor:
         self._program = program
         self._inputs = StepInputs(limits)
         self._limits = limits
+        self._states: HoldsStates
+        self.programs: Programs
+        if is_for_jax(artifact.manifest):
+            from tsrun.jax_program import JaxPrograms  # late: it loads JAX
+
+            self.needs_torch = False
+            self.programs = self._states = JaxPrograms(artifact, program, limits, self._inputs)
+            return
         weights = Weights(artifact.weights_file(rank), screen=screen)
         # One page more than there are: the tokens that pad a step are written there, and never read.
         caches = [zeros((limits.pages[cache.window] + 1, limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
-        self._states = States(program.states, limits.num_states)
+        states = self._states = States(program.states, limits.num_states)
         kept = {name: _kept(given, limits.max_step_tokens) for name, given in program.kept.items()}
         coordinates = _coordinates(artifact, program, rank)
-        binder = Binder(program, weights, caches, self._states.places, coordinates, self._inputs.places(), kept)
+        binder = Binder(program, weights, caches, states.places, coordinates, self._inputs.places(), kept)
         plans = [binder.bind(plan) for plan in program.all_plans]
         file = artifact.file(PROGRAM)
         self.needs_torch = observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
-        self.programs: Programs
         if self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 

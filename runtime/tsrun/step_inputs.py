@@ -47,6 +47,10 @@ class StepInputs:
     def places(self) -> Mapping[StepInput, Place]:
         return {(name, window): fixed(array.ctypes.data, "i32", _SHAPES[name], array) for (name, window), array in self._arrays.items()}
 
+    def array(self, name: str, window: int) -> Ints:
+        """Of an input, as long as the limits allow; a step's begin it."""
+        return self._arrays[name, window]
+
     def fill(self, step: Step, columns: int) -> None:
         """Copy a step in, with the rows of the block tables as its updates leave them."""
         for name in ("ids", "positions", "spans", "lengths", "last", "keep"):
