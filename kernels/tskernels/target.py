@@ -77,8 +77,8 @@ def cpu(*features: str) -> Target:
 
 
 def parse_target(text: str) -> Target:
-    """`cpu` is this machine's CPU with all it has; `cpu+avx2+fma` one with just these; plain `cpu+` one with none; `sm_90a` a GPU; `jax` all of
-    JAX's platforms, `jax+tpu` one of them."""
+    """`cpu` is this machine's CPU with all it has; `cpu+avx2+fma` one with just these; plain `cpu+` one with none; `sm_90a` a GPU; `jax`
+    all of JAX's platforms, `jax+tpu` one of them."""
     if text in ARCHITECTURES:
         return gpu(text)
     family, plus, features = text.partition("+")

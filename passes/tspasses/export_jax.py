@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.export import DisabledSafetyCheck, export
+from jax.export import export
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from tskernels.cache_pages import PAGE_SIZE, state_pages, table_columns, window_pages
@@ -63,12 +63,14 @@ def export_steps(
     mesh = AbstractMesh(tuple(size for _, size in axes), tuple(name for name, _ in axes))
     layout = _layout(program, limits, context)
     buckets = step_buckets(program["plans"], limits)
-    steps, files = [], {}
+    steps: list[Record] = []
+    files: dict[str, bytes] = {}
     for done, bucket in enumerate(buckets):
         progress(done, len(buckets))
         entry = program["plans"][bucket.plan]["entry"]
-        name = f"jax/{entry}-{bucket.tokens}-{bucket.rows}.bin"
-        files[name] = _exported(program, entry, layout, mesh, bucket, platforms)
+        name = f"{entry}-{bucket.tokens}-{bucket.rows}.bin"
+        made = _exported(program, entry, layout, mesh, bucket, platforms)
+        files |= {f"jax/{platform}-{name}": data for platform, data in made.items()}
         steps.append({"plan": bucket.plan, "tokens": bucket.tokens, "rows": bucket.rows, "file": name})
     windows = sorted({c["window"] for c in program["caches"]} - {0})
     sizes = {"page_size": PAGE_SIZE, "max_step_tokens": buckets[-1].tokens, "max_sequences": limits.sequences}
@@ -91,9 +93,7 @@ def export_steps(
 def _pages(window: int, limits: StepLimits) -> int:
     if not window:
         return limits.pages
-    return window_pages(
-        window, limits.pages, page_size=PAGE_SIZE, max_sequences=limits.sequences, max_step_tokens=limits.tokens
-    )
+    return window_pages(window, limits.pages, page_size=PAGE_SIZE, max_sequences=limits.sequences, max_step_tokens=limits.tokens)
 
 
 def _layout(program: Record, limits: StepLimits, context: int | None) -> _Layout:
@@ -137,7 +137,8 @@ def _weights(program: Record, name: str) -> Iterator[tuple[str, Record]]:
 
 def _exported(
     program: Record, entry: str, layout: _Layout, mesh: AbstractMesh, bucket: StepBucket, platforms: Sequence[str]
-) -> bytes:
+) -> dict[str, bytes]:
+    """By platform: in a program for several each op that is lowered otherwise on one of them stands there once for each."""
     every = PartitionSpec(mesh.axis_names)
     sizes = {"T": bucket.tokens, "S": bucket.rows, "P": layout.columns}
 
@@ -163,12 +164,9 @@ def _exported(
         [split(given) for given in layout.caches],
         [split(given) for given in layout.states],
     )
+    traced = jax.jit(mapped, donate_argnums=(2, 3))
     with jax.enable_x64(True):  # keys are of 64 bits
-        made = export(jax.jit(mapped, donate_argnums=(2, 3)), platforms=platforms, disabled_checks=_ALLOWED)(*arguments)
-    return bytes(made.serialize())
-
-
-_ALLOWED: Sequence[DisabledSafetyCheck] = ()
+        return {platform: bytes(export(traced, platforms=[platform])(*arguments).serialize()) for platform in platforms}
 
 
 class Tracer:
@@ -179,9 +177,7 @@ class Tracer:
         self._weights = weights
         self._functions: dict[str, Callable[..., tuple[Array, Arrays]]] = {}
 
-    def entry(
-        self, name: str, inputs: Arrays, caches: Sequence[Array], states: Sequence[Array]
-    ) -> tuple[Array, list[Array], list[Array]]:
+    def entry(self, name: str, inputs: Arrays, caches: Sequence[Array], states: Sequence[Array]) -> tuple[Array, list[Array], list[Array]]:
         """The entry's result, and caches and states as it leaves them."""
         bound: dict[str, Any] = {}
         for given in self._graphs[name]["inputs"]:

@@ -5,8 +5,9 @@ Dimensions: T tokens, S rows of the result and P columns of the block tables, as
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
     import jax
     from jax import Array
     from jax.sharding import NamedSharding
+    from jax.stages import Compiled, Wrapped
 
-_PLATFORMS: Final = {"gpu": "cuda"}
-"""What programs call a backend of JAX, where it is another name."""
 _DTYPES: Final = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f64": "float64", "i32": "int32", "u8": "uint8"}
 
 
@@ -52,15 +52,17 @@ class JaxPrograms:
         self._weights = self._read_weights()
         self._caches = [_zeros(part, self._split, len(self._devices)) for part in steps.caches]
         self._states = [_zeros(part, self._split, len(self._devices)) for part in steps.kept]
-        self._programs: dict[str, Callable[..., tuple[Array, list[Array], list[Array]]]] = {}
+        self.compiled: dict[Bucket, Compiled] = {}
         self._copied = jax.jit(_with_copy, donate_argnums=0)
         self._output: NDArray[Any] | None = None
 
     def run(self, plan: int, T: int, S: int, P: int) -> Output:
         """The plan is that of the step's bucket."""
         bucket = self._steps.bucket(T, S)
-        program = self._program(bucket.file)
-        output, self._caches, self._states = program(self._padded(bucket, T, S, P), self._weights, self._caches, self._states)
+        arguments = (self._padded(bucket, T, S, P), self._weights, self._caches, self._states)
+        if bucket not in self.compiled:
+            self.compiled[bucket] = self._program(bucket).lower(*arguments).compile()
+        output, self._caches, self._states = self.compiled[bucket](*arguments)
         # On one device as on the others; the rows that pad the step come last.
         self._output = np.asarray(output.addressable_data(0))
         dtype = next(name for name, known in _DTYPES.items() if known == self._output.dtype.name)
@@ -74,17 +76,16 @@ class JaxPrograms:
         for _, source, target in copies_C3.tolist() if self._states else ():
             self._states = self._copied(self._states, source, target)
 
-    def _program(self, file: str) -> Callable[..., tuple[Array, list[Array], list[Array]]]:
-        if file not in self._programs:
-            import jax
-            from jax.export import deserialize
+    def _program(self, bucket: Bucket) -> Wrapped:
+        """What was exported for the platform of the devices."""
+        import jax
+        from jax.export import deserialize
 
-            try:
-                exported = deserialize(bytearray(self._artifact.file(file).read_bytes()))
-            except ValueError as error:
-                raise ArtifactError(str(self._artifact.file(file)), f"is no program that this JAX reads ({error})", "compile it again") from None
-            self._programs[file] = jax.jit(exported.call, donate_argnums=(2, 3))
-        return self._programs[file]
+        file = self._artifact.file(f"jax/{_platform(self._devices[0])}-{bucket.file}")
+        try:
+            return jax.jit(deserialize(bytearray(file.read_bytes())).call, donate_argnums=(2, 3))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(str(file), f"is no program that this JAX reads ({error})", "compile it again") from None
 
     def _read_weights(self) -> dict[str, Array]:
         import jax
@@ -94,6 +95,7 @@ class JaxPrograms:
             weights = Weights(self._artifact.weights_file(rank), screen=False)
             for found, part in zip(parts, self._steps.weights, strict=True):
                 place = weights.place(part.name, part.dtype, tuple(part.shape))
+                assert isinstance(place.buffer, memoryview)
                 host = np.frombuffer(place.buffer, dtype=_numpy(part.dtype)).reshape(1, *part.shape)
                 found.append(jax.device_put(host, device))
         ranks = len(self._devices)
@@ -158,22 +160,24 @@ def _with_copy(states: Sequence[Array], source: int, target: int) -> list[Array]
     return [s.at[:, target].set(s[:, source]) for s in states]
 
 
+def _platform(device: jax.Device) -> str:
+    """As programs name it."""
+    return "cuda" if device.platform == "gpu" else str(device.platform)
+
+
 def _devices(artifact: Artifact, steps: JaxSteps) -> Sequence[jax.Device]:
     """One for each rank, of a platform that the programs were exported for. A CPU is as many devices as are wanted."""
     if find_spec("jax") is None:
-        raise MachineError(str(artifact.path), f"is for {artifact.manifest.target}, and jax is not installed", "`pip install 'tsc-llm[jax]'`")
+        raise MachineError(
+            str(artifact.path), f"is for {artifact.manifest.target}, and jax is not installed", "`pip install 'tsc-llm[jax]'`"
+        )
     import jax
 
     ranks = artifact.manifest.ranks
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        try:
+        with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices that it has
             jax.config.update("jax_num_cpu_devices", ranks)
-        except RuntimeError:  # JAX runs already, with the devices that it has
-            pass
-    found: dict[str, Sequence[jax.Device]] = {}
-    default = jax.default_backend()
-    for backend in dict.fromkeys((default, "cpu")):
-        found[_PLATFORMS.get(backend, backend)] = jax.devices(backend)
+    found = {_platform(devices[0]): devices for devices in (jax.devices(), jax.devices("cpu"))}
     usable = [devices for platform, devices in found.items() if platform in steps.platforms]
     if not usable:
         what = f"was exported for {' and '.join(steps.platforms)}, and this machine has {' and '.join(found)}"

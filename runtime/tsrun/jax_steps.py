@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -82,7 +83,9 @@ def read_steps(path: Path) -> JaxSteps:
     try:
         found = msgspec.json.decode(file.read_bytes(), type=JaxSteps)
     except (OSError, msgspec.DecodeError) as error:
-        raise ArtifactError(str(file), f"is not what this tsrun knows ({error})", "compile it again with the `tsc` of this installation") from None
+        raise ArtifactError(
+            str(file), f"is not what this tsrun knows ({error})", "compile it again with the `tsc` of this installation"
+        ) from None
     if found.format != FORMAT:
         raise ArtifactError(str(file), f"has format {found.format}, this tsrun reads {FORMAT}", "compile it again with `tsc compile`")
     return found
@@ -91,18 +94,28 @@ def read_steps(path: Path) -> JaxSteps:
 def fitting(options: LimitOptions, artifact: Artifact) -> LimitOptions:
     """The options within what the artifact's programs hold. Raises RequestError where more was asked for."""
     steps = read_steps(artifact.path)
-    mend = "compile it with larger --steps"
     if options.cache_bytes is not None:
         raise RequestError("cache-bytes", "an artifact for JAX has a cache of fixed size", "give --steps pages=N to `tsc compile`")
     if options.page_size != steps.page_size:
         raise RequestError("page-size", f"got {options.page_size}, and the artifact's programs have {steps.page_size}", "leave it out")
-    given = {}
-    for name, most in (("max_sequences", steps.max_sequences), ("max_step_tokens", steps.max_step_tokens), ("num_pages", dict(steps.pages)[0])):
-        asked = getattr(options, name)
-        if asked is not None and asked > most and asked != getattr(_USUAL, name):
-            raise RequestError(name.replace("_", "-"), f"got {asked}, and the artifact's programs hold {most}", mend)
-        given[name] = most if asked is None else min(asked, most)
-    return replace(options, **given)
+    within: dict[str, Any] = {
+        name: _within(name, asked, most, usual)
+        for name, asked, most, usual in (
+            ("max_sequences", options.max_sequences, steps.max_sequences, _USUAL.max_sequences),
+            ("max_step_tokens", options.max_step_tokens, steps.max_step_tokens, _USUAL.max_step_tokens),
+            ("num_pages", options.num_pages, dict(steps.pages)[0], None),
+        )
+    }
+    return replace(options, **within)
+
+
+def _within(name: str, asked: int | None, most: int, usual: int | None) -> int:
+    """The size, where it fits. usual: what is asked for where nobody does."""
+    if asked is not None and asked > most and asked != usual:
+        raise RequestError(
+            name.replace("_", "-"), f"got {asked}, and the artifact's programs hold {most}", "compile it with larger --steps"
+        )
+    return most if asked is None else min(asked, most)
 
 
 def require_no_threads(threads: int | None) -> None:

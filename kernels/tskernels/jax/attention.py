@@ -63,9 +63,7 @@ def _attention(
         found = cache[pages].reshape(len(pages), -1, *cache.shape[2:])
         return found[:, :, 0], found[:, :, 1]
 
-    made = attend(
-        tiles, tiles.gathered(q), load, tables, cache.shape[1], scale=scale, window=window, softcap=softcap, sinks=sinks
-    )
+    made = attend(tiles, tiles.gathered(q), load, tables, cache.shape[1], scale=scale, window=window, softcap=softcap, sinks=sinks)
     return tiles.scattered(made.astype(q.dtype), len(q))
 
 

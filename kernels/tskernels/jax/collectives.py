@@ -15,23 +15,26 @@ def _names(axis: str) -> tuple[str, ...]:
 
 @jax_kernel("ts::all_reduce", cost=message_bound)
 def all_reduce(x: Array, axis: str, reduction: str) -> Array:
-    made: Array = {"sum": lax.psum, "max": lax.pmax}[reduction](x, _names(axis))
+    made: Array = lax.pmax(x, _names(axis)) if reduction == "max" else lax.psum(x, _names(axis))
     return made
 
 
 @jax_kernel("ts::all_gather", cost=message_bound)
 def all_gather(x: Array, axis: str, dim: int) -> Array:
-    return lax.all_gather(x, _names(axis), axis=dim % x.ndim, tiled=True)
+    made: Array = lax.all_gather(x, _names(axis), axis=dim % x.ndim, tiled=True)
+    return made
 
 
 @jax_kernel("ts::reduce_scatter", cost=message_bound)
 def reduce_scatter(x: Array, axis: str, dim: int) -> Array:
-    return lax.psum_scatter(x, _names(axis), scatter_dimension=dim % x.ndim, tiled=True)
+    made: Array = lax.psum_scatter(x, _names(axis), scatter_dimension=dim % x.ndim, tiled=True)
+    return made
 
 
 @jax_kernel("ts::all_to_all", cost=message_bound)
 def all_to_all(x: Array, axis: str, split_dim: int, concat_dim: int) -> Array:
-    return lax.all_to_all(x, _names(axis), split_dim % x.ndim, concat_dim % x.ndim, tiled=True)
+    made: Array = lax.all_to_all(x, _names(axis), split_dim % x.ndim, concat_dim % x.ndim, tiled=True)
+    return made
 
 
 @jax_kernel("ts::local_slice", cost=message_bound)

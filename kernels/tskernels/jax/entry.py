@@ -1,7 +1,7 @@
 """Registering a kernel for the target family `jax`: a pure function of JAX's arrays.
 
-It takes the op's operands and attributes, and no `out`: it returns the result, of a view or of an op that changes its first operand too. An op
-that writes an operand beside giving a result returns both. A step is traced with 64-bit types, so whatever has a type of its own says it.
+It takes the op's operands and attributes, and no `out`: it returns the result, of a view or of an op that changes its first operand
+too. An op that writes an operand beside giving a result returns both. A step is traced with 64-bit types: arrays say what theirs is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def jax_kernel(
         place = f"{code.co_filename}:{code.co_firstlineno}"
         parameters = tuple(inspect.signature(function).parameters)
         if parameters != known.parameters:
-            raise TypeError(f"{place}: kernel `{name}` of {op} takes ({', '.join(parameters)}), but it must take ({', '.join(known.parameters)})")
+            raise TypeError(
+                f"{place}: kernel `{name}` of {op} takes ({', '.join(parameters)}), but it must take ({', '.join(known.parameters)})"
+            )
         add_kernel(Kernel(op, name, known.kind, function, target, FLOATS, when, cost, place))
         return function
 

@@ -75,7 +75,8 @@ def experts(
         return total + weights[:, n, None].astype(dtype) * multiplied(inner.astype(x.dtype), down, down_bias, n)
 
     def expert(n: Array, total: Array) -> Array:
-        return lax.cond((weights[:, n] != 0).any(), add, lambda n, total: total, n, total)
+        added: Array = lax.cond((weights[:, n] != 0).any(), add, lambda n, total: total, n, total)
+        return added
 
     first, last = jnp.int32(0), jnp.int32(gate.shape[0])
     total: Array = lax.fori_loop(first, last, expert, jnp.zeros((x.shape[0], down.shape[1]), dtype))

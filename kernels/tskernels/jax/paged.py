@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from tskernels.jax.contraction import product
@@ -65,7 +66,7 @@ def attend(
     width = load(jnp.zeros((1, 1), jnp.int32))[1].shape[-1]
     rows = (n, k, g, b)
     # Less than any score, and finite: what has seen nothing yet stays so.
-    least = jnp.full(rows, jnp.finfo(dtype).min, dtype)
+    least = jnp.full(rows, np.finfo(dtype).min, dtype)
     largest, total, result = lax.fori_loop(jnp.int32(0), count, turn, (least, jnp.zeros(rows, dtype), jnp.zeros((*rows, width), dtype)))
     if sinks is not None:
         sink = sinks.astype(dtype)[..., None]
@@ -74,4 +75,5 @@ def attend(
             total * jnp.exp(largest - higher) + jnp.exp(sink - higher),
             result * jnp.exp(largest - higher)[..., None],
         )
-    return (result / jnp.where(total == 0, 1, total)[..., None]).transpose(0, 3, 1, 2, 4)
+    made: Array = result / jnp.where(total == 0, 1, total)[..., None]
+    return made.transpose(0, 3, 1, 2, 4)

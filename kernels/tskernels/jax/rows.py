@@ -17,7 +17,8 @@ def _keys(x: Array, shard: int) -> Array:
     numbers = jnp.where(jnp.isnan(x), jnp.nan, x.astype(jnp.float32) + 0.0)  # one NaN, one zero
     bits = lax.bitcast_convert_type(numbers.astype(jnp.float32), jnp.int32).astype(jnp.int64)
     ordered = jnp.where(bits < 0, -(bits & 0x7FFFFFFF) - 1, bits)
-    return (ordered << 32) + (_LOW - index)
+    keys: Array = (ordered << 32) + (_LOW - index)
+    return keys
 
 
 def _numbers(keys: Array) -> Array:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -19,9 +20,9 @@ DTYPES: Final[dict[str, DTypeLike]] = {
 }
 
 
-def compute_dtype(dtype: DTypeLike) -> DTypeLike:
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """What an op computes in before it rounds once: f32, and f64 for f64."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def wide(x: Array) -> Array:
