@@ -65,15 +65,10 @@ def attend(
     n, b, k, g, _ = q_NBKGW.shape
     width = load(jnp.zeros((1, 1), jnp.int32))[1].shape[-1]
     rows = (n, k, g, b)
-    # Less than any score, and finite: what has seen nothing yet stays so.
-    least = jnp.full(rows, np.finfo(dtype).min, dtype)
-    largest, total, result = lax.fori_loop(jnp.int32(0), count, turn, (least, jnp.zeros(rows, dtype), jnp.zeros((*rows, width), dtype)))
-    if sinks is not None:
-        sink = sinks.astype(dtype)[..., None]
-        higher = jnp.maximum(largest, sink)
-        total, result = (
-            total * jnp.exp(largest - higher) + jnp.exp(sink - higher),
-            result * jnp.exp(largest - higher)[..., None],
-        )
+    # A sink is a score that is there from the start; else less than any score, and finite: what has seen nothing stays so.
+    least = jnp.full(rows, np.finfo(dtype).min, dtype) if sinks is None else jnp.broadcast_to(sinks.astype(dtype)[..., None], rows)
+    begun = jnp.full(rows, 0 if sinks is None else 1, dtype)
+    carry = (least, begun, jnp.zeros((*rows, width), dtype))
+    _, total, result = lax.fori_loop(jnp.int32(0), count, turn, carry)
     made: Array = result / jnp.where(total == 0, 1, total)[..., None]
     return made.transpose(0, 3, 1, 2, 4)
