@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,11 @@ STEPS = {"tokens": 8, "sequences": 2, "pages": 32}
 PROMPTS = [prompt(11, 1), prompt(5, 2)]
 """Both prompts end with the second step of 8 tokens; then come steps of a token each."""
 TOKENS = 5
-MODELS = ("llama", "gemma3", "qwen3_moe", "deepseek_v3")
+_DEEPSEEK = BY_NAME["deepseek_v3"]
+_HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8}
+MODELS = {name: BY_NAME[name] for name in ("llama", "gemma3", "qwen3_moe")} | {
+    "deepseek_v3": replace(_DEEPSEEK, name="deepseek_v3_wide", settings=_DEEPSEEK.settings | _HEADS)  # for eight ranks
+}
 MESHES = [*((model, {"tp": ranks}) for model in MODELS for ranks in (1, 2, 4, 8)), ("deepseek_v3", {"dp": 2, "tp": 4})]
 EVERYDAY = (("llama", {"tp": 2}),)
 
@@ -43,10 +47,10 @@ def _parameters() -> Iterator[object]:
 def case(request: pytest.FixtureRequest, tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Case:
     model, mesh = request.param
     path = tmp_path_factory.mktemp("jax") / "model.tsa"
-    asked = Request(None, tiny.checkpoint(BY_NAME[model]), None, mesh, "f32", "jax+cpu", quantize="none", steps=STEPS)
+    asked = Request(None, tiny.checkpoint(MODELS[model]), None, mesh, "f32", "jax+cpu", quantize="none", steps=STEPS)
     compile_artifact(asked, path, lambda stage, done, total: None)
     options = LimitOptions(num_pages=32, max_step_tokens=8, max_sequences=2, speculate="off")
-    return Case(path, run(tiny.artifact(BY_NAME[model]), PROMPTS, TOKENS, options), run_jax(path, PROMPTS, TOKENS, options))
+    return Case(path, run(tiny.artifact(MODELS[model]), PROMPTS, TOKENS, options), run_jax(path, PROMPTS, TOKENS, options))
 
 
 def test_logits_are_those_of_the_torch_target(case: Case) -> None:

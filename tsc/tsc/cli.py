@@ -211,6 +211,16 @@ main.add_command(compile_)
 main.add_command(tune)
 
 
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+def inspect(artifact: Path) -> None:
+    """What an artifact is, and what its programs take."""
+    from tsc.inspection import inspected
+
+    for line in inspected(artifact):
+        click.echo(line)
+
+
 @main.group()
 def kernels() -> None:
     """What the kernel registry holds, and why it chooses what it does."""

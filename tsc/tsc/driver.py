@@ -31,7 +31,7 @@ from tsc.weights import (
     write_weights,
 )
 from tskernels.cache_layouts import INT8_CACHE
-from tskernels.registry import ROWS, Measurements
+from tskernels.registry import ROWS, KernelMissing, Measurements
 from tskernels.target import JAX, Target, platforms_of
 from tskernels.tuning import threads_of_rank
 from tspasses.emit import Plans, Record, emit
@@ -122,16 +122,19 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
 
     def compiled(placed: PlacedModel, kept: Collection[str] = ()) -> tuple[Sequence[Bucket], Sequence[Program]]:
         buckets = coarse_plan_set(placed, progress=lambda tokens: progress(f"place, {tokens} tokens", 0, 1))
-        programs = compile_graphs(
-            [b.placed for b in buckets],
-            target,
-            lambda name: progress(name, 0, 1),
-            screen=request.screen,
-            formats=wanted_formats(request.quantize, placed.typed, checkpoint),
-            cache_layout=CACHE_LAYOUTS[request.cache],
-            measured=measured(placed.mesh.ranks),
-            kept=kept,
-        )
+        try:
+            programs = compile_graphs(
+                [b.placed for b in buckets],
+                target,
+                lambda name: progress(name, 0, 1),
+                screen=request.screen,
+                formats=wanted_formats(request.quantize, placed.typed, checkpoint),
+                cache_layout=CACHE_LAYOUTS[request.cache],
+                measured=measured(placed.mesh.ranks),
+                kept=kept,
+            )
+        except KernelMissing as error:
+            raise MissingCapability(str(error)) from None
         return buckets, programs
 
     buckets, programs = compiled(placed, [] if drafts is None else kept_by(drafts))

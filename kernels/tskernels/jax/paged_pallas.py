@@ -33,20 +33,25 @@ def attend_pallas(
         reach = jnp.maximum(tiles.oldest - window + 1, 0) if window else jnp.zeros_like(tiles.oldest)
         first, last = reach // page_size, jnp.maximum(tiles.newest, 0) // page_size
         steps = jnp.maximum((last - first + 1).max(), 1)
-        scalars = (tiles.sequence, first, last, tiles.positions[:, 0], tiles.valid.sum(-1, dtype=jnp.int32), tables)
+        scalars = (tiles.sequence, first, last, tiles.oldest, tiles.newest, tables)
+        # Of rows that are none, before all keys. An integer division by G in the kernel is none of a TPU's.
+        positions = jnp.where(tiles.valid, tiles.positions, -1).repeat(g, 1)[:, :, None]
 
-        def page(n: Array, j: Array, sequence: Any, first: Any, last: Any, start: Any, count: Any, tables: Any) -> tuple[Any, ...]:
+        def page(n: Array, j: Array, sequence: Any, first: Any, last: Any, oldest: Any, newest: Any, tables: Any) -> tuple[Any, ...]:
             # Past a tile's last page the same again, which is not fetched again. A tile without rows has no page.
             own = tables[sequence[n], jnp.minimum(first[n] + j, last[n])]
-            return (jnp.where(count[n] > 0, own, 0), *[0] * (cache.ndim - 1))
+            return (jnp.where(newest[n] >= 0, own, 0), *[0] * (cache.ndim - 1))
 
         def tile(n: Array, j: Array, *scalars: Any) -> tuple[Any, ...]:
             return n, 0, 0, 0
 
+        def rows_of(n: Array, j: Array, *scalars: Any) -> tuple[Any, ...]:
+            return n, 0, 0
+
         grid = pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(n, steps),
-            in_specs=[pl.BlockSpec((1, k, rows, w), tile), pl.BlockSpec((1, *cache.shape[1:]), page)],
+            in_specs=[pl.BlockSpec((1, rows, 1), rows_of), pl.BlockSpec((1, k, rows, w), tile), pl.BlockSpec((1, *cache.shape[1:]), page)],
             out_specs=pl.BlockSpec((1, k, rows, width), tile),
             scratch_shapes=[
                 pltpu.VMEM((k, rows, 1), jnp.float32),
@@ -54,10 +59,10 @@ def attend_pallas(
                 pltpu.VMEM((k, rows, width), jnp.float32),
             ],
         )
-        kernel = partial(_kernel, heads=heads, page_size=page_size, group=g, scale=scale, window=window, softcap=softcap)
+        kernel = partial(_kernel, heads=heads, page_size=page_size, scale=scale, window=window, softcap=softcap)
         shape = jax.ShapeDtypeStruct((n, k, rows, width), q_NBKGW.dtype)
         queries = q_NBKGW.transpose(0, 2, 1, 3, 4).reshape(n, k, rows, w)
-        made: Array = pl.pallas_call(kernel, grid_spec=grid, out_shape=shape)(*scalars, queries, cache)
+        made: Array = pl.pallas_call(kernel, grid_spec=grid, out_shape=shape)(*scalars, positions, queries, cache)
     return made.reshape(n, k, b, g, width).transpose(0, 2, 1, 3, 4)
 
 
@@ -65,9 +70,10 @@ def _kernel(
     sequence: Any,
     first: Any,
     last: Any,
-    start: Any,
-    count: Any,
+    oldest: Any,
+    newest: Any,
     tables: Any,
+    positions: Any,
     queries: Any,
     cache: Any,
     out: Any,
@@ -77,7 +83,6 @@ def _kernel(
     *,
     heads: Heads,
     page_size: int,
-    group: int,
     scale: float,
     window: int,
     softcap: float,
@@ -94,15 +99,14 @@ def _kernel(
     @pl.when(first[n] + j <= last[n])
     def look() -> None:
         rows = queries.shape[2]
-        row = lax.broadcasted_iota(jnp.int32, (rows, page_size), 0) // group
         before = (first[n] + j) * page_size
-        distance = start[n] + row - before - lax.broadcasted_iota(jnp.int32, (rows, page_size), 1)
-        seen = (distance >= 0) & (row < count[n])
-        position = before + lax.broadcasted_iota(jnp.int32, (page_size, 1), 0)
-        written = position < start[n] + count[n]
+        distance = positions[0] - before - lax.broadcasted_iota(jnp.int32, (rows, page_size), 1)
+        seen = distance >= 0
+        key = before + lax.broadcasted_iota(jnp.int32, (page_size, 1), 0)
+        written = key <= newest[n]
         if window:
             seen &= distance < window
-            written &= position > start[n] - window
+            written &= key > oldest[n] - window
         for head in range(queries.shape[1]):
             keys, values = heads(cache, head)
             scores = _product(queries[0, head], keys, 1) * scale
