@@ -22,7 +22,21 @@ IN_FUNCTIONS = {
     ("tsc.checkpoint.tokenizer_gguf", "tsc.checkpoint.tokenizer_sentencepiece"),
 }
 """Imports within a function that close a cycle: a module picks the reader, which uses what the module knows. No others are allowed."""
-_FACTS = ("cache_layouts", "dtypes", "floats4", "layouts", "library", "measure", "registry", "samples", "target", "tuning", "waiting")
+_FACTS = (
+    "cache_layouts",
+    "cache_pages",
+    "dtypes",
+    "floats4",
+    "jax.types",
+    "layouts",
+    "library",
+    "measure",
+    "registry",
+    "samples",
+    "target",
+    "tuning",
+    "waiting",
+)
 KERNEL_FACTS = tuple(f"tskernels.{name}" for name in _FACTS)
 """What the compiler may know of kernels."""
 

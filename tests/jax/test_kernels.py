@@ -89,7 +89,7 @@ def test_states_go_on_from_their_pages_and_begin_anew() -> None:
     q, k, v, memory = floats(6, 2, 3), floats(6, 3, 2).mT.contiguous(), floats(6, 2, 2, 5), floats(4, 2, 2, 3, 5)
     decay, beta = floats(6, 2, 2).sigmoid(), floats(6, 4).sigmoid().view(6, 2, 2)
     kept = memory.clone()
-    numbers = {"scale": 0.4, "eps": 1e-6}
+    numbers: dict[str, Any] = {"scale": 0.4, "eps": 1e-6}
     expected = op_named("ts::gated_delta").reference(q, k, v, decay, beta, kept, spans, states, 0, **numbers)
     found, written = run_jax_kernel("ts::gated_delta", q, k, v, decay, beta, memory, spans, states, 0, **numbers)
     torch.testing.assert_close((found, written), (expected, kept), rtol=0, atol=1e-5)
