@@ -26,8 +26,22 @@ IN_FUNCTIONS = {
 }
 """Imports within a function that close a cycle: a module picks the reader, which uses what the module knows. No others are allowed."""
 _FACTS = (
-    *("cache_layouts", "cost", "dtypes", "floats4", "layouts", "library", "measure", "registry", "roofline", "samples", "target", "tuning"),
-    *("waiting", "gpu.compile", "gpu.functions", "gpu.launch", "gpu.plan_json", "gpu.records"),
+    *(
+        "cache_layouts",
+        "cache_pages",
+        "cost",
+        "dtypes",
+        "floats4",
+        "layouts",
+        "library",
+        "measure",
+        "registry",
+        "roofline",
+        "samples",
+        "target",
+        "tuning",
+    ),
+    *("waiting", "gpu.compile", "gpu.functions", "gpu.launch", "gpu.plan_json", "gpu.records", "jax.types"),
 )
 KERNEL_FACTS = tuple(f"tskernels.{name}" for name in _FACTS)
 """What the compiler may know of kernels."""

@@ -32,6 +32,13 @@ _FAMILIES: Final = (
     *("simd_kernels",),
     *("gpu.attention", "gpu.elementwise", "gpu.linear", "gpu.mixture", "gpu.mla_cuda", "gpu.recurrent", "gpu.rows", "gpu.sampling"),
 )
+_FAMILIES_OF: Final = {
+    "jax": (
+        *("attention", "attention_pallas", "cache", "collectives", "contraction", "elementwise", "mixture", "normalization", "recurrent"),
+        *("rope", "rows", "views"),
+    )
+}
+"""Of targets whose kernels are loaded only when one is asked for: JAX takes its time to import, and need not be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +222,7 @@ def select(call: Call, target: Target, measured: Measurements | None = None) -> 
 def explain(call: Call, target: Target, measured: Measurements | None = None, sizes: Collection[int] | None = None) -> list[Candidate]:
     """Every kernel of the call's op, best first; those that cannot run come last, with the reason. Where all that compete for the call
     were measured in steps of the same sizes, their costs are what they took in these. sizes: no others count."""
-    _load()
+    load(target)
     _op_of(call.op)
     candidates = [_judge(candidate, call, target) for (op_name, _), candidate in _kernels.items() if op_name == call.op]
     if measured is not None:
@@ -366,6 +373,13 @@ def _op_of(name: str) -> Op:
 def _load_families() -> None:
     for family in _FAMILIES:
         importlib.import_module(f"tskernels.{family}")
+
+
+def load(target: Target) -> None:
+    """Import all kernels that a target may have; once."""
+    _load()
+    for family in _FAMILIES_OF.get(target.family, ()):
+        importlib.import_module(f"tskernels.{target.family}.{family}")
 
 
 def _load() -> None:

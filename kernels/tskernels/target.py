@@ -31,8 +31,8 @@ _TORCH_CAPABILITY: Final = {"AVX2": ("avx2", "fma"), "AVX512": ("avx2", "fma", "
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A family (`cpu`, `cuda`, `rocm`) and features. For a machine: all it has. For a kernel: all it needs. Of a GPU the architecture is
-    one (`sm_90a`, `gfx950`)."""
+    """A family (`cpu`, `cuda`, `rocm`, `jax`) and features. For a machine: all it has. For a kernel: all it needs. Of a GPU the
+    architecture is one (`sm_90a`, `gfx950`); of `jax` the one platform that a program is for, where it is not for all of them."""
 
     family: str
     features: frozenset[str] = frozenset()
@@ -60,6 +60,9 @@ ANY: Final = Target("any")
 CPU: Final = Target("cpu")
 CUDA: Final = Target("cuda")
 ROCM: Final = Target("rocm")
+JAX: Final = Target("jax")
+PLATFORMS: Final = ("tpu", "cuda", "cpu")
+"""That a program for JAX can be exported for."""
 ARCHITECTURES: Final = {"sm_90a": "cuda", "sm_100a": "cuda", "sm_103a": "cuda", "gfx942": "rocm", "gfx950": "rocm"}
 """Of GPUs, with their family."""
 DEVICES: Final = {"sm_90a": "h100", "sm_100a": "b200", "sm_103a": "b300", "gfx942": "mi300x", "gfx950": "mi355x"}
@@ -71,6 +74,11 @@ def gpu(architecture: str) -> Target:
     return Target(ARCHITECTURES[architecture], frozenset({architecture}))
 
 
+def platforms_of(target: Target) -> tuple[str, ...]:
+    """Those that a program for JAX is exported for."""
+    return tuple(sorted(target.features)) or PLATFORMS
+
+
 def cpu(*features: str) -> Target:
     """What a kernel for CPUs with these instruction sets needs: `cpu("avx512f")`."""
     unknown = sorted(set(features) - _FEATURES)
@@ -80,12 +88,16 @@ def cpu(*features: str) -> Target:
 
 
 def parse_target(text: str) -> Target:
-    """`cpu` is this machine's CPU with all it has; `cpu+avx2+fma` one with just these; plain `cpu+` one with none; `sm_90a` a GPU."""
+    """`cpu` is this machine's CPU with all it has; `cpu+avx2+fma` one with just these; plain `cpu+` one with none; `sm_90a` a GPU; `jax`
+    all of JAX's platforms, `jax+tpu` one of them."""
     if text in ARCHITECTURES:
         return gpu(text)
     family, plus, features = text.partition("+")
+    if family == "jax" and (not plus or features in PLATFORMS):
+        return Target("jax", frozenset([features] if plus else []))
     if family != "cpu":
-        raise ValueError(f"unknown target `{text}`; known: cpu, {', '.join(ARCHITECTURES)}")
+        known = ("cpu", *ARCHITECTURES, "jax", *(f"jax+{platform}" for platform in PLATFORMS))
+        raise ValueError(f"unknown target `{text}`; known: {', '.join(known)}")
     if not plus:
         return Target("cpu", _host_features())
     return cpu(*(feature for feature in features.split("+") if feature))

@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from tskernels.cache_pages import table_columns
 from tskernels.mesh_axes import group_members
 from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import Binder, Observe
 from tsrun.errors import ArtifactError
+from tsrun.jax_steps import is_for_jax
 from tsrun.kept import Kept
 from tsrun.limits import Limits
-from tsrun.memory import Zeros, zeros
+from tsrun.memory import zeros
 from tsrun.output import Output
 from tsrun.program import Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
 from tsrun.states import States
-from tsrun.step import Step
-from tsrun.step_inputs import StepInputs, table_columns
+from tsrun.step import Ints, Step
+from tsrun.step_inputs import StepInputs
 from tsrun.weights import Weights
 
 if TYPE_CHECKING:
@@ -39,6 +41,13 @@ class Programs(Protocol):
     @property
     def can_run_head(self) -> bool:
         """Whether it can be run alone."""
+
+
+class HoldsStates(Protocol):
+    """States of sequences, by pages."""
+
+    def copy(self, copies_C3: Ints) -> None:
+        """Copy pages, each (group, source, target), in order."""
 
 
 class Executor:
@@ -68,18 +77,26 @@ class Executor:
         self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
         memory_of = zeros if device is None else device.zeros
         self._limits = limits
+        self._states: HoldsStates
+        self.programs: Programs
+        if is_for_jax(artifact.manifest):
+            from tsrun.jax_program import JaxPrograms  # late: it loads JAX
+
+            self.needs_torch = False
+            self._kept = Kept(program, 0)  # no drafts
+            self.programs = self._states = JaxPrograms(artifact, program, limits, self._inputs)
+            return
         weights = Weights(artifact.weights_file(rank), screen=screen)
         caches = [memory_of((limits.stored_pages[cache.window], limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
-        self._states = States(program.states, limits.num_states, memory_of)
+        states = self._states = States(program.states, limits.num_states, memory_of)
         self._kept = Kept(program, limits.max_step_tokens, memory_of)
         coordinates = _coordinates(artifact, program, rank)
-        binder = Binder(program, weights, caches, self._states.places, coordinates, self._inputs.places(), self._kept.taken)
+        binder = Binder(program, weights, caches, states.places, coordinates, self._inputs.places(), self._kept.taken)
         plans = [binder.bind(plan, self._kept.taken) for plan in program.plans]
         plans += [binder.bind(plan, self._kept.made) for plan in program.drafts]
         file = artifact.file(PROGRAM)
         gives_logits = artifact.manifest.gives == "logits"
         self.needs_torch = device is not None or observe is not None or not all(can_run(bound.calls, memory) for bound in plans)
-        self.programs: Programs
         if device is not None:
             from tsrun.gpu.programs import GpuPrograms
 

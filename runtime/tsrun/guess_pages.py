@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from tskernels.cache_pages import table_columns
 from tsrun.block_tables import BlockTables
 from tsrun.limits import Limits
 from tsrun.step import NO_ENTRIES, Ints
-from tsrun.step_inputs import table_columns
 
 
 class GuessPages:

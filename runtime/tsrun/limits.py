@@ -9,16 +9,12 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Literal
 
+from tskernels.cache_pages import DRAFTED_ROWS, MOST_DEPTH, PAGE_SIZE, SCORED_ROWS, state_pages, window_pages
 from tskernels.dtypes import size_bytes
 from tsrun.errors import MachineError, RequestError
 
 Speculate = Literal["lookup", "mtp", "draft", "off"]
 _CACHE_SHARE_OF_MEMORY = 4  # a quarter; pages that are never written are never made resident
-_MOST_DEPTH = 2
-SCORED_ROWS = 64
-"""Of a step at most, whose logits are there only to score prompts: each takes as much memory as the vocabulary."""
-DRAFTED_ROWS = 64
-"""Of a step at most, which drafts have: the same."""
 MOST_DRAFTS = 31
 """Of a sequence in a step."""
 MOST_GUESSES = 8
@@ -39,7 +35,7 @@ class LimitOptions:
     target: what runs the program, where that is not what it was compiled for.
     """
 
-    page_size: int = 16
+    page_size: int = PAGE_SIZE
     num_pages: int | None = None
     cache_bytes: int | None = None
     max_sequences: int = 32
@@ -60,8 +56,8 @@ class LimitOptions:
         for name, value in (("max-sequences", self.max_sequences), ("max-step-tokens", self.max_step_tokens)):
             if value > _MOST_STEP:
                 raise RequestError(name, f"got {value}", f"give at most {_MOST_STEP:,}")
-        if self.depth > _MOST_DEPTH:
-            raise RequestError("depth", f"got {self.depth}", f"give 1 or {_MOST_DEPTH}")
+        if self.depth > MOST_DEPTH:
+            raise RequestError("depth", f"got {self.depth}", f"give 1 or {MOST_DEPTH}")
         if self.num_pages is not None and self.cache_bytes is not None:
             raise RequestError("num-pages", "given together with cache-bytes", "give one of them")
         if self.draft is not None and self.speculate not in (None, "draft"):
@@ -140,22 +136,16 @@ def settle(
     longest = min(n for n in (options.max_context, context, 2**31 - 1) if n is not None)
     max_step_tokens = -(-options.max_step_tokens // token_multiple) * token_multiple
     windows = sorted(row_bytes.keys() - {0})
-    # What has run still holds its state until its last step is over.
     num_states = (
-        (2 * options.max_sequences + options.depth - 1 if options.prefix_cache else options.max_sequences + options.depth)
-        if state_bytes
-        else 0
+        state_pages(max_sequences=options.max_sequences, prefix_cache=options.prefix_cache, depth=options.depth) if state_bytes else 0
     )
 
-    def window_pages(window: int, num_pages: int) -> int:
-        # What a sequence has between two steps: its window begins within a page, and ends within one.
-        least = -(-min(window, num_pages * size) // size) + 2
-        # Steps under way add to them, and a prompt that was here before finds pages that no sequence has any more.
-        running = options.max_sequences * least + options.depth * -(-max_step_tokens // size)
-        return max(least, min(2 * running, num_pages))
+    def pages_of_window(window: int, num_pages: int) -> int:
+        running = {"max_sequences": options.max_sequences, "max_step_tokens": max_step_tokens, "depth": options.depth}
+        return window_pages(window, num_pages, page_size=size, **running)
 
     def total_bytes(num_pages: int) -> int:
-        rows = row_bytes.get(0, 0) * num_pages + sum(row_bytes[window] * window_pages(window, num_pages) for window in windows)
+        rows = row_bytes.get(0, 0) * num_pages + sum(row_bytes[window] * pages_of_window(window, num_pages) for window in windows)
         return rows * size + num_states * state_bytes
 
     # Slots are int32, so that the last one must be countable; rows that pad a step have a page past the others.
@@ -178,7 +168,7 @@ def settle(
         max_sequences=options.max_sequences,
         max_step_tokens=max_step_tokens,
         max_context=min(longest, num_pages * size),
-        windows=tuple((window, window_pages(window, num_pages)) for window in windows),
+        windows=tuple((window, pages_of_window(window, num_pages)) for window in windows),
         num_states=num_states,
         snapshot_tokens=-(-options.snapshot_tokens // size) * size if num_states else 0,
         scratch_pages=-(-MOST_GUESSES // size) if options.guesses else 0,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tskernels.cache_pages import SCORED_ROWS
 from tsrun._core import Scheduler
-from tsrun.limits import SCORED_ROWS, LimitOptions, Limits
+from tsrun.limits import LimitOptions, Limits
 from tsrun.program import Program
 
 

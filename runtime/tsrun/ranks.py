@@ -14,11 +14,12 @@ from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsrun.artifact import PROGRAM, open_artifact, read_manifest
+from tsrun.artifact import PROGRAM, Manifest, open_artifact, read_manifest
 from tsrun.draft_model import DraftModel
 from tsrun.errors import RankError, UsageError
 from tsrun.executor import Executor
 from tsrun.gpu.opening import cache_memory, device_for
+from tsrun.jax_steps import fitting, is_for_jax, require_no_threads
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.output import Output
@@ -98,13 +99,18 @@ class Ranks:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._step: Future[Output] = Future()
-        started = check_launch(manifest.ranks)
+        processes = num_processes(manifest)
+        started = check_launch(processes)
         try:
-            share = share_of_threads(threads, manifest.ranks)
-            if manifest.ranks > 1 and not started:
-                self._start_workers(path, manifest.ranks, share, options.target)
-            self.artifact = open_artifact(path, rank=0, progress=progress, memory=files_read_before())
+            share = share_of_threads(threads, processes)
+            if processes > 1 and not started:
+                self._start_workers(path, processes, share, options.target)
+            own = 0 if processes == manifest.ranks else None
+            self.artifact = open_artifact(path, rank=own, progress=progress, memory=files_read_before())
             self.artifact.require_weights()
+            if is_for_jax(manifest):
+                require_no_threads(threads)
+                options = fitting(options, self.artifact)
             self.program = program = program_for(self.artifact.file(PROGRAM), options.target)
             self.draft = None if options.draft is None else DraftModel(Path(options.draft), self.artifact)
             rows = row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches)
@@ -120,7 +126,7 @@ class Ranks:
                 token_multiple=lcm(*(plan.token_multiple for plan in program.plans)),
                 cache_memory=None if device is None else cache_memory(device, self.artifact.weights_file(0)),
             )
-            if manifest.ranks > 1:
+            if processes > 1:
                 self._expect("verified")
                 from tsrun.process_group import Group  # late: one rank alone has no use for torch.distributed
 
@@ -258,6 +264,11 @@ class Ranks:
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+
+def num_processes(manifest: Manifest) -> int:
+    """One a rank, but where one has all devices."""
+    return 1 if is_for_jax(manifest) else manifest.ranks
 
 
 def check_launch(ranks: int) -> bool:

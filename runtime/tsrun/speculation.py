@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from tskernels.cache_pages import DRAFTED_ROWS
 from tsrun.generation import Speculated
 from tsrun.guesses import GuessDrafter, GuessDrafters
-from tsrun.limits import DRAFTED_ROWS, MOST_DRAFTS
+from tsrun.limits import MOST_DRAFTS
 from tsrun.lookup import LookupDrafters
 from tsrun.step_cost import StepCost
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from tskernels.cache_pages import table_columns
 from tsrun.block_tables import BlockTables
 from tsrun.limits import Limits
 from tsrun.places import Extent, Place, fixed
 from tsrun.step import Ints, Step
 
-_FEWEST_COLUMNS = 8
 _TOKENS: tuple[Extent, ...] = (("T", 1),)
 _SEQUENCES: tuple[Extent, ...] = (("S", 1),)
 _SHAPES: Mapping[str, tuple[Extent, ...]] = {
@@ -27,11 +27,6 @@ _SHAPES: Mapping[str, tuple[Extent, ...]] = {
 
 StepInput = tuple[str, int]
 """What it is called in a program, and the window of the caches that it is about: slots and tables are there once for each."""
-
-
-def table_columns(P: int) -> int:
-    """The width that tables of P pages are bound with: a power of two, so that a growing sequence rebinds seldom."""
-    return max(_FEWEST_COLUMNS, 1 << (P - 1).bit_length())
 
 
 def _zeros(size: int) -> Ints:
@@ -56,6 +51,10 @@ class StepInputs:
 
     def places(self) -> Mapping[StepInput, Place]:
         return {(name, window): fixed(array.ctypes.data, "i32", _SHAPES[name], array) for (name, window), array in self._arrays.items()}
+
+    def array(self, name: str, window: int) -> Ints:
+        """Of an input, as long as the limits allow; a step's begin it."""
+        return self._arrays[name, window]
 
     def fill(self, step: Step, columns: int) -> None:
         """Copy a step in, with the rows of the block tables as its updates leave them."""

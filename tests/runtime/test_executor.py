@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.runtime.toy import Toy, program_of, write_artifact
 
+from tskernels.cache_pages import table_columns
 from tsrun.artifact import open_artifact
 from tsrun.block_tables import BlockTables
 from tsrun.errors import ArtifactError, MachineError, RequestError
@@ -17,7 +18,6 @@ from tsrun.executor import Executor
 from tsrun.limits import LimitOptions, Limits, memory_bytes, row_bytes, settle
 from tsrun.program import read_program
 from tsrun.step import Step
-from tsrun.step_inputs import table_columns
 
 LIMITS = Limits(page_size=4, num_pages=64, max_sequences=4, max_step_tokens=40, max_context=96, windows=((12, 48),))
 

@@ -249,10 +249,11 @@ main.add_command(tune)
 @main.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 def inspect(artifact: Path) -> None:
-    """What an artifact holds: for which model, mesh and target, which kernels, and what their machine code takes of a device."""
-    from tsc.inspection import inspection
+    """What an artifact holds: for which model, mesh and target, which kernels, and what its programs and their machine code take."""
+    from tsc.inspection import inspected
 
-    click.echo(inspection(artifact))
+    for line in inspected(artifact):
+        click.echo(line)
 
 
 @main.group()

@@ -87,6 +87,12 @@ def _note_context(request: Request) -> None:
 @click.command("compile")
 @_compiled
 @click.option("--target", default="cpu", show_default=True, help="where it will run")
+@click.option(
+    "--steps",
+    metavar="NAME=SIZE,...",
+    help="of --target jax, whose programs have fixed shapes: tokens of the largest step, sequences at once, and pages of the cache "
+    "[default: tokens=256,sequences=16,pages=2048]",
+)
 @TUNING
 @NO_TUNING
 @click.option(
@@ -104,6 +110,7 @@ def compile_(
     mesh: str | None,
     dtype: str,
     target: str,
+    steps: str | None,
     topology: str | None,
     screen: bool,
     quantize: Quantize,
@@ -119,10 +126,11 @@ def compile_(
 
     MODEL is a model file; without one it is found by the checkpoint's architecture. A checkpoint may stand in its place.
     """
-    from tsc.request import compile_key, tuning_of
+    from tsc.request import compile_key, parse_steps, tuning_of
 
     asked = _request(model, weights, config, context, entry, mesh, dtype, topology, screen, quantize, cache)
-    request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning, importance=importance, head=head)
+    chosen = {"target": target, "tuning": tuning, "tuned": not no_tuning, "importance": importance, "head": head}
+    request = replace(asked, **chosen, steps=parse_steps(steps))
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
         return

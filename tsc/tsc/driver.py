@@ -35,15 +35,16 @@ from tsc.weights import (
 )
 from tskernels.cache_layouts import INT8_CACHE
 from tskernels.registry import ROWS, KernelMissing, Measurements
-from tskernels.target import Target
+from tskernels.target import JAX, Target, platforms_of
 from tskernels.tuning import threads_of_rank
-from tspasses.emit import Plans, emit
+from tspasses.emit import Plans, Record, emit
 from tspasses.launch_table import launch_table
 from tspasses.pipeline import compile_graphs
 from tspasses.placed import Options, PlacedModel
 from tspasses.plan import plan_of
 from tspasses.plan_set import Bucket, coarse_plan_set
 from tspasses.select_kernels import chosen_by_measurement
+from tspasses.step_buckets import StepLimits
 from tspasses.topology import topology
 
 Progress = Callable[[str, int, int], None]
@@ -52,6 +53,7 @@ Progress = Callable[[str, int, int], None]
 
 LINKS = {
     "cpu": "local",
+    "jax": "local",
     "sm_90a": "h100-nvlink",
     "sm_100a": "b200-nvlink",
     "sm_103a": "b200-nvlink",
@@ -132,7 +134,7 @@ def compile_graphs_of(request: Request, measured: Measuring, progress: Progress)
         match_checkpoint(placed.typed, checkpoint, others)
     entry = drafter_of(model.file, placed.entry.instance.module)
     drafts = None
-    if entry is not None and checkpoint is not None and has_weights_of(others[entry.name], checkpoint):
+    if entry is not None and target.family != JAX.family and checkpoint is not None and has_weights_of(others[entry.name], checkpoint):
         match_checkpoint(others[entry.name], checkpoint, {**others, placed.entry.instance.module: placed.typed})
         drafts = place_model(model, config, request.mesh or {}, options, entry=entry.name)
         _require_guesses(drafts, placed, own_vocabulary=request.head is not None)
@@ -174,6 +176,7 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
     unless all went well."""
     if path.suffix != ".tsa":
         raise CompileError(Diagnostic("TS0503", f"-o {path}: an artifact's name ends in .tsa"))
+    limits = _step_limits(request)
     tuning, _ = tuning_of(request)
     path_of_importance = importance_of(request)
     importance = None if path_of_importance is None else read_importance(path_of_importance)
@@ -197,7 +200,10 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
         if kernels is not None:
             kernels.write(writer)
         drafts = _plans(drafter.buckets, drafter.programs) if drafter else []
-        writer.write_json("program.json", emit(_plans(graphs.buckets, graphs.programs), drafts))
+        program = emit(_plans(graphs.buckets, graphs.programs), drafts)
+        writer.write_json("program.json", program)
+        if limits is not None:
+            _write_exported(writer, graphs, program, limits, longest_sequence(graphs.config, request.context), progress)
         writer.write_json("plan.json", _shown_plans(graphs))
         if checkpoint is not None:
             for name, data in split_tokenizer(checkpoint.tokenizer_files()).items():
@@ -218,6 +224,33 @@ def compile_artifact(request: Request, path: Path, progress: Progress) -> Compil
         }
         writer.finish({**_manifest(request, graphs.model, graphs.placed, graphs.config, graphs.digest, checkpoint), **stored})
     return Compiled(found, decided, calls, {} if checkpoint is None else checkpoint.left_out)
+
+
+def _step_limits(request: Request) -> StepLimits | None:
+    """What the programs of a target of fixed shapes hold; None of any other. Raises CompileError."""
+    if target_of(request).family != JAX.family:
+        if request.steps:
+            what = f"--steps: programs for {request.target} take steps of any size"
+            raise CompileError(Diagnostic("TS0513", what, fixes=("give sizes to `tsrun`, or --target jax",)))
+        return None
+    try:
+        return StepLimits.of(request.steps)
+    except ValueError as error:
+        raise CompileError(Diagnostic("TS0513", f"--steps: {error}")) from None
+
+
+def _write_exported(
+    writer: ArtifactWriter, graphs: Graphs, program: Record, limits: StepLimits, context: int | None, progress: Progress
+) -> None:
+    """The program of each size of step, as StableHLO."""
+    from tspasses.export_jax import export_steps  # needs JAX
+
+    axes = [(a.name, a.known_size) for a in graphs.placed.mesh.axes]
+    platforms = platforms_of(graphs.target)
+    exported = export_steps(program, axes, platforms, limits, context, lambda done, total: progress("export", done, total))
+    writer.write_json("jax.json", exported.record)
+    for name, data in exported.files.items():
+        writer.write_bytes(name, data)
 
 
 def _plans(buckets: Sequence[Bucket], programs: Sequence[Program]) -> Plans:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tsc import __version__
 from tsc.checkpoint.config import load_config, longest_sequence
-from tsc.diagnostics import CompileError, Diagnostic
+from tsc.diagnostics import CompileError, Diagnostic, MissingCapability
 from tsc.elaborate import find_entry
 from tsc.front import ModelSource, model_for, read_model
 from tsc.importance import importance_digest, refusal
@@ -32,7 +32,8 @@ class Request:
     (`tsc/quantization.py`); importance: a file that says which of their inputs matter; cache: how keys and values are stored; tuning: a
     file of measurements, None for this machine's if there is one; tuned: whether they decide; entry: which of the model file's, None for
     the first; context: the longest sequence, for rope scalings that depend on it, None for that of the config; head: a checkpoint of an
-    EAGLE-3 head, which drafts."""
+    EAGLE-3 head, which drafts; steps: of a target whose programs have fixed shapes, the largest step and cache by name
+    (`tspasses/step_buckets.py`)."""
 
     model: Path | None
     weights: Path | None
@@ -50,6 +51,11 @@ class Request:
     entry: str | None = None
     context: int | None = None
     head: Path | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
+
+
+_NEEDS = {"jax": ("jax", "flatbuffers")}
+"""What a target's programs are made with, of the extra of its name."""
 
 
 def compile_key(request: Request) -> dict[str, str]:
@@ -67,9 +73,21 @@ def compile_key(request: Request) -> dict[str, str]:
     }
     found["tuning"] = tuning.digest if tuning else "none"
     found["entry"] = find_entry(model.file, request.entry).name
+    found["steps"] = ",".join(f"{name}={size}" for name, size in sorted(request.steps.items())) or "default"
     found["context"] = str(longest_sequence(config, request.context))
     found["head"] = "none" if request.head is None else load_config(request.head)[1]
     return found | {"model": model.name, "source_sha256": model.digest, "config_sha256": digest}
+
+
+def parse_steps(text: str | None) -> dict[str, int]:
+    """`tokens=256,sequences=16` as sizes. Raises CompileError."""
+    sizes: dict[str, int] = {}
+    for part in text.split(",") if text else ():
+        name, equals, size = part.strip().partition("=")
+        if not equals or not size.isascii() or not size.isdigit() or len(size) > 7 or name in sizes:
+            raise CompileError(Diagnostic("TS0513", f"--steps: `{part.strip()}` is not a new NAME=SIZE, as in tokens=256"))
+        sizes[name] = int(size)
+    return sizes
 
 
 def target_of(request: Request) -> Target:
@@ -80,9 +98,13 @@ def target_of(request: Request) -> Target:
 def target_named(name: str) -> Target:
     """Raises CompileError."""
     try:
-        return parse_target(name)
+        target = parse_target(name)
     except ValueError as error:
         raise CompileError(Diagnostic("TS0504", f"--target: {error}")) from None
+    missing = [package for package in _NEEDS.get(target.family, ()) if find_spec(package) is None]
+    if missing:
+        raise MissingCapability(f"--target {name}: needs {' and '.join(missing)}; install them with `pip install 'tsc-llm[jax]'`")
+    return target
 
 
 def importance_of(request: Request) -> Path | None:
