@@ -30,7 +30,7 @@ _FAMILIES: Final = (
     *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "gated"),
     *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "recurrent", "rope", "rows", "screened", "views"),
     *("simd_kernels",),
-    *("gpu.attention", "gpu.elementwise", "gpu.linear", "gpu.mixture", "gpu.rows"),
+    *("gpu.attention", "gpu.elementwise", "gpu.linear", "gpu.mixture", "gpu.recurrent", "gpu.rows", "gpu.sampling"),
 )
 
 

@@ -101,10 +101,16 @@ class _Attention:
 def _paged(call: Call, target: Target, has_sinks: bool) -> Plan:
     heads, group, width = (size(call, 0, i) for i in (1, 2, 3))
     constants = {
-        **{"HEADS": heads, "GROUP": group, "WIDTH": width, "PADDED": padded(width, 16), "SINKS": has_sinks},
-        **{"SCALE": number(call, "scale"), "WINDOW": number(call, "window"), "SOFTCAP": number(call, "softcap")},
+        "HEADS": heads,
+        "GROUP": group,
+        "WIDTH": width,
+        "PADDED": padded(width, 16),
+        "SINKS": has_sinks,
+        "SCALE": number(call, "scale"),
+        "WINDOW": number(call, "window"),
+        "SOFTCAP": number(call, "softcap"),
     }
-    arguments = {"q": Operand(0), "cache": Operand(1), "sinks": Operand(2 if has_sinks else 0)}
+    arguments: dict[str, Argument] = {"q": Operand(0), "cache": Operand(1), "sinks": Operand(2 if has_sinks else 0)}
     strides = {"q_token": stride(0, 0), "q_head": stride(0, 1), "q_member": stride(0, 2), "page_size": Scalar(Dimension(1, 1))}
     spans, sinks = (3, 2) if has_sinks else (2, None)
     return _split(call, _Attention("attend", arguments, strides, constants, _tiles(call, target), spans, heads, group, width, sinks))
@@ -114,12 +120,20 @@ def _paged(call: Call, target: Target, has_sinks: bool) -> Plan:
 def latent_attention(call: Call, target: Target) -> Plan:
     heads, latent, rotated = size(call, 0, 1), size(call, 0, 2), size(call, 1, 2)
     constants = {
-        **{"HEADS": heads, "LATENT": latent, "LATENT_PADDED": padded(latent, 16), "ROTATED": rotated},
-        **{"ROTATED_PADDED": padded(rotated, 16), "SCALE": number(call, "scale"), "WINDOW": number(call, "window")},
+        "HEADS": heads,
+        "LATENT": latent,
+        "LATENT_PADDED": padded(latent, 16),
+        "ROTATED": rotated,
+        "ROTATED_PADDED": padded(rotated, 16),
+        "SCALE": number(call, "scale"),
+        "WINDOW": number(call, "window"),
     }
-    arguments = {"q": Operand(0), "rotated": Operand(1), "cache": Operand(2)}
+    arguments: dict[str, Argument] = {"q": Operand(0), "rotated": Operand(1), "cache": Operand(2)}
     strides = {
-        **{"q_token": stride(0, 0), "q_head": stride(0, 1), "r_token": stride(1, 0), "r_head": stride(1, 1)},
+        "q_token": stride(0, 0),
+        "q_head": stride(0, 1),
+        "r_token": stride(1, 0),
+        "r_head": stride(1, 1),
         "page_size": Scalar(Dimension(2, 1)),
     }
     tiles = _latent_tiles(call, target)
@@ -133,8 +147,11 @@ def _split(call: Call, attention: _Attention) -> Plan:
     room = larger(1, SMS * tiles.blocks // heads)
     dtype = call.operands[0].dtype
     types = {
-        **{name: dtype for name in (*attention.arguments, "out", "sinks")},
-        **{"tables": "i32", "work": "i32", "partials": "f32", "logs": "f32"},
+        **dict.fromkeys((*attention.arguments, "out", "sinks"), dtype),
+        "tables": "i32",
+        "work": "i32",
+        "partials": "f32",
+        "logs": "f32",
     }
 
     def capacity(tile: Tile) -> Expression:
@@ -142,10 +159,13 @@ def _split(call: Call, attention: _Attention) -> Plan:
         return larger(room, cdiv(Dimension(0, 0) * group, tile.rows) + Dimension(attention.spans, 0) * 3 + 1)
 
     def of(tile: Tile, is_wide: bool, blocks: Expression) -> Launch:
-        arguments = {
+        arguments: dict[str, Argument] = {
             **attention.arguments,
-            **{"tables": Operand(attention.spans + 2), "work": PreparedInput("work"), "out": Out()},
-            **{"partials": ScratchSpace("partials"), "logs": ScratchSpace("logs")},
+            "tables": Operand(attention.spans + 2),
+            "work": PreparedInput("work"),
+            "out": Out(),
+            "partials": ScratchSpace("partials"),
+            "logs": ScratchSpace("logs"),
             **attention.strides,
             "table_row": Scalar(Stride(attention.spans + 2, 0)),
         }
@@ -153,13 +173,21 @@ def _split(call: Call, attention: _Attention) -> Plan:
         function, grid = source("attention", attention.function), (blocks, heads, 1)
         return Launch(function, grid, arguments, constants, only(types, arguments), tile.warps, tile.stages)
 
-    combined = {
+    combined: dict[str, Argument] = {
         "sinks": Operand(attention.sinks or 0),
-        **{"work": PreparedInput("work"), "out": Out(), "partials": ScratchSpace("partials"), "logs": ScratchSpace("logs")},
+        "work": PreparedInput("work"),
+        "out": Out(),
+        "partials": ScratchSpace("partials"),
+        "logs": ScratchSpace("logs"),
     }
     constants = {
-        **{"HEADS": heads, "GROUP": group, "WIDTH": attention.width, "PADDED": padded(attention.width, 16)},
-        **{"SINKS": attention.sinks is not None, "ROWS": _COMBINED_ROWS, "ROOM": wide.rows},
+        "HEADS": heads,
+        "GROUP": group,
+        "WIDTH": attention.width,
+        "PADDED": padded(attention.width, 16),
+        "SINKS": attention.sinks is not None,
+        "ROWS": _COMBINED_ROWS,
+        "ROOM": wide.rows,
     }
     grid = (room, heads, cdiv(wide.rows, _COMBINED_ROWS))
     combine = Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
@@ -169,8 +197,14 @@ def _split(call: Call, attention: _Attention) -> Plan:
     wide_from = tiles.wide_from if narrow != wide else NEVER
     variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == 1 else (all_narrow, both)
     numbers = {
-        **{"heads": heads, "group": group, "narrow": narrow.rows, "wide": wide.rows, "wide_from": wide_from},
-        **{"unit": narrow.keys, "blocks": tiles.blocks, "window": number(call, "window")},
+        "heads": heads,
+        "group": group,
+        "narrow": narrow.rows,
+        "wide": wide.rows,
+        "wide_from": wide_from,
+        "unit": narrow.keys,
+        "blocks": tiles.blocks,
+        "window": number(call, "window"),
     }
     work = Prepared("work", "tskernels.gpu.splits:work", numbers, (capacity(narrow) * 2 + room + 1) * RECORD)
     partial = room * (heads * wide.rows)

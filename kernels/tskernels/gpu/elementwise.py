@@ -42,7 +42,7 @@ def _unary(name: str) -> None:
     def planner(call: Call, target: Target) -> Plan:
         factor = number(call, _UNARY[name]) if _UNARY[name] else 0
         constants = {"FUNCTION": name, "FACTOR": factor, "WIDTH": width(call), "ROW": _row(call)}
-        arguments = {"x": Operand(0), "out": Out(), **strides(call, 0, "x")}
+        arguments: dict[str, Argument] = {"x": Operand(0), "out": Out(), **strides(call, 0, "x")}
         return _launch(call, "unary", arguments, constants, width(call), call.operands[0].dtype)
 
 
@@ -55,7 +55,7 @@ def _binary(name: str, when: When | None) -> None:
             y = {"y_token": stride(1, 0), "y_row": stride(1, -2)}
         elif name in _OF_ROWS:  # [...]
             y = {"y_token": stride(1, 0), "y_row": stride(1, -1)}
-        arguments = {"x": Operand(0), "y": Operand(1), "out": Out(), **strides(call, 0, "x"), **y}
+        arguments: dict[str, Argument] = {"x": Operand(0), "y": Operand(1), "out": Out(), **strides(call, 0, "x"), **y}
         return _launch(call, "binary", arguments, constants, width(call), "f32" if name in _OF_ROWS[1:] else call.operands[0].dtype)
 
 
@@ -69,20 +69,20 @@ for _name in _OF_ROWS:
 
 @triton_kernel("ts::decay")
 def decay(call: Call, target: Target) -> Plan:
-    arguments = {"x": Operand(0), "rate": Operand(1), "bias": Operand(2), "out": Out(), **strides(call, 0, "x")}
+    arguments: dict[str, Argument] = {"x": Operand(0), "rate": Operand(1), "bias": Operand(2), "out": Out(), **strides(call, 0, "x")}
     return _launch(call, "decay", arguments, {"WIDTH": width(call), "ROW": _row(call)}, width(call), "f32")
 
 
 @triton_kernel("ts::embedding", cost=gather_bound(source=1, indices=0))
 def embedding(call: Call, target: Target) -> Plan:
-    arguments = {"ids": Operand(0), "table": Operand(1), "out": Out(), "shard": Coordinate("shard")}
+    arguments: dict[str, Argument] = {"ids": Operand(0), "table": Operand(1), "out": Out(), "shard": Coordinate("shard")}
     constants: dict[str, Number | str] = {"COUNT": size(call, 1, 0), "WIDTH": width(call, 1)}
     return _launch(call, "embedding", arguments, constants, width(call, 1), call.operands[1].dtype)
 
 
 @triton_kernel("ts::take_rows", cost=gather_bound(source=0, indices=1))
 def take_rows(call: Call, target: Target) -> Plan:
-    arguments = {"x": Operand(0), "index": Operand(1), "out": Out(), **strides(call, 0, "x")}
+    arguments: dict[str, Argument] = {"x": Operand(0), "index": Operand(1), "out": Out(), **strides(call, 0, "x")}
     return _launch(call, "take_rows", arguments, {"WIDTH": width(call), "ROW": _row(call)}, width(call), call.operands[0].dtype)
 
 
@@ -91,8 +91,11 @@ def _append(op: str, cost: Cost = bandwidth_bound) -> None:
     def planner(call: Call, target: Target) -> Plan:
         x, y = width(call, 1), width(call, 2)
         block = min(_BLOCK, padded(max(x, y)))
-        arguments = {
-            **{"cache": Operand(0), "x": Operand(1), "y": Operand(2), "slots": Operand(3)},
+        arguments: dict[str, Argument] = {
+            "cache": Operand(0),
+            "x": Operand(1),
+            "y": Operand(2),
+            "slots": Operand(3),
             **strides(call, 1, "x"),
             **strides(call, 2, "y"),
         }

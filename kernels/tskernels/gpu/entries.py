@@ -18,6 +18,8 @@ FLOATS: Final = ("bf16", "f16", "f32")
 MULTIPLE: Final = 8
 """Elements that rows are apart in multiples of: so widths are, of models that a GPU runs."""
 COMPILED: Final = Verification("compiled")
+RUN: Final = Verification("run", "NVIDIA H100", "2026-11-26")
+"""By benchmarks/triton_kernels.py."""
 
 
 def triton_kernel(
@@ -29,15 +31,24 @@ def triton_kernel(
     layouts: Mapping[int, str] = MappingProxyType({}),
     constants: Callable[[Call], Sequence[float]] | None = None,
     suffix: str = "",
-    verified: Verification = COMPILED,
+    verified: Verification = RUN,
 ) -> Callable[[Planner], Planner]:
     """`triton` for NVIDIA's, `triton_rocm` for AMD's, by the registry's rules; suffix: what more the name says. All are interpreted
-    (tests/gpu) and compiled for each architecture; verified: how far beyond that NVIDIA's was."""
+    and compiled for each architecture (tests/gpu); verified: how far NVIDIA's was."""
 
     def register(planner: Planner) -> Planner:
         for name, target, level in (("triton", CUDA, verified), ("triton_rocm", ROCM, COMPILED)):
-            facts = {"dtypes": dtypes, "when": when, "cost": cost, "layouts": layouts, "constants": constants}
-            gpu_kernel(op, name=name + suffix, target=target, verified=level, **facts)(planner)
+            gpu_kernel(
+                op,
+                name=name + suffix,
+                target=target,
+                dtypes=dtypes,
+                when=when,
+                cost=cost,
+                layouts=layouts,
+                constants=constants,
+                verified=level,
+            )(planner)
         return planner
 
     return register

@@ -66,8 +66,7 @@ def run_plan(
         raise ValueError(f"{op}: a kernel writes to `out`, which is missing")
     call = _call(known, tensors, result, numbers, layouts or {})
     target, multiprocessors = _device(tensors[0])
-    run = _Run(tensors, result, given, multiprocessors)
-    run.constants = () if constants is None else constants(call)
+    run = _Run(tensors, result, given, multiprocessors, () if constants is None else constants(call))
     run.launch_all(planner(call, target))
     return result if known.kind == "inplace" else None
 
@@ -104,9 +103,11 @@ def _device(tensor: Tensor) -> tuple[Target, int]:
 class _Run:
     """A call's tensors, and what its launches take of them."""
 
-    def __init__(self, tensors: Sequence[Tensor], out: Tensor, given: Mapping[str, Any], multiprocessors: int) -> None:
+    def __init__(
+        self, tensors: Sequence[Tensor], out: Tensor, given: Mapping[str, Any], multiprocessors: int, constants: Sequence[float]
+    ) -> None:
         self.tensors, self.out, self.given = tensors, out, given
-        self.constants: Sequence[float] = ()
+        self.constants = torch.tensor(constants, dtype=torch.float32, device=out.device)
         self.known = {"T": len(tensors[0]), "S": 1, "P": 1, "SMS": multiprocessors}
         if "spans" in given:
             self.known |= {"T": self._rows().shape[0], "S": len(given["spans"])}
@@ -120,8 +121,9 @@ class _Run:
 
     def launch_all(self, plan: Plan) -> None:
         for space in plan.scratch:
-            new = torch.zeros if space.zeroed else torch.empty
-            self.scratch[space.name] = new(self._size(space.bytes), dtype=torch.uint8, device=self.out.device)
+            # All bits set is NaN: what reads memory that nobody wrote shows it.
+            filled = 0 if space.zeroed else 255
+            self.scratch[space.name] = torch.full((self._size(space.bytes),), filled, dtype=torch.uint8, device=self.out.device)
         if plan.prepared:
             step = self._step()
             self.prepared = {p.name: self._prepare(p, step) for p in plan.prepared}
@@ -162,7 +164,7 @@ class _Run:
             case Out():
                 return self.out
             case Constants():
-                return torch.tensor(self.constants, dtype=torch.float32, device=self.out.device)
+                return self.constants
             case ScratchSpace(name):
                 return self.scratch[name].view(_TORCH[kind])
             case PreparedInput(name):

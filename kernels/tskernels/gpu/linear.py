@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tskernels.cost import matmul_bound
-from tskernels.gpu.entries import is_nvidia, rows, size, source, stride, triton_kernel
+from tskernels.gpu.entries import COMPILED, RUN, is_nvidia, rows, size, source, stride, triton_kernel
 from tskernels.gpu.launch import Argument, Launch, Number, Operand, Out, Plan, Scalar, Variant
 from tskernels.gpu.sizes import cdiv
 from tskernels.quantized import FORMATS, PANEL
@@ -16,6 +16,9 @@ from tskernels.target import Target
 
 FORMS: Final = ("int8", "int4", "q8_0", "q4_0", "q4_1", "affine4_32", "affine4_128", "affine8_32")
 """Layouts whose codes are whole bytes or halves of them, and whose groups have at most a scale and a minimum or a zero point."""
+
+_RUN: Final = ("int8", "int4", "q8_0")
+"""Those that a device has run, ungated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +82,33 @@ def _quantized(name: str) -> None:
         panels = -(-outputs // PANEL) if not activation else -(-(outputs // 2) // (PANEL // 2))
         has_bias = len(call.operands) > 2
         constants: dict[str, Number | str] = {
-            **{"ACTIVATION": activation, "HAS_BIAS": has_bias, "INNER": inner, "OUTPUTS": outputs // 2 if activation else outputs},
-            **{"OFFSET": form.offset, "HAS_MINIMUM": len(form.group) == 2, "BITS": form.bits, "GROUPS": form.groups},
-            **{"PANEL_BYTES": form.num_bytes(outputs, inner, bool(activation)) // panels, "BLOCK_BYTES": block_bytes},
-            **{"BLOCK_HEAD": block, "GROUP_HEAD": group},
+            "ACTIVATION": activation,
+            "HAS_BIAS": has_bias,
+            "INNER": inner,
+            "OUTPUTS": outputs // 2 if activation else outputs,
+            "OFFSET": form.offset,
+            "HAS_MINIMUM": len(form.group) == 2,
+            "BITS": form.bits,
+            "GROUPS": form.groups,
+            "PANEL_BYTES": form.num_bytes(outputs, inner, bool(activation)) // panels,
+            "BLOCK_BYTES": block_bytes,
+            "BLOCK_HEAD": block,
+            "GROUP_HEAD": group,
         }
         arguments: dict[str, Argument] = {"x": Operand(0), "w": Operand(1), "bias": Operand(2 if has_bias else 0), "out": Out()}
         depth, stages = (GROUP, 4) if form.groups else (64, 3)
         is_wide = call.operands[0].dtype == "f32"
-        tiles = [Tile(1, 16, 32, depth, 4, stages), Tile(32, 64, 32 if is_wide else 64, depth, 4 if not is_wide else 8, stages)]
+        warps = 8 if is_wide or activation else 4
+        tiles = [Tile(1, 16, 32, depth, 4, stages), Tile(32, 64, 32 if is_wide else 64, depth, warps, stages)]
         return _variants(call, "quantized_linear", arguments, constants, tiles)
 
-    @triton_kernel("ts::linear", when=_is_rows, cost=matmul_bound, layouts={1: name}, suffix=f"_{name}")
+    @triton_kernel(
+        "ts::linear", when=_is_rows, cost=matmul_bound, layouts={1: name}, suffix=f"_{name}", verified=RUN if name in _RUN else COMPILED
+    )
     def linear(call: Call, target: Target) -> Plan:
         return made(call, target, "")
 
-    @triton_kernel("ts::gated_linear", when=_is_rows, cost=matmul_bound, layouts={1: f"gated_{name}"}, suffix=f"_{name}")
+    @triton_kernel("ts::gated_linear", when=_is_rows, cost=matmul_bound, layouts={1: f"gated_{name}"}, suffix=f"_{name}", verified=COMPILED)
     def gated(call: Call, target: Target) -> Plan:
         return made(call, target, str(call.attributes["activation"]))
 

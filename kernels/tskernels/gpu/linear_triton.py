@@ -56,22 +56,20 @@ def add_group(sums, a, total, w, output, start, OFFSET: tl.constexpr, HAS_MINIMU
               BITS: tl.constexpr):  # fmt: skip
     """What a group of inputs `a` adds, whose sum is `total`: it has a scale and a minimum, or its block a scale and a zero point."""
     k = start + tl.arange(0, GROUP)[None, :]
-    codes = codes_of(w, output, k, PANEL_BYTES, BLOCK_BYTES, BLOCK_HEAD, GROUP_HEAD, GROUPS, BITS)
-    shifted = (codes.to(tl.int32) - OFFSET).to(tl.float32).to(a.dtype)
-    part = product(a, tl.trans(shifted), tl.zeros(sums.shape, tl.float32))
+    codes = codes_of(w, output, k, PANEL_BYTES, BLOCK_BYTES, BLOCK_HEAD, GROUP_HEAD, GROUPS, BITS).to(tl.int32) - OFFSET
     group, lane = start // GROUP, output % PANEL
     block = w + (output // PANEL).to(tl.int64) * PANEL_BYTES + group // GROUPS * BLOCK_BYTES
     if BLOCK_HEAD > 0:
         scale = tl.load(block.to(tl.pointer_type(tl.float32)) + lane)
-        zero = tl.load((block + 4 * PANEL).to(tl.pointer_type(tl.int8)) + lane).to(tl.float32)
-        return sums + (part - total[:, None] * zero[None, :]) * scale[None, :]
+        codes -= tl.load((block + 4 * PANEL).to(tl.pointer_type(tl.int8)) + lane).to(tl.int32)[:, None]
     else:
         scale = tl.load(block.to(tl.pointer_type(tl.float16)) + lane).to(tl.float32)
-        sums += part * scale[None, :]
-        if HAS_MINIMUM:
-            minimum = tl.load((block + 2 * PANEL).to(tl.pointer_type(tl.float16)) + lane).to(tl.float32)
-            sums += total[:, None] * minimum[None, :]
-        return sums
+    part = product(a, tl.trans(codes.to(tl.float32).to(a.dtype)), tl.zeros(sums.shape, tl.float32))
+    sums += part * scale[None, :]
+    if HAS_MINIMUM:
+        minimum = tl.load((block + 2 * PANEL).to(tl.pointer_type(tl.float16)) + lane).to(tl.float32)
+        sums += total[:, None] * minimum[None, :]
+    return sums
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from tskernels.registry import Call, one_float_type
 from tskernels.target import Target
 
 SLOTS: Final = 16
-"""Experts that a token has at most; more do no model's have that are known."""
+"""Experts that a token may have: room is set aside for the results of all. A token with more becomes NaN."""
 _LISTED: Final = 256
 _ADDED: Final = 1024
 
@@ -25,10 +25,17 @@ def route(call: Call, target: Target) -> Plan:
     has_bias = len(call.operands) > 1
     arguments: dict[str, Argument] = {"logits": Operand(0), "bias": Operand(1 if has_bias else 0), "out": Out(), "x_token": stride(0, 0)}
     constants: dict[str, Number | str] = {
-        **{"HAS_BIAS": has_bias, "EXPERTS": experts, "GROUPS": groups, "GROUPS_PADDED": padded(groups)},
-        **{"MEMBERS_PADDED": padded(experts // groups), "TOP": int(number(call, "top_k")), "TOP_GROUPS": int(number(call, "top_groups"))},
-        **{"GROUP_BEST": int(number(call, "group_best")), "SIGMOID": call.attributes["score"] == "sigmoid"},
-        **{"NORMALIZE": bool(call.attributes["normalize"]), "SCALE": number(call, "scale")},
+        "HAS_BIAS": has_bias,
+        "EXPERTS": experts,
+        "GROUPS": groups,
+        "GROUPS_PADDED": padded(groups),
+        "MEMBERS_PADDED": padded(experts // groups),
+        "TOP": int(number(call, "top_k")),
+        "TOP_GROUPS": int(number(call, "top_groups")),
+        "GROUP_BEST": int(number(call, "group_best")),
+        "SIGMOID": call.attributes["score"] == "sigmoid",
+        "NORMALIZE": bool(call.attributes["normalize"]),
+        "SCALE": number(call, "scale"),
     }
     dtype = call.operands[0].dtype
     types = {"logits": dtype, "bias": call.operands[-1].dtype, "out": dtype}
@@ -63,9 +70,17 @@ def experts(call: Call, target: Target) -> Plan:
     has_bias = len(call.operands) > 5
     places: dict[str, Argument] = {name: ScratchSpace(name) for name in ("places", "counts", "pairs", "lengths", "inner", "made")}
     given: dict[str, Argument] = {
-        **{"x": Operand(0), "weights": Operand(1), "gate": Operand(2), "up": Operand(3), "w": Operand(4), "out": Out()},
+        "x": Operand(0),
+        "weights": Operand(1),
+        "gate": Operand(2),
+        "up": Operand(3),
+        "w": Operand(4),
+        "out": Out(),
         **{name: Operand(i if has_bias else 0) for i, name in ((5, "gate_bias"), (6, "up_bias"), (7, "bias"))},
-        **{"tokens": Scalar(tokens), "x_token": stride(0, 0), "w_token": stride(1, 0), **places},
+        "tokens": Scalar(tokens),
+        "x_token": stride(0, 0),
+        "w_token": stride(1, 0),
+        **places,
     }
     types = {
         **dict.fromkeys(("x", "weights", "gate", "up", "w", "out", "gate_bias", "up_bias", "bias", "inner"), dtype),

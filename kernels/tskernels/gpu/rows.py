@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Final
 
-from tskernels.gpu.entries import inner, number, padded, plan, rows, size, source, stride, triton_kernel
+from tskernels.gpu.entries import inner, number, padded, plan, rows, source, stride, triton_kernel
 from tskernels.gpu.launch import Argument, Constants, Launch, Operand, Out, Plan
 from tskernels.gpu.sizes import cdiv
 from tskernels.registry import Call
@@ -57,7 +57,7 @@ def row_squares(call: Call, target: Target) -> Plan:
     *before, width = inner(call)
     count, room = prod(before), padded(width)
     some = min(padded(count), max(1, _BLOCK // room))
-    arguments = {"x": Operand(0), "out": Out(), "x_token": stride(0, 0), "x_row": stride(0, -2 if before else 0)}
+    arguments: dict[str, Argument] = {"x": Operand(0), "out": Out(), "x_token": stride(0, 0), "x_row": stride(0, -2 if before else 0)}
     constants = {"COUNT": count, "WIDTH": width, "PADDED": room, "ROWS": some}
     types = {"x": call.operands[0].dtype, "out": "f32"}
     return plan(Launch(source("rows", "row_squares"), (rows(), 1, 1), arguments, constants, types, min(8, max(1, some * room // 512)), 1))
@@ -75,12 +75,21 @@ def rope(call: Call, target: Target) -> Plan:
     assert isinstance(kind, str)
     assert isinstance(parameters, list | tuple)
     arguments: dict[str, Argument] = {
-        **{"x": Operand(0), "positions": Operand(1), "radians": Constants(), "out": Out()},
-        **{"x_token": stride(0, 0), "x_row": stride(0, -2 if before else 0)},
+        "x": Operand(0),
+        "positions": Operand(1),
+        "radians": Constants(),
+        "out": Out(),
+        "x_token": stride(0, 0),
+        "x_row": stride(0, -2 if before else 0),
     }
     constants = {
-        **{"COUNT": count, "WIDTH": width, "PAIRS": pairs, "PADDED": room, "INTERLEAVED": bool(call.attributes["interleaved"])},
-        **{"MAGNITUDE": magnitude_of(kind, parameters), "ROWS": some},
+        "COUNT": count,
+        "WIDTH": width,
+        "PAIRS": pairs,
+        "PADDED": room,
+        "INTERLEAVED": bool(call.attributes["interleaved"]),
+        "MAGNITUDE": magnitude_of(kind, parameters),
+        "ROWS": some,
     }
     dtype = call.operands[0].dtype
     types = {"x": dtype, "positions": "i32", "radians": "f32", "out": dtype}

@@ -1,0 +1,135 @@
+"""Attention kernels against the references in f64: ragged sequences, keys in splits, pages smaller than tiles, windows, caps, sinks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.gpu.against_float64 import DTYPES, run, wide
+from tests.kernels.test_attention import Step, make_step
+from torch import Tensor
+
+from tskernels.registry import op_named
+
+OFF = {"bf16": 2.0**-6, "f16": 2.0**-9, "f32": 2.0**-18}
+"""Of the largest value: weights are rounded to the type of the values, and the result is; either by up to a unit."""
+few = settings(deadline=None, max_examples=4)
+many = settings(deadline=None, max_examples=15)
+sequences = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 8)).filter(any), min_size=1, max_size=4)
+
+
+def agree(op: str, operands: list[Tensor | int], values: Tensor, dtype: str, **attributes: Any) -> None:
+    q = operands[0]
+    assert isinstance(q, Tensor)
+    expected = op_named(op).reference(*map(wide, operands), **attributes)
+    result = run(op, *operands, shape=tuple(q.shape), dtype=q.dtype, **attributes)
+    largest = float(values[~values.isnan()].abs().max())
+    assert float((result.double() - expected).abs().max()) <= OFF[dtype] * largest
+
+
+def agree_on_heads(step: Step, dtype: str, window: int, softcap: float, sinks: bool) -> None:
+    joint = torch.cat((step.q.flatten(1), torch.zeros(len(step.q), 16, dtype=step.q.dtype)), 1)
+    q = joint[:, : step.q[0].numel()].view(step.q.shape)  # part of a joint product
+    operands: list[Tensor | int] = [q, *(step.with_sinks() if sinks else step.operands())[1:]]
+    op = "ts::sink_attention" if sinks else "ts::attention"
+    agree(op, operands, step.cache, dtype, scale=0.3, window=window, softcap=softcap)
+
+
+@few
+@given(
+    sequences=sequences,
+    page_size=st.sampled_from([1, 16, 32]),
+    heads=st.sampled_from([(1, 1), (2, 3), (1, 17), (3, 2)]),
+    width=st.sampled_from([8, 24, 64]),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    window=st.sampled_from([0, 0, 1, 20]),
+    softcap=st.sampled_from([0.0, 0.0, 2.0]),
+    sinks=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_attention(
+    sequences: list[tuple[int, int]],
+    page_size: int,
+    heads: tuple[int, int],
+    width: int,
+    dtype: str,
+    window: int,
+    softcap: float,
+    sinks: bool,
+    seed: int,
+) -> None:
+    step = make_step(sequences, page_size=page_size, K=heads[0], G=heads[1], E=width, dtype=dtype, seed=seed)
+    if len(step.q):
+        agree_on_heads(step, dtype, window, softcap, sinks)
+
+
+@pytest.mark.parametrize(("dtype", "sinks"), [("bf16", False), ("f16", True)])
+def test_a_prompt_beside_a_long_decode(dtype: str, sinks: bool) -> None:
+    step = make_step([(0, 40), (300, 1), (5, 2)], page_size=16, K=2, G=4, E=32, dtype=dtype)
+    agree_on_heads(step, dtype, 0, 0.0, sinks)
+
+
+def latent(step: Step, width: int) -> list[Tensor | int]:
+    q, cache = step.q[:, 0], step.cache[:, :, 0, 0].contiguous()
+    return [q[..., :width], q[..., width:], cache, step.spans, step.lengths, step.tables, 0]
+
+
+def agree_on_latents(sequences: list[tuple[int, int]], page_size: int, heads: int, width: int, dtype: str, window: int, seed: int) -> None:
+    step = make_step(sequences, page_size=page_size, K=1, G=heads, E=width + width // 8, dtype=dtype, seed=seed)
+    if len(step.q):
+        agree("ts::latent_attention", latent(step, width), step.cache, dtype, scale=0.1, window=window)
+
+
+@few
+@given(
+    sequences=sequences,
+    page_size=st.sampled_from([1, 32, 64]),
+    heads=st.sampled_from([1, 5, 8, 16, 24]),
+    width=st.sampled_from([24, 64]),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    window=st.sampled_from([0, 0, 10]),
+    seed=st.integers(0, 2**31),
+)
+def test_latent_attention(
+    sequences: list[tuple[int, int]], page_size: int, heads: int, width: int, dtype: str, window: int, seed: int
+) -> None:
+    agree_on_latents(sequences, page_size, heads, width, dtype, window, seed)
+
+
+@pytest.mark.slow
+@many
+@given(
+    sequences=st.lists(st.tuples(st.integers(0, 600), st.integers(1, 8)), min_size=1, max_size=3),
+    page_size=st.sampled_from([32, 64]),
+    heads=st.sampled_from([8, 12, 16, 32, 128]),
+    dtype=st.sampled_from(["bf16", "f16"]),
+    seed=st.integers(0, 2**31),
+)
+def test_latent_attention_of_real_widths(sequences: list[tuple[int, int]], page_size: int, heads: int, dtype: str, seed: int) -> None:
+    agree_on_latents(sequences, page_size, heads, 512, dtype, 0, seed)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_rows_that_pad_a_step_are_zeros(dtype: str) -> None:
+    step = make_step([(3, 2), (0, 1)], page_size=16, K=2, G=2, E=16, dtype=dtype)
+    q = torch.cat((step.q, step.q, step.q))
+    spans, lengths = torch.cat((step.spans, torch.tensor([[9, 9]]).int())), torch.cat((step.lengths, torch.tensor([0]).int()))
+    tables = torch.cat((step.tables, step.tables[:1]))
+    result = run(
+        "ts::attention", q, step.cache, spans, lengths, tables, 0, shape=tuple(q.shape), dtype=q.dtype, scale=0.3, window=0, softcap=0.0
+    )
+    assert not result[3:].any()
+    assert result[:3].all()
+
+
+def test_a_rank_takes_its_own_sequences() -> None:
+    step = make_step([(3, 2), (20, 2)], page_size=16, K=1, G=2, E=16)
+    whole = run("ts::attention", *step.operands(), shape=tuple(step.q.shape), dtype=step.q.dtype, scale=0.3, window=0, softcap=0.0)
+    for shard in (0, 1):
+        q = step.q[2 * shard : 2 * shard + 2]
+        operands = (q, *step.operands()[1:5], shard)
+        mine = run("ts::attention", *operands, shape=tuple(q.shape), dtype=q.dtype, scale=0.3, window=0, softcap=0.0)
+        torch.testing.assert_close(mine, whole[2 * shard : 2 * shard + 2], rtol=0, atol=1e-6)

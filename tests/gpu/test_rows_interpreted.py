@@ -1,0 +1,118 @@
+"""Ops on rows and single elements: any shape, views of wider values, and what is written to caches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.gpu.against_float64 import DTYPES, check, run
+from torch import Tensor
+
+from tskernels.registry import lookup
+from tskernels.rows import max_key
+
+generated = settings(deadline=None, max_examples=5)
+dtypes = st.sampled_from(sorted(DTYPES))
+ROPES: list[dict[str, Any]] = [
+    {"theta": 1e4, "kind": "default", "parameters": [], "interleaved": False},
+    {"theta": 5e5, "kind": "llama3", "parameters": [8.0, 1.0, 4.0, 8192.0], "interleaved": False, "fraction": 0.5},
+    {"theta": 1e4, "kind": "yarn", "parameters": [4.0, 4096.0, 32.0, 1.0, 1.3, 1.0], "interleaved": True},
+    {"theta": 1e4, "kind": "linear", "parameters": [2.0], "interleaved": True, "fraction": 0.75},
+    {"theta": 1e4, "kind": "longrope", "parameters": [1.2, *(1 + i / 4 for i in range(8))], "interleaved": False, "fraction": 16 / 24},
+]
+
+
+def rows(shape: tuple[int, ...], dtype: str, is_view: bool) -> Tensor:
+    """A value of its own, or the part of a joint product that is one."""
+    made = torch.randn(*shape[:-1], shape[-1] + (5 if is_view else 0)).to(DTYPES[dtype])
+    return made[..., 3 : 3 + shape[-1]] if is_view else made
+
+
+shapes = st.sampled_from([(1, 8), (5, 72), (3, 2, 24), (4, 2, 3, 40), (2, 1030)])
+
+
+@generated
+@given(shape=shapes, dtype=dtypes, is_view=st.booleans(), seed=st.integers(0, 2**31))
+def test_normalization(shape: tuple[int, ...], dtype: str, is_view: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = rows(shape, dtype, is_view)
+    check("ts::rms_norm", x, torch.randn(shape[-1]).to(x.dtype), eps=1e-6, offset=1.0)
+    check("ts::row_squares", x)
+    check("ts::rms_scale", x, torch.rand(shape[0]) * 100, torch.randn(shape[1:]).to(x.dtype), eps=1e-6, offset=0.5, count=500)
+
+
+@generated
+@given(
+    dtype=dtypes, is_view=st.booleans(), rope=st.sampled_from(ROPES), heads=st.sampled_from([(), (5,), (2, 3)]), seed=st.integers(0, 2**31)
+)
+def test_rope_far_from_the_origin(dtype: str, is_view: bool, rope: dict[str, Any], heads: tuple[int, ...], seed: int) -> None:
+    torch.manual_seed(seed)
+    x = rows((4, *heads, 24), dtype, is_view)
+    # An angle's own rounding in f32 is the reference's, too; what is left is that of sines and cosines of up to 1.3.
+    check("ts::rope", x, torch.tensor([0, 1, 131_072, 999_999], dtype=torch.int32), slack=float(x.abs().max()), **rope)
+
+
+@generated
+@given(shape=shapes, dtype=dtypes, is_view=st.booleans(), seed=st.integers(0, 2**31))
+def test_functions_of_elements(shape: tuple[int, ...], dtype: str, is_view: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = rows(shape, dtype, is_view)
+    for name in ("silu", "sigmoid", "gelu", "gelu_tanh"):
+        check(f"ts::{name}", x * 3, slack=1.0 if dtype == "f32" else 2.0**-8)
+    check("ts::scale", x, factor=0.7)
+    check("ts::softcap", x * 10, cap=3.0, slack=1.0 if dtype == "f32" else 0)
+    other = torch.randn(shape).to(x.dtype)
+    check("ts::add", x, other)
+    check("ts::mul", x, other)
+    check("ts::scale_rows", x, other[..., :1])
+    if len(shape) > 1:
+        check("ts::exp_minus", x, torch.randn(shape[:-1]), slack=4.0)
+    check("ts::decay", x, torch.randn(shape[1:]), torch.randn(shape[1:]), slack=4.0)
+    check("ts::take_rows", x, torch.tensor([shape[0] - 1, 0, 0], dtype=torch.int32))
+
+
+def test_rows_are_divided() -> None:
+    check("ts::divide_rows", torch.randn(4, 3, 10), torch.rand(4, 3) + 0.1)
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_ids_of_other_ranks_have_rows_of_zeros(dtype: str) -> None:
+    table = torch.randn(10, 40).to(DTYPES[dtype])
+    table[0, 0] = torch.inf
+    ids = torch.tensor([3, 11, 0, 25, 9, 19], dtype=torch.int32)
+    result = run("ts::embedding", ids, table, shape=(6, 40), dtype=table.dtype, shard=1)
+    assert torch.equal(result[[1, 5]], table[[1, 9]])
+    assert not result[[0, 2, 3, 4]].any()
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+@pytest.mark.parametrize("op", ["ts::cache_append", "ts::latent_append"])
+def test_a_cache_gets_what_its_slots_say(op: str, dtype: str) -> None:
+    width = (2, 8) if op == "ts::cache_append" else (20,)
+    x, y = rows((5, *width), dtype, is_view=True), rows((5, *width), dtype, is_view=False)[..., : 8 if op == "ts::cache_append" else 4]
+    cache = torch.randn(3, 4, 2, *width).to(x.dtype) if op == "ts::cache_append" else torch.randn(3, 4, 24).to(x.dtype)
+    slots = torch.tensor([3, 11, 0, 7, 9], dtype=torch.int32)
+    expected = lookup(op, "torch").function(cache.clone(), x, y, slots)
+    result = lookup(op, "triton").function(cache, x, y, slots)
+    assert result is cache
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_keys_order_zeros_infinities_and_nan_as_the_reference_does(dtype: str) -> None:
+    x = torch.randn(4, 5000).to(DTYPES[dtype])
+    x[1, 3], x[3, 100], x[3, 10] = torch.nan, torch.inf, -torch.inf
+    x[2] = 0
+    x[2, 7] = -0.0
+    for shard in (0, 2):
+        check("ts::max_key", x, shard=shard)
+    keys = max_key(x, 1)
+    check("ts::key_index", keys)
+    result = run("ts::key_value", keys, shape=(4,), dtype=torch.float32)
+    assert torch.equal(result.nan_to_num(7), x.float().amax(-1).nan_to_num(7))
+    largest = run("ts::row_max", x, shape=(4,), dtype=torch.float32)
+    assert torch.equal(largest.nan_to_num(7), x.float().amax(-1).nan_to_num(7))
+    check("ts::row_sum", x[::2].view(2, 5, 1000), slack=1000.0)

@@ -1,0 +1,111 @@
+"""How rows and keys are shared out: every row's keys once, as evenly as whole units allow, and never more than there is room for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tskernels.gpu.attention import latent_attention
+from tskernels.gpu.launch import StepShape
+from tskernels.gpu.sizes import of_operands, value
+from tskernels.gpu.splits import RECORD, work
+from tskernels.registry import Call, Operand
+from tskernels.target import gpu
+
+few = settings(deadline=None, max_examples=40)
+
+
+def step_of(sequences: list[tuple[int, int]], gaps: list[int], multiprocessors: int) -> StepShape:
+    spans, past = [], 0
+    for (_, new), gap in zip(sequences, gaps, strict=True):
+        spans.append((past + gap, past + gap + new))
+        past += gap + new
+    return StepShape(spans, [sum(s) for s in sequences], {"T": past + 3, "S": len(spans), "P": 9, "SMS": multiprocessors})
+
+
+@few
+@given(
+    sequences=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 12)), min_size=1, max_size=6),
+    gap=st.integers(0, 3),
+    group=st.sampled_from([1, 3, 8, 24]),
+    heads=st.sampled_from([1, 4]),
+    wide_from=st.sampled_from([1, 32, 1 << 30]),
+    window=st.sampled_from([0, 100]),
+    multiprocessors=st.sampled_from([1, 8, 132]),
+)
+def test_every_row_has_its_keys_once(
+    sequences: list[tuple[int, int]], gap: int, group: int, heads: int, wide_from: int, window: int, multiprocessors: int
+) -> None:
+    step = step_of(sequences, [gap] * len(sequences), multiprocessors)
+    made = work(step, heads=heads, group=group, narrow=16, wide=64, wide_from=wide_from, unit=32, blocks=2, window=window).reshape(
+        -1, RECORD
+    )
+    narrow, wide, combined = made[0, :3].tolist()
+    splits, combinations = made[1 : 1 + narrow + wide], made[1 + narrow + wide :]
+    assert len(combinations) == combined
+    assert all(s[3] <= (16 if i < narrow else 64) for i, s in enumerate(splits))
+    tiles: dict[tuple[int, int, int, int, int], list[tuple[int, int]]] = {}
+    for sequence, token, row, rows, position, begin, end, _ in splits.tolist():
+        tiles.setdefault((sequence, token, row, rows, position), []).append((begin, end))
+    claimed = Counter(token * group + row + r for _, token, row, rows, _ in tiles for r in range(rows))
+    assert claimed == Counter(range(step.sizes["T"] * group))
+    firsts = {span[0]: index for index, span in enumerate(step.spans) if span[0] < span[1]}
+    for (sequence, token, row, rows, position), parts in tiles.items():
+        parts.sort()
+        assert all(before[1] == after[0] for before, after in pairwise(parts))
+        if token not in firsts:
+            assert parts == [(0, 0)]
+            continue
+        assert sequence == firsts[token]
+        assert position == sequences[sequence][0]
+        oldest, newest = position + row // group, position + (row + rows - 1) // group
+        assert (parts[0][0], parts[-1][1]) == (max(0, oldest - window + 1) if window else 0, newest + 1)
+    partials = sorted(s[7] for s in splits.tolist() if s[7] >= 0)
+    assert partials == [p for c in combinations.tolist() for p in range(c[3], c[3] + c[4])]
+    assert len(partials) <= max(1, multiprocessors * 2 // heads)
+
+
+@few
+@given(st.integers(1, 60), st.integers(1, 132))
+def test_one_long_sequence_fills_the_device(keys: int, multiprocessors: int) -> None:
+    step = StepShape([(0, 1)], [keys * 4096], {"T": 1, "S": 1, "P": 9, "SMS": multiprocessors})
+    made = work(step, heads=1, group=16, narrow=16, wide=64, wide_from=1, unit=32, blocks=1, window=0).reshape(-1, RECORD)
+    splits = made[1 : 1 + made[0, 0]]
+    lengths = splits[:, 6] - splits[:, 5]
+    assert len(splits) <= multiprocessors
+    assert lengths.sum() == keys * 4096
+    # No smaller size would do: with a unit less each there would be more than there is room for.
+    smaller = lengths.max() - 32
+    assert smaller == 0 or -(-keys * 4096 // smaller) > multiprocessors
+    assert np.all(np.diff(lengths) <= 0)
+
+
+@few
+@given(
+    sequences=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 70)), min_size=1, max_size=8),
+    multiprocessors=st.sampled_from([1, 132]),
+    heads=st.sampled_from([8, 16, 128]),
+)
+def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multiprocessors: int, heads: int) -> None:
+    step = step_of(sequences, [1] * len(sequences), multiprocessors)
+    i32 = "i32"
+    operands = (
+        *(Operand("bf16", s) for s in ((None, heads, 512), (None, heads, 64), (None, None, 576))),
+        *(Operand(i32, s) for s in ((None, 2), (None,), (None, None))),
+    )
+    plan = latent_attention(Call("ts::latent_attention", operands, {"scale": 0.1, "window": 0}), gpu("sm_90a"))
+    [prepared] = plan.prepared
+    tokens, count = step.sizes["T"], step.sizes["S"]
+    shapes = [[tokens, heads, 512], [tokens, heads, 64], [9, 64, 576], [count, 2], [count], [count, 9]]
+    numbers: dict[str, Any] = dict(prepared.keywords)
+    made = work(step, **numbers)
+    assert len(made) <= value(of_operands(prepared.capacity, shapes, shapes), step.sizes)
+    for launch in plan.variants[-1].launches:
+        blocks = value(of_operands(launch.grid[0], shapes, shapes), step.sizes)
+        number = 2 if launch.source.function == "combine" else int(launch.constants["WIDE"])
+        assert made[number] <= blocks
