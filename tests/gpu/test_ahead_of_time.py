@@ -99,14 +99,6 @@ def test_an_artifact_has_the_machine_code_of_what_its_calls_launch(gpu_models: G
 
 
 @pytest.mark.slow
-def test_the_same_input_gives_the_same_bytes(gpu_models: GpuModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = json.loads((gpu_models.artifact(LLAMA, "sm_90a") / "manifest.json").read_text())
-    monkeypatch.setenv("TSC_CACHE", str(tmp_path / "cache"))
-    other = GpuModels(tmp_path)
-    assert json.loads((other.artifact(LLAMA, "sm_90a") / "manifest.json").read_text())["files"] == first["files"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_90a", "sm_100a"])
 def test_a_model_like_kimi_k2_is_compiled_for_a_gpu_and_runs_here(target: str, gpu_models: GpuModels) -> None:
     path = gpu_models.artifact(KIMI, target)
@@ -138,7 +130,7 @@ def test_without_its_gpu_an_artifact_says_how_to_run_it(gpu_models: GpuModels) -
     assert device_for("cpu", None, 0) is None
 
 
-def test_functions_are_compiled_once(functions: Path) -> None:
+def test_functions_are_compiled_once_and_to_the_same_bytes(functions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[tuple[int, int]] = []
     first = compile_functions([double(256), double(512), double(256)], SM_90A, lambda *step: steps.append(step))
     assert first[0] == first[2] != first[1]
@@ -149,6 +141,8 @@ def test_functions_are_compiled_once(functions: Path) -> None:
     assert steps == [(0, 0)]
     cache = CompileCache()
     assert len(cache.kernel_files()) == 4
+    monkeypatch.setenv("TSC_CACHE", str(functions / "other"))
+    assert compile_functions([double(256)], SM_90A) == first[:1], "the same bytes"
     assert cache.prune(older_than_days=1, everything=False) == []
     assert len(cache.prune(older_than_days=None, everything=True)) == 4
     assert cache.kernel_files() == []
