@@ -49,7 +49,7 @@ def _trained(tokenizer: Tokenizer, alphabet: list[str], size: int) -> Tokenizer:
 def byte_level(name: str, *, ignore_merges: bool = False) -> Tokenizer:
     cut = CUTS[name]
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
-    split = [pre_tokenizers.Split(Regex(cut.pattern), behavior="isolated")] if cut.pattern else []
+    split = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in cut.patterns]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split)])
     tokenizer.decoder = decoders.ByteLevel()
     return _trained(tokenizer, sorted(pre_tokenizers.ByteLevel.alphabet()), 520)

@@ -139,6 +139,24 @@ def test_gates_that_a_file_keeps_apart_are_put_side_by_side(kind: str, tiny: Tin
     assert torch.equal(open_checkpoint(tmp_path / "model.gguf").read(name), rounded)
 
 
+def test_four_bit_experts_are_kept_as_they_are(tiny: TinyModels, tmp_path: Path) -> None:
+    case = next(c for c in CASES if "gpt_oss" in c.name)
+    expected = state_of(open_checkpoint(tiny.checkpoint(case)))
+    write_gguf(tmp_path / "model.gguf", config_of(case, tiny), expected, gguf.GGMLQuantizationType.MXFP4)
+    found = open_checkpoint(tmp_path / "model.gguf")
+    kept = [name for name, form in found.formats.items() if form == "mxfp4"]
+    assert sorted(kept) == [f"model.layers.{i}.mlp.experts.{name}" for i in range(3) for name in ("down_proj", "gate_up_proj")]
+    assert {found.block_dimension(name) for name in kept} == {1}
+    one, other = (
+        run(compiled(tmp_path / "model.gguf", tmp_path / f"{how}.tsa", dtype="bf16", quantize=how), [prompt(17)], 3)[0]
+        for how in ("auto", "none")
+    )
+    assert "mxfp4" in (tmp_path / "auto.tsa" / "quantization.json").read_text()
+    assert one.tokens == other.tokens
+    for position, logits in other.logits.items():
+        assert torch.equal(one.logits[position], logits)
+
+
 def test_every_architecture_has_a_model_file() -> None:
     rows = [*ARCHITECTURES.values(), *OF_EXPERTS.values(), *OF_SIGMOIDS.values()]
     without = [row.class_name for row in rows if not _has_model(row.class_name)]

@@ -185,7 +185,8 @@ def plan(
 
     values, source = read_config(config, context), read_model(model)
     placed = _place(source, values, mesh or "", dtype, deny=deny, tokens=tokens, topology=topology, entry=entry)
-    drafts = place_drafter(source, values, parse_mesh(mesh) or {}, placed)
+    is_of_one = by_tokens or html is not None or meshes or suggest
+    drafts = None if is_of_one else place_drafter(source, values, parse_mesh(mesh) or {}, placed)
     found = plan_of(placed, drafts)
     if explain is not None:
         click.echo(explain_item(found, placed, drafts, explain))

@@ -42,6 +42,9 @@ class GgufCheckpoint(Checkpoint):
     def formats(self) -> Mapping[str, str]:
         return self._weights.formats()
 
+    def block_dimension(self, name: str) -> int:
+        return self._weights.block_dimension(name) if name in self.formats else super().block_dimension(name)
+
     def blocks(self, name: str) -> torch.Tensor:
         return self._weights.blocks(name) if name in self.formats else super().blocks(name)
 

@@ -22,33 +22,50 @@ Make = Callable[[Sequence["torch.Tensor"], Mapping[str, Any]], "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A tensor: of which of the file's, and how. by_rows: whether each row is one of a part's, whole."""
+    """A tensor: of which of the file's, and how. by_rows: whether each row of what is made is one of a part's, whole; is_turned: whether
+    the tensor is a stack [N, I, O] of what is made [N, O, I]."""
 
     parts: tuple[GgufTensor, ...]
     make: Make
-    by_rows: bool
+    by_rows: bool = True
+    is_turned: bool = False
 
-    def shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
-        """Of the result; computes nothing."""
+    def made_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Of what is made; computes nothing."""
         import torch
 
         parts = [torch.empty(part.shape, device="meta") for part in self.parts]
         return tuple(self.make(parts, config).shape)
 
+    def shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Of the tensor."""
+        made = self.made_shape(config)
+        return (made[0], made[2], made[1]) if self.is_turned else made
+
 
 def same(part: GgufTensor) -> Recipe:
     """The tensor as it is."""
-    return Recipe((part,), lambda parts, _: parts[0], True)
+    return Recipe((part,), _same)
 
 
 def in_pairs(part: GgufTensor, heads: int) -> Recipe:
     """A head's rows as halves, where neighbours are its pairs."""
-    return Recipe((part,), partial(_halves, heads=heads), True)
+    return Recipe((part,), partial(_halves, heads=heads))
 
 
 def expert(part: GgufTensor, index: int) -> Recipe:
     """One of a stack."""
-    return Recipe((part,), partial(_one_of, index=index), True)
+    return Recipe((part,), partial(_one_of, index=index))
+
+
+def made(how: Made, parts: tuple[GgufTensor, ...]) -> Recipe:
+    """One of the table's."""
+    make, by_rows, is_turned = _MADE[how]
+    return Recipe(parts, make, by_rows, is_turned)
+
+
+def _same(parts: Sequence[torch.Tensor], _: Mapping[str, Any]) -> torch.Tensor:
+    return parts[0]
 
 
 def _halves(parts: Sequence[torch.Tensor], _: Mapping[str, Any], *, heads: int) -> torch.Tensor:
@@ -59,11 +76,6 @@ def _halves(parts: Sequence[torch.Tensor], _: Mapping[str, Any], *, heads: int) 
 
 def _one_of(parts: Sequence[torch.Tensor], _: Mapping[str, Any], *, index: int) -> torch.Tensor:
     return parts[0][index]
-
-
-def _columns(parts: Sequence[torch.Tensor], _: Mapping[str, Any]) -> torch.Tensor:
-    """A stack of matrices [N, O, I] as [N, I, O]."""
-    return parts[0].transpose(1, 2)
 
 
 def _conv(parts: Sequence[torch.Tensor], _: Mapping[str, Any]) -> torch.Tensor:
@@ -77,13 +89,7 @@ def _decay_rate(parts: Sequence[torch.Tensor], _: Mapping[str, Any]) -> torch.Te
 
 
 def _gate_up(parts: Sequence[torch.Tensor], _: Mapping[str, Any]) -> torch.Tensor:
-    """[N, F, D] twice as [N, D, 2 F], a gate and what it gates side by side."""
-    import torch
-
-    return torch.stack(list(parts), 2).flatten(1, 2).transpose(1, 2)
-
-
-def _gate_up_bias(parts: Sequence[torch.Tensor], _: Mapping[str, Any]) -> torch.Tensor:
+    """[N, F, ...] twice as [N, 2 F, ...], a gate and what it gates side by side."""
     import torch
 
     return torch.stack(list(parts), 2).flatten(1, 2)
@@ -111,14 +117,14 @@ def _row(parts: Sequence[torch.Tensor], _: Mapping[str, Any]) -> torch.Tensor:
     return parts[0].reshape(1, -1)
 
 
-MADE: Mapping[Made, tuple[Make, bool]] = {
-    "columns": (_columns, False),
-    "conv": (_conv, False),
-    "decay_rate": (_decay_rate, False),
-    "gate_up": (_gate_up, False),
-    "gate_up_bias": (_gate_up_bias, False),
-    "grouped": (_grouped, True),
-    "latent_up": (_latent_up, False),
-    "row": (_row, False),
+_MADE: Mapping[Made, tuple[Make, bool, bool]] = {
+    "columns": (_same, True, True),
+    "conv": (_conv, False, False),
+    "decay_rate": (_decay_rate, False, False),
+    "gate_up": (_gate_up, True, True),
+    "gate_up_bias": (_gate_up, False, False),
+    "grouped": (_grouped, True, False),
+    "latent_up": (_latent_up, False, False),
+    "row": (_row, False, False),
 }
-"""How, and whether by rows."""
+"""How; whether by rows; whether it is then turned."""

@@ -12,9 +12,9 @@ from tsc.checkpoint.checkpoint import TensorInfo
 from tsc.checkpoint.errors import DAMAGED_GGUF, UNKNOWN_TENSOR, UNKNOWN_TENSOR_TYPE, failure
 from tsc.checkpoint.gguf_config import architecture_of
 from tsc.checkpoint.gguf_header import GgufHeader, GgufTensor
-from tsc.checkpoint.gguf_recipes import MADE, Recipe, expert, in_pairs, same
+from tsc.checkpoint.gguf_recipes import Recipe, expert, in_pairs, made, same
 from tsc.checkpoint.mapped import map_range
-from tskernels.layouts import OF_GGUF
+from tskernels.layouts import OF_GGUF, STACKED
 
 if TYPE_CHECKING:
     import torch
@@ -44,12 +44,13 @@ class GgufWeights:
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in torch memory of its own."""
-        recipe, shape = self._recipes[name], self.infos[name].shape
+        recipe = self._recipes[name]
         if self._kind(recipe) is not None:
-            made = recipe.make([self._bytes(part) for part in recipe.parts], self._config)
-            result = self._values(recipe.parts[0], made, shape)
+            rows = recipe.make([self._bytes(part) for part in recipe.parts], self._config)
+            result = self._values(recipe.parts[0], rows, recipe.made_shape(self._config))
         else:
-            result = recipe.make([self._values(p, self._bytes(p), p.shape).float() for p in recipe.parts], self._config).contiguous()
+            result = recipe.make([self._values(p, self._bytes(p), p.shape).float() for p in recipe.parts], self._config)
+        result = (result.transpose(1, 2) if recipe.is_turned else result).contiguous()
         offset = self._architecture.norm_offset
         stored = recipe.parts[0].name
         if offset and stored.endswith("norm.weight") and not any(plain in stored for plain in self._architecture.plain_norms):
@@ -57,9 +58,13 @@ class GgufWeights:
         return result
 
     def formats(self) -> dict[str, str]:
-        """The matrices whose blocks `tskernels.quantized` knows."""
-        kinds = {name: self._kind(recipe) for name, recipe in self._recipes.items() if len(self.infos[name].shape) == 2}
-        return {name: kind.lower() for name, kind in kinds.items() if kind is not None and kind.lower() in OF_GGUF}
+        """The matrices, and the stacks of matrices by columns, whose blocks `tskernels.quantized` knows."""
+        kinds = {name: (self._kind(recipe) or "").lower() for name, recipe in self._recipes.items()}
+        known = {name: STACKED if recipe.is_turned else OF_GGUF for name, recipe in self._recipes.items()}
+        return {n: kind for n, kind in kinds.items() if kind in known[n] and (known[n] is STACKED or len(self.infos[n].shape) == 2)}
+
+    def block_dimension(self, name: str) -> int:
+        return 1 if self._recipes[name].is_turned else -1
 
     def blocks(self, name: str) -> torch.Tensor:
         """One of `formats`, in torch memory of its own."""
@@ -153,7 +158,7 @@ class GgufWeights:
             for name, (how, of) in row.made.items():
                 parts = tuple(tensors[stored] for own in of if (stored := f"blk.{i}.{own}") in tensors)
                 if len(parts) == len(of):
-                    yield f"model.layers.{i}.{name}", Recipe(parts, *MADE[how])
+                    yield f"model.layers.{i}.{name}", made(how, parts)
 
     def _of_module(self, name: str, part: GgufTensor) -> Iterator[tuple[str, Recipe]]:
         if "#" in name:
