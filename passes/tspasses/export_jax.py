@@ -164,6 +164,8 @@ def _exported(
         [split(given) for given in layout.caches],
         [split(given) for given in layout.states],
     )
+    # Programs say where an op was traced: by the file's name alone, so that an artifact is the same wherever it was compiled.
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
     traced = jax.jit(mapped, donate_argnums=(2, 3))
     with jax.enable_x64(True):  # keys are of 64 bits
         return {platform: bytes(export(traced, platforms=[platform])(*arguments).serialize()) for platform in platforms}

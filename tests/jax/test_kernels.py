@@ -78,6 +78,7 @@ def test_keys_have_the_bits_of_the_reference() -> None:
         torch.testing.assert_close(run_jax_kernel(op, top), op_named(op).reference(top), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_states_go_on_from_their_pages_and_begin_anew() -> None:
     """Of sequences of 3, 0 and 2 tokens, the last one new, and a row that is none's."""
     spans, states = torch.tensor([[0, 3], [3, 3], [3, 5]], dtype=torch.int32), torch.tensor([1, 3, ~2], dtype=torch.int32)
