@@ -81,7 +81,7 @@ class DraftModel:
     def chain(self, plan: StepPlan, outcome: Outcome, drafters: Mapping[int, GuessDrafter], depths: Mapping[int, int]) -> Chain | None:
         left = self._limits.max_step_tokens
         parts: list[tuple[Ints, Ints, Ints]] = []  # ids, positions and slots of each sequence
-        links, going = [], []
+        links, going = list[Link](), list[Link]()
         for s, depth in depths.items():
             drafter, row, own = drafters[s], int(plan.table_rows[s]), self._limits.pages_of(int(plan.lengths[s]))
             length = len(drafter.tokens)
@@ -145,6 +145,8 @@ def _refusal(artifact: Artifact, target: Artifact) -> tuple[str, str] | None:
     manifest = artifact.manifest
     if manifest.gives != "logits":
         return f"gives {manifest.gives}, and no logits to guess by", "give a model that gives logits"
+    if manifest.target.partition("+")[0] != "cpu":
+        return f"is for {manifest.target}, and drafts of another artifact are computed on the CPU", "compile it for --target cpu"
     if manifest.ranks > 1:
         return f"is of {manifest.ranks} ranks, and the first rank alone drafts", "compile it for one, without --mesh"
     if not _same_tokens(artifact, target):

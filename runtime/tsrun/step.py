@@ -108,8 +108,8 @@ def unpack(message: Ints) -> Step:
         arrays.append(message[at : at + rows * columns].reshape(rows, columns))
         at += rows * columns
     ids, positions, slots, spans, lengths, last, keep, table_rows, table_updates, copies, carried, scratch = arrays
-    rows = (lengths[0], last[0], keep[0], table_rows[0], table_updates, copies, carried[0], scratch)
-    return Step(ids[0], positions[0], slots, spans, *rows)
+    of_sequences = lengths[0], last[0], keep[0], table_rows[0]
+    return Step(ids[0], positions[0], slots, spans, *of_sequences, table_updates, copies, carried[0], scratch)
 
 
 def _shapes(header: Ints) -> tuple[tuple[int, int], ...]:

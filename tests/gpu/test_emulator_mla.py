@@ -5,15 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tests.gpu.kernels_of_test import Array, difference, from_bf16, normal, to_bf16
 
 from tskernels.emulator import Argument, TensorMap, Uninitialized, launch
+from tskernels.gpu import latent_splits as splits
 
-splits: Any = pytest.importorskip("tskernels.gpu.latent_splits")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")]
 FOLDER = Path(__file__).parents[2] / "kernels/tskernels/gpu/cuda"
 SHARED_BYTES, WIDTH, LATENT = 232448, 576, 512

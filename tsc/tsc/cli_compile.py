@@ -129,8 +129,8 @@ def compile_(
     from tsc.request import compile_key, parse_steps, tuning_of
 
     asked = _request(model, weights, config, context, entry, mesh, dtype, topology, screen, quantize, cache)
-    chosen = {"target": target, "tuning": tuning, "tuned": not no_tuning, "importance": importance, "head": head}
-    request = replace(asked, **chosen, steps=parse_steps(steps))
+    request = replace(asked, target=target, tuning=tuning, tuned=not no_tuning, importance=importance)
+    request = replace(request, head=head, steps=parse_steps(steps))
     if key:
         click.echo(json.dumps(compile_key(request), indent=2))
         return
