@@ -187,6 +187,7 @@ def test_the_same_sources_compile_for_other_architectures(architecture: str) -> 
     most = {"gfx942": 65_536, "gfx950": 163_840}.get(architecture, MOST_SHARED)
     assert all(code.shared <= most for code in made), [(code.name, code.shared) for code in made]
     assert all(sum(code.instructions.values()) > 20 for code in made)
+    assert not [code.name for code in made if code.stack]
 
 
 def test_every_kernel_and_every_function_is_compiled_here() -> None:
