@@ -59,6 +59,8 @@ def _tiles(call: Call, target: Target) -> Tiles:
     stages = 2 if is_nvidia(target) else 1
     narrow = Tile(16, 64 if width <= 128 else 32, 4, stages)
     wide = Tile(128, 64, 8, stages) if width <= 128 else Tile(64, 32, 8, stages)
+    if not is_nvidia(target):  # accumulators lie in registers
+        wide = Tile(64, 64 if width <= 128 else 32, 4, 1)
     return Tiles(narrow, wide, 32, 2)
 
 
@@ -67,7 +69,7 @@ def _latent_tiles(call: Call, target: Target) -> Tiles:
         one = Tile(16, 16, 8, 1)
         return Tiles(one, one, 1, 1)
     stages = 2 if is_nvidia(target) else 1
-    wide = Tile(64, 64, 8, 3) if is_hopper(target) else Tile(64, 32, 8, stages)
+    wide = Tile(64, 64, 8, 3) if is_hopper(target) else Tile(64, 32, 8, stages) if is_nvidia(target) else Tile(32, 32, 4, 1)
     return Tiles(Tile(16, 32, 4, stages), wide, 1, 1)
 
 

@@ -99,7 +99,7 @@ def _quantized(name: str) -> None:
         depth, stages = (GROUP, 4) if form.groups else (64, 3)
         is_wide = call.operands[0].dtype == "f32"
         warps = 8 if is_wide or activation else 4
-        tiles = [Tile(1, 16, 32, depth, 4, stages), Tile(32, 64, 32 if is_wide else 64, depth, warps, stages)]
+        tiles = [Tile(1, 16, 16 if activation else 32, depth, 4, stages), Tile(32, 64, 32 if is_wide else 64, depth, warps, stages)]
         return _variants(call, "quantized_linear", arguments, constants, tiles)
 
     @triton_kernel(
