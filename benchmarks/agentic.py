@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -40,6 +41,7 @@ THREADS = 2
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with it
     given = arguments()
     context = given.context
     weights = prepare(given.model, given.weights, lambda line: print(line, file=sys.stderr))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from tsc.driver import compile_artifact
 from tsc.request import Request
 from tsrun.limits import LimitOptions
 
+FILES = Path(__file__).parents[2] / "models"
 TOLERANCE = 1e-4
 STEPS = {"tokens": 8, "sequences": 2, "pages": 32}
 PROMPTS = [prompt(11, 1), prompt(5, 2)]
@@ -26,8 +28,8 @@ _HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8}
 MODELS = {name: BY_NAME[name] for name in ("llama", "gemma3", "qwen3_moe")} | {
     "deepseek_v3": replace(_DEEPSEEK, name="deepseek_v3_wide", settings=_DEEPSEEK.settings | _HEADS)  # for eight ranks
 }
-MESHES = [*((model, {"tp": ranks}) for model in MODELS for ranks in (1, 2, 4, 8)), ("deepseek_v3", {"dp": 2, "tp": 4})]
-EVERYDAY = (("llama", {"tp": 2}),)
+MESHES = [(model, mesh) for model in MODELS for mesh in ({"tp": 1}, {"tp": 2}, {"tp": 4}, {"tp": 8}, {"dp": 2, "tp": 4})]
+IN_CI = (("llama", {"tp": 2}), ("qwen3_moe", {"tp": 4}), ("deepseek_v3", {"dp": 2, "tp": 4}))
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,25 @@ class Case:
 def _parameters() -> Iterator[object]:
     for model, mesh in MESHES:
         name = "-".join([model, *(f"{axis}{size}" for axis, size in mesh.items())])
-        yield pytest.param((model, mesh), id=name, marks=() if (model, mesh) in EVERYDAY else pytest.mark.slow)
+        yield pytest.param((model, mesh), id=name, marks=(pytest.mark.slow, *(() if (model, mesh) in IN_CI else (pytest.mark.matrix,))))
+
+
+def sharing_out(source: Path, target: Path) -> Path:
+    """The model file with an axis `dp`, over which sequences are shared out, if it has none."""
+    text = source.read_text()
+    if "\n  dp " not in text:
+        text = re.sub(r"^mesh \{.*$", "mesh {\n  dp", text, flags=re.MULTILINE)
+        text = text.replace("[T, D", "[T@dp, D").replace(": paged [", ": paged@dp [")
+    target.write_text(text)
+    return target
 
 
 @pytest.fixture(scope="module", params=_parameters())
 def case(request: pytest.FixtureRequest, tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Case:
     model, mesh = request.param
     path = tmp_path_factory.mktemp("jax") / "model.tsa"
-    asked = Request(None, tiny.checkpoint(MODELS[model]), None, mesh, "f32", "jax+cpu", quantize="none", steps=STEPS)
+    file = sharing_out(FILES / f"{model}.ts", path.with_name(f"{model}.ts")) if "dp" in mesh else None
+    asked = Request(file, tiny.checkpoint(MODELS[model]), None, mesh, "f32", "jax+cpu", quantize="none", steps=STEPS)
     compile_artifact(asked, path, lambda stage, done, total: None)
     options = LimitOptions(num_pages=32, max_step_tokens=8, max_sequences=2, speculate="off")
     return Case(path, run(tiny.artifact(MODELS[model]), PROMPTS, TOKENS, options), run_jax(path, PROMPTS, TOKENS, options))
