@@ -11,7 +11,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.gpu.interpreter import interpret
+
 from tskernels.waiting import spin_briefly
+
+interpret()
 
 spin_briefly()  # before torch is loaded, so that tests are not slow when they share the machine
 # Processes of pytest-xdist share the cores: two with threads for both of two cores spend most of their time waiting for each other.

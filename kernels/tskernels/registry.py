@@ -156,6 +156,8 @@ _ops: dict[str, Op] = {}
 _kernels: dict[tuple[str, str], Kernel] = {}
 _lock = threading.RLock()
 _loaded = False
+_loaded_later: dict[tuple[str, str], Kernel] = {}
+"""By `load`: modules that are imported once, whoever asked first."""
 
 
 def op(name: str, *, cost: Cost = bandwidth_bound, writes: str = "") -> Callable[[Function], Function]:
@@ -378,8 +380,11 @@ def _load_families() -> None:
 def load(target: Target) -> None:
     """Import all kernels that a target may have; once."""
     _load()
-    for family in _FAMILIES_OF.get(target.family, ()):
-        importlib.import_module(f"tskernels.{target.family}.{family}")
+    with _lock:
+        before = set(_kernels)
+        for family in _FAMILIES_OF.get(target.family, ()):
+            importlib.import_module(f"tskernels.{target.family}.{family}")
+        _loaded_later.update({key: found for key, found in _kernels.items() if key not in before})
 
 
 def _load() -> None:
@@ -416,5 +421,5 @@ def isolated() -> Iterator[None]:
             _ops.clear()
             _ops.update(saved_ops)
             _kernels.clear()
-            _kernels.update(saved_kernels)
+            _kernels.update(saved_kernels | _loaded_later)
             _loaded = True

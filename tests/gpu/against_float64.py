@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import tests.gpu.interpreter  # noqa: F401  (first)
 import torch
+from tests.gpu.interpreter import require
 from torch import Tensor
 
 from tskernels.registry import lookup, op_named
+
+require()
 
 UNIT = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10, torch.float32: 2.0**-20}
 """Of a result's size, what a rounding to its type and the arithmetic before it may be off by."""

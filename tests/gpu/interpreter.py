@@ -1,21 +1,29 @@
-"""Import this before anything that imports Triton: in this process its functions then run in its interpreter, on tensors of the CPU.
-
-Processes started from here are not told: they may compile.
+"""In a process of tests Triton's functions run in its interpreter, on tensors of the CPU. That is settled when Triton is imported, which
+libraries do that know it: so it is imported first of all. Processes started from here are not told: they may compile.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-if "triton" not in sys.modules:
+
+def interpret() -> None:
+    """Before anything imports Triton, where it is installed."""
+    if "triton" in sys.modules or find_spec("triton") is None:
+        return
     os.environ["TRITON_INTERPRET"] = "1"
     try:
-        pytest.importorskip("triton", reason="needs Triton: pip install tsc-llm[triton]")
+        import triton
     finally:
         del os.environ["TRITON_INTERPRET"]
-    sys.modules["triton"].knobs.runtime.interpret = True
+    triton.knobs.runtime.interpret = True
 
-assert sys.modules["triton"].knobs.runtime.interpret, "Triton was imported to compile; run these tests in a process of their own"
+
+def require() -> None:
+    """For a module of tests that needs it."""
+    pytest.importorskip("triton", reason="needs Triton: pip install tsc-llm[triton]")
+    assert sys.modules["triton"].knobs.runtime.interpret, "Triton was imported to compile: tests/conftest.py has to come first"

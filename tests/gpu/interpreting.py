@@ -10,13 +10,15 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import tests.gpu.interpreter  # noqa: F401  (before Triton)
 import torch
+from tests.gpu.interpreter import require
 from torch import Tensor
 
 from tskernels.dtypes import torch_dtype
 from tsrun.gpu.device import Bytes, Device, Grid, Handle, Value
 from tsrun.gpu.kernels_file import Function
+
+require()
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tests.gpu.interpreter  # noqa: F401  (before Triton)
 import torch
+from tests.gpu.interpreter import require
 from tests.gpu.interpreting import Asked, InterpretingDevice
 from tests.gpu.models import KIMI, LLAMA, GpuModels
 from tests.models.running import run
@@ -28,6 +28,8 @@ from tsrun.limits import LimitOptions
 from tsrun.program import State
 from tsrun.sampler import Sampling
 from tsrun.states import States
+
+require()
 
 PROMPTS = [prompt(5), prompt(9, 1)]
 

@@ -112,7 +112,7 @@ def test_a_cache_layout_without_a_kernel_is_refused(tiny: TinyModels, tmp_path: 
     result = CliRunner().invoke(main, ["compile", *arguments])
     assert result.exit_code == 3
     assert "error: no kernel can run ts::cache_append(" in result.output
-    assert "xla: takes operand 0 in rows, not in int8_cache" in result.output
+    assert "`tsc kernels why OP --target jax` says of each why" in result.output
 
 
 def test_limits_are_those_of_the_programs(for_tpu: Path) -> None:

@@ -9,7 +9,7 @@ from tests.runtime import numpy_sampler
 from tests.runtime.test_engine import PROMPTS
 from tests.runtime.toy import Toy
 
-from tsrun import engine as engine_module
+from tsrun import new_scheduler
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
 from tsrun.generation import Event, GenerationRequest
@@ -54,7 +54,7 @@ def assert_scored(toy: Toy, request: GenerationRequest, events: list[Event]) -> 
 def test_they_are_those_of_the_model(
     toy: Toy, toy_artifact: Path, options: LimitOptions, scored_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "SCORED_ROWS", scored_rows)
+    monkeypatch.setattr(new_scheduler, "SCORED_ROWS", scored_rows)
     samplings = [Sampling(), Sampling(1.0, seed=1), Sampling(logit_bias={3: 5.0}), Sampling(), Sampling()]
     prompts = [*PROMPTS[:4], LONG]
     requests = [
