@@ -93,6 +93,8 @@ def read_steps(path: Path) -> JaxSteps:
 
 def fitting(options: LimitOptions, artifact: Artifact) -> LimitOptions:
     """The options within what the artifact's programs hold. Raises RequestError where more was asked for."""
+    if options.target is not None:
+        raise RequestError("target", "an artifact for JAX runs through JAX, on a CPU too", "leave it out, or compile it for --target cpu")
     steps = read_steps(artifact.path)
     if options.cache_bytes is not None:
         raise RequestError("cache-bytes", "an artifact for JAX has a cache of fixed size", "give --steps pages=N to `tsc compile`")
