@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from tskernels.cost import attention_bound, latent_attention_bound, sink_attention_bound
-from tskernels.gpu.entries import is_hopper, is_nvidia, number, only, padded, size, source, stride, triton_kernel
 from tskernels.gpu.launch import (
     Argument,
     Launch,
@@ -24,6 +23,7 @@ from tskernels.gpu.launch import (
 )
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, cdiv, larger
 from tskernels.gpu.splits import RECORD
+from tskernels.gpu.triton_entry import is_hopper, is_nvidia, number, only, padded, size, source, stride, triton_kernel
 from tskernels.registry import Call, one_float_type
 from tskernels.target import Target
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tskernels.cost import Cost, append_bound, bandwidth_bound, gather_bound
-from tskernels.gpu.entries import inner, number, padded, plan, rows, size, source, stride, triton_kernel, width
 from tskernels.gpu.launch import Argument, Coordinate, Launch, Number, Operand, Out, Plan
 from tskernels.gpu.sizes import cdiv
+from tskernels.gpu.triton_entry import inner, number, padded, plan, rows, size, source, stride, triton_kernel, width
 from tskernels.registry import Call, When, one_float_type
 from tskernels.target import Target
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from tskernels.cost import matmul_bound
-from tskernels.gpu.entries import COMPILED, RUN, is_nvidia, rows, size, source, stride, triton_kernel
 from tskernels.gpu.launch import Argument, Launch, Number, Operand, Out, Plan, Scalar, Variant
 from tskernels.gpu.sizes import cdiv
+from tskernels.gpu.triton_entry import COMPILED, RUN, is_nvidia, rows, size, source, stride, triton_kernel
 from tskernels.quantized import FORMATS, PANEL
 from tskernels.quantized_parts import GROUP
 from tskernels.registry import Call, one_float_type

@@ -7,9 +7,9 @@ from typing import Final
 
 from tskernels.cost import experts_bound
 from tskernels.dtypes import size_bytes
-from tskernels.gpu.entries import is_nvidia, number, only, padded, plan, rows, size, source, stride, triton_kernel
 from tskernels.gpu.launch import Argument, Launch, Number, Operand, Out, Plan, Scalar, Scratch, ScratchSpace, Variant
 from tskernels.gpu.sizes import Dimension, cdiv
+from tskernels.gpu.triton_entry import is_nvidia, number, only, padded, plan, rows, size, source, stride, triton_kernel
 from tskernels.registry import Call, one_float_type
 from tskernels.target import Target
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from tskernels.cost import latent_attention_bound
-from tskernels.gpu.entries import number, size
 from tskernels.gpu.entry import gpu_kernel
 from tskernels.gpu.latent_splits import ROWS, most_numbers
 from tskernels.gpu.launch import (
@@ -26,6 +25,7 @@ from tskernels.gpu.launch import (
     Verification,
 )
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, common_divisor, larger, smaller
+from tskernels.gpu.triton_entry import number, size
 from tskernels.registry import Call
 from tskernels.target import Target, gpu
 

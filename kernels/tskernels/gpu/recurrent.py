@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tskernels.cost import recurrence_bound
-from tskernels.gpu.entries import inner, number, only, padded, plan, rows, size, source, stride, triton_kernel, width
 from tskernels.gpu.launch import Argument, Coordinate, Launch, Operand, Out, Plan, Scalar
 from tskernels.gpu.sizes import Stride, cdiv
+from tskernels.gpu.triton_entry import inner, number, only, padded, plan, rows, size, source, stride, triton_kernel, width
 from tskernels.registry import Call
 from tskernels.target import Target
 

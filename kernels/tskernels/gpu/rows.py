@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import Final
 
-from tskernels.gpu.entries import inner, number, padded, plan, rows, source, stride, triton_kernel
 from tskernels.gpu.launch import Argument, Constants, Launch, Operand, Out, Plan
 from tskernels.gpu.sizes import cdiv
+from tskernels.gpu.triton_entry import inner, number, padded, plan, rows, source, stride, triton_kernel
 from tskernels.registry import Call
 from tskernels.rope import radians
 from tskernels.rope_kinds import magnitude_of, turned_width

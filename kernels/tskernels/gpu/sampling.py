@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import Final
 
-from tskernels.gpu.entries import COMPILED, inner, padded, plan, rows, size, source, stride, triton_kernel, width
 from tskernels.gpu.launch import Argument, Coordinate, Launch, Operand, Out, Plan, Scalar, Scratch, ScratchSpace, Variant
 from tskernels.gpu.sizes import Stride, cdiv
+from tskernels.gpu.triton_entry import COMPILED, inner, padded, plan, rows, size, source, stride, triton_kernel, width
 from tskernels.registry import Call
 from tskernels.target import Target
 
