@@ -21,4 +21,4 @@ class Requests:
         per_word = self.plan.tokens_per_word
         own = text(max(1, round((self.prompt_tokens - self.shared) / per_word)), self.plan.seed, self.plan.salt, number)
         common = text(round(self.shared / per_word), self.plan.seed, "shared") if self.shared else ""
-        return Session(number, common, (Turn(own, False, self.answer_tokens, 0.0),), opening=len(common.split()))
+        return Session(number, common, (Turn(own, False, self.answer_tokens, 0.0),))

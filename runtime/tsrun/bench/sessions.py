@@ -41,15 +41,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """summary: what stands for a conversation that got too long; opening: of the system message and the first turn, the words that other
-    sessions have, too; hostile: how its requests hurt."""
+    """summary: what stands for a conversation that got too long; hostile: how its requests hurt."""
 
     number: int
     system: str
     turns: tuple[Turn, ...]
     summary: str = ""
     tools: tuple[dict[str, object], ...] = ()
-    opening: int = 0
     hostile: Literal["nonce", "schema"] | None = None
 
 
@@ -104,7 +102,6 @@ class Plan:
             tuple(turns),
             summary=self._text(load.summary.draw(shape) * self.scale.lengths, self.salt, number, "summary"),
             tools=_tools(system, load.harness.tools_share),
-            opening=len(system.split()) + len(layer.split()),
             hostile="nonce" if nonce else "schema" if schema else None,
         )
 

@@ -62,7 +62,7 @@ class Trace:
                 words = max(1, len(text.split()))
                 turns.append(Turn(say, by_tool, max(4, round(words * self.plan.tokens_per_word)), seconds, recorded=text))
                 pending = []
-        return Session(number, system, tuple(turns), opening=len(system.split()))
+        return Session(number, system, tuple(turns))
 
 
 def read_trace(file: Path) -> list[list[tuple[str, str]]]:
