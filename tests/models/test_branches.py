@@ -21,6 +21,7 @@ from tsrun.chains import Link
 from tsrun.engine import Engine
 from tsrun.errors import RequestError
 from tsrun.generation import Event, GenerationRequest, StepLogits, TokenLogprobs
+from tsrun.guesses import GuessDrafter
 from tsrun.limits import LimitOptions
 from tsrun.output import Second
 from tsrun.sampler import Sampling
@@ -150,6 +151,26 @@ def test_branches_have_their_pages_in_every_window(
     found, _ = run(artifact, replace(options, draft=str(artifact), branches=2), asked)
     assert found == expected
     assert len(came) > 30
+
+
+def test_guesses_go_on_from_a_branch(trained: Path, came: list[Grown], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry for drafts sees the rows of a branch that came as it sees those of drafts: it guesses the same after as many tokens."""
+    [asked] = [replace(one, ignore_eos=True, sampling=Sampling(0.8, seed=1), max_tokens=80) for one in requests(trained, 10)[9:]]
+    guessed: list[dict[int, list[int]]] = []
+    guess = GuessDrafter.guess
+
+    def noted(self: GuessDrafter, tokens: list[int], beside: list[Second | None]) -> None:
+        guessed[-1][len(self.tokens)] = tokens
+        guess(self, tokens, beside)
+
+    monkeypatch.setattr(GuessDrafter, "guess", noted)
+    for options in (TREE, replace(TREE, branches=None)):
+        guessed.append({})
+        run(trained, options, [asked])
+    both = [length for length in guessed[0] if length in guessed[1]]
+    assert len(both) > 10
+    assert [guessed[0][length] for length in both] == [guessed[1][length] for length in both]
+    assert len(came) >= 3
 
 
 def test_an_observer_sees_the_rows_of_branches_that_came(trained: Path, came: list[Grown]) -> None:
