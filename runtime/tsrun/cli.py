@@ -48,6 +48,12 @@ _ENGINE_OPTIONS = (
         "draft is another one (--draft).",
     ),
     click.option("--draft", metavar="NAME.tsa|CHECKPOINT", help="A smaller model of the same tokenizer, whose guesses are verified."),
+    click.option(
+        "--branches",
+        type=int,
+        metavar="N",
+        help="Of mtp or draft: verify the second likeliest token, too, beside the first N guesses, where that pays.",
+    ),
     click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew."),
     click.option(
         "--snapshot-tokens",

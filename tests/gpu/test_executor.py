@@ -24,10 +24,11 @@ from tsrun.gpu.device import TensorMap
 from tsrun.gpu.kernels_file import KERNELS, Argument, Launch, Operand, Out, Plan, PreparedInput, Scalar, ScratchSpace, Variant, read_kernels
 from tsrun.gpu.kernels_file import TensorMap as MapArgument
 from tsrun.gpu.launching import CallOnDevice
-from tsrun.limits import LimitOptions
-from tsrun.program import State
+from tsrun.limits import LimitOptions, Limits
+from tsrun.page_copies import PageCopies
+from tsrun.program import Cache, CallNode, Frame, Graph, Program, State
+from tsrun.program import Plan as StepPlan
 from tsrun.sampler import Sampling
-from tsrun.states import States
 
 require()
 
@@ -137,17 +138,23 @@ def test_arguments_and_grids_are_those_of_the_step() -> None:
     assert [one.function for one in CallOnDevice([x], out, {}, {**sizes, "T": 7}).settle(plan)] == [1]
 
 
-def test_states_on_the_device_are_copied_there(device: InterpretingDevice) -> None:
-    states = States([State("f32", (2, 3)), State("bf16", (5,))], 4, device.zeros)
-    for place in states.places:
+def test_pages_on_the_device_are_copied_there(device: InterpretingDevice) -> None:
+    limits = Limits(page_size=2, num_pages=3, max_sequences=1, max_step_tokens=8, max_context=6, num_states=4)
+    calls = [CallNode("y", "layer", [], Frame(0, 0), caches={"cache": 0})]
+    graph = Graph([], list(calls), "y")
+    states, caches = [State("f32", (2, 3)), State("bf16", (5,))], [Cache("f32", (2, 3)), Cache("f32", (4,))]
+    program = Program([StepPlan(1, "decode", Frame(0, 0))], caches, {"decode": graph}, states=states)
+    sizes = [2 * 24, 2 * 16, 24, 10]
+    places = [device.zeros((4, size), "u8") for size in sizes]
+    for place in places:
         assert isinstance(place.buffer, torch.Tensor)
         place.buffer[:] = torch.arange(place.buffer.numel(), dtype=torch.uint8)
-    states.copy(np.array([[0, 1, 3]], np.int32))
-    for place, size in zip(states.places, (24, 10), strict=True):
+    PageCopies(program, limits, places[:2], places[2:]).copy(np.array([[0, 0, 2], [1, 1, 3]], np.int32))
+    for place, size, (source, target) in zip(places, sizes, [(0, 2), (0, 0), (1, 3), (1, 3)], strict=True):
         assert isinstance(place.buffer, torch.Tensor)
-        pages = place.buffer[: 4 * size].view(4, size)
-        assert torch.equal(pages[3], pages[1])
-        assert not torch.equal(pages[2], pages[1])
+        expected = torch.arange(4 * size, dtype=torch.uint8).view(4, size)
+        expected[target] = expected[source]
+        assert torch.equal(place.buffer.view(4, size), expected)  # of the second cache, which no step writes, nothing is copied
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ class GpuPrograms:
                 self._device.replay(bound.recorded)
             is_draft = plan >= len(self._plans) - self._num_drafts
             self._last = S, bound
-            keeps_few = bound.largest is not None and (is_draft or self._inputs.keeps_one(S))
+            keeps_few = bound.largest is not None and self._inputs.keeps_one(S)
             return self._copy_out(bound, S, is_draft, logits=not keeps_few)
 
     def run_head(self, plan: int, T: int, S: int, P: int) -> Output:
