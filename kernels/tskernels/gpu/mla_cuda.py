@@ -27,7 +27,7 @@ from tskernels.gpu.launch import (
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, common_divisor, larger, smaller
 from tskernels.gpu.triton_entry import number, size
 from tskernels.registry import Call
-from tskernels.target import Target, gpu
+from tskernels.target import TCGEN05, Target, gpu
 
 LATENT: Final = 512
 ROTATED: Final = 64
@@ -61,7 +61,7 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
 @gpu_kernel(
     "ts::latent_attention",
     name="cuda_tcgen05",
-    target=gpu("sm_100a"),
+    target=TCGEN05,
     dtypes=("bf16",),
     when=_fits,
     cost=latent_attention_bound,
