@@ -2,8 +2,9 @@
 
 The rows of a sequence are its newest tokens times heads, in *row tiles* of 64; its keys are *tiles* of 64 tokens. The blocks form gangs
 of as many as a sequence has row tiles: the members of a gang read the same keys at the same time, each for its own rows, so memory is read
-once. Where pairs of blocks multiply together, their row tiles are two neighbours, of exactly the same keys. The tiles of all sequences, one after the other, are cut into as many stretches as there are gangs. Where a cut goes through a
-sequence, the blocks on both sides have *splits* of its result, which they join when all are there.
+once. Where blocks multiply together, in pairs, they have exactly the same keys and row tiles that are neighbours, and a gang is of pairs.
+The tiles of all sequences, one after the other, are cut into as many stretches as there are gangs. Where a cut goes through a sequence, the
+blocks on both sides have *splits* of its result, which they join when all are there.
 """
 
 from __future__ import annotations
