@@ -136,6 +136,8 @@ def test_arguments_and_grids_are_those_of_the_step() -> None:
     assert settled.arguments[:7] == (address, out.data_ptr(), 138, 0.5, 3.0, 4096, 8192)
     assert settled.arguments[7] == TensorMap(address, "f32", (32, 12), (384,), (32, 5), 128)
     assert [one.function for one in CallOnDevice([x], out, {}, {**sizes, "T": 7}).settle(plan)] == [1]
+    of_newest = Plan("ts::x", "triton", "", [Variant(1, [few]), Variant(1, [Launch(2, (1, 1, 1), [])], newest=3)])
+    assert [CallOnDevice([x], out, {}, sizes, newest=n).settle(of_newest)[0].function for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
 
 
 def test_pages_on_the_device_are_copied_there(device: InterpretingDevice) -> None:

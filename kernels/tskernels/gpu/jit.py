@@ -124,10 +124,12 @@ class _Run:
             # All bits set is NaN: what reads memory that nobody wrote shows it.
             filled = 0 if space.zeroed else 255
             self.scratch[space.name] = torch.full((self._size(space.bytes),), filled, dtype=torch.uint8, device=self.out.device)
-        if plan.prepared:
+        newest = 1
+        if "lengths" in self.given:
             step = self._step()
+            newest = max((last - first for first, last in step.spans), default=1)
             self.prepared = {p.name: self._prepare(p, step) for p in plan.prepared}
-        [variant] = [v for v in plan.variants if v.tokens <= self.known["T"] or v is plan.variants[0]][-1:]
+        [variant] = [v for v in plan.variants if (v.tokens <= self.known["T"] and v.newest <= newest) or v is plan.variants[0]][-1:]
         for launch in variant.launches:
             self._launch(launch)
 

@@ -119,10 +119,11 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What runs in steps of `tokens` tokens and more, up to the next variant's."""
+    """What runs in steps of `tokens` tokens and more, and of at least `newest` of one sequence, up to the next variant's."""
 
     launches: tuple[Launch, ...]
     tokens: int = 1
+    newest: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a call runs. variants: in rising order of tokens, the first from 1 on."""
+    """How a call runs. variants: in rising order of tokens and of newest, the first from 1 on; the last that suits a step runs it."""
 
     variants: tuple[Variant, ...]
     scratch: tuple[Scratch, ...] = ()

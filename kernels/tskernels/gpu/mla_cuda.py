@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from tskernels.cost import latent_attention_bound
 from tskernels.gpu.entry import gpu_kernel
-from tskernels.gpu.latent_splits import ROWS, most_numbers
+from tskernels.gpu.latent_splits import ROWS, most_numbers, num_blocks
 from tskernels.gpu.launch import (
     Argument,
     CudaSource,
@@ -27,7 +28,7 @@ from tskernels.gpu.launch import (
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, common_divisor, larger, smaller
 from tskernels.gpu.triton_entry import number, size
 from tskernels.registry import Call
-from tskernels.target import Target, gpu
+from tskernels.target import TCGEN05, Target, gpu
 
 LATENT: Final = 512
 ROTATED: Final = 64
@@ -55,13 +56,13 @@ def _fits(call: Call) -> bool:
 )
 def mla_decode_sm90(call: Call, target: Target) -> Plan:
     """Halves of a tile are loaded on their own, four and five blocks of columns."""
-    return _plan(call, "sm90", 12, {"cache_left": _cache(4), "cache_right": _cache(5)})
+    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, {"cache_left": _cache(4), "cache_right": _cache(5)})})
 
 
 @gpu_kernel(
     "ts::latent_attention",
     name="cuda_tcgen05",
-    target=gpu("sm_100a"),
+    target=TCGEN05,
     dtypes=("bf16",),
     when=_fits,
     cost=latent_attention_bound,
@@ -69,16 +70,49 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
     compiler="nvcc",
 )
 def mla_decode_sm100(call: Call, target: Target) -> Plan:
-    return _plan(call, "sm100", 8, {"cache": _cache(9)})
+    """Where a sequence has more rows than one block multiplies, pairs of blocks do."""
+    heads = size(call, 0, 1)
+    blocks = _Kernel("sm100", "mla_decode", 8, {"cache": _cache(9)})
+    pairs = _Kernel("sm100_pairs", "mla_decode_pairs", 8, {"keys": _cache(9, _BLOCK // 2), "values": _cache(4)}, together=2)
+    return _plan(call, {ROWS // heads + 1: pairs} if heads > ROWS else {1: blocks, ROWS // heads + 1: pairs})
 
 
-def _plan(call: Call, architecture: str, warps: int, cache: Mapping[str, Argument]) -> Plan:
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """A function of a file, its maps of the cache, and how many of its blocks multiply together."""
+
+    file: str
+    function: str
+    warps: int
+    cache: Mapping[str, Argument]
+    together: int = 1
+
+
+def _plan(call: Call, kernels: Mapping[int, _Kernel]) -> Plan:
+    """kernels: by the newest tokens of a sequence from which on each runs."""
+    heads = size(call, 0, 1)
+    variants = tuple(Variant((_launch(call, kernel),), newest=newest) for newest, kernel in kernels.items())
+    # A cut through a sequence makes a partial result on both of its sides, in each of a gang's blocks.
+    partials = SMS * (2 * ROWS * 4)
+    scratch = Scratch("partials", partials * LATENT), Scratch("partial_logarithms", partials), Scratch("counters", SMS * 4, zeroed=True)
+    lists = [
+        Prepared(_list(n), "tskernels.gpu.latent_splits:prepare", {"heads": heads, "together": n}, most_numbers(heads, n))
+        for n in dict.fromkeys(kernel.together for kernel in kernels.values())
+    ]
+    return Plan(variants, scratch, tuple(lists))
+
+
+def _list(together: int) -> str:
+    return "work" if together == 1 else "work_of_pairs"
+
+
+def _launch(call: Call, kernel: _Kernel) -> Launch:
     heads = size(call, 0, 1)
     arguments: dict[str, Argument] = {
         "queries": _queries(0, heads, LATENT // _BLOCK),
         "rotated_queries": _queries(1, heads, 1),
-        **cache,
-        "work": PreparedInput("work"),
+        **kernel.cache,
+        "work": PreparedInput(_list(kernel.together)),
         "tables": Operand(5),
         "out": Out(),
         "logarithms": Scalar(0, "i64"),
@@ -88,15 +122,13 @@ def _plan(call: Call, architecture: str, warps: int, cache: Mapping[str, Argumen
         "heads": Scalar(heads),
         "scale": Scalar(float(number(call, "scale")), "f32"),
     }
-    launch = Launch(
-        CudaSource(f"cuda/mla_decode_{architecture}.cu", "mla_decode"), (SMS, 1, 1), arguments, warps=warps, shared=_SHARED_BYTES
-    )
-    # A cut through a sequence makes a partial result on both of its sides, in each of a gang's blocks.
-    partials = SMS * (2 * ROWS * 4)
-    return Plan(
-        (Variant((launch,)),),
-        (Scratch("partials", partials * LATENT), Scratch("partial_logarithms", partials), Scratch("counters", SMS * 4, zeroed=True)),
-        (Prepared("work", "tskernels.gpu.latent_splits:prepare", {"heads": heads}, most_numbers(heads)),),
+    return Launch(
+        CudaSource(f"cuda/mla_decode_{kernel.file}.cu", kernel.function),
+        (num_blocks(kernel.together), 1, 1),
+        arguments,
+        warps=kernel.warps,
+        shared=_SHARED_BYTES,
+        cluster=kernel.together,
     )
 
 
@@ -115,9 +147,10 @@ def _queries(operand: int, heads: int, blocks: int) -> TensorMap:
     )
 
 
-def _cache(blocks: int) -> TensorMap:
-    """Boxes of as many rows as divide pages and tiles; those of a whole tile have so many blocks of columns, others one."""
-    rows = common_divisor(Dimension(2, 1), _BLOCK)
-    depth: Expression = larger(rows // _BLOCK * blocks, 1)
+def _cache(blocks: int, tokens: int = _BLOCK) -> TensorMap:
+    """Boxes of as many rows as divide pages and parts of `tokens` tokens; those of a whole part have so many blocks of columns, others
+    one."""
+    rows = common_divisor(Dimension(2, 1), tokens)
+    depth: Expression = larger(rows // tokens * blocks, 1)
     sizes = (_BLOCK, Dimension(2, 0) * Dimension(2, 1), (LATENT + ROTATED) // _BLOCK)
     return TensorMap(Operand(2), "bf16", sizes, (Stride(2, 1) * 2, _BLOCK * 2), (_BLOCK, rows, depth), 128)

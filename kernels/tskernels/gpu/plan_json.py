@@ -19,6 +19,7 @@ from tskernels.gpu.launch import (
     Scalar,
     ScratchSpace,
     TensorMap,
+    Variant,
 )
 from tskernels.gpu.sizes import Expression, to_json
 
@@ -27,8 +28,7 @@ Record = dict[str, Any]
 
 def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
     """A JSON object; number: of a function in the list of all."""
-    variants = [{"tokens": v.tokens, "launches": [_launch(launch, number) for launch in v.launches]} for v in plan.variants]
-    found: Record = {"variants": variants}
+    found: Record = {"variants": [_variant(variant, number) for variant in plan.variants]}
     if plan.scratch:
         found["scratch"] = [{"name": s.name, "bytes": to_json(s.bytes), "zeroed": s.zeroed} for s in plan.scratch]
     if plan.prepared:
@@ -36,6 +36,11 @@ def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
             {"name": p.name, "function": p.function, "keywords": dict(p.keywords), "capacity": to_json(p.capacity)} for p in plan.prepared
         ]
     return found
+
+
+def _variant(variant: Variant, number: Callable[[Function], int]) -> Record:
+    newest = {"newest": variant.newest} if variant.newest > 1 else {}
+    return {"tokens": variant.tokens, **newest, "launches": [_launch(launch, number) for launch in variant.launches]}
 
 
 def _launch(launch: Launch, number: Callable[[Function], int]) -> Record:

@@ -44,7 +44,7 @@ class SettledLaunch:
 @dataclass(frozen=True, slots=True)
 class CallOnDevice:
     """A call whose operands and result are on the device. coordinates: its parameters that are numbers of the rank; sizes: T, S, P and SMS;
-    addresses of constants, by name of scratch memory, and by name of prepared inputs."""
+    newest: the most newest tokens of a sequence; addresses of constants, by name of scratch memory, and by name of prepared inputs."""
 
     operands: Sequence[Tensor]
     out: Tensor
@@ -53,6 +53,7 @@ class CallOnDevice:
     constants: int = 0
     scratch: Mapping[str, int] = field(default_factory=dict)
     prepared: Mapping[str, int] = field(default_factory=dict)
+    newest: int = 1
 
     def size(self, given: Size) -> int:
         shapes, strides = [list(t.shape) for t in self.operands], [list(t.stride()) for t in self.operands]
@@ -61,7 +62,7 @@ class CallOnDevice:
     def settle(self, plan: Plan) -> list[SettledLaunch]:
         """What a step launches; a grid of no block is no launch."""
         found = []
-        for launch in plan.variant(self.sizes["T"]).launches:
+        for launch in plan.variant(self.sizes["T"], self.newest).launches:
             grid = cast(Grid, tuple(self.size(n) for n in launch.grid))
             if all(grid):
                 found.append(self._settled(launch, grid))

@@ -23,7 +23,7 @@ from tsrun.binding import COPY, BoundCall, BoundPlan
 from tsrun.errors import ArtifactError
 from tsrun.gpu.buckets import LARGEST, bucket
 from tsrun.gpu.device import Bytes, Device, Handle
-from tsrun.gpu.kernels_file import KERNELS, KernelsFile, Plan, Size, read_kernels
+from tsrun.gpu.kernels_file import KERNELS, KernelsFile, Plan, PreparedInput, Size, read_kernels
 from tsrun.gpu.launching import CallOnDevice, Preparing, preparing
 from tsrun.limits import Limits
 from tsrun.output import Output
@@ -33,7 +33,7 @@ from tsrun.step_inputs import StepInputs
 
 _ALIGNMENT = 256
 _BOUND_SHAPES = 128
-Key = tuple[int, int, int, int]
+Key = tuple[int, int, int, int, int]
 Work = Callable[[], None]
 
 
@@ -117,6 +117,7 @@ class GpuPrograms:
             for place in _fixed_places(plans):
                 self._mirror(place)
         self._constants: dict[tuple[float, ...], Tensor] = {}
+        self._newest = sorted({v.newest for plan in self._file.plans for v in plan.variants})
         self._bound: OrderedDict[Key, _Bound] = OrderedDict()
         self._out: dict[tuple[bool, str], Bytes] = {}
         self._last: tuple[int, _Bound] | None = None
@@ -125,7 +126,7 @@ class GpuPrograms:
         with self._device.entered(), torch.inference_mode():
             padded_T, padded_S = self._padded(T, S)
             self._inputs.pad(T, S, padded_T, padded_S, P)
-            bound = self._bound_to(plan, padded_T, padded_S, P)
+            bound = self._bound_to(plan, padded_T, padded_S, P, self._newest_of(S))
             self._copy_in(bound, padded_S)
             if bound.recorded is None:
                 for work in bound.work:
@@ -150,6 +151,13 @@ class GpuPrograms:
         if not self._pads or T > LARGEST:
             return T, S
         return bucket(T, self._limits.max_step_tokens), bucket(S, self._limits.max_output_rows)
+
+    def _newest_of(self, S: int) -> int:
+        """Newest tokens of a sequence that a variant begins at: the most that one of this step has."""
+        if self._newest[1:] == []:
+            return 1
+        most = max(last - first for first, last in self._inputs.shape_of(S)[0])
+        return max((newest for newest in self._newest if newest <= most), default=1)
 
     def _copy_in(self, bound: _Bound, S: int) -> None:
         for source, target in bound.inputs:
@@ -182,21 +190,21 @@ class GpuPrograms:
             memory = self._out[is_draft, what] = self._device.pinned(max(num_bytes, 4 * self._limits.max_output_rows))
         return memory
 
-    def _bound_to(self, plan: int, T: int, S: int, P: int) -> _Bound:
-        key = plan, T, S, P
+    def _bound_to(self, plan: int, T: int, S: int, P: int, newest: int) -> _Bound:
+        key = plan, T, S, P, newest
         bound = self._bound.get(key)
         if bound is None:
-            bound = self._bind(plan, {"T": T, "S": S, "P": P, "SMS": self._device.multiprocessors})
+            bound = self._bind(plan, {"T": T, "S": S, "P": P, "SMS": self._device.multiprocessors}, newest)
             self._bound[key] = bound
             if len(self._bound) > _BOUND_SHAPES:
                 self._bound.popitem(last=False)
         self._bound.move_to_end(key)
         return bound
 
-    def _bind(self, plan: int, sizes: Mapping[str, int]) -> _Bound:
+    def _bind(self, plan: int, sizes: Mapping[str, int], newest: int) -> _Bound:
         calls = self._plans[plan].calls
         prepared: dict[str, _PreparedInput] = {}
-        work = [step for call in calls for step in self._work(call, sizes, prepared)]
+        work = [step for call in calls for step in self._work(call, sizes, newest, prepared)]
         output = self._tensor(self._plans[plan].output, sizes)
         largest = None
         if self._gives_logits:
@@ -215,7 +223,7 @@ class GpuPrograms:
         is_captured = sizes["T"] <= LARGEST and all(self._kernels[c.op, c.kernel].is_captured for c in calls if c.op != COPY)
         return _Bound(work, inputs, list(prepared.values()), output, largest, is_captured)
 
-    def _work(self, call: BoundCall, sizes: Mapping[str, int], prepared: dict[str, _PreparedInput]) -> list[Work]:
+    def _work(self, call: BoundCall, sizes: Mapping[str, int], newest: int, prepared: dict[str, _PreparedInput]) -> list[Work]:
         args = [self._tensor(arg, sizes) if isinstance(arg, Place) else arg for arg in call.args]
         out = self._tensor(call.out, sizes)
         if call.op == COPY:
@@ -228,10 +236,13 @@ class GpuPrograms:
             result = {} if kernel.kind == "inplace" else {"out": out}
             return [partial(self._device.call, partial(kernel.function, *args, **given, **result))]
         plan = self._file.plans[call.plan]
-        on_device = self._on_device(call, args, out, sizes)
+        on_device = replace(self._on_device(call, args, out, sizes), newest=newest)
         scratch = self._scratch.places(plan, on_device.size)
         addresses = {}
+        arguments = [a for launch in plan.variant(sizes["T"], newest).launches for a in launch.arguments]
         for wanted in plan.prepared:
+            if PreparedInput(wanted.name) not in arguments:
+                continue
             shard = on_device.coordinates.get("shard", 0)
             identity = f"{wanted.function} {sorted(wanted.keywords.items())} {len(out)} {shard}"
             if identity not in prepared:
