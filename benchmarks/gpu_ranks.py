@@ -1,0 +1,272 @@
+"""Ranks on the GPUs of one host, a process each: whether they give the CPU's tokens, and what a step takes on one GPU and on several.
+
+`python benchmarks/gpu_ranks.py [--ranks 2] [--json FILE]`; needs so many GPUs of one kind, and what compiles for them (Triton, nvcc).
+
+Tokens: pico, and a Llama and a Qwen3 of random weights, all in f32, greedy, a batch of three prompts and one prompt in chunks. The
+artifact for several ranks runs on its GPUs and, as it is, on this CPU (`--target cpu`); that for one rank runs on one GPU. Steps: four
+layers of Llama 3 8B's shape in bf16, 1, 16 and 64 sequences that decode: milliseconds of the device for a step that was recorded, and
+between the tokens of a batch, medians over the steps of a run and over rounds in which one GPU and several take turns. Ends with 1 where
+a token differs, or where a step was not recorded as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from tsc.driver import compile_artifact
+from tsc.request import Request
+from tsrun.engine import Engine
+from tsrun.generation import GenerationRequest
+from tsrun.gpu.programs import GpuPrograms
+from tsrun.limits import LimitOptions
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROOT = Path(__file__).parents[1]
+_SMALL: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 2048,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "eos_token_id": 0,
+}
+_LAYERS_OF_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 16384,
+}
+TOKENS = 24
+BATCHES = (1, 16, 64)
+STEPS = 200
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint that is there, or a config whose weights are drawn."""
+
+    name: str
+    checkpoint: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> int:
+        config = self.config if self.checkpoint is None else json.loads((self.checkpoint / "config.json").read_text())
+        return int(config["vocab_size"])
+
+
+MODELS = (
+    Model("pico", ROOT / "examples" / "pico" / "checkpoint"),
+    Model("llama", config={"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_SMALL}),
+    Model("qwen3", config={"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **_SMALL}),
+)
+LAYERS = Model("layers of Llama 3 8B", config={"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_SMALL, **_LAYERS_OF_8B})
+
+
+def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of a checkpoint's, of both architectures."""
+    width, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    yield "model.embed_tokens.weight", (config["vocab_size"], width)
+    yield "lm_head.weight", (config["vocab_size"], width)
+    yield "model.norm.weight", (width,)
+    for layer in range(config["num_hidden_layers"]):
+        below = f"model.layers.{layer}."
+        for name, shape in (("q", (queries, width)), ("k", (keys, width)), ("v", (keys, width)), ("o", (width, queries))):
+            yield f"{below}self_attn.{name}_proj.weight", shape
+        for name, shape in (("gate", (inner, width)), ("up", (inner, width)), ("down", (width, inner))):
+            yield f"{below}mlp.{name}_proj.weight", shape
+        for name in ("input", "post_attention"):
+            yield f"{below}{name}_layernorm.weight", (width,)
+        if config["model_type"] == "qwen3":
+            for name in ("q", "k"):
+                yield f"{below}self_attn.{name}_norm.weight", (head,)
+
+
+def drawn(model: Model, folder: Path, dtype: torch.dtype) -> Path:
+    """The model's checkpoint. Norms are about 1, and sums of products as large as what they are of."""
+    if model.checkpoint is not None:
+        return model.checkpoint
+    path = folder / model.name.replace(" ", "-")
+    path.mkdir()
+    random = torch.Generator(DEVICE).manual_seed(3)
+    found = {}
+    for name, shape in tensors(model.config):
+        values = torch.randn(shape, generator=random, device=DEVICE)
+        values = 1 + values / 8 if len(shape) == 1 else values * shape[1] ** -0.5
+        found[name] = values.to(dtype).cpu()
+    save_file(found, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(model.config))
+    return path
+
+
+def compiled(checkpoint: Path, path: Path, ranks: int, dtype: str) -> Path:
+    """An artifact for this machine's GPUs."""
+    major, minor = torch.cuda.get_device_capability()
+    request = Request(None, checkpoint, None, {"tp": ranks}, dtype, f"sm_{major}{minor}a")
+    compile_artifact(request, path, lambda stage, done, total: None)
+    return path
+
+
+def prompt(length: int, seed: int, vocabulary: int) -> list[int]:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(1, vocabulary, (length,), generator=random).tolist()
+
+
+@dataclass
+class Run:
+    """tokens: of each prompt; unrecorded: shapes of steps that ran but are no CUDA graph, on GPUs."""
+
+    tokens: list[list[int]]
+    unrecorded: list[tuple[int, ...]]
+
+
+def generate(path: Path, prompts: Sequence[Sequence[int]], *, on_cpu: bool = False) -> Run:
+    """Greedy, without drafts; prompts longer than 64 tokens go in chunks."""
+    options = LimitOptions(num_pages=256, max_step_tokens=64, speculate="off", target="cpu" if on_cpu else None)
+    made: list[list[int]] = [[] for _ in prompts]
+    with Engine(path, options) as engine:
+        for given in prompts:
+            engine.submit(GenerationRequest(list(given), TOKENS, ignore_eos=True))
+        for event in engine.events():
+            made[event.request].extend(event.token_ids)
+        programs = engine._ranks._executor.programs
+        bound = programs._bound if isinstance(programs, GpuPrograms) else {}
+        return Run(made, [key for key, found in bound.items() if found.recorded is None])
+
+
+def agreeing(found: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> str:
+    """How many tokens agree, from the first on, of how many."""
+    same = [next((i for i, (a, b) in enumerate(zip(x, y, strict=True)) if a != b), len(y)) for x, y in zip(found, wanted, strict=True)]
+    return f"{sum(same)} of {sum(map(len, wanted))}"
+
+
+def compare(model: Model, folder: Path, ranks: int) -> tuple[dict[str, Any], bool]:
+    """A record, and whether all is as it should be."""
+    checkpoint = drawn(model, folder, torch.float32)
+    several, one = (compiled(checkpoint, folder / f"{model.name}-{n}.tsa", n, "f32") for n in (ranks, 1))
+    vocabulary = model.vocabulary
+    is_right = True
+    record: dict[str, Any] = {"model": model.name}
+    for label, prompts in (
+        ("batch", [prompt(n, n, vocabulary) for n in (5, 17, 40)]),
+        ("chunks", [prompt(150, 1, vocabulary)]),
+    ):
+        wanted = generate(several, prompts, on_cpu=True).tokens
+        runs = {f"{ranks} GPUs": generate(several, prompts), "1 GPU": generate(one, prompts)}
+        for where, run in runs.items():
+            record[f"{label}, {where}"] = agreeing(run.tokens, wanted)
+            is_right &= run.tokens == wanted and not run.unrecorded
+            if run.unrecorded:
+                record[f"{label}, {where}, not recorded"] = run.unrecorded
+    return record, is_right
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of a step, medians: of the device, and between tokens."""
+
+    device: float
+    between: float
+
+
+def step_seconds(path: Path, sequences: int) -> Step:
+    """Of a batch that decodes."""
+    options = LimitOptions(num_pages=64 * 32, max_sequences=64, speculate="off", prefix_cache=False)
+    with Engine(path, options) as engine:
+        played = watch(engine)
+        for seed in range(sequences):
+            engine.submit(GenerationRequest(prompt(16, seed, LAYERS.vocabulary), STEPS, ignore_eos=True))
+        arrived = [time.perf_counter() for event in engine.events() if event.request == sequences - 1 and event.token_ids]
+    half = STEPS // 2  # in the first, prompts are computed and shapes recorded
+    device = [begin.elapsed_time(end) / 1e3 for begin, end in played[-half:]]
+    return Step(statistics.median(device), statistics.median(b - a for a, b in pairwise(arrived[-half:])))
+
+
+def watch(engine: Engine) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
+    """Begin and end, on the device, of what this process will replay."""
+    programs, played = engine._ranks._executor.programs, []
+    assert isinstance(programs, GpuPrograms)
+    device = programs._device
+    replay = device.replay
+
+    def timed(recorded: object) -> None:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        replay(recorded)
+        end.record()
+        played.append((begin, end))
+
+    device.replay = timed  # type: ignore[method-assign]
+    return played
+
+
+def measure(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    checkpoint = drawn(LAYERS, folder, torch.bfloat16)
+    paths = {n: compiled(checkpoint, folder / f"layers-{n}.tsa", n, "bf16") for n in (1, ranks)}
+    found = []
+    for sequences in BATCHES:
+        rounds = [{n: step_seconds(path, sequences) for n, path in paths.items()} for _ in range(ROUNDS)]
+        record: dict[str, Any] = {"sequences": sequences}
+        for what in ("device", "between"):
+            seconds = [{n: getattr(step, what) for n, step in r.items()} for r in rounds]
+            ratios = [r[1] / r[ranks] for r in seconds]
+            record |= {f"{what}, ms, {n} ranks": round(1e3 * statistics.median(r[n] for r in seconds), 4) for n in paths}
+            record[f"{what}, times as fast"] = [round(f(ratios), 3) for f in (min, statistics.median, max)]
+        found.append(record)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="a file for all figures")
+    given = parser.parse_args()
+    if torch.cuda.device_count() < given.ranks:
+        raise SystemExit(f"there are {torch.cuda.device_count()} GPUs here, and {given.ranks} ranks need one each")
+    began, is_right = time.perf_counter(), True
+    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "ranks": given.ranks, "torch": torch.__version__}
+    report["command"] = " ".join(sys.argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        report["tokens"] = []
+        for model in MODELS:
+            record, right = compare(model, folder, given.ranks)
+            is_right &= right
+            report["tokens"].append(record)
+            print(f"{time.perf_counter() - began:6.1f} s", "right" if right else "WRONG", json.dumps(record), flush=True)
+        report["steps"] = measure(folder, given.ranks)
+        for record in report["steps"]:
+            print(f"{time.perf_counter() - began:6.1f} s", json.dumps(record), flush=True)
+    report["seconds"] = round(time.perf_counter() - began, 1)
+    if given.json is not None:
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    print("all tokens agree" if is_right else "TOKENS DIFFER, or a step was not recorded")
+    sys.exit(0 if is_right else 1)
+
+
+if __name__ == "__main__":
+    main()
