@@ -3,10 +3,10 @@
 `python benchmarks/gpu_ranks.py [--ranks 2] [--json FILE]`; needs so many GPUs of one kind, and what compiles for them (Triton, nvcc).
 
 Tokens: pico, and a Llama and a Qwen3 of random weights, all in f32, greedy, a batch of three prompts and one prompt in chunks. The
-artifact for several ranks runs on its GPUs and, as it is, on this CPU (`--target cpu`); that for one rank runs on one GPU. Steps: four
-layers of Llama 3 8B's shape in bf16, 1, 16 and 64 sequences that decode: milliseconds of the device for a step that was recorded, and
-between the tokens of a batch, medians over the steps of a run and over rounds in which one GPU and several take turns. Ends with 1 where
-a token differs, or where a step was not recorded as a CUDA graph.
+artifact for several ranks runs on its GPUs and, as it is, on this CPU (`--target cpu`); one without the kernels that exchange what they
+add up runs on as many GPUs over NCCL, and that for one rank on one GPU. Steps: four layers of Llama 3 8B's shape in bf16, 1, 16 and 64
+sequences that decode: milliseconds of the device for a step that was recorded, and between the tokens of a batch, medians over the steps
+of a run and over rounds in which these take turns. Ends with 1 where a token differs, or where a step was not recorded as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from safetensors.torch import save_file
 
 from tsc.driver import compile_artifact
 from tsc.request import Request
+from tskernels import registry
 from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest
 from tsrun.gpu.programs import GpuPrograms
@@ -131,6 +133,17 @@ def compiled(checkpoint: Path, path: Path, ranks: int, dtype: str) -> Path:
     return path
 
 
+@contextmanager
+def without_exchanges() -> Iterator[None]:
+    """As if there were no kernels that send what they add up: what is compiled has collectives of torch tensors, over NCCL."""
+    with registry.isolated():
+        for op in registry.ops():
+            found = registry._kernels.get((op, "triton"))
+            if found is not None and found.kind == "collective":
+                del registry._kernels[op, "triton"]
+        yield
+
+
 def prompt(length: int, seed: int, vocabulary: int) -> list[int]:
     random = torch.Generator().manual_seed(seed)
     return torch.randint(1, vocabulary, (length,), generator=random).tolist()
@@ -168,6 +181,8 @@ def compare(model: Model, folder: Path, ranks: int) -> tuple[dict[str, Any], boo
     """A record, and whether all is as it should be."""
     checkpoint = drawn(model, folder, torch.float32)
     several, one = (compiled(checkpoint, folder / f"{model.name}-{n}.tsa", n, "f32") for n in (ranks, 1))
+    with without_exchanges():
+        over_nccl = compiled(checkpoint, folder / f"{model.name}-nccl.tsa", ranks, "f32")
     vocabulary = model.vocabulary
     is_right = True
     record: dict[str, Any] = {"model": model.name}
@@ -176,7 +191,8 @@ def compare(model: Model, folder: Path, ranks: int) -> tuple[dict[str, Any], boo
         ("chunks", [prompt(150, 1, vocabulary)]),
     ):
         wanted = generate(several, prompts, on_cpu=True).tokens
-        runs = {f"{ranks} GPUs": generate(several, prompts), "1 GPU": generate(one, prompts)}
+        runs = {f"{ranks} GPUs, NCCL": generate(over_nccl, prompts), "1 GPU": generate(one, prompts)}
+        runs[f"{ranks} GPUs"] = generate(several, prompts)
         for where, run in runs.items():
             record[f"{label}, {where}"] = agreeing(run.tokens, wanted)
             is_right &= run.tokens == wanted and not run.unrecorded
@@ -226,16 +242,20 @@ def watch(engine: Engine) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
 
 def measure(folder: Path, ranks: int) -> list[dict[str, Any]]:
     checkpoint = drawn(LAYERS, folder, torch.bfloat16)
-    paths = {n: compiled(checkpoint, folder / f"layers-{n}.tsa", n, "bf16") for n in (1, ranks)}
+    several = f"{ranks} GPUs"
+    paths = {name: compiled(checkpoint, folder / f"layers-{n}.tsa", n, "bf16") for name, n in (("1 GPU", 1), (several, ranks))}
+    with without_exchanges():
+        paths[f"{several}, NCCL"] = compiled(checkpoint, folder / "layers-nccl.tsa", ranks, "bf16")
     found = []
     for sequences in BATCHES:
-        rounds = [{n: step_seconds(path, sequences) for n, path in paths.items()} for _ in range(ROUNDS)]
+        rounds = [{name: step_seconds(path, sequences) for name, path in paths.items()} for _ in range(ROUNDS)]
         record: dict[str, Any] = {"sequences": sequences}
         for what in ("device", "between"):
-            seconds = [{n: getattr(step, what) for n, step in r.items()} for r in rounds]
-            ratios = [r[1] / r[ranks] for r in seconds]
-            record |= {f"{what}, ms, {n} ranks": round(1e3 * statistics.median(r[n] for r in seconds), 4) for n in paths}
-            record[f"{what}, times as fast"] = [round(f(ratios), 3) for f in (min, statistics.median, max)]
+            seconds = [{name: getattr(step, what) for name, step in r.items()} for r in rounds]
+            record |= {f"{what}, ms, {name}": round(1e3 * statistics.median(r[name] for r in seconds), 4) for name in paths}
+            for other in (name for name in paths if name != several):
+                ratios = [r[other] / r[several] for r in seconds]
+                record[f"{what}, times as fast as {other}"] = [round(f(ratios), 3) for f in (min, statistics.median, max)]
         found.append(record)
     return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from tskernels.cache_pages import table_columns
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
     from tsrun.embedding import Embeds
     from tsrun.gpu.device import Device
+    from tsrun.gpu.peers import PeerMemory
 
 
 class Programs(Protocol):
@@ -56,7 +59,7 @@ class Executor:
     The output of `run` lies in the arena: it is valid until the next run. memory: what the ranks share, where they do; screen: steps will
     keep few logits, so that of a screened head only a few rows are read; observe: is told of each call of a kernel; needs_torch: calls
     run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes; beside: another, whose
-    threads this one runs on, in turns with it; device: the GPU that the artifact is for, None where it runs here.
+    threads this one runs on, in turns with it; device: the GPU that the artifact is for, None where it runs here; peers: of ranks on GPUs.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Executor:
         observe: Observe | None = None,
         beside: Executor | None = None,
         device: Device | None = None,
+        peers: Mapping[str, PeerMemory] = MappingProxyType({}),
     ) -> None:
         self._program = program
         self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
@@ -100,7 +104,7 @@ class Executor:
         if device is not None:
             from tsrun.gpu.programs import GpuPrograms
 
-            self.programs = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits)
+            self.programs = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits, peers=peers)
         elif self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 

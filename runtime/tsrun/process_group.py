@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
@@ -25,6 +25,8 @@ from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
 
 if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
+    from tsrun.gpu.device import Device
+    from tsrun.gpu.peers import PeerMemory
 
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _IDLE_TIMEOUT = timedelta(days=365)  # a rank waits for its next step as long as nobody asks for anything
@@ -39,10 +41,12 @@ class Opcode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A rank in its group. memory: what carries its collectives, where all ranks are on one host; else gloo does."""
+    """A rank in its group. memory: what carries its collectives, where all ranks are on one host; else gloo does; peers: of ranks on
+    GPUs, by axis, memory that their kernels exchange through."""
 
     mesh: MeshCommunicator
     memory: SharedMemory | None
+    peers: Mapping[str, PeerMemory] = field(default_factory=dict)
 
     def leave(self) -> None:
         if self.memory is not None:
@@ -51,10 +55,10 @@ class Joined:
 
 
 def join(
-    sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Sequence[str], threads: int, *, on_gpus: bool = False
+    sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Sequence[str], threads: int, *, device: Device | None = None
 ) -> Joined:
     """Join the group. Without a store file the launcher's environment says where the ranks meet. axes: of the program's collectives;
-    on_gpus: what they carry lies there."""
+    device: where what they carry lies, if it is a GPU."""
     if dist.is_initialized():
         raise UsageError("ranks", "this process is in a torch.distributed group already", "leave it first, or use a process of its own")
     # Without a launcher all ranks are on this machine: nothing need listen anywhere else, and no name need resolve.
@@ -62,8 +66,10 @@ def join(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     meeting = "env://" if store_file is None else f"file://{store_file}"
     gloo.join(num_ranks(sizes), rank, meeting, timeout=_JOIN_TIMEOUT)
-    if on_gpus:
-        return Joined(gloo.mesh(sizes, "nccl"), None)
+    if device is not None:
+        from tsrun.gpu.peers import share_peers  # late: ranks on CPUs have no use for it
+
+        return Joined(gloo.mesh(sizes, device.collectives), None, share_peers(device, sizes, rank, axes))
     memory = _share_memory(sizes, rank, axes, threads)
     return Joined(gloo.mesh(sizes) if memory is None else memory.mesh(), memory)
 
@@ -163,10 +169,10 @@ class Group:
         threads: int,
         limits: Limits,
         *,
-        on_gpus: bool = False,
+        device: Device | None = None,
     ) -> None:
         try:
-            self._joined = join(sizes, 0, store_file, axes, threads, on_gpus=on_gpus)
+            self._joined = join(sizes, 0, store_file, axes, threads, device=device)
             share_limits(limits)
             self._control = Control()
         except BaseException:
@@ -184,6 +190,11 @@ class Group:
     def memory(self) -> SharedMemory | None:
         """What the ranks share, where collectives go through it."""
         return self._joined.memory
+
+    @property
+    def peers(self) -> Mapping[str, PeerMemory]:
+        """By axis, what the GPUs of ranks share."""
+        return self._joined.peers
 
     def stop(self) -> None:
         self._control.send(Opcode.STOP)

@@ -131,9 +131,11 @@ class Ranks:
                 from tsrun.process_group import Group  # late: one rank alone has no use for torch.distributed
 
                 where = dict(manifest.axes), self._store_file, program.collective_axes
-                self._group = Group(*where, share, self.limits, on_gpus=device is not None)
+                self._group = Group(*where, share, self.limits, device=device)
             memory = None if self._group is None else self._group.memory
-            self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen, device=device)
+            peers = {} if self._group is None else self._group.peers
+            what = self.artifact, program, 0, self.limits, share, memory
+            self._executor = Executor(*what, screen=options.screen, device=device, peers=peers)
             if self.draft is not None:
                 self.draft.bind(self.limits, share, self._executor)
             if options.depth > 1:
