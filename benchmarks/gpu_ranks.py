@@ -1,21 +1,26 @@
 """Ranks on the GPUs of one host, a process each: whether they give the CPU's tokens, and what a step takes on one GPU and on several.
 
-`python benchmarks/gpu_ranks.py [--ranks 2] [--json FILE]`; needs so many GPUs of one kind, and what compiles for them (Triton, nvcc).
+`python benchmarks/gpu_ranks.py [--ranks 2] [--limit SECONDS] [--json FILE]`; needs so many GPUs of one kind, and what compiles for them.
 
-Tokens: pico, and a Llama and a Qwen3 of random weights, all in f32, greedy, a batch of three prompts and one prompt in chunks. The
+Tokens: pico, and a Llama and a Qwen3 of random weights, all in f32, greedy, three prompts and one that goes in chunks, as one batch. The
 artifact for several ranks runs on its GPUs and, as it is, on this CPU (`--target cpu`); one without the kernels that exchange what they
-add up runs on as many GPUs over NCCL, and that for one rank on one GPU. Steps: four layers of Llama 3 8B's shape in bf16, 1, 16 and 64
+add up runs on as many GPUs over NCCL, and that for one rank on one GPU. Steps: four layers of Llama 3 8B's shape in bf16, 1 and 32
 sequences that decode: milliseconds of the device for a step that was recorded, and between the tokens of a batch, medians over the steps
-of a run and over rounds in which these take turns. Ends with 1 where a token differs, or where a step was not recorded as a CUDA graph.
+of a run and over rounds in which these take turns. Each case is a process with a limit of its own; steps are measured after the others.
+Ends with 1 where a token differs, a step was not recorded as a CUDA graph, or a case did not end.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +40,7 @@ from tsrun.generation import GenerationRequest
 from tsrun.gpu.programs import GpuPrograms
 from tsrun.limits import LimitOptions
 
+BEGAN = time.perf_counter()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).parents[1]
 _SMALL: dict[str, Any] = {
@@ -61,9 +67,9 @@ _LAYERS_OF_8B = {
     "vocab_size": 16384,
 }
 TOKENS = 24
-BATCHES = (1, 16, 64)
-STEPS = 200
-ROUNDS = 3
+BATCHES = (1, 32)
+STEPS = 80
+ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -177,28 +183,29 @@ def agreeing(found: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) ->
     return f"{sum(same)} of {sum(map(len, wanted))}"
 
 
-def compare(model: Model, folder: Path, ranks: int) -> tuple[dict[str, Any], bool]:
-    """A record, and whether all is as it should be."""
+def compare(model: Model, folder: Path, ranks: int) -> dict[str, Any]:
+    """How many tokens agree with the CPU's, and whether all is as it should be."""
     checkpoint = drawn(model, folder, torch.float32)
-    several, one = (compiled(checkpoint, folder / f"{model.name}-{n}.tsa", n, "f32") for n in (ranks, 1))
+    paths = variants(checkpoint, folder, ranks, "f32")
+    prompts = [prompt(n, n, model.vocabulary) for n in (5, 17, 40, 150)]
+    wanted = generate(paths[own(ranks)], prompts, on_cpu=True).tokens
+    record: dict[str, Any] = {"model": model.name, "right": True}
+    for name, path in paths.items():
+        run = generate(path, prompts)
+        record[name] = agreeing(run.tokens, wanted) + (f", not recorded: {run.unrecorded}" if run.unrecorded else "")
+        record["right"] &= run.tokens == wanted and not run.unrecorded
+    return record
+
+
+def own(ranks: int) -> str:
+    return f"{ranks} GPUs"
+
+
+def variants(checkpoint: Path, folder: Path, ranks: int, dtype: str) -> dict[str, Path]:
+    """Artifacts by where they run."""
+    found = {name: compiled(checkpoint, folder / f"{n}.tsa", n, dtype) for name, n in (("1 GPU", 1), (own(ranks), ranks))}
     with without_exchanges():
-        over_nccl = compiled(checkpoint, folder / f"{model.name}-nccl.tsa", ranks, "f32")
-    vocabulary = model.vocabulary
-    is_right = True
-    record: dict[str, Any] = {"model": model.name}
-    for label, prompts in (
-        ("batch", [prompt(n, n, vocabulary) for n in (5, 17, 40)]),
-        ("chunks", [prompt(150, 1, vocabulary)]),
-    ):
-        wanted = generate(several, prompts, on_cpu=True).tokens
-        runs = {f"{ranks} GPUs, NCCL": generate(over_nccl, prompts), "1 GPU": generate(one, prompts)}
-        runs[f"{ranks} GPUs"] = generate(several, prompts)
-        for where, run in runs.items():
-            record[f"{label}, {where}"] = agreeing(run.tokens, wanted)
-            is_right &= run.tokens == wanted and not run.unrecorded
-            if run.unrecorded:
-                record[f"{label}, {where}, not recorded"] = run.unrecorded
-    return record, is_right
+        return found | {f"{own(ranks)}, NCCL": compiled(checkpoint, folder / "nccl.tsa", ranks, dtype)}
 
 
 @dataclass(frozen=True)
@@ -209,17 +216,22 @@ class Step:
     between: float
 
 
-def step_seconds(path: Path, sequences: int) -> Step:
-    """Of a batch that decodes."""
+def step_seconds(path: Path) -> dict[int, Step]:
+    """By how many sequences decode."""
     options = LimitOptions(num_pages=64 * 32, max_sequences=64, speculate="off", prefix_cache=False)
+    found = {}
     with Engine(path, options) as engine:
         played = watch(engine)
-        for seed in range(sequences):
-            engine.submit(GenerationRequest(prompt(16, seed, LAYERS.vocabulary), STEPS, ignore_eos=True))
-        arrived = [time.perf_counter() for event in engine.events() if event.request == sequences - 1 and event.token_ids]
-    half = STEPS // 2  # in the first, prompts are computed and shapes recorded
-    device = [begin.elapsed_time(end) / 1e3 for begin, end in played[-half:]]
-    return Step(statistics.median(device), statistics.median(b - a for a, b in pairwise(arrived[-half:])))
+        for sequences in BATCHES:
+            played.clear()
+            requests = [
+                engine.submit(GenerationRequest(prompt(16, seed, LAYERS.vocabulary), STEPS, ignore_eos=True)) for seed in range(sequences)
+            ]
+            arrived = [time.perf_counter() for event in engine.events() if event.request == requests[-1] and event.token_ids]
+            half = STEPS // 2  # in the first, prompts are computed and shapes recorded
+            device = [begin.elapsed_time(end) / 1e3 for begin, end in played[-half:]]
+            found[sequences] = Step(statistics.median(device), statistics.median(b - a for a, b in pairwise(arrived[-half:])))
+    return found
 
 
 def watch(engine: Engine) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
@@ -240,52 +252,91 @@ def watch(engine: Engine) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
     return played
 
 
-def measure(folder: Path, ranks: int) -> list[dict[str, Any]]:
-    checkpoint = drawn(LAYERS, folder, torch.bfloat16)
-    several = f"{ranks} GPUs"
-    paths = {name: compiled(checkpoint, folder / f"layers-{n}.tsa", n, "bf16") for name, n in (("1 GPU", 1), (several, ranks))}
-    with without_exchanges():
-        paths[f"{several}, NCCL"] = compiled(checkpoint, folder / "layers-nccl.tsa", ranks, "bf16")
-    found = []
-    for sequences in BATCHES:
-        rounds = [{name: step_seconds(path, sequences) for name, path in paths.items()} for _ in range(ROUNDS)]
-        record: dict[str, Any] = {"sequences": sequences}
-        for what in ("device", "between"):
-            seconds = [{name: getattr(step, what) for name, step in r.items()} for r in rounds]
-            record |= {f"{what}, ms, {name}": round(1e3 * statistics.median(r[name] for r in seconds), 4) for name in paths}
-            for other in (name for name in paths if name != several):
-                ratios = [r[other] / r[several] for r in seconds]
-                record[f"{what}, times as fast as {other}"] = [round(f(ratios), 3) for f in (min, statistics.median, max)]
-        found.append(record)
-    return found
+def measure(folder: Path, ranks: int) -> Iterator[dict[str, Any]]:
+    """After each round, what was measured so far; they begin when a line comes in."""
+    paths = variants(drawn(LAYERS, folder, torch.bfloat16), folder, ranks, "bf16")
+    yield {"model": LAYERS.name, "compiled": list(paths)}
+    sys.stdin.readline()
+    rounds: list[dict[str, dict[int, Step]]] = []
+    for _ in range(ROUNDS):
+        rounds.append({name: step_seconds(path) for name, path in paths.items()})
+        for sequences in BATCHES:
+            record: dict[str, Any] = {"model": LAYERS.name, "sequences": sequences, "rounds": len(rounds)}
+            for what in ("device", "between"):
+                seconds = [{name: getattr(steps[sequences], what) for name, steps in r.items()} for r in rounds]
+                record |= {f"{what}, ms, {name}": round(1e3 * statistics.median(r[name] for r in seconds), 4) for name in paths}
+                for other in (name for name in paths if name != own(ranks)):
+                    ratios = [r[other] / r[own(ranks)] for r in seconds]
+                    record[f"{what}, times as fast as {other}"] = [round(f(ratios), 3) for f in (min, statistics.median, max)]
+            yield record
+
+
+CASES = (*(model.name for model in MODELS), "steps")
+
+
+def be_case(name: str, ranks: int) -> None:
+    """A line of JSON for each record."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model = next((m for m in MODELS if m.name == name), None)
+        for record in measure(folder, ranks) if model is None else [compare(model, folder, ranks)]:
+            print(json.dumps(record), flush=True)
+
+
+class Case:
+    """A process, whose records are kept, and printed as they come."""
+
+    def __init__(self, name: str, given: argparse.Namespace) -> None:
+        self.name = name
+        self.records: list[dict[str, Any]] = []
+        command = [sys.executable, __file__, "--ranks", str(given.ranks), "--case", name]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        # Of its ranks, too; with PYTHONFAULTHANDLER they say where they are.
+        self._timer = threading.Timer(given.limit, os.killpg, (self._process.pid, signal.SIGABRT))
+        self._timer.start()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def go_on(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def end(self) -> list[dict[str, Any]]:
+        """All records, when it has ended."""
+        self._thread.join()
+        self._timer.cancel()
+        code = self._process.wait()
+        return [*self.records, {"case": self.name, "right": not code, "code": code}]
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.records.append({"case": self.name, **json.loads(line)})
+            print(f"{time.perf_counter() - BEGAN:6.1f} s", line, end="", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=300, help="seconds of a case")
     parser.add_argument("--json", type=Path, help="a file for all figures")
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)  # how it starts itself
     given = parser.parse_args()
+    if given.case:
+        be_case(given.case, given.ranks)
+        return
     if torch.cuda.device_count() < given.ranks:
         raise SystemExit(f"there are {torch.cuda.device_count()} GPUs here, and {given.ranks} ranks need one each")
-    began, is_right = time.perf_counter(), True
-    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "ranks": given.ranks, "torch": torch.__version__}
-    report["command"] = " ".join(sys.argv)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        report["tokens"] = []
-        for model in MODELS:
-            record, right = compare(model, folder, given.ranks)
-            is_right &= right
-            report["tokens"].append(record)
-            print(f"{time.perf_counter() - began:6.1f} s", "right" if right else "WRONG", json.dumps(record), flush=True)
-        report["steps"] = measure(folder, given.ranks)
-        for record in report["steps"]:
-            print(f"{time.perf_counter() - began:6.1f} s", json.dumps(record), flush=True)
-    report["seconds"] = round(time.perf_counter() - began, 1)
+    *tokens, steps = (Case(name, given) for name in CASES)  # steps compiles, and waits
+    records = [record for case in tokens for record in case.end()]
+    steps.go_on()
+    records += steps.end()
+    report = {"device": torch.cuda.get_device_name(), "ranks": given.ranks, "torch": torch.__version__, "command": " ".join(sys.argv)}
     if given.json is not None:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
-    print("all tokens agree" if is_right else "TOKENS DIFFER, or a step was not recorded")
-    sys.exit(0 if is_right else 1)
+        given.json.write_text(json.dumps({**report, "records": records}, indent=1) + "\n")
+    wrong = [record["case"] for record in records if not record.get("right", True)]
+    print(f"WRONG: {', '.join(wrong)}" if wrong else "all tokens agree, and all cases ended")
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":

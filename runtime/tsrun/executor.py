@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tsrun.embedding import Embeds
     from tsrun.gpu.device import Device
     from tsrun.gpu.peers import PeerMemory
+    from tsrun.gpu.programs import GpuPrograms
 
 
 class Programs(Protocol):
@@ -81,6 +82,7 @@ class Executor:
         self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
         memory_of = zeros if device is None else device.zeros
         self._limits = limits
+        self._gpu: GpuPrograms | None = None
         self._states: HoldsStates
         self.programs: Programs
         if is_for_jax(artifact.manifest):
@@ -104,7 +106,9 @@ class Executor:
         if device is not None:
             from tsrun.gpu.programs import GpuPrograms
 
-            self.programs = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits, peers=peers)
+            self.programs = self._gpu = GpuPrograms(
+                device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits, peers=peers
+            )
         elif self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
@@ -129,6 +133,11 @@ class Executor:
             output = self.programs.run_head(*sizes)
             chosen = draws.choose_again(output, chosen)
         return replace(output, chosen=chosen)
+
+    def close(self) -> None:
+        """Before its rank leaves the group; it runs no more."""
+        if self._gpu is not None:
+            self._gpu.close()
 
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
@@ -26,10 +27,11 @@ from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
 if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
     from tsrun.gpu.device import Device
-    from tsrun.gpu.peers import PeerMemory
+    from tsrun.gpu.peers import PeerMemories, PeerMemory
 
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _IDLE_TIMEOUT = timedelta(days=365)  # a rank waits for its next step as long as nobody asks for anything
+_LEAVE_SECONDS = 10.0
 _FIRST_INTS = 1024  # a decode step fits in one message of this size; a longer step takes a second one
 
 
@@ -42,11 +44,11 @@ class Opcode(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Joined:
     """A rank in its group. memory: what carries its collectives, where all ranks are on one host; else gloo does; peers: of ranks on
-    GPUs, by axis, memory that their kernels exchange through."""
+    GPUs, memory that their kernels exchange through."""
 
     mesh: MeshCommunicator
     memory: SharedMemory | None
-    peers: Mapping[str, PeerMemory] = field(default_factory=dict)
+    peers: PeerMemories | None = None
 
     def leave(self) -> None:
         if self.memory is not None:
@@ -67,9 +69,9 @@ def join(
     meeting = "env://" if store_file is None else f"file://{store_file}"
     gloo.join(num_ranks(sizes), rank, meeting, timeout=_JOIN_TIMEOUT)
     if device is not None:
-        from tsrun.gpu.peers import share_peers  # late: ranks on CPUs have no use for it
+        from tsrun.gpu.peers import PeerMemories  # late: ranks on CPUs have no use for it
 
-        return Joined(gloo.mesh(sizes, device.collectives), None, share_peers(device, sizes, rank, axes))
+        return Joined(gloo.mesh(sizes, device.collectives), None, PeerMemories(device, sizes, rank, axes))
     memory = _share_memory(sizes, rank, axes, threads)
     return Joined(gloo.mesh(sizes) if memory is None else memory.mesh(), memory)
 
@@ -194,7 +196,12 @@ class Group:
     @property
     def peers(self) -> Mapping[str, PeerMemory]:
         """By axis, what the GPUs of ranks share."""
-        return self._joined.peers
+        return {} if self._joined.peers is None else self._joined.peers.by_axis
+
+    def give_back(self) -> None:
+        """What the GPUs of ranks shared, when the other ranks have ended."""
+        if self._joined.peers is not None:
+            self._joined.peers.close()
 
     def stop(self) -> None:
         self._control.send(Opcode.STOP)
@@ -204,5 +211,12 @@ class Group:
 
 
 def leave() -> None:
-    if dist.is_initialized():
+    if not dist.is_initialized():
+        return
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         dist.destroy_process_group()
+        return
+    # NCCL's part ends with that of all ranks: it waits for ever for one that hangs.
+    ending = threading.Thread(target=dist.destroy_process_group, name="tsrun-leaving", daemon=True)
+    ending.start()
+    ending.join(_LEAVE_SECONDS)

@@ -216,8 +216,11 @@ class Ranks:
                 group.stop()
             except RuntimeError:  # a rank is gone already, which is what was wanted
                 self._kill()
+            self._executor.close()
             group.leave()
         self._end_workers()
+        if group is not None:
+            group.give_back()
 
     @property
     def can_run_head(self) -> bool:

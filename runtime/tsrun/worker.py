@@ -38,11 +38,14 @@ def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached:
     joined = join(*where, threads, device=device)
     limits = share_limits(None)
     control = Control()
-    executor = Executor(artifact, program, rank, limits, threads, joined.memory, device=device, peers=joined.peers)
+    executor = Executor(
+        artifact, program, rank, limits, threads, joined.memory, device=device, peers={} if joined.peers is None else joined.peers.by_axis
+    )
     reached("bound")
     with use(joined.mesh):
         while (step := control.receive()) is not None:
             executor.run(step)
+    executor.close()
     joined.leave()
 
 

@@ -68,6 +68,15 @@ class InterpretingDevice(Device):
             self.mapped.append(mmap(file.fileno(), 0))
         return ctypes.addressof(ctypes.c_uint8.from_buffer(self.mapped[-1]))
 
+    def close_shared(self, address: int) -> None:
+        assert address in {ctypes.addressof(ctypes.c_uint8.from_buffer(mapped)) for mapped in self.mapped}
+
+    def unshare(self, address: int) -> None:
+        self.close_shared(address)
+
+    def finish(self) -> None:
+        pass
+
     def upload(self, source: Bytes) -> Tensor:
         return torch.from_numpy(source.copy())
 

@@ -133,6 +133,14 @@ class CudaDevice(Device):
             _check("cuIpcOpenMemHandle_v2", ctypes.byref(address), _IpcHandle.from_buffer_copy(handle), ctypes.c_uint(_LAZY_PEER_ACCESS))
         return address.value
 
+    def close_shared(self, address: int) -> None:
+        with self.entered():
+            _check("cuIpcCloseMemHandle", ctypes.c_uint64(address))
+
+    def unshare(self, address: int) -> None:
+        with self.entered():
+            _check("cuMemFree_v2", ctypes.c_uint64(address))
+
     def upload(self, source: Bytes) -> Tensor:
         found = torch.empty(source.size, dtype=torch.uint8, device=self._device)
         host = np.ascontiguousarray(source)
@@ -186,6 +194,9 @@ class CudaDevice(Device):
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event
+
+    def finish(self) -> None:
+        torch.cuda.synchronize(self._device)
 
     def wait(self, mark: Handle) -> None:
         assert isinstance(mark, torch.cuda.Event)

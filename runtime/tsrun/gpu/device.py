@@ -67,6 +67,12 @@ class Device(Protocol):
     def open_shared(self, handle: bytes) -> int:
         """The address here of what another process shares. Raises MachineError where this device can not reach it."""
 
+    def close_shared(self, address: int) -> None:
+        """Of what was opened."""
+
+    def unshare(self, address: int) -> None:
+        """Give back what is shared, when no other process has it open."""
+
     def upload(self, source: Bytes) -> Tensor:
         """A copy on the device, when it returns."""
 
@@ -100,3 +106,5 @@ class Device(Protocol):
         """The point that work has come to when all that was asked for is done."""
 
     def wait(self, mark: Handle) -> None: ...
+    def finish(self) -> None:
+        """Wait until nothing is left to do, nor to be let go of."""

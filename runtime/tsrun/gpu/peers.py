@@ -28,29 +28,44 @@ class PeerMemory:
     ranks: int
 
 
-def share_peers(device: Device, sizes: Mapping[str, int], rank: int, axes: Sequence[str]) -> Mapping[str, PeerMemory]:
-    """By axis; none where a rank can not reach another's memory: on another host, or without a link between their devices.
+class PeerMemories:
+    """Of all axes that collectives name. `by_axis` has none where a rank can not reach another's memory: on another host, or without a
+    link between their devices. Every rank of the process group must make them, with equal axes."""
 
-    Every rank of the process group must call it, with equal axes. The memory is there as long as the process.
-    """
-    members = {axis: group_members(sizes, rank, axis) for axis in axes}
-    own = {axis: device.share(memory_bytes(len(ranks))) for axis, ranks in members.items() if len(ranks) > 1}
-    theirs = _told({axis: handle for axis, (_, handle) in own.items()})
-    found: dict[str, PeerMemory] = {}
-    try:
-        if len({host for host, _ in theirs}) > 1:
-            raise MachineError("ranks", "they are on several hosts")
-        for axis, (address, _) in own.items():
-            ranks = members[axis]
-            addresses = [address if r == rank else device.open_shared(theirs[r][1][axis]) for r in ranks]
-            with device.entered():
-                table = device.upload(np.array(addresses, np.int64).view(np.uint8))
-            found[axis] = PeerMemory(table, ranks.index(rank), len(ranks))
-    except MachineError:
-        found = {}
-    everyone = [0] * len(theirs)
-    dist.all_gather_object(everyone, len(found))
-    return found if all(count == len(own) for count in everyone) else {}
+    def __init__(self, device: Device, sizes: Mapping[str, int], rank: int, axes: Sequence[str]) -> None:
+        self._device = device
+        self._opened: list[int] = []
+        members = {axis: group_members(sizes, rank, axis) for axis in axes}
+        shared = {axis: device.share(memory_bytes(len(ranks))) for axis, ranks in members.items() if len(ranks) > 1}
+        self._own = [address for address, _ in shared.values()]
+        theirs = _told({axis: handle for axis, (_, handle) in shared.items()})
+        found: dict[str, PeerMemory] = {}
+        try:
+            if len({host for host, _ in theirs}) > 1:
+                raise MachineError("ranks", "they are on several hosts")
+            for axis, (address, _) in shared.items():
+                ranks = members[axis]
+                addresses = [address if r == rank else self._open(theirs[r][1][axis]) for r in ranks]
+                with device.entered():
+                    table = device.upload(np.array(addresses, np.int64).view(np.uint8))
+                found[axis] = PeerMemory(table, ranks.index(rank), len(ranks))
+        except MachineError:
+            found = {}
+        everyone = [0] * len(theirs)
+        dist.all_gather_object(everyone, len(found))
+        self.by_axis: Mapping[str, PeerMemory] = found if all(count == len(shared) for count in everyone) else {}
+
+    def close(self) -> None:
+        """Give the memory back, when no other rank is there any more."""
+        for address in self._opened:
+            self._device.close_shared(address)
+        for address in self._own:
+            self._device.unshare(address)
+        self._opened, self._own, self.by_axis = [], [], {}
+
+    def _open(self, handle: bytes) -> int:
+        self._opened.append(self._device.open_shared(handle))
+        return self._opened[-1]
 
 
 def _told(handles: Mapping[str, bytes]) -> list[tuple[str, Mapping[str, bytes]]]:

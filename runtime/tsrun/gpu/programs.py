@@ -151,6 +151,13 @@ class GpuPrograms:
             found = self._copy_out(self._last[1], S, False, logits=True)
         return Output(found.address, found.dtype, found.shape)
 
+    def close(self) -> None:
+        """Let go of what was recorded: collectives are in it, whose group can not end before."""
+        with self._device.entered():
+            self._last = None
+            self._bound.clear()
+            self._device.finish()
+
     def _padded(self, T: int, S: int) -> tuple[int, int]:
         if not self._pads or T > LARGEST:
             return T, S
