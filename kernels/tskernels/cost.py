@@ -215,3 +215,23 @@ def message_bound(call: Call, target: Target) -> float:
     """The operand over the link once; the number of ranks is the plan's business, and the same for every candidate."""
     m = machine(target)
     return m.message_seconds + operand_bytes(call.operands[0]) / m.link_bytes_per_second
+
+
+def all_reduce_add_bound(call: Call, target: Target) -> float:
+    """`message_bound`, and an addition after it."""
+    return message_bound(call, target) + _added(call, target)
+
+
+def all_reduce_add_norm_bound(call: Call, target: Target) -> float:
+    """`message_bound`, an addition after it, and a normalization after that."""
+    return all_reduce_add_bound(call, target) + seconds(target, moved_bytes=2 * operand_bytes(call.operands[0]))
+
+
+def one_shot_bound(call: Call, target: Target) -> float:
+    """A message that a kernel sends itself: the operand over the link once, and what else it reads and writes meanwhile."""
+    m = machine(target)
+    return m.message_seconds + max(operand_bytes(call.operands[0]) / m.link_bytes_per_second, _added(call, target) - m.launch_seconds)
+
+
+def _added(call: Call, target: Target) -> float:
+    return seconds(target, moved_bytes=3 * operand_bytes(call.operands[0]))

@@ -88,6 +88,8 @@ _SHAPES: Final[dict[str, Callable[..., Tensor]]] = {
     "ts::route": lambda logits, *_operands, **_attributes: _like_first(logits),
     "ts::experts": lambda x, *_operands, **_attributes: _like_first(x),
     "ts::all_reduce": _like_first,
+    "ts::all_reduce_add": _like_first,
+    "ts::all_reduce_add_norm": lambda x, *_operands, **_attributes: _resized(x, 1, times=2),
     "ts::keep_first": _like_first,
     "ts::all_gather": lambda x, axis, dim: _resized(x, dim, times=current().axis(axis).size),
     "ts::reduce_scatter": lambda x, axis, dim: _resized(x, dim, over=current().axis(axis).size),

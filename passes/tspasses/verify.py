@@ -122,6 +122,8 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
     op = op_of(node)
     if op in (*COLLECTIVES, "local_slice", "keep_first"):
         _check_collective(mesh, node, op)
+    elif op in ("all_reduce_add", "all_reduce_add_norm"):
+        _check_all_reduce_add(mesh, node, result)
     elif op == "keep":
         _same(mesh, type_of(node), type_of(operands(node)[0]), "what is kept")
     elif op == "split" and len(node_type(operands(node)[0]).shape.factors) != len(node_type(node).shape.factors):
@@ -277,6 +279,20 @@ def _check_collective(mesh: Mesh, node: torch.fx.Node, op: str) -> None:
         wanted = {"split_dim": found.target, "concat_dim": found.source}
     if any(node.kwargs[k] != v for k, v in wanted.items()):
         raise VerificationError(f"{op} has attributes {dict(node.kwargs)}, its types say {wanted}")
+
+
+def _check_all_reduce_add(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
+    """It is placed as the ops that it stands for."""
+    x, residual, *norm = (node_type(n) for n in operands(node))
+    total, *normalized = result.parts if isinstance(result, JoinedType) else (result,)
+    found = single_move(x.shape, mesh, x.placement, total.placement)
+    if found is None or (found.kind, found.reduction, "*".join(found.axes)) != ("all_reduce", "sum", node.kwargs["axis"]):
+        raise VerificationError(f"no sum over {node.kwargs['axis']} leads from {x.text(mesh)} to {total.text(mesh)}")
+    _check_rule(mesh, "add", [residual, replace(x, placement=total.placement)], total, {})
+    if len(normalized) != len(norm) or (isinstance(result, JoinedType) and result.dim != 1):
+        raise VerificationError(f"{op_of(node)} gives {result.text(mesh)}")
+    for w, made in zip(norm, normalized, strict=True):
+        _check_rule(mesh, "rms_norm", [total, w], made, {k: node.kwargs[k] for k in ("eps", "offset")})
 
 
 def _same(mesh: Mesh, found: GraphType, wanted: GraphType, what: str) -> None:

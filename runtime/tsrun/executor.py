@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from tskernels.cache_pages import table_columns
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
     from tsrun.embedding import Embeds
     from tsrun.gpu.device import Device
+    from tsrun.gpu.peers import PeerMemory
+    from tsrun.gpu.programs import GpuPrograms
 
 
 class Programs(Protocol):
@@ -58,7 +61,7 @@ class Executor:
     The output of `run` lies in the arena: it is valid until the next run. memory: what the ranks share, where they do; screen: steps will
     keep few logits, so that of a screened head only a few rows are read; observe: is told of each call of a kernel; needs_torch: calls
     run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes; beside: another, whose
-    threads this one runs on, in turns with it; device: the GPU that the artifact is for, None where it runs here.
+    threads this one runs on, in turns with it; device: the GPU that the artifact is for, None where it runs here; peers: of ranks on GPUs.
     """
 
     def __init__(
@@ -74,12 +77,14 @@ class Executor:
         observe: Observe | None = None,
         beside: Executor | None = None,
         device: Device | None = None,
+        peers: Mapping[str, PeerMemory] = MappingProxyType({}),
     ) -> None:
         self._program = program
         self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
         memory_of = zeros if device is None else device.zeros
         self._entered: Callable[[], AbstractContextManager[None]] = nullcontext if device is None else device.entered
         self._limits = limits
+        self._gpu: GpuPrograms | None = None
         self._pages: HoldsPages
         self.programs: Programs
         if is_for_jax(artifact.manifest):
@@ -104,7 +109,9 @@ class Executor:
         if device is not None:
             from tsrun.gpu.programs import GpuPrograms
 
-            self.programs = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits)
+            self.programs = self._gpu = GpuPrograms(
+                device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits, peers=peers
+            )
         elif self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
@@ -130,6 +137,11 @@ class Executor:
             output = self.programs.run_head(*sizes)
             chosen = draws.choose_again(output, chosen)
         return replace(output, chosen=chosen)
+
+    def close(self) -> None:
+        """Before its rank leaves the group; it runs no more."""
+        if self._gpu is not None:
+            self._gpu.close()
 
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""

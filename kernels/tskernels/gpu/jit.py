@@ -22,6 +22,7 @@ from tskernels.gpu.launch import (
     Launch,
     Operand,
     Out,
+    Peers,
     Plan,
     Planner,
     Prepared,
@@ -175,6 +176,8 @@ class _Run:
                 return int(self.given[name])
             case Scalar(number, dtype):
                 return float(_number(number)) if dtype == "f32" else self._size(_number(number))
+            case Peers():
+                raise ValueError("ranks exchange what a program's kernels compute: it runs from an artifact alone")
             case TensorMap():
                 raise ValueError("descriptors of the tensor copy engine are for kernels in CUDA C++")
 

@@ -74,6 +74,14 @@ class Coordinate:
 
 
 @dataclass(frozen=True, slots=True)
+class Peers:
+    """Of the memory that the ranks of the call's axis share (`peers.py`): the address of the addresses of each rank's, in their order;
+    this rank's place among them; or how many they are. The numbers are i32."""
+
+    fact: Literal["memories", "rank", "ranks"]
+
+
+@dataclass(frozen=True, slots=True)
 class Scalar:
     """A size of the step, or a number; dtype: i32, i64 or f32; multiple: what it is a multiple of, which the compiler may rely on."""
 
@@ -95,7 +103,7 @@ class TensorMap:
     swizzle: int = 0
 
 
-Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate | Scalar | TensorMap
+Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate | Peers | Scalar | TensorMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +167,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a call runs. variants: in rising order of tokens and of newest, the first from 1 on; the last that suits a step runs it."""
+    """How a call runs. variants: in rising order of tokens and of newest, the first from 1 on; the last that suits a step runs it.
+    exchanged: bytes that a rank gives each of the others through the memory they share; where that has no room for so many, or there is
+    none, the op's reference runs instead."""
 
     variants: tuple[Variant, ...]
     scratch: tuple[Scratch, ...] = ()
     prepared: tuple[Prepared, ...] = ()
+    exchanged: int | Expression | None = None
 
 
 Planner = Callable[["Call", "Target"], Plan]

@@ -14,6 +14,7 @@ from tskernels.gpu.launch import (
     Number,
     Operand,
     Out,
+    Peers,
     Plan,
     PreparedInput,
     Scalar,
@@ -35,6 +36,8 @@ def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
         found["prepared"] = [
             {"name": p.name, "function": p.function, "keywords": dict(p.keywords), "capacity": to_json(p.capacity)} for p in plan.prepared
         ]
+    if plan.exchanged is not None:
+        found["exchanged"] = to_json(plan.exchanged)
     return found
 
 
@@ -62,6 +65,8 @@ def _argument(argument: Argument) -> Record:
             return {"kind": "prepared", "name": name}
         case Coordinate(name):
             return {"kind": "coordinate", "name": name}
+        case Peers(fact):
+            return {"kind": "peers", "fact": fact}
         case Scalar(value, dtype):
             return {"kind": "scalar", "value": _number(value), "dtype": dtype}
         case TensorMap(of, dtype, sizes, strides, box, swizzle):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -40,6 +40,10 @@ class Coordinate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     name: str
 
 
+class Peers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="peers"):
+    fact: Literal["memories", "rank", "ranks"]
+
+
 class Scalar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="scalar"):
     value: Any
     dtype: str
@@ -54,7 +58,7 @@ class TensorMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     swizzle: int
 
 
-Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate | Scalar | TensorMap
+Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate | Peers | Scalar | TensorMap
 
 
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +93,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variants: list[Variant]
     scratch: list[Scratch] = []
     prepared: list[Prepared] = []
+    exchanged: Size | None = None
 
     def variant(self, tokens: int, newest: int) -> Variant:
         """What runs in a step of so many tokens, and at most so many of one sequence."""

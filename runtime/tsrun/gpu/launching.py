@@ -22,6 +22,7 @@ from tsrun.gpu.kernels_file import (
     Launch,
     Operand,
     Out,
+    Peers,
     Plan,
     Prepared,
     PreparedInput,
@@ -29,6 +30,7 @@ from tsrun.gpu.kernels_file import (
     ScratchSpace,
     Size,
 )
+from tsrun.gpu.peers import PeerMemory
 from tsrun.step import Ints
 
 
@@ -44,7 +46,8 @@ class SettledLaunch:
 @dataclass(frozen=True, slots=True)
 class CallOnDevice:
     """A call whose operands and result are on the device. coordinates: its parameters that are numbers of the rank; sizes: T, S, P and SMS;
-    newest: the most newest tokens of a sequence; addresses of constants, by name of scratch memory, and by name of prepared inputs."""
+    newest: the most newest tokens of a sequence; addresses of constants, by name of scratch memory, and by name of prepared inputs; peers:
+    of a call that exchanges."""
 
     operands: Sequence[Tensor]
     out: Tensor
@@ -54,6 +57,7 @@ class CallOnDevice:
     scratch: Mapping[str, int] = field(default_factory=dict)
     prepared: Mapping[str, int] = field(default_factory=dict)
     newest: int = 1
+    peers: PeerMemory | None = None
 
     def size(self, given: Size) -> int:
         shapes, strides = [list(t.shape) for t in self.operands], [list(t.stride()) for t in self.operands]
@@ -85,6 +89,9 @@ class CallOnDevice:
                 return self.prepared[name]
             case Coordinate(name=name):
                 return self.coordinates[name]
+            case Peers(fact=fact):
+                assert self.peers is not None
+                return {"memories": self.peers.table.data_ptr(), "rank": self.peers.rank, "ranks": self.peers.ranks}[fact]
             case Scalar(value=number, dtype=dtype):
                 return float(number if isinstance(number, float) else self.size(number)) if dtype == "f32" else self.size(number)
             case _:

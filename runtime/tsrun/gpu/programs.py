@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tskernels.dtypes import torch_dtype
-from tskernels.registry import Kernel, lookup, op_named
+from tskernels.gpu.peers import CAPACITY
+from tskernels.registry import REFERENCE, Kernel, lookup, op_named
 from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import COPY, BoundCall, BoundPlan
 from tsrun.errors import ArtifactError
@@ -25,6 +27,7 @@ from tsrun.gpu.buckets import LARGEST, bucket
 from tsrun.gpu.device import Bytes, Device, Handle
 from tsrun.gpu.kernels_file import KERNELS, KernelsFile, Plan, PreparedInput, Size, read_kernels
 from tsrun.gpu.launching import CallOnDevice, Preparing, preparing
+from tsrun.gpu.peers import PeerMemory
 from tsrun.limits import Limits
 from tsrun.output import Output
 from tsrun.places import Place, value
@@ -83,7 +86,7 @@ class _Scratch:
 
 class GpuPrograms:
     """inputs: of steps, whose host memory is pinned. gives_logits: a step's rows are logits; num_drafts: how many of the plans, the last
-    ones, are drafts, which leave the step's output as it was."""
+    ones, are drafts, which leave the step's output as it was; peers: by axis, where ranks have such memory."""
 
     can_run_head = True  # all logits are on the device, whatever of them was copied
 
@@ -97,8 +100,10 @@ class GpuPrograms:
         inputs: StepInputs,
         *,
         gives_logits: bool,
+        peers: Mapping[str, PeerMemory] = MappingProxyType({}),
     ) -> None:
         self._device = device
+        self._peers = peers
         self._plans = plans
         self._num_drafts = len(program.drafts)
         self._limits = limits
@@ -146,6 +151,13 @@ class GpuPrograms:
         with self._device.entered(), torch.inference_mode():
             found = self._copy_out(self._last[1], S, False, logits=True)
         return Output(found.address, found.dtype, found.shape)
+
+    def close(self) -> None:
+        """Let go of what was recorded: collectives are in it, whose group can not end before."""
+        with self._device.entered():
+            self._last = None
+            self._bound.clear()
+            self._device.finish()
 
     def _padded(self, T: int, S: int) -> tuple[int, int]:
         if not self._pads or T > LARGEST:
@@ -231,23 +243,32 @@ class GpuPrograms:
             assert isinstance(source, Tensor)
             return [partial(self._device.call, partial(out.copy_, source))]
         kernel = self._kernels[call.op, call.kernel]
-        if call.plan is None:
-            given = {**call.attrs, **({"constants": call.constants} if call.constants else {})}
-            result = {} if kernel.kind == "inplace" else {"out": out}
-            return [partial(self._device.call, partial(kernel.function, *args, **given, **result))]
-        plan = self._file.plans[call.plan]
-        on_device = replace(self._on_device(call, args, out, sizes), newest=newest)
+        if call.plan is not None:
+            plan, on_device = self._file.plans[call.plan], replace(self._on_device(call, args, out, sizes), newest=newest)
+            if self._has_room(plan, on_device):
+                return self._launches(plan, on_device, prepared)
+            kernel = lookup(call.op, REFERENCE)
+        given = {**call.attrs, **({"constants": call.constants} if call.constants else {})}
+        result = {} if kernel.kind == "inplace" else {"out": out}
+        return [partial(self._device.call, partial(kernel.function, *args, **given, **result))]
+
+    @staticmethod
+    def _has_room(plan: Plan, call: CallOnDevice) -> bool:
+        """Whether ranks have the memory for what a call exchanges, if it does."""
+        return plan.exchanged is None or (call.peers is not None and call.size(plan.exchanged) <= CAPACITY)
+
+    def _launches(self, plan: Plan, on_device: CallOnDevice, prepared: dict[str, _PreparedInput]) -> list[Work]:
         scratch = self._scratch.places(plan, on_device.size)
         addresses = {}
-        arguments = [a for launch in plan.variant(sizes["T"], newest).launches for a in launch.arguments]
+        arguments = [a for launch in plan.variant(on_device.sizes["T"], on_device.newest).launches for a in launch.arguments]
         for wanted in plan.prepared:
             if PreparedInput(wanted.name) not in arguments:
                 continue
-            shard = on_device.coordinates.get("shard", 0)
-            identity = f"{wanted.function} {sorted(wanted.keywords.items())} {len(out)} {shard}"
+            rows, shard = len(on_device.out), on_device.coordinates.get("shard", 0)
+            identity = f"{wanted.function} {sorted(wanted.keywords.items())} {rows} {shard}"
             if identity not in prepared:
                 capacity = on_device.size(wanted.capacity)
-                make = preparing(wanted, sizes, len(out), shard, capacity)
+                make = preparing(wanted, on_device.sizes, rows, shard, capacity)
                 prepared[identity] = _PreparedInput(make, self._device.pinned(4 * capacity), self._device.memory(4 * capacity))
             addresses[wanted.name] = prepared[identity].device.data_ptr()
         launches = replace(on_device, scratch=scratch, prepared=addresses).settle(plan)
@@ -263,7 +284,8 @@ class GpuPrograms:
             if key not in self._constants:
                 self._constants[key] = self._device.upload(np.asarray(key, np.float32).view(np.uint8))
             constants = self._constants[key].data_ptr()
-        return CallOnDevice([arg for arg in args if isinstance(arg, Tensor)], out, coordinates, sizes, constants)
+        peers = self._peers.get(str(call.attrs.get("axis")))
+        return CallOnDevice([arg for arg in args if isinstance(arg, Tensor)], out, coordinates, sizes, constants, peers=peers)
 
     def _tensor(self, place: Place, sizes: Mapping[str, int]) -> Tensor:
         dtype = torch_dtype(place.dtype)
