@@ -17,7 +17,7 @@ Alone = tuple[slice, Tensor, Step, Tensor]
 
 
 def each_alone(cache: Tensor, spans: Tensor, lengths: Tensor, tables: Tensor, shard: int, window: int, out: Tensor) -> Iterator[Alone]:
-    """Each sequence by itself, as if it began with the first page that it sees. Its result is in f32, and rounded when the next is asked for."""
+    """Each sequence by itself, as if it began with the first page that it sees. Its result, in f32, is rounded after that."""
     page_size, dtype = cache.shape[1], compute_dtype(out.dtype)
     sequences = own_sequences(spans, lengths, len(out), shard)
     clear_unclaimed(out, sequences)

@@ -1,4 +1,4 @@
-"""`tsc compile --cache int8` and `fp8`: what the artifact says of its caches, what makes it another one, and what is told where it can not be."""
+"""`tsc compile --cache int8|fp8`: what the artifact says of its caches, what makes it another one, what is told where it can not be."""
 
 from __future__ import annotations
 

@@ -131,21 +131,23 @@ def test_a_list_of_work_fits_the_room_for_it() -> None:
         assert len(made) == start + FIELDS * begins[-1]
 
 
-def call(window: int = 0) -> Call:
-    shapes = ((None, 16, 512), (None, 16, 64), (None, None, 576))
-    operands = [Operand("bf16", shape, "rows") for shape in shapes]
+def call(window: int = 0, cache: str = "rows") -> Call:
+    operands = [Operand("bf16", (None, 16, 512)), Operand("bf16", (None, 16, 64)), Operand("bf16", (None, None, 576), cache)]
     operands += [Operand("i32", shape, "rows") for shape in ((None, 2), (None,), (None, None))]
     return Call("ts::latent_attention", tuple(operands), {"shard": 0, "scale": 0.1, "window": window})
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc, which compiles these kernels, is not on the PATH")
-@pytest.mark.parametrize(("target", "name"), [("sm_90a", "cuda"), ("sm_100a", "cuda_tcgen05")])
-def test_where_nvcc_is_the_tuned_kernel_is_chosen_and_spills_nothing(target: str, name: str) -> None:
-    kernel = select(call(), gpu(target))
+@pytest.mark.parametrize(
+    ("target", "cache", "name"),
+    [("sm_90a", "rows", "cuda"), ("sm_90a", "fp8_cache", "cuda_fp8_cache"), ("sm_100a", "rows", "cuda_tcgen05")],
+)
+def test_where_nvcc_is_the_tuned_kernel_is_chosen_and_spills_nothing(target: str, cache: str, name: str) -> None:
+    kernel = select(call(cache=cache), gpu(target))
     assert kernel.name == name
     assert kernel.plan is not None
-    plan = kernel.plan(call(), gpu(target))
+    plan = kernel.plan(call(cache=cache), gpu(target))
     machine = compile_functions([function_of(plan.variants[0].launches[0])], gpu(target))[0]
     assert machine.resources.stack == 0
     assert machine.resources.shared <= 232448

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tests.models.tiny import BY_NAME, TinyModels, prompt
 from torch import Tensor
 
+from tsc.request import Cache
 from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
@@ -69,7 +71,7 @@ class Bits:
         self._kept: dict[int, dict[int, Tensor]] = {}
         self.cached = 0
         kind, _, cache = dtype.partition("/")
-        artifact = tiny.artifact(BY_NAME[model], dtype=kind, cache=cache or "dtype")
+        artifact = tiny.artifact(BY_NAME[model], dtype=kind, cache=cast(Cache, cache or "dtype"))
         self._engine = Engine(artifact, options, threads=threads, observer=self._observe)
 
     def __enter__(self) -> Bits:

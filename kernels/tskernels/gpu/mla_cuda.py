@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
+from tskernels.cache_layouts import FP8_CACHE
 from tskernels.cost import latent_attention_bound
 from tskernels.gpu.entry import gpu_kernel
 from tskernels.gpu.latent_splits import ROWS, most_numbers
@@ -37,7 +39,7 @@ _SHARED_BYTES: Final = 232448
 
 
 def _fits(call: Call) -> bool:
-    """bf16 queries and cache of 512 + 64 elements a row, and no window."""
+    """bf16 queries and rows of 512 + 64 elements, and no window."""
     q, rotated, cache = call.operands[:3]
     is_bf16 = {q.dtype, rotated.dtype, cache.dtype} == {"bf16"}
     return is_bf16 and (q.shape[-1], rotated.shape[-1]) == (LATENT, ROTATED) and not call.attributes.get("window")
@@ -60,6 +62,22 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
 
 @gpu_kernel(
     "ts::latent_attention",
+    name="cuda_fp8_cache",
+    target=gpu("sm_90a"),
+    dtypes=("bf16",),
+    when=_fits,
+    cost=latent_attention_bound,
+    layouts={2: FP8_CACHE},
+    verified=Verification("emulated"),
+    compiler="nvcc",
+)
+def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
+    """Rows are read as they lie, and widened on their way into shared memory."""
+    return _plan(call, "sm90", 12, {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}, {"FP8_CACHE": 1})
+
+
+@gpu_kernel(
+    "ts::latent_attention",
     name="cuda_tcgen05",
     target=gpu("sm_100a"),
     dtypes=("bf16",),
@@ -72,7 +90,9 @@ def mla_decode_sm100(call: Call, target: Target) -> Plan:
     return _plan(call, "sm100", 8, {"cache": _cache(9)})
 
 
-def _plan(call: Call, architecture: str, warps: int, cache: Mapping[str, Argument]) -> Plan:
+def _plan(
+    call: Call, architecture: str, warps: int, cache: Mapping[str, Argument], constants: Mapping[str, int] = MappingProxyType({})
+) -> Plan:
     heads = size(call, 0, 1)
     arguments: dict[str, Argument] = {
         "queries": _queries(0, heads, LATENT // _BLOCK),
@@ -88,9 +108,8 @@ def _plan(call: Call, architecture: str, warps: int, cache: Mapping[str, Argumen
         "heads": Scalar(heads),
         "scale": Scalar(float(number(call, "scale")), "f32"),
     }
-    launch = Launch(
-        CudaSource(f"cuda/mla_decode_{architecture}.cu", "mla_decode"), (SMS, 1, 1), arguments, warps=warps, shared=_SHARED_BYTES
-    )
+    source = CudaSource(f"cuda/mla_decode_{architecture}.cu", "mla_decode")
+    launch = Launch(source, (SMS, 1, 1), arguments, constants, warps=warps, shared=_SHARED_BYTES)
     # A cut through a sequence makes a partial result on both of its sides, in each of a gang's blocks.
     partials = SMS * (2 * ROWS * 4)
     return Plan(
