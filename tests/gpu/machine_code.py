@@ -22,7 +22,7 @@ from tskernels.gpu.launch import Launch, Scalar, TritonSource
 from tskernels.target import ARCHITECTURES
 
 Wanted = tuple[str, Launch]
-_TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "u8", "i32": "i32", "i64": "i64"}
+_TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "u8", "f8e4m3": "fp8e4nv", "i32": "i32", "i64": "i64"}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,14 @@ def latent(dtype: str, heads: int, window: int = 0) -> Call:
     return Call("ts::latent_attention", operands, {"scale": 192**-0.5, "window": window})
 
 
+def in_fp8(call: Call) -> Call:
+    """The call on a cache in fp8, the operand that has pages."""
+    return replace(
+        call,
+        operands=tuple(replace(o, layout="fp8_cache") if o.shape[:2] == (None, None) and len(o.shape) > 2 else o for o in call.operands),
+    )
+
+
 def gated(dtype: str, inner: int, outputs: int, layout: str = "rows") -> Call:
     return Call("ts::gated_linear", (operand(dtype, None, inner), operand(dtype, outputs, inner, layout=layout)), {"activation": "silu"})
 
@@ -95,6 +103,7 @@ def others(dtype: str) -> Iterator[Call]:
     yield Call("ts::cache_append", (operand(dtype, None, None, 2, 8, 128), *[operand(dtype, None, 8, 128)] * 2, operand("i32", None)))
     latents = (operand(dtype, None, None, 576), operand(dtype, None, 512), operand(dtype, None, 64), operand("i32", None))
     yield Call("ts::latent_append", latents)
+    yield in_fp8(Call("ts::latent_append", latents))
     yield Call("ts::max_key", (operand(dtype, None, 151_936),))
     yield Call("ts::key_index", (operand("i64", None),))
     yield Call("ts::key_value", (operand("i64", None),))
@@ -112,6 +121,7 @@ MATRICES = (
     *(attention(dtype, 8, 4, width) for dtype in ("bf16", "f16") for width in (64, 128, 256)),
     *(attention("bf16", 8, 8, 128, window=128, sinks=True), attention("bf16", 4, 2, 256, softcap=50.0), attention("f32", 8, 4, 128)),
     *(latent("bf16", 16), latent("bf16", 128), latent("f16", 64), latent("f32", 16)),
+    *(in_fp8(latent("bf16", 16)), in_fp8(attention("bf16", 8, 4, 128))),
     *(gated("bf16", 4096, 24576), gated("f16", 2048, 8192), gated("f32", 576, 3072)),
     *(call for form in FORMS for call in (linear("bf16", 4096, 4096, form), gated("bf16", 4096, 8192, f"gated_{form}"))),
     *(experts("bf16", 128, 768, 2048), experts("bf16", 32, 2880, 2880, bias=True), experts("f32", 8, 64, 64)),
@@ -183,7 +193,9 @@ def test_rows() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_103a", "gfx942", "gfx950"])
 def test_the_same_sources_compile_for_other_architectures(architecture: str) -> None:
-    made = compiled(wanted((*EVERYDAY, gated("bf16", 4096, 24576), experts("bf16", 128, 768, 2048)), (architecture,)))
+    made = compiled(
+        wanted((*EVERYDAY, in_fp8(latent("bf16", 16)), gated("bf16", 4096, 24576), experts("bf16", 128, 768, 2048)), (architecture,))
+    )
     most = {"gfx942": 65_536, "gfx950": 163_840}.get(architecture, MOST_SHARED)
     assert all(code.shared <= most for code in made), [(code.name, code.shared) for code in made]
     assert all(sum(code.instructions.values()) > 20 for code in made)

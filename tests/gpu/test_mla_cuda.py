@@ -160,22 +160,29 @@ def test_a_list_of_work_fits_the_room_for_it(together: int) -> None:
         assert len(made) == start + FIELDS * begins[-1]
 
 
-def call(window: int = 0, heads: int = 16) -> Call:
-    shapes = ((None, heads, 512), (None, heads, 64), (None, None, 576))
-    operands = [Operand("bf16", shape, "rows") for shape in shapes]
+def call(window: int = 0, heads: int = 16, cache: str = "rows") -> Call:
+    operands = [Operand("bf16", (None, heads, 512)), Operand("bf16", (None, heads, 64)), Operand("bf16", (None, None, 576), cache)]
     operands += [Operand("i32", shape, "rows") for shape in ((None, 2), (None,), (None, None))]
     return Call("ts::latent_attention", tuple(operands), {"shard": 0, "scale": 0.1, "window": window})
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc, which compiles these kernels, is not on the PATH")
-@pytest.mark.parametrize(("target", "name"), [("sm_90a", "cuda"), ("sm_100a", "cuda_tcgen05"), ("sm_103a", "cuda_tcgen05")])
-def test_where_nvcc_is_the_tuned_kernel_is_chosen_and_its_machine_code_spills_nothing(target: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "cache", "name"),
+    [
+        ("sm_90a", "rows", "cuda"),
+        ("sm_90a", "fp8_cache", "cuda_fp8_cache"),
+        ("sm_100a", "rows", "cuda_tcgen05"),
+        ("sm_103a", "rows", "cuda_tcgen05"),
+    ],
+)
+def test_where_nvcc_is_the_tuned_kernel_is_chosen_and_its_machine_code_spills_nothing(target: str, cache: str, name: str) -> None:
     pytest.importorskip("triton", reason="needs Triton's disassembler: pip install tsc-llm[triton]")
-    kernel = select(call(), gpu(target))
+    kernel = select(call(cache=cache), gpu(target))
     assert kernel.name == name
     assert kernel.plan is not None
-    plan = kernel.plan(call(), gpu(target))
+    plan = kernel.plan(call(cache=cache), gpu(target))
     assert len(plan.variants) == (1 if target == "sm_90a" else 2)  # of tcgen05 with pairs of blocks
     for machine in compile_functions([function_of(v.launches[0]) for v in plan.variants], gpu(target)):
         words, _ = read_cubin(machine.code)

@@ -54,7 +54,8 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
            WIDE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
            SCALE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
            ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
-    """One split of one tile, for one head of keys. q, sinks, out: as the op has them; cache [pages, page_size, 2, K, E]."""
+    """One split of one tile, for one head of keys. q, sinks, out: as the op has them; cache [pages, page_size, 2, K, E], of their type or
+    e4m3."""
     index = tl.program_id(0)
     head = tl.program_id(1)
     if index >= tl.load(work + WIDE):
@@ -78,7 +79,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
         page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
         place = (page * page_size + key % page_size) * (2 * HEADS * WIDTH) + head * WIDTH
         mask = within(there, column, WIDTH, PADDED)
-        keys = tl.load(cache + place[:, None] + column[None, :], mask=mask, other=0.0)
+        keys = tl.load(cache + place[:, None] + column[None, :], mask=mask, other=0.0).to(queries.dtype)
         scores = product(queries, tl.trans(keys), tl.zeros([ROWS, KEYS], tl.float32))
         if SOFTCAP == 0:
             scores = scores * (SCALE * LOG2_E)
@@ -89,7 +90,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
             seen &= position[:, None] - key[None, :] < WINDOW
         scores = tl.where(seen, scores, -float("inf"))
         weights, kept, largest, total = weigh(scores, largest, total)
-        values = tl.load(cache + place[:, None] + HEADS * WIDTH + column[None, :], mask=mask, other=0.0)
+        values = tl.load(cache + place[:, None] + HEADS * WIDTH + column[None, :], mask=mask, other=0.0).to(queries.dtype)
         sums = product(weights.to(values.dtype), values, sums * kept[:, None])
     if SINKS:
         if tl.load(record + 7) < 0:
@@ -133,6 +134,7 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
         place = (page * page_size + key % page_size) * (LATENT + ROTATED)
         latent = tl.load(cache + place[:, None] + column[None, :], mask=within(there, column, LATENT, LATENT_PADDED), other=0.0)
         keys = tl.load(cache + place[:, None] + LATENT + turned[None, :], mask=within(there, turned, ROTATED, ROTATED_PADDED), other=0.0)
+        latent, keys = latent.to(queries.dtype), keys.to(queries.dtype)
         scores = product(queries, tl.trans(latent), tl.zeros([ROWS, KEYS], tl.float32))
         scores = product(turning, tl.trans(keys), scores) * (SCALE * LOG2_E)
         seen = there[None, :] & (key[None, :] <= position[:, None])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tskernels.attention import own_sequences
+from tskernels.cache_layouts import FP8_CACHE
 from tskernels.dtypes import dtype_name
 from tskernels.gpu.launch import (
     Argument,
@@ -74,8 +75,11 @@ def run_plan(
 
 def _call(known: Op, tensors: Sequence[Tensor], out: Tensor, numbers: Mapping[str, Any], layouts: Layouts) -> Call:
     found = []
+    [floats, *_] = [dtype_name(t.dtype) for i, t in enumerate(tensors) if t.is_floating_point() and i not in layouts] or ["f32"]
     for index, tensor in enumerate(tensors):
-        if index in layouts:  # bytes do not tell what they are of: the weight of a product, whose sizes the other operands say
+        if layouts.get(index) == FP8_CACHE:
+            found.append(OperandType(floats, tuple(tensor.shape), FP8_CACHE))
+        elif index in layouts:  # bytes do not tell what they are of: the weight of a product, whose sizes the other operands say
             outputs = out.shape[-1] * (2 if known.name == "ts::gated_linear" else 1)
             found.append(OperandType(dtype_name(tensors[0].dtype), (outputs, tensors[0].shape[-1]), layouts[index]))
         else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from tskernels.cache_layouts import FP8_CACHE
 from tskernels.cost import latent_attention_bound
 from tskernels.gpu.entry import gpu_kernel
 from tskernels.gpu.latent_splits import ROWS, most_numbers, num_blocks
@@ -38,7 +39,7 @@ _SHARED_BYTES: Final = 232448
 
 
 def _fits(call: Call) -> bool:
-    """bf16 queries and cache of 512 + 64 elements a row, and no window."""
+    """bf16 queries and rows of 512 + 64 elements, and no window."""
     q, rotated, cache = call.operands[:3]
     is_bf16 = {q.dtype, rotated.dtype, cache.dtype} == {"bf16"}
     return is_bf16 and (q.shape[-1], rotated.shape[-1]) == (LATENT, ROTATED) and not call.attributes.get("window")
@@ -61,6 +62,23 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
 
 @gpu_kernel(
     "ts::latent_attention",
+    name="cuda_fp8_cache",
+    target=gpu("sm_90a"),
+    dtypes=("bf16",),
+    when=_fits,
+    cost=latent_attention_bound,
+    layouts={2: FP8_CACHE},
+    verified=Verification("emulated"),
+    compiler="nvcc",
+)
+def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
+    """Rows are read as they lie, and widened on their way into shared memory."""
+    cache = {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}
+    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, cache, constants={"FP8_CACHE": 1})})
+
+
+@gpu_kernel(
+    "ts::latent_attention",
     name="cuda_tcgen05",
     target=TCGEN05,
     dtypes=("bf16",),
@@ -79,13 +97,14 @@ def mla_decode_sm100(call: Call, target: Target) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """A function of a file, its maps of the cache, and how many of its blocks multiply together."""
+    """A function of a file, how it gets the cache, and how many of its blocks multiply together."""
 
     file: str
     function: str
     warps: int
     cache: Mapping[str, Argument]
     together: int = 1
+    constants: Mapping[str, int] = field(default_factory=dict)
 
 
 def _plan(call: Call, kernels: Mapping[int, _Kernel]) -> Plan:
@@ -126,6 +145,7 @@ def _launch(call: Call, kernel: _Kernel) -> Launch:
         CudaSource(f"cuda/mla_decode_{kernel.file}.cu", kernel.function),
         (num_blocks(kernel.together), 1, 1),
         arguments,
+        kernel.constants,
         warps=kernel.warps,
         shared=_SHARED_BYTES,
         cluster=kernel.together,

@@ -174,6 +174,16 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return packed;
 }
 
+// Four e4m3 as bf16, exactly.
+__device__ __forceinline__ void widen_e4m3(uint32_t four, uint32_t& first, uint32_t& second) {
+  asm("{\n.reg .b16 a, b, c, d, low, high;\n.reg .b32 x, y;\n.reg .f32 e, f, g, h;\nmov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 x, low;\ncvt.rn.f16x2.e4m3x2 y, high;\nmov.b32 {a, b}, x;\nmov.b32 {c, d}, y;\n"
+      "cvt.f32.f16 e, a;\ncvt.f32.f16 f, b;\ncvt.f32.f16 g, c;\ncvt.f32.f16 h, d;\n"
+      "cvt.rn.bf16x2.f32 %0, f, e;\ncvt.rn.bf16x2.f32 %1, h, g;\n}"
+      : "=r"(first), "=r"(second)
+      : "r"(four));
+}
+
 // Four 8x8 matrices of 16-bit elements from registers to shared memory; lane i gives the address of row i % 8 of matrix
 // i / 8.
 __device__ __forceinline__ void store_matrices(void* row, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
