@@ -30,7 +30,17 @@ _FAMILIES: Final = (
     *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "gated"),
     *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "recurrent", "rope", "rows", "screened", "views"),
     *("simd_kernels",),
-    *("gpu.attention", "gpu.elementwise", "gpu.linear", "gpu.mixture", "gpu.mla_cuda", "gpu.recurrent", "gpu.rows", "gpu.sampling"),
+    *(
+        "gpu.attention",
+        "gpu.elementwise",
+        "gpu.expanded_attention",
+        "gpu.linear",
+        "gpu.mixture",
+        "gpu.mla_cuda",
+        "gpu.recurrent",
+        "gpu.rows",
+        "gpu.sampling",
+    ),
 )
 _FAMILIES_OF: Final = {
     "jax": (

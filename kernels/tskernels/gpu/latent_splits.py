@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tskernels.gpu.launch import StepShape
 from tskernels.gpu.sizes import SMS, Expression, S, T
+from tskernels.gpu.splits import absorbed
 
 ROWS: Final = 64
 TOKENS: Final = 64
@@ -103,8 +104,9 @@ def plan_splits(
     return work
 
 
-def prepare(step: StepShape, *, heads: int) -> npt.NDArray[np.int32]:
-    """The list of work of a step, for as many blocks as the device has multiprocessors."""
+def prepare(step: StepShape, *, heads: int, expanded_from: int = 0) -> npt.NDArray[np.int32]:
+    """The list of work of a step, for as many blocks as the device has multiprocessors; sequences that are expanded get zeros."""
+    step = absorbed(step, expanded_from)
     work = plan_splits(step.spans, step.lengths, heads, step.sizes["T"], step.sizes["SMS"])
     return np.array(encode(work), np.int32)
 

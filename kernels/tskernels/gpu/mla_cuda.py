@@ -74,6 +74,7 @@ def mla_decode_sm100(call: Call, target: Target) -> Plan:
 
 def _plan(call: Call, architecture: str, warps: int, cache: Mapping[str, Argument]) -> Plan:
     heads = size(call, 0, 1)
+    listed = {"heads": heads, "expanded_from": number(call, "expanded_from", 0)}
     arguments: dict[str, Argument] = {
         "queries": _queries(0, heads, LATENT // _BLOCK),
         "rotated_queries": _queries(1, heads, 1),
@@ -96,7 +97,7 @@ def _plan(call: Call, architecture: str, warps: int, cache: Mapping[str, Argumen
     return Plan(
         (Variant((launch,)),),
         (Scratch("partials", partials * LATENT), Scratch("partial_logarithms", partials), Scratch("counters", SMS * 4, zeroed=True)),
-        (Prepared("work", "tskernels.gpu.latent_splits:prepare", {"heads": heads}, most_numbers(heads)),),
+        (Prepared("work", "tskernels.gpu.latent_splits:prepare", listed, most_numbers(heads)),),
     )
 
 
