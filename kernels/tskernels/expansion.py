@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from tskernels.registry import Call, one_float_type
+
 MOST_KEYS: Final = 1 << 18
 """Of all sequences of a step together that are expanded: what is made of them takes memory."""
 
@@ -28,3 +30,8 @@ def expanded(spans: Sequence[tuple[int, int]], lengths: Sequence[int], expanded_
         found.append(0 < expanded_from <= last - first and length <= room)
         room -= length if found[-1] else 0
     return found
+
+
+def all_absorbed(call: Call) -> bool:
+    """floating operands of one element type, and that all sequences are absorbed."""
+    return one_float_type(call) and not call.attributes.get("expanded_from")

@@ -23,7 +23,7 @@ _FEW, _CONTENT, _ROTATED, _CACHE, _K_UP, _V_UP, _SPANS, _, _TABLES = range(9)
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class Tile:
     """rows and keys that a thread block attends to at a time; made: keys that one expands, `depth` latent elements at a time."""
 
     rows: int
@@ -34,15 +34,15 @@ class _Tile:
     depth: int
 
 
-def _tile(call: Call, target: Target) -> _Tile:
+def _tile(call: Call, target: Target) -> Tile:
     depth = min(64, padded(size(call, _K_UP, 2), 16))
     if call.operands[_FEW].dtype == "f32":
-        return _Tile(16, 32, 4, 1, 32, min(32, depth))
+        return Tile(16, 32, 4, 1, 32, min(32, depth))
     if not is_nvidia(target):  # accumulators lie in registers
-        return _Tile(64, 64, 4, 1, 64, min(32, depth))
+        return Tile(64, 64, 4, 1, 64, min(32, depth))
     if max(size(call, _CONTENT, 2), size(call, _FEW, 2)) > 128:
-        return _Tile(64, 32, 8, 2, 64, depth)
-    return _Tile(128, 64, 8, 3, 128, depth)
+        return Tile(64, 32, 8, 2, 64, depth)
+    return Tile(128, 64, 8, 3, 128, depth)
 
 
 def _fits(call: Call) -> bool:
