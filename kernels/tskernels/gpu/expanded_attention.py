@@ -37,7 +37,7 @@ class Tile:
 def _tile(call: Call, target: Target) -> Tile:
     depth = min(64, padded(size(call, _K_UP, 2), 16))
     if call.operands[_FEW].dtype == "f32":
-        return Tile(16, 32, 4, 1, 32, min(32, depth))
+        return Tile(16, 16, 4, 1, 32, min(32, depth))
     if not is_nvidia(target):  # accumulators lie in registers
         return Tile(64, 64, 4, 1, 64, min(32, depth))
     if max(size(call, _CONTENT, 2), size(call, _FEW, 2)) > 128:
