@@ -34,6 +34,7 @@ _FAMILIES: Final = (
         "gpu.all_reduce",
         "gpu.attention",
         "gpu.elementwise",
+        "gpu.expanded_attention",
         "gpu.linear",
         "gpu.mixture",
         "gpu.mla_cuda",

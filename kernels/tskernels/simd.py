@@ -12,6 +12,7 @@ from typing import Any, Final
 from tskernels.cache_layouts import FP8_CACHE, INT8_CACHE
 from tskernels.cost import Cost, dot_bound, experts_panels_bound, panels_bound
 from tskernels.equation import is_batched_matmul, matmul_dimensions
+from tskernels.expansion import all_absorbed
 from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN, STACKED
 from tskernels.registry import Call, When, one_float_type
 from tskernels.rope_kinds import magnitude_of
@@ -131,7 +132,7 @@ _KERNELS: Final = (
     SimdKernel("ts::attention", SIMD_INT8, "attention_int8", _named("shard", "scale", "window", "softcap"), {1: INT8_CACHE}),
     SimdKernel("ts::sink_attention", SIMD, "sink_attention", _named("shard", "scale", "window", "softcap")),
     SimdKernel("ts::sink_attention", SIMD_INT8, "sink_attention_int8", _named("shard", "scale", "window", "softcap"), {1: INT8_CACHE}),
-    SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window")),
+    SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window"), when=all_absorbed),
     SimdKernel("ts::cache_append", SIMD, "cache_append"),
     SimdKernel("ts::cache_append", SIMD_INT8, "cache_append_int8", layouts={0: INT8_CACHE}),
     SimdKernel("ts::latent_append", SIMD, "latent_append"),

@@ -1,4 +1,8 @@
-"""Another target's kernels for a program: the ops, their types and the memory stay, and weights that lie by rows are anybody's."""
+"""Another target's kernels for a program: the ops, their types and the memory stay, and weights that lie by rows are anybody's.
+
+What expands the latents of long chunks is left out, so that all are absorbed, as the model says: on CPUs a sequence's bits must not depend
+on its chunks.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +34,26 @@ def _bound_to(program: Program, name: str, file: Path) -> Program:
         raise ArtifactError(str(file), what, f"compile the model with --target {name}")
     graphs: dict[str, Graph] = {}
     for name_, graph in program.graphs.items():
-        graphs[name_] = Graph(graph.inputs, _nodes(program.graphs, graph, target), graph.output)
+        graphs[name_] = _absorbed(graph)
+    for name_, graph in graphs.items():
+        graphs[name_] = Graph(graph.inputs, _nodes(graphs, graph, target), graph.output)
     return msgspec.structs.replace(program, graphs=graphs)
+
+
+def _absorbed(graph: Graph) -> Graph:
+    """Whoever reads a result with expanded rows in it reads the absorbed ones that these were written into."""
+    few: dict[str, str] = {}
+    found: list[Node | CallNode] = []
+    for node in graph.nodes:
+        args = [few.get(arg, arg) for arg in node.args]
+        if isinstance(node, Node) and node.op == "ts::expanded_attention":
+            few[node.name] = args[0]
+        elif isinstance(node, Node):
+            attrs = {name: value for name, value in node.attrs.items() if name != "expanded_from"}
+            found.append(msgspec.structs.replace(node, args=args, attrs=attrs))
+        else:
+            found.append(msgspec.structs.replace(node, args=args))
+    return Graph(graph.inputs, found, few.get(graph.output, graph.output))
 
 
 def _nodes(graphs: Mapping[str, Graph], graph: Graph, target: Target) -> list[Node | CallNode]:

@@ -175,3 +175,16 @@ def test_other_kernels_files_are_refused(text: str, why: str, tmp_path: Path) ->
     (tmp_path / KERNELS).write_text(text)
     with pytest.raises(ArtifactError, match=why):
         read_kernels(tmp_path / KERNELS)
+
+
+@pytest.mark.slow
+def test_long_chunks_are_expanded_and_give_the_logits_of_the_cpu(gpu_models: GpuModels, device: InterpretingDevice) -> None:
+    path = gpu_models.artifact(KIMI, "sm_90a")
+    given = [prompt(11)]
+    [wanted] = run(path, given, 1, LimitOptions(num_pages=256, target="cpu"), chunks=False)
+    [found] = run(path, given, 1, LimitOptions(num_pages=256), chunks=False)
+    launched = [a.function.symbol for a in device.asked if a.function is not None]
+    assert launched.count("attend_expanded") == 3, "of three layers"
+    assert wanted.tokens == found.tokens
+    [[position, logits]] = wanted.logits.items()
+    assert (logits - found.logits[position]).abs().max() <= 1e-4 * logits.abs().max()

@@ -28,7 +28,7 @@ from tskernels.gpu.triton_entry import cache_kernel, is_hopper, is_nvidia, numbe
 from tskernels.registry import Call
 from tskernels.target import Target
 
-_COMBINED_ROWS: Final = 4
+COMBINED_ROWS: Final = 4
 NEVER: Final = 1 << 30
 
 
@@ -103,6 +103,7 @@ class _Attention:
     group: int
     width: int
     sinks: int | None = None
+    expanded_from: int = 0
 
 
 def _paged(call: Call, target: Target, has_sinks: bool) -> Plan:
@@ -144,7 +145,9 @@ def latent_attention(call: Call, target: Target) -> Plan:
         "page_size": Scalar(Dimension(2, 1)),
     }
     tiles = _latent_tiles(call, target)
-    return _split(call, _Attention("attend_latent", arguments, strides, constants, tiles, 2, 3, 1, heads, latent))
+    from_ = int(number(call, "expanded_from", 0))
+    attention = _Attention("attend_latent", arguments, strides, constants, tiles, 2, 3, 1, heads, latent, expanded_from=from_)
+    return _split(call, attention)
 
 
 def _split(call: Call, attention: _Attention) -> Plan:
@@ -187,17 +190,19 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "out": Out(),
         "partials": ScratchSpace("partials"),
         "logs": ScratchSpace("logs"),
+        "first_head": Scalar(0),
     }
     constants = {
+        "TOTAL": heads,
         "HEADS": heads,
         "GROUP": group,
         "WIDTH": attention.width,
         "PADDED": padded(attention.width, 16),
         "SINKS": attention.sinks is not None,
-        "ROWS": _COMBINED_ROWS,
+        "ROWS": COMBINED_ROWS,
         "ROOM": wide.rows,
     }
-    grid = (room, heads, cdiv(wide.rows, _COMBINED_ROWS))
+    grid = (room, heads, cdiv(wide.rows, COMBINED_ROWS))
     combine = Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
     all_narrow = Variant((of(narrow, False, capacity(narrow)), combine))
     mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
@@ -213,6 +218,7 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "unit": narrow.keys,
         "blocks": tiles.blocks,
         "window": number(call, "window"),
+        "expanded_from": attention.expanded_from,
     }
     work = Prepared("work", "tskernels.gpu.splits:work", numbers, (capacity(narrow) * 2 + room + 1) * RECORD)
     partial = room * (heads * wide.rows)

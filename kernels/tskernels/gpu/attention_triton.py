@@ -31,9 +31,9 @@ def within(rows, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
 
 
 @triton.jit
-def store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside,
+def store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, TOTAL: tl.constexpr,
                  HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
-    """The whole, or a split's part of it with the logarithm of its weights' sum."""
+    """The whole, or a split's part of it with the logarithm of its weights' sum. TOTAL: heads of the result, of which HEADS are here."""
     some = tl.where(total > 0, total, 1.0)
     sums = sums / some[:, None]
     partial = tl.load(record + 7)
@@ -41,7 +41,7 @@ def store_result(sums, largest, total, record, head, out, partials, logs, row, c
     if partial < 0:
         member = tl.load(record + 2) + row
         token = (tl.load(record + 1) + member // GROUP).to(tl.int64)
-        place = (token * HEADS + head) * GROUP + member % GROUP
+        place = (token * TOTAL + head) * GROUP + member % GROUP
         tl.store(out + place[:, None] * WIDTH + column[None, :], sums.to(out.dtype.element_ty), mask=mask)
     else:
         place = (partial.to(tl.int64) * HEADS + head) * ROOM + row
@@ -100,7 +100,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
             total = total * kept + tl.exp2(sink - base)
             sums = sums * kept[:, None]
             largest = base
-    store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, HEADS, GROUP, WIDTH, PADDED, ROOM)
+    store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, HEADS, HEADS, GROUP, WIDTH, PADDED, ROOM)
 
 
 @triton.jit
@@ -143,13 +143,13 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
         scores = tl.where(seen, scores, -float("inf"))
         weights, kept, largest, total = weigh(scores, largest, total)
         sums = product(weights.to(latent.dtype), latent, sums * kept[:, None])
-    store_result(sums, largest, total, record, 0, out, partials, logs, row, column, inside, 1, HEADS, LATENT, LATENT_PADDED, ROOM)
+    store_result(sums, largest, total, record, 0, out, partials, logs, row, column, inside, 1, 1, HEADS, LATENT, LATENT_PADDED, ROOM)
 
 
 @triton.jit
-def combine(sinks, work, out, partials, logs, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
-            SINKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
-    """Some rows of a tile whose keys were split."""
+def combine(sinks, work, out, partials, logs, first_head, TOTAL: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr,
+            WIDTH: tl.constexpr, PADDED: tl.constexpr, SINKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+    """Some rows of a tile whose keys were split, for one of HEADS heads from the first one on, of TOTAL of the result."""
     index = tl.program_id(0)
     head = tl.program_id(1)
     if index >= tl.load(work + 2):
@@ -177,5 +177,5 @@ def combine(sinks, work, out, partials, logs, HEADS: tl.constexpr, GROUP: tl.con
         total = total * kept + weight
         largest = new
     sums = sums / tl.where(total > 0, total, 1.0)[:, None]
-    place = ((tl.load(record) + member // GROUP).to(tl.int64) * HEADS + head) * GROUP + member % GROUP
+    place = ((tl.load(record) + member // GROUP).to(tl.int64) * TOTAL + first_head + head) * GROUP + member % GROUP
     tl.store(out + place[:, None] * WIDTH + column[None, :], sums.to(out.dtype.element_ty), mask=mask)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tskernels.gpu.launch import StepShape
 from tskernels.gpu.sizes import SMS, Expression, S, T, value
+from tskernels.gpu.splits import absorbed
 
 ROWS: Final = 64
 TOKENS: Final = 64
@@ -115,8 +116,9 @@ def num_blocks(together: int) -> Expression:
     return SMS // together * together if together > 1 else SMS
 
 
-def prepare(step: StepShape, *, heads: int, together: int = 1) -> npt.NDArray[np.int32]:
-    """The list of work of a step, for `num_blocks`."""
+def prepare(step: StepShape, *, heads: int, together: int = 1, expanded_from: int = 0) -> npt.NDArray[np.int32]:
+    """The list of work of a step, for `num_blocks`; sequences that are expanded get zeros."""
+    step = absorbed(step, expanded_from)
     blocks = value(num_blocks(together), step.sizes)
     work = plan_splits(step.spans, step.lengths, heads, step.sizes["T"], blocks, together=together)
     return np.array(encode(work), np.int32)

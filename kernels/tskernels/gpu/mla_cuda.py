@@ -114,8 +114,9 @@ def _plan(call: Call, kernels: Mapping[int, _Kernel]) -> Plan:
     # A cut through a sequence makes a partial result on both of its sides, in each of a gang's blocks.
     partials = SMS * (2 * ROWS * 4)
     scratch = Scratch("partials", partials * LATENT), Scratch("partial_logarithms", partials), Scratch("counters", SMS * 4, zeroed=True)
+    listed = {"heads": heads, "expanded_from": number(call, "expanded_from", 0)}
     lists = [
-        Prepared(_list(n), "tskernels.gpu.latent_splits:prepare", {"heads": heads, "together": n}, most_numbers(heads, n))
+        Prepared(_list(n), "tskernels.gpu.latent_splits:prepare", {**listed, "together": n}, most_numbers(heads, n))
         for n in dict.fromkeys(kernel.together for kernel in kernels.values())
     ]
     return Plan(variants, scratch, tuple(lists))

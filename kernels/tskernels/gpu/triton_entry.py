@@ -109,9 +109,9 @@ def stride(operand: int, index: int) -> Argument:
     return Scalar(Stride(operand, index), "i32", MULTIPLE)
 
 
-def number(call: Call, name: str) -> Number:
+def number(call: Call, name: str, default: Number | None = None) -> Number:
     """An attribute."""
-    found = call.attributes[name]
+    found = call.attributes.get(name, default)
     assert isinstance(found, int | float)
     return found
 
