@@ -73,7 +73,7 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
 )
 def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
     """Rows are read as they lie, and widened on their way into shared memory."""
-    cache = {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}
+    cache: dict[str, Argument] = {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}
     return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, cache, constants={"FP8_CACHE": 1})})
 
 
