@@ -35,6 +35,7 @@ OPTIONS = {
     "short steps": replace(TREE, page_size=2, max_step_tokens=18, max_sequences=2, depth=1),
     "no prefix cache": replace(TREE, page_size=1, prefix_cache=False, max_sequences=3),
 }
+SLOW = ("short steps", "no prefix cache")
 FEW = 3  # guesses of a chain, so that there are rows for branches
 
 
@@ -87,7 +88,7 @@ def run(path: Path, options: LimitOptions, asked: Sequence[GenerationRequest]) -
         return [*zip(map(tokens_of, events.values()), ends, told, strict=True)], engine.num_preemptions
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in OPTIONS])
 def test_branches_change_no_token(trained: Path, name: str, came: list[Grown]) -> None:
     asked = asked_of(trained, 12)
     expected, _ = run(trained, OFF, asked)
