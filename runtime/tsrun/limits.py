@@ -152,9 +152,12 @@ def settle(
         running = {"max_sequences": options.max_sequences, "max_step_tokens": max_step_tokens, "depth": options.depth}
         return window_pages(window, num_pages, page_size=size, **running)
 
+    scratch_pages = max(-(-MOST_GUESSES // size), branch_pages(options.branches or 0, size)) if options.guesses else 0
+
     def total_bytes(num_pages: int) -> int:
         rows = row_bytes.get(0, 0) * num_pages + sum(row_bytes[window] * pages_of_window(window, num_pages) for window in windows)
-        return rows * size + num_states * state_bytes
+        scratch = sum(row_bytes.values()) * scratch_pages * options.max_sequences
+        return (rows + scratch) * size + num_states * state_bytes
 
     # Slots are int32, so that the last one must be countable; rows that pad a step have a page past the others.
     most = (2**31 - 1) // size - 3
@@ -168,7 +171,7 @@ def settle(
     if num_pages < 1:
         with_states = f" beside {num_states} states" if num_states else ""
         what = f"the cache memory holds no page of {size} tokens{with_states}, which takes {total_bytes(1)} bytes"
-        fewer = ", fewer --max-sequences" if num_states else ""
+        fewer = ", fewer --max-sequences" if num_states or scratch_pages else ""
         raise MachineError("cache", what, f"give more with --cache-bytes{fewer} or a smaller --page-size")
     return Limits(
         page_size=size,
@@ -179,7 +182,7 @@ def settle(
         windows=tuple((window, pages_of_window(window, num_pages)) for window in windows),
         num_states=num_states,
         snapshot_tokens=-(-options.snapshot_tokens // size) * size if num_states else 0,
-        scratch_pages=max(-(-MOST_GUESSES // size), branch_pages(options.branches or 0, size)) if options.guesses else 0,
+        scratch_pages=scratch_pages,
     )
 
 

@@ -35,6 +35,7 @@ OPTIONS = {
     "short steps": replace(TREE, page_size=2, max_step_tokens=18, max_sequences=2, depth=1),
     "no prefix cache": replace(TREE, page_size=1, prefix_cache=False, max_sequences=3),
 }
+SLOW = ("short steps", "no prefix cache")
 FEW = 3  # guesses of a chain, so that there are rows for branches
 
 
@@ -87,7 +88,7 @@ def run(path: Path, options: LimitOptions, asked: Sequence[GenerationRequest]) -
         return [*zip(map(tokens_of, events.values()), ends, told, strict=True)], engine.num_preemptions
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in OPTIONS])
 def test_branches_change_no_token(trained: Path, name: str, came: list[Grown]) -> None:
     asked = asked_of(trained, 12)
     expected, _ = run(trained, OFF, asked)
@@ -100,8 +101,7 @@ def test_branches_change_no_token(trained: Path, name: str, came: list[Grown]) -
 
 @pytest.mark.slow
 def test_branches_change_no_token_of_a_hundred_answers(trained: Path, came: list[Grown]) -> None:
-    asked = requests(trained, 100)
-    asked[::2] = [replace(one, sampling=Sampling()) for one in asked[::2]]
+    asked = [replace(one, sampling=Sampling()) for one in requests(trained, 100)]
     expected, _ = run(trained, OFF, asked)
     assert run(trained, replace(TREE, page_size=4, max_sequences=8), asked)[0] == expected
     assert len(came) > 150
