@@ -139,13 +139,11 @@ def call(window: int = 0, cache: str = "rows") -> Call:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc, which compiles these kernels, is not on the PATH")
-@pytest.mark.parametrize(
-    ("target", "cache", "name"),
-    [("sm_90a", "rows", "cuda"), ("sm_90a", "fp8_cache", "cuda_fp8_cache"), ("sm_100a", "rows", "cuda_tcgen05")],
-)
+@pytest.mark.parametrize("cache", ["rows", "fp8_cache"])
+@pytest.mark.parametrize(("target", "name"), [("sm_90a", "cuda"), ("sm_100a", "cuda_tcgen05")])
 def test_where_nvcc_is_the_tuned_kernel_is_chosen_and_spills_nothing(target: str, cache: str, name: str) -> None:
     kernel = select(call(cache=cache), gpu(target))
-    assert kernel.name == name
+    assert kernel.name == (name if cache == "rows" else f"{name}_{cache}")
     assert kernel.plan is not None
     plan = kernel.plan(call(cache=cache), gpu(target))
     machine = compile_functions([function_of(plan.variants[0].launches[0])], gpu(target))[0]

@@ -27,7 +27,7 @@ from tskernels.gpu.launch import (
     Verification,
 )
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, common_divisor, larger, smaller
-from tskernels.gpu.triton_entry import number, size
+from tskernels.gpu.triton_entry import is_hopper, number, size
 from tskernels.registry import Call
 from tskernels.target import Target, gpu
 
@@ -62,22 +62,6 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
 
 @gpu_kernel(
     "ts::latent_attention",
-    name="cuda_fp8_cache",
-    target=gpu("sm_90a"),
-    dtypes=("bf16",),
-    when=_fits,
-    cost=latent_attention_bound,
-    layouts={2: FP8_CACHE},
-    verified=Verification("emulated"),
-    compiler="nvcc",
-)
-def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
-    """Rows are read as they lie, and widened on their way into shared memory."""
-    return _plan(call, "sm90", 12, {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}, {"FP8_CACHE": 1})
-
-
-@gpu_kernel(
-    "ts::latent_attention",
     name="cuda_tcgen05",
     target=gpu("sm_100a"),
     dtypes=("bf16",),
@@ -88,6 +72,25 @@ def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
 )
 def mla_decode_sm100(call: Call, target: Target) -> Plan:
     return _plan(call, "sm100", 8, {"cache": _cache(9)})
+
+
+for _architecture, _name in (("sm_90a", "cuda"), ("sm_100a", "cuda_tcgen05")):
+
+    @gpu_kernel(
+        "ts::latent_attention",
+        name=f"{_name}_{FP8_CACHE}",
+        target=gpu(_architecture),
+        dtypes=("bf16",),
+        when=_fits,
+        cost=latent_attention_bound,
+        layouts={2: FP8_CACHE},
+        verified=Verification("emulated"),
+        compiler="nvcc",
+    )
+    def mla_decode_fp8(call: Call, target: Target) -> Plan:
+        """Rows are read as they lie, and widened on their way into shared memory."""
+        cache: dict[str, Argument] = {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}
+        return _plan(call, "sm90" if is_hopper(target) else "sm100", 12, cache, {"FP8_CACHE": 1})
 
 
 def _plan(
