@@ -35,6 +35,8 @@ def test_a_cache_has_a_byte_an_element_and_int8_four_a_vector(ranks: int, worksp
     assert found["dtype"]["caches"] == [{"dtype": "bf16", "page": [2, heads, 4], "window": 0}]
     assert found["int8"]["caches"] == [{"dtype": "u8", "page": [2 * heads * (4 + 4)], "window": 0, "layout": "int8_cache"}]
     assert found["fp8"]["caches"] == [{"dtype": "f8e4m3", "page": [2, heads, 4], "window": 0, "layout": "fp8_cache"}]
+    _, output = tsc("inspect", "fp8.tsa")
+    assert f"1 caches of f8e4m3 in fp8_cache: {2 * heads * 4} bytes a token" in output
     rows = cache_inputs(found["dtype"])
     for given, other, row in zip(cache_inputs(found["int8"]), cache_inputs(found["fp8"]), rows, strict=True):
         assert (given["dtype"], given["shape"], given["layout"]) == ("u8", ["pages", 2 * heads * (4 + 4)], "int8_cache")

@@ -41,6 +41,7 @@ DECODES = {
     "sm90": Decode("mla_decode_sm90.cu", "mla_decode", "90a", 384, ((64, 4), (64, 5))),
     "sm90_fp8": Decode("mla_decode_sm90.cu", "mla_decode", "90a", 384, ()),
     "sm100": Decode("mla_decode_sm100.cu", "mla_decode", "100a", 256, ((64, 9),)),
+    "sm100_fp8": Decode("mla_decode_sm100.cu", "mla_decode", "100a", 384, ()),
     "sm100_pairs": Decode("mla_decode_sm100_pairs.cu", "mla_decode_pairs", "100a", 256, ((32, 9), (64, 4)), together=2),
 }
 

@@ -9,6 +9,8 @@ from tests.models.running import compiled
 from tests.models.tiny import _DEEPSEEK, _YARN, Case, make
 from transformers import DeepseekV3Config, LlamaConfig
 
+from tsc.request import Cache
+
 _HEADS: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 LLAMA = Case("gpu_llama", LlamaConfig, _HEADS | {"num_hidden_layers": 2})
 _MLA: dict[str, Any] = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 16, "v_head_dim": 8, "q_lora_rank": 48, "kv_lora_rank": 64}
@@ -33,6 +35,6 @@ class GpuModels:
             make(case).save_pretrained(path)
         return path
 
-    def artifact(self, case: Case, target: str, dtype: str = "f32") -> Path:
-        path = self._folder / f"{case.name}-{target}-{dtype}.tsa"
-        return path if path.exists() else compiled(self.checkpoint(case), path, dtype=dtype, target=target, mesh={})
+    def artifact(self, case: Case, target: str, dtype: str = "f32", cache: Cache = "dtype") -> Path:
+        path = self._folder / f"{case.name}-{target}-{dtype}-{cache}.tsa"
+        return path if path.exists() else compiled(self.checkpoint(case), path, dtype=dtype, target=target, mesh={}, cache=cache)

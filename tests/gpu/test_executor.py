@@ -110,6 +110,14 @@ def test_logits_are_those_of_the_cpu(case: Case, gpu_models: GpuModels, device: 
             assert (logits - other.logits[position]).abs().max() <= 1e-4 * logits.abs().max()
 
 
+@pytest.mark.slow
+def test_tokens_with_a_cache_in_fp8_are_those_of_the_cpu(gpu_models: GpuModels, device: InterpretingDevice) -> None:
+    path = gpu_models.artifact(KIMI, "sm_90a", cache="fp8")
+    functions = {f.source.partition(":")[2]: dict(f.signature) for f in read_kernels(path / KERNELS).functions}
+    assert functions["append"]["cache"] == functions["attend_latent"]["cache"] == "*f8e4m3"
+    assert tokens(path, PROMPTS, 4, Sampling(), max_step_tokens=8) == tokens(path, PROMPTS, 4, Sampling(), max_step_tokens=8, target="cpu")
+
+
 @pytest.mark.parametrize(("size", "padded"), [(1, 1), (3, 4), (5, 8), (17, 24), (65, 80), (256, 256), (257, 257)])
 def test_sizes_are_padded_to_a_few(size: int, padded: int) -> None:
     assert bucket(size, 512) == padded

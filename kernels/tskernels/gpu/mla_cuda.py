@@ -33,6 +33,7 @@ from tskernels.target import TCGEN05, Target, gpu
 
 LATENT: Final = 512
 ROTATED: Final = 64
+_FP8_ROWS: Final[Mapping[str, Argument]] = {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}
 _BLOCK: Final = 64
 """Columns of a tensor map's boxes, and the most rows."""
 _SHARED_BYTES: Final = 232448
@@ -73,8 +74,23 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
 )
 def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
     """Rows are read as they lie, and widened on their way into shared memory."""
-    cache: dict[str, Argument] = {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}
-    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, cache, constants={"FP8_CACHE": 1})})
+    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, _FP8_ROWS, constants={"FP8_CACHE": 1})})
+
+
+@gpu_kernel(
+    "ts::latent_attention",
+    name="cuda_tcgen05_fp8_cache",
+    target=TCGEN05,
+    dtypes=("bf16",),
+    when=_fits,
+    cost=latent_attention_bound,
+    layouts={2: FP8_CACHE},
+    verified=Verification("emulated"),
+    compiler="nvcc",
+)
+def mla_decode_fp8_sm100(call: Call, target: Target) -> Plan:
+    """Rows are read as they lie, and widened on their way into shared memory."""
+    return _plan(call, {1: _Kernel("sm100", "mla_decode", 12, _FP8_ROWS, constants={"FP8_CACHE": 1})})
 
 
 @gpu_kernel(

@@ -10,6 +10,7 @@
 namespace mla {
 
 constexpr int loading_warps = 4;
+constexpr int loading_registers = 104;  // of a thread; with more the compiler would ask for two tiles at once
 constexpr int loads_per_tile = 2 * column_blocks;  // of a thread: 16 columns of a block, of each of two tokens
 
 // Where the rows of a thread are in the cache, tile after tile of a block's items; -1 where there are none.
@@ -58,16 +59,18 @@ __device__ __forceinline__ void store_widened(uint8_t* block, int token, int par
   }
 }
 
-// One warpgroup: the tiles of all items into stages in turn, in two halves, the left of so many blocks of columns. Rows
-// past the end of a sequence become zeros.
+// One warpgroup: the tiles of all items into stages in turn, in two halves, each with barriers of its own; the left has
+// so many blocks of columns, which may be all. Rows past the end of a sequence become zeros.
 template <int stages, int left_blocks>
-__device__ __forceinline__ void load_fp8_tiles(uint8_t (*tiles)[column_blocks][block_bytes],
-                                               uint64_t (&full)[2][stages], uint64_t (&empty)[2][stages],
-                                               const uint8_t* cache, int row_bytes, const Parameters& p) {
+__device__ __forceinline__ void load_fp8_tiles(uint8_t (*tiles)[column_blocks][block_bytes], uint64_t (*full)[stages],
+                                               uint64_t (*empty)[stages], const uint8_t* cache, int row_bytes,
+                                               const Parameters& p) {
   const int token = threadIdx.x % 128 / 4, part = threadIdx.x % 4;
+  // By number of 16 bytes, which takes a register less than by address.
+  const auto* chunks = reinterpret_cast<const uint4*>(cache);
+  const uint32_t row_chunks = row_bytes / 16;
   const auto load = [&](int row, int block) {
-    if (row < 0) return uint4{};
-    return __ldg(reinterpret_cast<const uint4*>(cache + static_cast<size_t>(row) * row_bytes + part * 16 + block * 64));
+    return row < 0 ? uint4{} : __ldg(chunks + (static_cast<uint32_t>(row) * row_chunks + part) + block * 4);
   };
   Rows walk(p);
   int rows[2];

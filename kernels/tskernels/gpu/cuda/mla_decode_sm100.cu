@@ -5,15 +5,21 @@
 // and values by their first 512 columns. The result, 64 x 512, is in tensor memory: of 64 rows a product fills half of
 // the lanes, so the left 256 columns lie in the lower lanes of each warp and the right ones in the upper lanes of the
 // same columns. Scores lie likewise: 32 tokens below, 32 above. So a thread has one row, half of its scores and half of
-// its result. One warp loads, one multiplies, four make scores into weights.
+// its result. One warp loads, one multiplies, four make scores into weights. With -DFP8_CACHE=1 the cache is of e4m3,
+// and four more warps load and widen it.
 //
 // Never run on hardware: compiled, and emulated from its PTX.
+#include "fp8_tiles.cuh"
 #include "half_row.cuh"
 
 namespace {
 
 using namespace mla;
 
+#ifndef FP8_CACHE
+#define FP8_CACHE 0
+#endif
+constexpr bool fp8_cache = FP8_CACHE;
 constexpr int stages = 2, workers = 128;
 constexpr int columns = 512, scores_column = 256;  // of tensor memory: the result takes 0 to 255
 constexpr int work_done = 1;                       // a named barrier
@@ -86,7 +92,8 @@ __device__ __forceinline__ void weigh(Shared& shared, HalfRow& mine, const Item&
   const bool grows = mine.grows(most);
   if (__any_sync(~0u, grows)) mine.grow(grows, most, !is_first);
   mine.write_weights(scores, shared.weights);
-  clear_past_end<latent / 64>(shared.cache[turn % stages], item.length - tile * tokens_per_tile);
+  if (!fp8_cache)  // who widens has done that
+    clear_past_end<latent / 64>(shared.cache[turn % stages], item.length - tile * tokens_per_tile);
   ptx::fence_async_shared();
   tcgen05::fence_before_sync();
   ptx::arrive(shared.weighed);
@@ -123,11 +130,15 @@ __device__ __forceinline__ void work(Shared& shared, const Parameters& p) {
 }  // namespace
 
 // As mla_decode of mla_decode_sm90.cu, but for one map of the cache.
-extern "C" __global__ void __launch_bounds__(256, 1)
+extern "C" __global__ void __launch_bounds__(fp8_cache ? 384 : 256, 1)
     mla_decode(const __grid_constant__ CUtensorMap queries, const __grid_constant__ CUtensorMap rotated_queries,
-               const __grid_constant__ CUtensorMap cache, const int* work_list, const int* tables, __nv_bfloat16* out,
-               float* logarithms, float* partials, float* partial_logarithms, int* counters, int table_columns,
-               int page_size, int heads, float scale) {
+#if FP8_CACHE
+               const uint8_t* cache, int cache_row_bytes,
+#else
+               const __grid_constant__ CUtensorMap cache,
+#endif
+               const int* work_list, const int* tables, __nv_bfloat16* out, float* logarithms, float* partials,
+               float* partial_logarithms, int* counters, int table_columns, int page_size, int heads, float scale) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const Parameters p{work_list,
@@ -142,11 +153,13 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   if (threadIdx.x == 0) {
     ptx::prefetch(queries);
     ptx::prefetch(rotated_queries);
+#if !FP8_CACHE
     ptx::prefetch(cache);
+#endif
     ptx::init_barrier(shared.q_full, 1);
     ptx::init_barrier(shared.q_empty, workers);
     for (int stage = 0; stage < stages; ++stage) {
-      ptx::init_barrier(shared.full[stage], 1);
+      ptx::init_barrier(shared.full[stage], fp8_cache ? loading_warps : 1);
       ptx::init_barrier(shared.empty[stage], 1);
     }
     ptx::init_barrier(shared.scored, 1);
@@ -160,8 +173,14 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   tcgen05::fence_after_sync();
   if (warp < 4) {
     work(shared, p);
+#if FP8_CACHE
+  } else if (warp >= 8) {
+    ptx::give_registers<loading_registers>();
+    load_fp8_tiles<stages, column_blocks>(shared.cache, &shared.full, &shared.empty, cache, cache_row_bytes, p);
+#else
   } else if (warp == 4) {
     load_tiles<stages>(shared.cache, shared.full, shared.empty, cache, p, 0, column_blocks);
+#endif
   } else if (warp == 5) {
     if (lane == 0) multiply(shared, p);
   } else if (warp == 6) {

@@ -19,8 +19,8 @@ using namespace mla;
 #define FP8_CACHE 0
 #endif
 constexpr bool fp8_cache = FP8_CACHE;
-// Registers of a thread: who widens needs some for what is under way.
-constexpr int computing_registers = fp8_cache ? 200 : 232, loading_registers = fp8_cache ? 104 : 40;
+// Registers of a thread.
+constexpr int computing_registers = fp8_cache ? 200 : 232, moving_registers = fp8_cache ? loading_registers : 40;
 
 constexpr int warpgroup = 128, consumers = 2 * warpgroup;
 constexpr int stages = 2;
@@ -352,7 +352,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
       __syncwarp();
     });
   } else {
-    ptx::give_registers<loading_registers>();
+    ptx::give_registers<moving_registers>();
 #if FP8_CACHE
     load_fp8_tiles<stages, left_blocks>(shared.cache, shared.full, shared.empty, cache, cache_row_bytes, p);
 #else
