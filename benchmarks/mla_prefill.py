@@ -4,23 +4,27 @@
 none. Shapes are DeepSeek V3's: 512 + 64 latent elements, heads of 128 + 64 and 128. Prints whether results agree with float64 (ragged steps
 whole, large ones by some rows and heads); then for each case the milliseconds of what a model runs, absorbed (two products with
 up-projections and attention between) and expanded (the same, and the expanded rows on top), of the expanded op alone, and by it the
-TFLOP/s of the useful work: two products of each query with the keys and values that it sees. `--tiles` times other tile sizes.
+TFLOP/s of the useful work: two products of each query with the keys and values that it sees. `--tiles` times other tile sizes;
+`--processes` compiles with so many at first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from triton_kernels import launcher, paged
+from triton_kernels import launcher, paged, planned
 
 from tskernels.expansion import break_even
 from tskernels.gpu import expanded_attention as planner
@@ -64,28 +68,39 @@ def make(sequences: Sequences, heads: int, page: int) -> Case:
     q = torch.randn(int(spans[-1, 1]), heads, CONTENT + ROTATED, dtype=torch.bfloat16)
     up = torch.randn(heads, CONTENT + VALUES, LATENT, dtype=torch.bfloat16) * LATENT**-0.5
     cache = torch.randn(pages, page, LATENT + ROTATED, dtype=torch.bfloat16)
-    step = (spans.to(cache.device), lengths.to(cache.device), tables.to(cache.device), 0)
+    tables = torch.nn.functional.pad(tables, (0, -tables.shape[1] % 16))  # of other widths functions are compiled again
+    step = (spans, lengths, tables, 0)
     return Case(sequences, q[..., :CONTENT], q[..., CONTENT:].contiguous(), cache, up[:, :CONTENT], up[:, CONTENT:], step)
 
 
 Stages = dict[str, Callable[[], None]]
+Asked = tuple[str, str, tuple[Any, ...], Tensor, dict[str, Any]]
+"""Op, kernel, operands, result, attributes."""
+
+
+def attention_of(case: Case, absorbed: Tensor, mixed: Tensor, result: Tensor, expanded_from: int) -> dict[str, Asked]:
+    """The calls of our kernels, by op."""
+    given: dict[str, Any] = {"scale": SCALE, "window": 0, "expanded_from": expanded_from}
+    found: dict[str, Asked] = {
+        "latent_attention": ("ts::latent_attention", "triton", (absorbed, case.rotated, case.cache, *case.step), mixed, given)
+    }
+    if expanded_from:
+        operands = (result, case.content, case.rotated, case.cache, case.k_up, case.v_up, *case.step)
+        given = {"scale": SCALE, "expanded_from": expanded_from}
+        found["expanded_attention"] = ("ts::expanded_attention", "triton", operands, result, given)
+    return found
 
 
 def stages(case: Case, expanded_from: int) -> tuple[Stages, Tensor]:
     """What a model runs of attention, in order, and the result; expanded_from 0: all absorbed."""
     absorbed, mixed, result = case.empty(LATENT), case.empty(LATENT), case.empty(VALUES)
     product = lookup("ts::einsum", "torch").function
-    given: dict[str, Any] = {"scale": SCALE, "window": 0, "expanded_from": expanded_from}
-    found: Stages = {
-        "absorb": lambda: product(case.content, case.k_up, equation="tha,hac->thc", out=absorbed),
-        "latent_attention": launcher("ts::latent_attention", "triton", (absorbed, case.rotated, case.cache, *case.step), mixed, given),
-        "up": lambda: product(mixed, case.v_up, equation="thc,hec->the", out=result),
-    }
-    if expanded_from:
-        operands = (result, case.content, case.rotated, case.cache, case.k_up, case.v_up, *case.step)
-        given = {"scale": SCALE, "expanded_from": expanded_from}
-        found["expanded_attention"] = launcher("ts::expanded_attention", "triton", operands, result, given)
-    return found, result
+    work: Stages = {"absorb": lambda: product(case.content, case.k_up, equation="tha,hac->thc", out=absorbed)}
+    for name, asked in attention_of(case, absorbed, mixed, result, expanded_from).items():
+        work[name] = launcher(*asked)
+        if name == "latent_attention":
+            work["up"] = lambda: product(mixed, case.v_up, equation="thc,hec->the", out=result)
+    return work, result
 
 
 def run(work: Stages, result: Tensor) -> Tensor:
@@ -179,12 +194,15 @@ def measure(before: int, new: int, heads: int) -> dict[str, Any]:
     return row
 
 
-def tiles() -> list[dict[str, Any]]:
-    """Other tiles than the plan's, of a typical case."""
+ATTENDING = ((128, 64, 8, 3), (128, 64, 8, 2), (128, 128, 8, 2), (128, 32, 8, 4), (64, 64, 4, 2), (64, 64, 4, 3))
+TILES = (*((*one, 128, 64) for one in ATTENDING), (128, 64, 8, 3, 128, 128), (128, 64, 8, 3, 64, 64))
+
+
+def tiles(before: int, new: int) -> list[dict[str, Any]]:
+    """Other tiles than the plan's, of 16 heads."""
     found = []
-    case = make([(32768, 2048)], 16, 64)
-    attending = ((128, 64, 8, 3), (128, 64, 8, 2), (128, 128, 8, 2), (128, 32, 8, 4), (64, 64, 4, 2), (64, 64, 4, 3))
-    for shape in (*((*one, 128, 64) for one in attending), (128, 64, 8, 3, 128, 128), (128, 64, 8, 3, 64, 64)):
+    case = make([(before, new)], 16, 64)
+    for shape in TILES:
         label = "{} rows, {} keys, {} warps, {} stages, expanding {} x {}".format(*shape)
         try:
             with patch.object(planner, "_tile", return_value=planner.Tile(*shape)):
@@ -197,18 +215,68 @@ def tiles() -> list[dict[str, Any]]:
     return found
 
 
+def functions(with_tiles: bool) -> Iterator[Callable[[], None]]:
+    """Of each that is compiled for the measurements one launch."""
+    for heads in (16, 128):
+        case = make([(1024, 512)], heads, 64)
+        buffers = [case.empty(width) for width in (LATENT, LATENT, VALUES)]
+        [latent, expanded] = attention_of(case, *buffers, 1).values()
+        asked = [(None, latent), (None, expanded)]
+        asked += [(planner.Tile(*shape), expanded) for shape in TILES if with_tiles and heads == 16]
+        seen = set()
+        for tile, (op, kernel, operands, out, attributes) in asked:
+            with patch.object(planner, "_tile", planner._tile if tile is None else lambda call, target, tile=tile: tile):
+                launch, launches = planned(op, kernel, operands, out, attributes)
+            for one in launches:
+                # Triton compiles again for numbers that are multiples of 16.
+                head = one.arguments.get("first_head")
+                key = (one.source, str(sorted(one.constants.items())), one.warps, one.stages, _is_odd(head))
+                if key not in seen:
+                    seen.add(key)
+                    yield lambda launch=launch, one=one: launch(one)
+
+
+def _is_odd(head: Any) -> bool:
+    return head is not None and bool(head.value % 16)
+
+
+def compile_share(share: int, processes: int, with_tiles: bool) -> None:
+    """Every so manieth function; what is too large for the device is told later."""
+    for number, run in enumerate(functions(with_tiles)):
+        if number % processes == share:
+            try:
+                run()
+            except Exception as problem:
+                print(f"{type(problem).__name__}: {str(problem)[-100:]}", flush=True)
+
+
+def compile_all(processes: int, with_tiles: bool) -> None:
+    started = time.perf_counter()
+    command = [sys.executable, __file__, *(["--tiles"] if with_tiles else []), "--processes", str(processes), "--share"]
+    running = [subprocess.Popen([*command, str(share)], env={**os.environ, "OMP_NUM_THREADS": "1"}) for share in range(processes)]
+    for process in running:
+        process.wait()
+    print(f"compiled in {time.perf_counter() - started:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--tiles", action="store_true", help="time other tile sizes, too")
     parser.add_argument("--quick", action="store_true", help="fewer shapes")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="compile with so many at first")
+    parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--tiny", action="store_true", help="two small steps alone, which an interpreter can run")
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.processes and options.share is None:
+        compile_all(options.processes, options.tiles)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_device(device)
+    if options.share is not None:
+        return compile_share(options.share, options.processes, options.tiles)
     name = torch.cuda.get_device_name() if device == "cuda" else "interpreter"
-    print(name, torch.__version__)
+    print(name, torch.__version__, flush=True)
     good = min([check(heads, options.tiny) for heads in ((2,) if options.tiny else (16, 128))])
     found: dict[str, Any] = {"device": name, "torch": torch.__version__, "results": []}
     if options.tiny:
@@ -220,14 +288,19 @@ def main() -> None:
         shapes += [(16, 32768, new) for new in (96, 128, 171, 192)]
     for heads, before, new in shapes:
         found["results"].append(measure(before, new, heads))
+        _write(options.json, found)
         if device == "cuda":
             torch.cuda.empty_cache()
     if options.tiles:
-        found["tiles"] = tiles()
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
+        found["tiles"] = tiles(*((100, 20) if options.tiny else (32768, 4096)))
+        _write(options.json, found)
     raise SystemExit(not (good and all(row["good"] for row in found["results"])))
+
+
+def _write(path: str | None, found: dict[str, Any]) -> None:
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=1)
 
 
 if __name__ == "__main__":

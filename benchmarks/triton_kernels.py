@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tskernels.gpu import jit
+from tskernels.gpu.launch import Launch
 from tskernels.layouts import layout
 from tskernels.registry import lookup, op_named
 
@@ -167,8 +168,10 @@ def appends() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "ts::latent_append", (randn(64, 64, 576), randn(1000, 512), randn(1000, 64), slots)
 
 
-def launcher(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> Callable[[], None]:
-    """Runs a call once, which compiles it, and gives what makes its launches again."""
+def planned(
+    op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]
+) -> tuple[Callable[[Launch], None], tuple[Launch, ...]]:
+    """What makes a launch of a call, with its memory, and the launches."""
     found = lookup(op, kernel)
     given = dict(zip(op_named(op).parameters, operands, strict=False)) | attributes
     tensors = [v for v in given.values() if isinstance(v, Tensor)]
@@ -178,24 +181,28 @@ def launcher(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attri
     constants = () if found.constants is None else found.constants(call)
     run = jit._Run(tensors, out, given, multiprocessors, constants)
     assert found.plan is not None
-    plan = found.plan(call, target)
-    run.launch_all(plan)
-    [variant] = [v for v in plan.variants if v.tokens <= run.known["T"] or v is plan.variants[0]][-1:]
+    return run._launch, run.settle(found.plan(call, target))
 
-    def launch() -> None:
-        for one in variant.launches:
-            run._launch(one)
 
-    return launch
+def launcher(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> Callable[[], None]:
+    """What runs a call, after once, which compiles it."""
+    launch, launches = planned(op, kernel, operands, out, attributes)
+
+    def run() -> None:
+        for one in launches:
+            launch(one)
+
+    run()
+    return run
 
 
 def microseconds(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> float:
     """Of the launches of a call, in a graph of ten, whose operands are in the cache where they fit: the median of twenty."""
-    launch = launcher(op, kernel, operands, out, attributes)
+    run = launcher(op, kernel, operands, out, attributes)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(10):
-            launch()
+            run()
     event: Any = torch.cuda.Event
     times: list[float] = []
     for _ in range(20):

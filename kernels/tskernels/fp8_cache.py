@@ -15,6 +15,7 @@ from tskernels.attention import attention_torch, sink_attention_torch
 from tskernels.cache import cache_append_torch
 from tskernels.cache_layouts import FP8_CACHE
 from tskernels.cost import append_bound, attention_bound, composed, latent_attention_bound, sink_attention_bound
+from tskernels.expansion import all_absorbed
 from tskernels.latent_attention import latent_append_torch, latent_attention_torch
 from tskernels.registry import kernel, one_float_type
 from tskernels.seen_pages import each_alone
@@ -86,7 +87,7 @@ def sink_attention_fp8(
         sink_attention_torch(q[own].to(result.dtype), pages.to(result.dtype), sinks, *step, 0, scale, window, softcap, out=result)
 
 
-@kernel("ts::latent_attention", name="torch_fp8", when=one_float_type, cost=latent_attention_bound, layouts={2: FP8_CACHE})
+@kernel("ts::latent_attention", name="torch_fp8", when=all_absorbed, cost=latent_attention_bound, layouts={2: FP8_CACHE})
 def latent_attention_fp8(
     q: Tensor,
     rotated: Tensor,
@@ -97,10 +98,11 @@ def latent_attention_fp8(
     shard: int,
     scale: float,
     window: int,
+    expanded_from: int = 0,
     *,
     out: Tensor,
 ) -> None:
-    """As `attention`."""
+    """As `attention`; all are absorbed."""
     for own, pages, step, result in each_alone(cache, spans, lengths, tables, shard, window, out):
         queries = q[own].to(result.dtype), rotated[own].to(result.dtype)
         latent_attention_torch(*queries, pages.to(result.dtype), *step, 0, scale, window, out=result)

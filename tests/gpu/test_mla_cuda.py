@@ -160,6 +160,13 @@ def test_a_list_of_work_fits_the_room_for_it(together: int) -> None:
         assert len(made) == start + FIELDS * begins[-1]
 
 
+def test_sequences_that_are_expanded_get_zeros() -> None:
+    spans, lengths = [(0, 1), (1, 201)], [500, 900]
+    made = prepare(StepShape(spans, lengths, {"T": 201, "S": 2, "P": 20, "SMS": 8}), heads=16, expanded_from=171)
+    alone = prepare(StepShape([(0, 1), (0, 0)], lengths, {"T": 201, "S": 2, "P": 20, "SMS": 8}), heads=16)
+    assert made.tolist() == alone.tolist()
+
+
 def call(window: int = 0, heads: int = 16, cache: str = "rows") -> Call:
     operands = [Operand("bf16", (None, heads, 512)), Operand("bf16", (None, heads, 64)), Operand("bf16", (None, None, 576), cache)]
     operands += [Operand("i32", shape, "rows") for shape in ((None, 2), (None,), (None, None))]

@@ -125,6 +125,11 @@ class _Run:
         return next(t for t in self.tensors if t.dim())
 
     def launch_all(self, plan: Plan) -> None:
+        for launch in self.settle(plan):
+            self._launch(launch)
+
+    def settle(self, plan: Plan) -> tuple[Launch, ...]:
+        """Make its memory and inputs; its launches for a step of this size."""
         for space in plan.scratch:
             # All bits set is NaN: what reads memory that nobody wrote shows it.
             filled = 0 if space.zeroed else 255
@@ -135,8 +140,7 @@ class _Run:
             newest = max((last - first for first, last in step.spans), default=1)
             self.prepared = {p.name: self._prepare(p, step) for p in plan.prepared}
         [variant] = [v for v in plan.variants if (v.tokens <= self.known["T"] and v.newest <= newest) or v is plan.variants[0]][-1:]
-        for launch in variant.launches:
-            self._launch(launch)
+        return variant.launches
 
     def _step(self) -> StepShape:
         """Of the rows that are here."""
