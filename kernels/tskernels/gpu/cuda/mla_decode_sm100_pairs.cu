@@ -77,9 +77,8 @@ __device__ __forceinline__ void load_values(Shared& shared, const CUtensorMap& m
         ptx::load_box(shared.values[stage][block] + token * 128, map, 0, row, rank * value_blocks + block,
                       shared.values_full[stage]);
       });
-  // The leader signals this block when products are done: it stays until then.
-  for (int turn = max(turns - stages, 0); turn < turns; ++turn)
-    ptx::wait(shared.added[turn % stages], turn / stages % 2);
+  // The leader signals this block when products are done: it stays until then. For the last ones its workers wait.
+  if (turns > 1) ptx::wait(shared.added[(turns - 2) % stages], (turns - 2) / stages % 2);
 }
 
 // One thread: the queries of each item, 64 rows.
@@ -103,7 +102,6 @@ __device__ __forceinline__ void score(Shared& shared, int turn) {
   constexpr uint32_t instruction = tcgen05::instruction(2 * rows_per_tile, tokens_per_tile, false);
   const int stage = turn % stages;
   ptx::wait(shared.keys_full[stage], turn / stages % 2);
-  tcgen05::fence_after_sync();
   for (int block = 0; block < column_blocks; ++block)
     for (int step = 0; step < 4; ++step)
       tcgen05::multiply<2>(shared.tensor_memory + scores_column + stage * half_tokens,
@@ -183,7 +181,7 @@ __device__ __forceinline__ void weigh(Shared& shared, HalfRow& mine, Exchange& e
     }
     mine.grow(grows, most, !is_first);
   }
-  ptx::wait(shared.added[stage], parity ^ 1);  // the weights of two tiles ago were multiplied
+  // What made the scores came after the products with the weights of two tiles ago, which are overwritten here.
   mine.write_weights(scores, shared.weights[stage]);
   ptx::wait(shared.values_full[stage], parity);
   clear_past_end<value_blocks>(shared.values[stage], item.length - tile * tokens_per_tile);
@@ -260,9 +258,7 @@ extern "C" __global__ void __cluster_dims__(2) __launch_bounds__(256, 1)
     ptx::fence_barrier_init();
   }
   if (warp == 4) tcgen05::allocate<columns, 2>(shared.tensor_memory);
-  tcgen05::fence_before_sync();
   ptx::cluster_sync();
-  tcgen05::fence_after_sync();
   if (warp < 4) {
     work(shared, p);
   } else if (warp == 4) {
@@ -275,8 +271,6 @@ extern "C" __global__ void __cluster_dims__(2) __launch_bounds__(256, 1)
     if (lane == 0) multiply(shared, p);
   }
   __syncwarp();
-  tcgen05::fence_before_sync();
   ptx::cluster_sync();  // neither block ends while the other signals it
-  tcgen05::fence_after_sync();
   if (warp == 4) tcgen05::release<columns, 2>(shared.tensor_memory);
 }
