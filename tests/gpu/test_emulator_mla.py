@@ -20,8 +20,6 @@ OF_PAIRS = ("wait dropped", "cluster barrier dropped", "tcgen05.commit to", "add
 SOURCE_FAULTS = {
     "keys of the other half of the tokens": ("p, rank * half_tokens,", "p, (rank ^ 1) * half_tokens,"),
     "values of the other half of the columns": ("rank * value_blocks + block", "(rank ^ 1) * value_blocks + block"),
-    "bytes of one block's keys": (" + rows_brought<half_tokens>(left - half_tokens, box)", ""),
-    "the other half of a row": ("threadIdx.x / 64)", "threadIdx.x / 64 ^ 1)"),
     "one barrier for the weights of two tiles": ("arrive_at_leader(shared.weighed[stage])", "arrive_at_leader(shared.weighed[0])"),
     "values not waited for": ("ptx::wait(shared.values_full[stage], parity);", ""),
 }
@@ -64,7 +62,7 @@ def is_right(name: str, heads: int, lengths: tuple[int, ...], queries: tuple[int
 def verdict(ptx: str, loud: float = 8) -> str:
     """How a fault in the kernel of pairs shows: its kind, a wrong result, or not at all. Where maxima grow, more is waited for."""
     try:
-        error, of_logarithms, _ = run(DECODES["sm100_pairs"], ptx, 128, (300,), (1,), 16, loud=loud, max_instructions=600_000)
+        error, of_logarithms, _ = run(DECODES["sm100_pairs"], ptx, 128, (300,), (1,), 16, 2, loud, max_instructions=600_000)
     except EmulatorFault as fault:
         return fault.kind
     return "wrong" if error > MOST_ERROR or of_logarithms > MOST_OF_LOGARITHMS else "missed"

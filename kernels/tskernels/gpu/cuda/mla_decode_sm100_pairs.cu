@@ -46,6 +46,53 @@ static_assert(sizeof(Shared) <= 232448);
 
 __device__ __forceinline__ bool is_empty(const Item& item) { return item.first_tile >= item.last_tile; }
 
+// Boxes of a part of a tile, `part` tokens of it (32 or 64): as long as pages and the part allow.
+template <int part>
+__device__ __forceinline__ int box_rows(int page_size) {
+  return min(page_size & -page_size, part);
+}
+
+// Tokens of a part that boxes bring where the sequence has `left` more from its first on: whole boxes, of pages that
+// there are.
+template <int part>
+__device__ __forceinline__ int rows_brought(int left, int box) {
+  return min(max((left + box - 1) / box * box, 0), part);
+}
+
+// One warp: a part of each tile of all items, `part` tokens from `offset` on, `blocks` blocks of columns. Before a tile
+// one lane calls begin(turn, tokens of the sequence from the tile's first on), and then lanes call load(turn, block,
+// token of the part, row of the cache) for each box. A part is one box where pages have whole ones, so the map's boxes
+// have all these blocks; of smaller pages each block is one, and pages past the end are left out. How many tiles there
+// were.
+template <int part, class Begin, class Load>
+__device__ __forceinline__ int load_parts(const Parameters& p, int offset, int blocks, Begin begin, Load load) {
+  const Range range = own_items(p.work);
+  const int lane = threadIdx.x % 32, box = box_rows<part>(p.page_size), boxes = part / box;
+  const int depth = boxes == 1 ? blocks : 1;
+  int turn = 0;
+  for (int i = range.begin; i < range.end; ++i) {
+    const Item item = load_item(range.items, i);
+    const int* table = p.tables + static_cast<size_t>(item.sequence) * p.table_columns;
+    const int last = min(item.last_tile * tokens_per_tile, item.length);
+    int row = 0;  // of the cache, of the box that is this lane's among the next 32
+    for (int tile = item.first_tile, next = 0; tile < item.last_tile; ++tile, ++turn, next += boxes) {
+      if (next % 32 == 0) {
+        const int token = (tile + lane / boxes) * tokens_per_tile + offset + lane % boxes * box;
+        row = token < last ? __ldg(table + token / p.page_size) * p.page_size + token % p.page_size : 0;
+      }
+      const int left = last - tile * tokens_per_tile, present = rows_brought<part>(left - offset, box) / box;
+      if (lane == 0) begin(turn, left);
+      __syncwarp();
+#pragma unroll 1
+      for (int b = 0; b < present; ++b) {
+        const int from = __shfl_sync(~0u, row, (next + b) % 32), block = lane * depth;
+        if (block < blocks) load(turn, block, b * box, from);
+      }
+    }
+  }
+  return turn;
+}
+
 // One warp: half of the tokens of each tile.
 __device__ __forceinline__ void load_keys(Shared& shared, const CUtensorMap& map, const Parameters& p, int rank) {
   load_parts<half_tokens>(
