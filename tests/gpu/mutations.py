@@ -114,7 +114,6 @@ OPERATORS = [
     Operator("tcgen05.commit to this block alone", COMMIT, lambda m: f"{m.group(1)}{m.group(3)};"),
     Operator("tcgen05.commit to the other block alone", COMMIT, _with_mask("xor.b16 wrong, {}, 1;")),
     Operator("tcgen05.commit to no block", COMMIT, _with_mask("mov.b16 wrong, 0;")),
-    Operator("address in the other block", r"mapa\.shared::cluster\.u32 (%r\d+), %r\d+, (0);", _with_wrong(2, "mov.b32 wrong, 1;")),
     Operator(
         "copy of the pair as of one block",
         rf"({LOAD})(.*)",
@@ -154,6 +153,12 @@ OPERATORS = [
         "shuffle with another lane", r"shfl\.sync\.bfly\S+\s+%r\d+\|%p\d+, %r\d+, (%r\d+), [^;]*;", _with_wrong(1, "shl.b32 wrong, {}, 2;")
     ),
 ]
+
+
+ADDRESS_IN_OTHER_BLOCK = Operator(
+    "address in the other block", r"mapa\.shared::cluster\.u32 (%r\d+), %r\d+, (0);", _with_wrong(2, "mov.b32 wrong, 1;")
+)
+"""Of what only the kernel of pairs has."""
 
 
 def mutants(text: str, operators: list[Operator] = OPERATORS) -> Iterator[Mutant]:

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 from tests.gpu.latent_cuda import DECODES, FOLDER, compile_to_ptx, ptx_of, run
-from tests.gpu.mutations import Mutant, mutants
+from tests.gpu.mutations import ADDRESS_IN_OTHER_BLOCK, OPERATORS, Mutant, mutants
 
 from tskernels.emulator import EmulatorFault
 
@@ -79,7 +79,7 @@ def test_faults_planted_into_the_kernel_of_pairs_are_found() -> None:
     ptx = ptx_of("sm100_pairs")
     assert verdict(ptx) == "missed"
     by_operator: dict[str, list[Mutant]] = defaultdict(list)
-    for mutant in mutants(ptx):
+    for mutant in mutants(ptx, [*OPERATORS, ADDRESS_IN_OTHER_BLOCK]):
         by_operator[mutant.operator].append(mutant)
     found = {}
     for operator, all_ in by_operator.items():
