@@ -48,21 +48,35 @@ DECODES = {
 
 @cache
 def ptx_of(name: str) -> str:
-    """Made by nvcc."""
     decode = DECODES[name]
-    target = f"arch=compute_{decode.architecture},code=compute_{decode.architecture}"
+    return compile_to_ptx((FOLDER / decode.file).read_text(), decode.architecture, is_fp8=decode.is_fp8)
+
+
+def compile_to_ptx(source: str, architecture: str, *, is_fp8: bool = False) -> str:
+    """What nvcc makes of a source, which includes those of the folder."""
+    target = f"arch=compute_{architecture},code=compute_{architecture}"
     with TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.ptx")
-        command = ["nvcc", "-std=c++20", "-O3", "-ptx", "-gencode", target, f"-DFP8_CACHE={int(decode.is_fp8)}"]
-        subprocess.run([*command, str(FOLDER / decode.file), "-o", str(path)], check=True)
+        written, path = Path(folder, "kernel.cu"), Path(folder, "kernel.ptx")
+        written.write_text(source)
+        command = ["nvcc", "-std=c++20", "-O3", "-ptx", "-I", str(FOLDER), "-gencode", target]
+        subprocess.run([*command, f"-DFP8_CACHE={int(is_fp8)}", str(written), "-o", str(path)], check=True)
         return path.read_text()
 
 
 def run(
-    decode: Decode, ptx: str, heads: int, lengths: Sequence[int], queries: Sequence[int], page: int, blocks: int = 4
+    decode: Decode,
+    ptx: str,
+    heads: int,
+    lengths: Sequence[int],
+    queries: Sequence[int],
+    page: int,
+    blocks: int = 4,
+    loud: float = 1,
+    max_instructions: int = 1 << 32,
 ) -> tuple[float, float, Report]:
-    """The error of the result, relative, and the largest of the logarithms. queries: newest tokens of each sequence. What lies in the cache
-    past the end of a sequence is no number."""
+    """The error of the result, relative, and the largest of the logarithms. queries: newest tokens of each sequence; loud: what the queries
+    are multiplied by: of 8 the maxima grow so much from tile to tile that the result has to be made smaller. What lies in the cache past
+    the end of a sequence is no number."""
     ends = np.cumsum(queries).tolist()
     spans = [(end - count, end) for end, count in zip(ends, queries, strict=True)]
     used, columns = sum(-(-n // page) for n in lengths), max(-(-n // page) for n in lengths)
@@ -73,7 +87,7 @@ def run(
         count = -(-n // page)
         tables[i, :count], first = order[first : first + count], first + count
         cache[tables[i, count - 1], n - (count - 1) * page :] = nan
-    q, rotated = to_bf16(normal(ends[-1] * heads, LATENT, seed=2)), to_bf16(normal(ends[-1] * heads, WIDTH - LATENT, seed=3))
+    q, rotated = to_bf16(loud * normal(ends[-1] * heads, LATENT, seed=2)), to_bf16(normal(ends[-1] * heads, WIDTH - LATENT, seed=3))
     out, logarithms = np.zeros((len(q), LATENT), np.uint16), np.zeros(len(q), np.float32)
     work = splits.plan_splits(spans, list(lengths), heads, ends[-1], blocks, 1, decode.together)
     split = [item for block in work for item in block if item.splits > 1]
@@ -88,7 +102,7 @@ def run(
     arguments: list[Argument] = [_boxes(q, 64, 8), _boxes(rotated, 64, 1), *rows_of_cache, encoded, tables]
     arguments += [Uninitialized(a) for a in (out, logarithms, partials, np.zeros(partials.shape[:2], np.float32))]
     arguments += [counters, columns, page, heads, WIDTH**-0.5]
-    report = launch(ptx, decode.function, blocks, decode.threads, arguments, shared_bytes=SHARED_BYTES)
+    report = launch(ptx, decode.function, blocks, decode.threads, arguments, shared_bytes=SHARED_BYTES, max_instructions=max_instructions)
     error = of_logarithms = 0.0
     for i, ((begin, end), n) in enumerate(zip(spans, lengths, strict=True)):
         rows = slice(begin * heads, end * heads)

@@ -21,6 +21,12 @@ KIMI = Case(
     _DEEPSEEK | _HEADS | _KIMI | {"n_group": 1, "topk_group": 1, "rope_parameters": _YARN | {"mscale_all_dim": 1.0}},
 )
 """As Kimi K2 is: one group of experts, latent attention, a dense first layer. Heads are so small that 10 new tokens are expanded."""
+KIMI_LATENT = Case(
+    "gpu_kimi_latent",
+    DeepseekV3Config,
+    KIMI.settings | {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "num_attention_heads": 64, "num_key_value_heads": 64},
+)
+"""With heads and a latent cache as wide as Kimi K2's, which is what the kernels in CUDA C++ take."""
 
 
 class GpuModels:

@@ -21,9 +21,22 @@ from tsrun.errors import ArtifactError
 from tsrun.generation import GenerationRequest
 from tsrun.gpu.buckets import LARGEST, bucket
 from tsrun.gpu.device import TensorMap
-from tsrun.gpu.kernels_file import KERNELS, Argument, Launch, Operand, Out, Plan, PreparedInput, Scalar, ScratchSpace, Variant, read_kernels
+from tsrun.gpu.kernels_file import (
+    KERNELS,
+    Argument,
+    KernelsFile,
+    Launch,
+    Operand,
+    Out,
+    Plan,
+    PreparedInput,
+    Scalar,
+    ScratchSpace,
+    Variant,
+    read_kernels,
+)
 from tsrun.gpu.kernels_file import TensorMap as MapArgument
-from tsrun.gpu.launching import CallOnDevice
+from tsrun.gpu.launching import CallOnDevice, newest_of
 from tsrun.limits import LimitOptions, Limits
 from tsrun.page_copies import PageCopies
 from tsrun.program import Cache, CallNode, Frame, Graph, Program, State
@@ -146,6 +159,10 @@ def test_arguments_and_grids_are_those_of_the_step() -> None:
     assert [one.function for one in CallOnDevice([x], out, {}, {**sizes, "T": 7}).settle(plan)] == [1]
     of_newest = Plan("ts::x", "triton", "", [Variant(1, [few]), Variant(1, [Launch(2, (1, 1, 1), [])], newest=3)])
     assert [CallOnDevice([x], out, {}, sizes, newest=n).settle(of_newest)[0].function for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
+    beginnings = KernelsFile(1, "sm_100a", [], [plan, of_newest]).beginnings()
+    assert beginnings == [3]
+    steps = [[(0, 1), (1, 2)], [(0, 2), (2, 4), (0, 0)], [(0, 1), (1, 4)], [(0, 40)], []]
+    assert [newest_of(beginnings, spans) for spans in steps] == [1, 1, 3, 3, 1]
 
 
 def test_pages_on_the_device_are_copied_there(device: InterpretingDevice) -> None:

@@ -126,6 +126,10 @@ class KernelsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     functions: list[Function]
     plans: list[Plan]
 
+    def beginnings(self) -> list[int]:
+        """Numbers of newest tokens of a sequence that variants begin at, but for 1, rising."""
+        return sorted({variant.newest for plan in self.plans for variant in plan.variants} - {1})
+
 
 def read_kernels(file: Path) -> KernelsFile:
     """Raises ArtifactError with one line that names the file."""

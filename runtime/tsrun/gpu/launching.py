@@ -101,6 +101,12 @@ class CallOnDevice:
                 return TensorMap(address, argument.dtype, sizes, strides, box, argument.swizzle)
 
 
+def newest_of(beginnings: Sequence[int], spans: Sequence[tuple[int, int]]) -> int:
+    """The most newest tokens of a sequence of a step, down to where a variant begins: steps of the same are launched alike."""
+    most = max((last - first for first, last in spans), default=0)
+    return max((newest for newest in beginnings if newest <= most), default=1)
+
+
 Preparing = Callable[[list[tuple[int, int]], list[int]], Ints]
 """Of the spans and lengths of a step."""
 

@@ -26,7 +26,7 @@ from tsrun.errors import ArtifactError
 from tsrun.gpu.buckets import LARGEST, bucket
 from tsrun.gpu.device import Bytes, Device, Handle
 from tsrun.gpu.kernels_file import KERNELS, KernelsFile, Plan, PreparedInput, Size, read_kernels
-from tsrun.gpu.launching import CallOnDevice, Preparing, preparing
+from tsrun.gpu.launching import CallOnDevice, Preparing, newest_of, preparing
 from tsrun.gpu.peers import PeerMemory
 from tsrun.limits import Limits
 from tsrun.output import Output
@@ -122,7 +122,7 @@ class GpuPrograms:
             for place in _fixed_places(plans):
                 self._mirror(place)
         self._constants: dict[tuple[float, ...], Tensor] = {}
-        self._newest = sorted({v.newest for plan in self._file.plans for v in plan.variants})
+        self._beginnings = self._file.beginnings()
         self._bound: OrderedDict[Key, _Bound] = OrderedDict()
         self._out: dict[tuple[bool, str], Bytes] = {}
         self._last: tuple[int, _Bound] | None = None
@@ -131,7 +131,8 @@ class GpuPrograms:
         with self._device.entered(), torch.inference_mode():
             padded_T, padded_S = self._padded(T, S)
             self._inputs.pad(T, S, padded_T, padded_S, P)
-            bound = self._bound_to(plan, padded_T, padded_S, P, self._newest_of(S))
+            newest = newest_of(self._beginnings, self._inputs.shape_of(S)[0]) if self._beginnings else 1
+            bound = self._bound_to(plan, padded_T, padded_S, P, newest)
             self._copy_in(bound, padded_S)
             if bound.recorded is None:
                 for work in bound.work:
@@ -163,13 +164,6 @@ class GpuPrograms:
         if not self._pads or T > LARGEST:
             return T, S
         return bucket(T, self._limits.max_step_tokens), bucket(S, self._limits.max_output_rows)
-
-    def _newest_of(self, S: int) -> int:
-        """Newest tokens of a sequence that a variant begins at: the most that one of this step has."""
-        if self._newest[1:] == []:
-            return 1
-        most = max(last - first for first, last in self._inputs.shape_of(S)[0])
-        return max((newest for newest in self._newest if newest <= most), default=1)
 
     def _copy_in(self, bound: _Bound, S: int) -> None:
         for source, target in bound.inputs:

@@ -46,6 +46,53 @@ static_assert(sizeof(Shared) <= 232448);
 
 __device__ __forceinline__ bool is_empty(const Item& item) { return item.first_tile >= item.last_tile; }
 
+// Boxes of a part of a tile, `part` tokens of it (32 or 64): as long as pages and the part allow.
+template <int part>
+__device__ __forceinline__ int box_rows(int page_size) {
+  return min(page_size & -page_size, part);
+}
+
+// Tokens of a part that boxes bring where the sequence has `left` more from its first on: whole boxes, of pages that
+// there are.
+template <int part>
+__device__ __forceinline__ int rows_brought(int left, int box) {
+  return min(max((left + box - 1) / box * box, 0), part);
+}
+
+// One warp: a part of each tile of all items, `part` tokens from `offset` on, `blocks` blocks of columns. Before a tile
+// one lane calls begin(turn, tokens of the sequence from the tile's first on), and then lanes call load(turn, block,
+// token of the part, row of the cache) for each box. A part is one box where pages have whole ones, so the map's boxes
+// have all these blocks; of smaller pages each block is one, and pages past the end are left out. How many tiles there
+// were.
+template <int part, class Begin, class Load>
+__device__ __forceinline__ int load_parts(const Parameters& p, int offset, int blocks, Begin begin, Load load) {
+  const Range range = own_items(p.work);
+  const int lane = threadIdx.x % 32, box = box_rows<part>(p.page_size), boxes = part / box;
+  const int depth = boxes == 1 ? blocks : 1;
+  int turn = 0;
+  for (int i = range.begin; i < range.end; ++i) {
+    const Item item = load_item(range.items, i);
+    const int* table = p.tables + static_cast<size_t>(item.sequence) * p.table_columns;
+    const int last = min(item.last_tile * tokens_per_tile, item.length);
+    int row = 0;  // of the cache, of the box that is this lane's among the next 32
+    for (int tile = item.first_tile, next = 0; tile < item.last_tile; ++tile, ++turn, next += boxes) {
+      if (next % 32 == 0) {
+        const int token = (tile + lane / boxes) * tokens_per_tile + offset + lane % boxes * box;
+        row = token < last ? __ldg(table + token / p.page_size) * p.page_size + token % p.page_size : 0;
+      }
+      const int left = last - tile * tokens_per_tile, present = rows_brought<part>(left - offset, box) / box;
+      if (lane == 0) begin(turn, left);
+      __syncwarp();
+#pragma unroll 1
+      for (int b = 0; b < present; ++b) {
+        const int from = __shfl_sync(~0u, row, (next + b) % 32), block = lane * depth;
+        if (block < blocks) load(turn, block, b * box, from);
+      }
+    }
+  }
+  return turn;
+}
+
 // One warp: half of the tokens of each tile.
 __device__ __forceinline__ void load_keys(Shared& shared, const CUtensorMap& map, const Parameters& p, int rank) {
   load_parts<half_tokens>(
@@ -77,9 +124,8 @@ __device__ __forceinline__ void load_values(Shared& shared, const CUtensorMap& m
         ptx::load_box(shared.values[stage][block] + token * 128, map, 0, row, rank * value_blocks + block,
                       shared.values_full[stage]);
       });
-  // The leader signals this block when products are done: it stays until then.
-  for (int turn = max(turns - stages, 0); turn < turns; ++turn)
-    ptx::wait(shared.added[turn % stages], turn / stages % 2);
+  // The leader signals this block when products are done: it stays until then. For the last ones its workers wait.
+  if (turns > 1) ptx::wait(shared.added[(turns - 2) % stages], (turns - 2) / stages % 2);
 }
 
 // One thread: the queries of each item, 64 rows.
@@ -103,7 +149,6 @@ __device__ __forceinline__ void score(Shared& shared, int turn) {
   constexpr uint32_t instruction = tcgen05::instruction(2 * rows_per_tile, tokens_per_tile, false);
   const int stage = turn % stages;
   ptx::wait(shared.keys_full[stage], turn / stages % 2);
-  tcgen05::fence_after_sync();
   for (int block = 0; block < column_blocks; ++block)
     for (int step = 0; step < 4; ++step)
       tcgen05::multiply<2>(shared.tensor_memory + scores_column + stage * half_tokens,
@@ -183,7 +228,7 @@ __device__ __forceinline__ void weigh(Shared& shared, HalfRow& mine, Exchange& e
     }
     mine.grow(grows, most, !is_first);
   }
-  ptx::wait(shared.added[stage], parity ^ 1);  // the weights of two tiles ago were multiplied
+  // What made the scores came after the products with the weights of two tiles ago, which are overwritten here.
   mine.write_weights(scores, shared.weights[stage]);
   ptx::wait(shared.values_full[stage], parity);
   clear_past_end<value_blocks>(shared.values[stage], item.length - tile * tokens_per_tile);
@@ -260,9 +305,7 @@ extern "C" __global__ void __cluster_dims__(2) __launch_bounds__(256, 1)
     ptx::fence_barrier_init();
   }
   if (warp == 4) tcgen05::allocate<columns, 2>(shared.tensor_memory);
-  tcgen05::fence_before_sync();
   ptx::cluster_sync();
-  tcgen05::fence_after_sync();
   if (warp < 4) {
     work(shared, p);
   } else if (warp == 4) {
@@ -275,8 +318,6 @@ extern "C" __global__ void __cluster_dims__(2) __launch_bounds__(256, 1)
     if (lane == 0) multiply(shared, p);
   }
   __syncwarp();
-  tcgen05::fence_before_sync();
   ptx::cluster_sync();  // neither block ends while the other signals it
-  tcgen05::fence_after_sync();
   if (warp == 4) tcgen05::release<columns, 2>(shared.tensor_memory);
 }
