@@ -88,7 +88,7 @@ def _of_input(given: Input) -> Operand | None:
     if given.kind != "cache":
         return _operand(given.dtype, shape)
     shape.insert(1, "rows")  # of a page, which are the runtime's choice, and not said
-    return replace(_operand(_row_type(given), shape), layout=given.layout)
+    return replace(_operand(_row_type(given) or given.dtype, shape), layout=given.layout)
 
 
 def _row_type(given: Input) -> str | None:

@@ -26,8 +26,8 @@ MODELS = ["llama", "qwen3", "gemma3", "qwen3_moe", "deepseek_v3", "gpt_oss", "qw
 one states."""
 DTYPES = ["f32", "bf16", "bf16/int8"]
 """Of the model, and of its cache where that is another; a latent cache is never int8."""
-FP8 = [(model, "bf16/fp8") for model in ("gemma3", "deepseek_v3", "gpt_oss")]
-"""A cache of heads with a window, a latent one, one with sinks."""
+FP8 = [(model, "bf16/fp8") for model in ("deepseek_v3", "gpt_oss")]
+"""A latent cache, and one of heads with a window and sinks."""
 OTHERS = [("olmo2", "bf16"), ("glm4_moe", "f32"), ("phi3", "f32")]
 """For what they have that none of those has: norms of whole rows; biases, and heads of which a part turns; longrope."""
 LENGTH, TOKENS = 45, 5
