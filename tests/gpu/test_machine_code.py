@@ -124,6 +124,13 @@ def others(dtype: str) -> Iterator[Call]:
     yield Call("ts::gated_delta", (*heads, *gains), {"scale": 0.1, "eps": 1e-6})
 
 
+def sums(dtype: str, width: int) -> Iterator[Call]:
+    x, w = operand(dtype, None, width), operand(dtype, width)
+    yield Call("ts::all_reduce", (x,), {"axis": "tp", "reduction": "sum"})
+    yield Call("ts::all_reduce_add", (x, x), {"axis": "tp"})
+    yield Call("ts::all_reduce_add_norm", (x, x, w), {"axis": "tp", "eps": 1e-6, "offset": 0.0})
+
+
 MATRICES = (
     *(attention(dtype, 8, 4, width) for dtype in ("bf16", "f16") for width in (64, 128, 256)),
     *(attention("bf16", 8, 8, 128, window=128, sinks=True), attention("bf16", 4, 2, 256, softcap=50.0), attention("f32", 8, 4, 128)),
@@ -134,7 +141,10 @@ MATRICES = (
     *(call for form in FORMS for call in (linear("bf16", 4096, 4096, form), gated("bf16", 4096, 8192, f"gated_{form}"))),
     *(experts("bf16", 128, 768, 2048), experts("bf16", 32, 2880, 2880, bias=True), experts("f32", 8, 64, 64)),
 )
-ROWS = (*by_rows("bf16", 8, 128), *by_rows("bf16", 7168), *others("bf16"), *by_rows("f32", 576), route(1), route(8))
+ROWS = (
+    *(*by_rows("bf16", 8, 128), *by_rows("bf16", 7168), *others("bf16"), *by_rows("f32", 576)),
+    *(*sums("bf16", 7168), *sums("f32", 576), route(1), route(8)),
+)
 EVERYDAY = (latent("bf16", 16), attention("bf16", 8, 4, 128))
 
 

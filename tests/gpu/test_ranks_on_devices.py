@@ -49,7 +49,7 @@ class _Forked:
         self._process = multiprocessing.get_context("fork").Process(target=be, daemon=True)
         self._process.start()
         os.close(theirs)
-        self.stdout, self.stdin = os.fdopen(ours, "rb"), open(os.devnull, "wb")  # noqa: SIM115
+        self.stdout, self.stdin = os.fdopen(ours, "rb", buffering=0), open(os.devnull, "wb")  # noqa: SIM115
         self.pid = self._process.pid
 
     def wait(self, timeout: float | None = None) -> int:
