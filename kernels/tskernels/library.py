@@ -83,6 +83,7 @@ _SHAPES: Final[dict[str, Callable[..., Tensor]]] = {
     "ts::cache_append": lambda cache, *_operands: cache,
     "ts::latent_append": lambda cache, *_operands: cache,
     "ts::latent_attention": _like_first,
+    "ts::expanded_attention": lambda few, *_operands, **_attributes: few,
     "ts::short_conv": _like_first,
     "ts::gated_delta": lambda q, k, v, *_operands, **_attributes: _like_first(v),
     "ts::route": lambda logits, *_operands, **_attributes: _like_first(logits),

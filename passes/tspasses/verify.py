@@ -35,6 +35,7 @@ from tsc.stdlib import BUILTINS, Mismatch
 from tskernels.cache_layouts import CACHE_LAYOUTS
 from tskernels.layouts import LAYOUTS, SCREEN
 from tskernels.registry import ROWS, lookup
+from tspasses.expand_latents import absorbed_by
 from tspasses.fuse_gated import ACTIVATIONS
 from tspasses.transitions import COLLECTIVES, divides, single_move
 
@@ -137,6 +138,8 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
         _check_screened_linear(mesh, node)
     elif op == "gated_linear":
         _check_gated_linear(mesh, node)
+    elif op == "expanded_attention":
+        _check_expanded_attention(mesh, node)
     elif isinstance(result, JoinedType):
         _check_joined_linear(mesh, node, result)
     else:
@@ -225,6 +228,19 @@ def _check_screened_linear(mesh: Mesh, node: torch.fx.Node) -> None:
     if keep.meta["input"].name != "keep":
         raise VerificationError(f"%{keep.name} does not say how many of the largest to keep")
     _check_rule(mesh, "linear", [node_type(x), node_type(w)], node_type(node), {})
+
+
+def _check_expanded_attention(mesh: Mesh, node: torch.fx.Node) -> None:
+    """It completes what latent attention between two products has made of the same operands, and overwrites that."""
+    few, content, rotated, cache, k_up, v_up, *step = operands(node)
+    found = absorbed_by(few)
+    if found is None or len(few.users) != 1:
+        raise VerificationError(f"%{few.name} is not what latent attention alone has made of some rows")
+    if [content, k_up, v_up] != [found.content, found.k_up, found.v_up] or operands(found.latent)[1:] != [rotated, cache, *step]:
+        raise VerificationError(f"its operands are not those of %{few.name}")
+    if {**node.kwargs, "window": 0} != found.latent.kwargs:
+        raise VerificationError(f"{dict(node.kwargs)} says other than {dict(found.latent.kwargs)} of %{found.latent.name}")
+    _same(mesh, type_of(node), type_of(few), "the result")
 
 
 def _check_narrow(mesh: Mesh, node: torch.fx.Node) -> None:

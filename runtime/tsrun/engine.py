@@ -23,6 +23,7 @@ import numpy as np
 from tsrun._core import Sampler, StepPlan
 from tsrun.allowed import Allowed
 from tsrun.artifact import Artifact
+from tsrun.branches import Branch, Branches
 from tsrun.checking import Checking
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
@@ -101,6 +102,9 @@ class Engine:
         self._keeps_all = observer is not None or not options.screen or self._gives == "embeddings"
         self._running: StepPlan | None = None
         self._drafts = Drafts()  # of the step that runs
+        self._branches = Branches(self.limits, program)
+        self._ran: Step
+        self._wanted: dict[int, list[Branch]] = {}  # branches of the next step, by request
         self._constraints = Constraints(self.artifact, self.tokenizer, 1 + (MOST_DRAFTS if self._speculation.is_on else 0))
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
@@ -254,10 +258,11 @@ class Engine:
         plan, drafts = self._running, self._drafts
         following = self._plan(events) if self._depth > 1 and not self._waits(plan) else None
         result = self._ranks.result()
-        outcome = Outcome(plan, drafts, result, [s for s, _ in self._sampling(plan)])
+        outcome = Outcome(plan, self._ran, drafts, result, [s for s, _ in self._sampling(plan)])
         if self._observer is not None:
             self._observer(outcome.logits())
         failed = self._take_failed(plan, outcome)
+        self._branches.keep(grown for grown in map(outcome.branch, outcome.came) if grown is not None)
         self._running = following
         if following is not None:
             _fill(following.ids, outcome.last_tokens())
@@ -305,7 +310,8 @@ class Engine:
     def _propose(self) -> None:
         """Drafts for the next step; all tokens before it are known."""
         if self._speculation.is_on:
-            for request, tokens in self._speculation.propose(self._streams).items():
+            drafts, self._wanted = self._speculation.propose(self._streams)
+            for request, tokens in drafts.items():
                 self._scheduler.draft(request, np.array(tokens, dtype=np.int32))
 
     def _waits(self, plan: StepPlan) -> bool:
@@ -321,20 +327,23 @@ class Engine:
             self._streams[request].start(time.monotonic())
             self._unstarted.discard(request)
         self._speculation.follow(plan)
-        self._drafts = drafts = Drafts.of(plan)
-        step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
+        wanted, self._wanted = self._wanted, {}
+        step, branches = self._branches.grow(plan, Step.of(plan, self._keep(plan)), wanted)
+        scored = self._scored(plan)
+        self._ran, self._drafts = step, Drafts.of(plan).beside(branches)
+        drafts = self._drafts
         if drafts.tokens.size:
             step = with_rows(step, drafts.rows, step.keep[drafts.sequences])
         if scored:
             step = with_rows(step, [one.row for one in scored], [0] * len(scored))
-        self._ranks.start(step, self._draws(plan, drafts, scored, step.keep))
+        self._ranks.start(step, self._draws(plan, step, drafts, scored))
 
     @staticmethod
     def _rows_of_decodes(plan: StepPlan, drafts: Drafts) -> int | None:
         """How many a step has, if no other."""
         rows = len(plan.requests) + drafts.tokens.size
         begins, ends = plan.spans.T
-        return rows if (ends - begins).sum() == rows else None
+        return rows + sum(one.branch.num_rows for one in drafts.branches) if (ends - begins).sum() == rows else None
 
     def _scored(self, plan: StepPlan) -> list[Scored]:
         """The tokens of prompts that a step's rows say the log probabilities of."""
@@ -374,22 +383,23 @@ class Engine:
             keep_S[s] = 0 if self._keeps_all else stream.first_keep if self._ranks.can_run_head else stream.keep
         return keep_S
 
-    def _draws(self, plan: StepPlan, drafts: Drafts, scored: list[Scored], keep: Ints) -> Draws | Embeds | None:
+    def _draws(self, plan: StepPlan, step: Step, drafts: Drafts, scored: list[Scored]) -> Draws | Embeds | None:
         """The tokens or embeddings that a step is to bring; None where the program picks tokens."""
         if self._gives == "tokens":
             return None
         if self._gives == "embeddings":
             return Embeds([s for s, _ in self._sampling(plan)])
-        samplers: list[Sampler | None] = [None] * len(plan.requests)
+        num_sequences = len(plan.requests) + len(drafts.branches)
+        samplers: list[Sampler | None] = [None] * num_sequences
         asked: dict[int, Allowed] = {}
         told: dict[int, Allowed] = {}
         for s, request in self._sampling(plan):
             stream = self._streams[request]
             samplers[s] = stream.sampler
             if stream.allowed is not None:
-                (asked if keep[s] == 1 else told)[s] = stream.allowed
+                (asked if step.keep[s] == 1 else told)[s] = stream.allowed
         masks = self._constraints.fill([(allowed, drafts.of_sequence(s)) for s, allowed in told.items()]) if told else None
-        return Draws(samplers, plan.lengths, masks, scored, keep, asked, told, drafts)
+        return Draws(samplers, step.lengths[:num_sequences], masks, scored, step.keep, asked, told, drafts)
 
     def _take_failed(self, plan: StepPlan, outcome: Outcome) -> list[Event]:
         """End the requests of a step that there is no further token for; the others go on."""

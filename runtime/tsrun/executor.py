@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -17,10 +18,10 @@ from tsrun.kept import Kept
 from tsrun.limits import Limits
 from tsrun.memory import zeros
 from tsrun.output import Output
+from tsrun.page_copies import PageCopies
 from tsrun.program import Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
-from tsrun.states import States
 from tsrun.step import Ints, Step
 from tsrun.step_inputs import StepInputs
 from tsrun.weights import Weights
@@ -47,8 +48,8 @@ class Programs(Protocol):
         """Whether it can be run alone."""
 
 
-class HoldsStates(Protocol):
-    """States of sequences, by pages."""
+class HoldsPages(Protocol):
+    """Caches or states, by pages."""
 
     def copy(self, copies_C3: Ints) -> None:
         """Copy pages, each (group, source, target), in order."""
@@ -81,23 +82,25 @@ class Executor:
         self._program = program
         self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
         memory_of = zeros if device is None else device.zeros
+        self._entered: Callable[[], AbstractContextManager[None]] = nullcontext if device is None else device.entered
         self._limits = limits
         self._gpu: GpuPrograms | None = None
-        self._states: HoldsStates
+        self._pages: HoldsPages
         self.programs: Programs
         if is_for_jax(artifact.manifest):
             from tsrun.jax_program import JaxPrograms  # late: it loads JAX
 
             self.needs_torch = False
             self._kept = Kept(program, 0)  # no drafts
-            self.programs = self._states = JaxPrograms(artifact, program, limits, self._inputs)
+            self.programs = self._pages = JaxPrograms(artifact, program, limits, self._inputs)
             return
         weights = Weights(artifact.weights_file(rank), screen=screen)
         caches = [memory_of((limits.stored_pages[cache.window], limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
-        states = self._states = States(program.states, limits.num_states, memory_of)
+        states = [memory_of((limits.num_states, *state.shape), state.dtype) for state in program.states]
+        self._pages = PageCopies(program, limits, caches, states)
         self._kept = Kept(program, limits.max_step_tokens, memory_of)
         coordinates = _coordinates(artifact, program, rank)
-        binder = Binder(program, weights, caches, states.places, coordinates, self._inputs.places(), self._kept.taken)
+        binder = Binder(program, weights, caches, states, coordinates, self._inputs.places(), self._kept.taken)
         plans = [binder.bind(plan, self._kept.taken) for plan in program.plans]
         plans += [binder.bind(plan, self._kept.made) for plan in program.drafts]
         file = artifact.file(PROGRAM)
@@ -121,8 +124,9 @@ class Executor:
 
     def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits, or the embeddings."""
-        self._states.copy(step.copies)
-        self._kept.carry(step.carried)
+        with self._entered():
+            self._pages.copy(step.copies)
+            self._kept.carry(step.carried)
         sizes = self._filled(step)
         output = self.programs.run(*sizes)
         if draws is None:
@@ -142,7 +146,7 @@ class Executor:
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""
         assert isinstance(self.programs, SimdPrograms)
-        self._states.copy(step.copies)
+        self._pages.copy(step.copies)
         return self.programs.measure(*self._filled(step))
 
     def _filled(self, step: Step) -> tuple[int, int, int, int]:

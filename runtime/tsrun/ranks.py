@@ -118,7 +118,7 @@ class Ranks:
                 require_no_threads(threads)
                 options = fitting(options, self.artifact)
             self.program = program = program_for(self.artifact.file(PROGRAM), options.target)
-            self.draft = None if options.draft is None else DraftModel(Path(options.draft), self.artifact)
+            self.draft = None if options.draft is None else DraftModel(Path(options.draft), self.artifact, options.branches or 0)
             rows = row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches)
             if self.draft is not None:  # beside one of the ranks, which all have equal caches
                 rows[0] = rows.get(0, 0) + self.draft.row_bytes
@@ -203,7 +203,7 @@ class Ranks:
         while step is not None:
             began = time.perf_counter()
             output = self._run(step, None) if self.draft is None else self.draft.run(step)
-            step = chain.take(output.largest_tokens(), time.perf_counter() - began)
+            step = chain.take(output, time.perf_counter() - began)
         return output
 
     def close(self) -> None:

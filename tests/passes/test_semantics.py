@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from tests.passes.made_up_kernels import MADE_UP, made_up_kernels
 from tests.passes.tiny_models import CONFIGS, changes, lowered
 from torch import Tensor
 
@@ -16,7 +17,9 @@ from tsc.simulation.interpreter import Interpreter
 from tskernels.communicator import MeshCommunicator
 from tskernels.simulated import run_ranks
 from tskernels.target import gpu
+from tspasses.expand_latents import ExpandLatents
 from tspasses.fuse_all_reduce import FuseAllReduce
+from tspasses.simplify import Simplify
 from tspasses.verify import verify
 
 STEPS = (([[3, 60, 17, 8, 33, 2, 41], [5, 5, 63]], [7, 3]), ([[9], [20, 1]], [8, 5]), ([[0], [62]], [9, 6]))
@@ -80,3 +83,15 @@ def test_logits_are_numbers_that_differ_by_row() -> None:
         for logits in expected(model):
             assert logits.isfinite().all()
             assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("mesh", [{}, {"tp": 2}, {"dp": 2, "tp": 2}], ids=str)
+def test_latents_are_expanded_to_the_logits_of_one_rank(mesh: dict[str, int]) -> None:
+    program = lowered("deepseek_v3", mesh)
+    with made_up_kernels():
+        program = ExpandLatents(MADE_UP, expanded_from=3).run(Simplify().run(program))
+    verify(program, "expand-latents")
+    assert any("expanded_attention" in str(n.target) for graph in program.graphs.values() for n in graph.nodes)
+    for logits in run(program):
+        for found, wanted in zip(logits, expected("deepseek_v3"), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)

@@ -127,10 +127,11 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What runs in steps of `tokens` tokens and more, up to the next variant's."""
+    """What runs in steps of `tokens` tokens and more, and of at least `newest` of one sequence, up to the next variant's."""
 
     launches: tuple[Launch, ...]
     tokens: int = 1
+    newest: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +167,9 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a call runs. variants: in rising order of tokens, the first from 1 on. exchanged: bytes that a rank gives each of the others
-    through the memory they share; where that has no room for so many, or there is none, the op's reference runs instead."""
+    """How a call runs. variants: in rising order of tokens and of newest, the first from 1 on; the last that suits a step runs it.
+    exchanged: bytes that a rank gives each of the others through the memory they share; where that has no room for so many, or there is
+    none, the op's reference runs instead."""
 
     variants: tuple[Variant, ...]
     scratch: tuple[Scratch, ...] = ()

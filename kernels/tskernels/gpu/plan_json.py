@@ -20,6 +20,7 @@ from tskernels.gpu.launch import (
     Scalar,
     ScratchSpace,
     TensorMap,
+    Variant,
 )
 from tskernels.gpu.sizes import Expression, to_json
 
@@ -28,8 +29,7 @@ Record = dict[str, Any]
 
 def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
     """A JSON object; number: of a function in the list of all."""
-    variants = [{"tokens": v.tokens, "launches": [_launch(launch, number) for launch in v.launches]} for v in plan.variants]
-    found: Record = {"variants": variants}
+    found: Record = {"variants": [_variant(variant, number) for variant in plan.variants]}
     if plan.scratch:
         found["scratch"] = [{"name": s.name, "bytes": to_json(s.bytes), "zeroed": s.zeroed} for s in plan.scratch]
     if plan.prepared:
@@ -39,6 +39,11 @@ def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
     if plan.exchanged is not None:
         found["exchanged"] = to_json(plan.exchanged)
     return found
+
+
+def _variant(variant: Variant, number: Callable[[Function], int]) -> Record:
+    newest = {"newest": variant.newest} if variant.newest > 1 else {}
+    return {"tokens": variant.tokens, **newest, "launches": [_launch(launch, number) for launch in variant.launches]}
 
 
 def _launch(launch: Launch, number: Callable[[Function], int]) -> Record:

@@ -70,6 +70,7 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
     launches: list[Launch]
+    newest: int = 1
 
 
 class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,9 +95,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prepared: list[Prepared] = []
     exchanged: Size | None = None
 
-    def variant(self, tokens: int) -> Variant:
-        """What runs in a step of so many tokens."""
-        return next((v for v in reversed(self.variants) if v.tokens <= tokens), self.variants[0])
+    def variant(self, tokens: int, newest: int) -> Variant:
+        """What runs in a step of so many tokens, and at most so many of one sequence."""
+        return next((v for v in reversed(self.variants) if v.tokens <= tokens and v.newest <= newest), self.variants[0])
 
 
 class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -46,7 +46,8 @@ class SettledLaunch:
 @dataclass(frozen=True, slots=True)
 class CallOnDevice:
     """A call whose operands and result are on the device. coordinates: its parameters that are numbers of the rank; sizes: T, S, P and SMS;
-    addresses of constants, by name of scratch memory, and by name of prepared inputs; peers: of a call that exchanges."""
+    newest: the most newest tokens of a sequence; addresses of constants, by name of scratch memory, and by name of prepared inputs; peers:
+    of a call that exchanges."""
 
     operands: Sequence[Tensor]
     out: Tensor
@@ -55,6 +56,7 @@ class CallOnDevice:
     constants: int = 0
     scratch: Mapping[str, int] = field(default_factory=dict)
     prepared: Mapping[str, int] = field(default_factory=dict)
+    newest: int = 1
     peers: PeerMemory | None = None
 
     def size(self, given: Size) -> int:
@@ -64,7 +66,7 @@ class CallOnDevice:
     def settle(self, plan: Plan) -> list[SettledLaunch]:
         """What a step launches; a grid of no block is no launch."""
         found = []
-        for launch in plan.variant(self.sizes["T"]).launches:
+        for launch in plan.variant(self.sizes["T"], self.newest).launches:
             grid = cast(Grid, tuple(self.size(n) for n in launch.grid))
             if all(grid):
                 found.append(self._settled(launch, grid))

@@ -25,7 +25,7 @@ from tsrun.binding import COPY, BoundCall, BoundPlan
 from tsrun.errors import ArtifactError
 from tsrun.gpu.buckets import LARGEST, bucket
 from tsrun.gpu.device import Bytes, Device, Handle
-from tsrun.gpu.kernels_file import KERNELS, KernelsFile, Plan, Size, read_kernels
+from tsrun.gpu.kernels_file import KERNELS, KernelsFile, Plan, PreparedInput, Size, read_kernels
 from tsrun.gpu.launching import CallOnDevice, Preparing, preparing
 from tsrun.gpu.peers import PeerMemory
 from tsrun.limits import Limits
@@ -36,7 +36,7 @@ from tsrun.step_inputs import StepInputs
 
 _ALIGNMENT = 256
 _BOUND_SHAPES = 128
-Key = tuple[int, int, int, int]
+Key = tuple[int, int, int, int, int]
 Work = Callable[[], None]
 
 
@@ -122,6 +122,7 @@ class GpuPrograms:
             for place in _fixed_places(plans):
                 self._mirror(place)
         self._constants: dict[tuple[float, ...], Tensor] = {}
+        self._newest = sorted({v.newest for plan in self._file.plans for v in plan.variants})
         self._bound: OrderedDict[Key, _Bound] = OrderedDict()
         self._out: dict[tuple[bool, str], Bytes] = {}
         self._last: tuple[int, _Bound] | None = None
@@ -130,7 +131,7 @@ class GpuPrograms:
         with self._device.entered(), torch.inference_mode():
             padded_T, padded_S = self._padded(T, S)
             self._inputs.pad(T, S, padded_T, padded_S, P)
-            bound = self._bound_to(plan, padded_T, padded_S, P)
+            bound = self._bound_to(plan, padded_T, padded_S, P, self._newest_of(S))
             self._copy_in(bound, padded_S)
             if bound.recorded is None:
                 for work in bound.work:
@@ -142,7 +143,7 @@ class GpuPrograms:
                 self._device.replay(bound.recorded)
             is_draft = plan >= len(self._plans) - self._num_drafts
             self._last = S, bound
-            keeps_few = bound.largest is not None and (is_draft or self._inputs.keeps_one(S))
+            keeps_few = bound.largest is not None and self._inputs.keeps_one(S)
             return self._copy_out(bound, S, is_draft, logits=not keeps_few)
 
     def run_head(self, plan: int, T: int, S: int, P: int) -> Output:
@@ -162,6 +163,13 @@ class GpuPrograms:
         if not self._pads or T > LARGEST:
             return T, S
         return bucket(T, self._limits.max_step_tokens), bucket(S, self._limits.max_output_rows)
+
+    def _newest_of(self, S: int) -> int:
+        """Newest tokens of a sequence that a variant begins at: the most that one of this step has."""
+        if self._newest[1:] == []:
+            return 1
+        most = max(last - first for first, last in self._inputs.shape_of(S)[0])
+        return max((newest for newest in self._newest if newest <= most), default=1)
 
     def _copy_in(self, bound: _Bound, S: int) -> None:
         for source, target in bound.inputs:
@@ -194,21 +202,21 @@ class GpuPrograms:
             memory = self._out[is_draft, what] = self._device.pinned(max(num_bytes, 4 * self._limits.max_output_rows))
         return memory
 
-    def _bound_to(self, plan: int, T: int, S: int, P: int) -> _Bound:
-        key = plan, T, S, P
+    def _bound_to(self, plan: int, T: int, S: int, P: int, newest: int) -> _Bound:
+        key = plan, T, S, P, newest
         bound = self._bound.get(key)
         if bound is None:
-            bound = self._bind(plan, {"T": T, "S": S, "P": P, "SMS": self._device.multiprocessors})
+            bound = self._bind(plan, {"T": T, "S": S, "P": P, "SMS": self._device.multiprocessors}, newest)
             self._bound[key] = bound
             if len(self._bound) > _BOUND_SHAPES:
                 self._bound.popitem(last=False)
         self._bound.move_to_end(key)
         return bound
 
-    def _bind(self, plan: int, sizes: Mapping[str, int]) -> _Bound:
+    def _bind(self, plan: int, sizes: Mapping[str, int], newest: int) -> _Bound:
         calls = self._plans[plan].calls
         prepared: dict[str, _PreparedInput] = {}
-        work = [step for call in calls for step in self._work(call, sizes, prepared)]
+        work = [step for call in calls for step in self._work(call, sizes, newest, prepared)]
         output = self._tensor(self._plans[plan].output, sizes)
         largest = None
         if self._gives_logits:
@@ -227,7 +235,7 @@ class GpuPrograms:
         is_captured = sizes["T"] <= LARGEST and all(self._kernels[c.op, c.kernel].is_captured for c in calls if c.op != COPY)
         return _Bound(work, inputs, list(prepared.values()), output, largest, is_captured)
 
-    def _work(self, call: BoundCall, sizes: Mapping[str, int], prepared: dict[str, _PreparedInput]) -> list[Work]:
+    def _work(self, call: BoundCall, sizes: Mapping[str, int], newest: int, prepared: dict[str, _PreparedInput]) -> list[Work]:
         args = [self._tensor(arg, sizes) if isinstance(arg, Place) else arg for arg in call.args]
         out = self._tensor(call.out, sizes)
         if call.op == COPY:
@@ -236,7 +244,7 @@ class GpuPrograms:
             return [partial(self._device.call, partial(out.copy_, source))]
         kernel = self._kernels[call.op, call.kernel]
         if call.plan is not None:
-            plan, on_device = self._file.plans[call.plan], self._on_device(call, args, out, sizes)
+            plan, on_device = self._file.plans[call.plan], replace(self._on_device(call, args, out, sizes), newest=newest)
             if self._has_room(plan, on_device):
                 return self._launches(plan, on_device, prepared)
             kernel = lookup(call.op, REFERENCE)
@@ -252,7 +260,10 @@ class GpuPrograms:
     def _launches(self, plan: Plan, on_device: CallOnDevice, prepared: dict[str, _PreparedInput]) -> list[Work]:
         scratch = self._scratch.places(plan, on_device.size)
         addresses = {}
+        arguments = [a for launch in plan.variant(on_device.sizes["T"], on_device.newest).launches for a in launch.arguments]
         for wanted in plan.prepared:
+            if PreparedInput(wanted.name) not in arguments:
+                continue
             rows, shard = len(on_device.out), on_device.coordinates.get("shard", 0)
             identity = f"{wanted.function} {sorted(wanted.keywords.items())} {rows} {shard}"
             if identity not in prepared:

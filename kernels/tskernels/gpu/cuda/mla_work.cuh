@@ -61,18 +61,29 @@ __device__ __forceinline__ Range own_items(const int* work) {
   return {work + (gridDim.x + 4) / 4 * 4, __ldg(work + blockIdx.x), __ldg(work + blockIdx.x + 1)};
 }
 
-// One warp: the tiles of all items, columns from block `first` to before `end`, into stages in turn. A tile is one box
-// where pages have whole tiles, so the map's boxes have all these blocks; of smaller pages each block is one, and pages
-// past the end are left out. A tile waits until the one before has come: what is needed first comes first, and one tile
-// under way is enough for memory's full bandwidth.
-template <int stages>
-__device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block_bytes], uint64_t* full,
-                                           uint64_t* empty, const CUtensorMap& map, const Parameters& p, int first,
-                                           int end) {
+// Boxes of a part of a tile, `part` tokens of it (32 or 64): as long as pages and the part allow.
+template <int part>
+__device__ __forceinline__ int box_rows(int page_size) {
+  return min(page_size & -page_size, part);
+}
+
+// Tokens of a part that boxes bring where the sequence has `left` more from its first on: whole boxes, of pages that
+// there are.
+template <int part>
+__device__ __forceinline__ int rows_brought(int left, int box) {
+  return min(max((left + box - 1) / box * box, 0), part);
+}
+
+// One warp: a part of each tile of all items, `part` tokens from `offset` on, `blocks` blocks of columns. Before a tile
+// one lane calls begin(turn, tokens of the sequence from the tile's first on), and then lanes call load(turn, block,
+// token of the part, row of the cache) for each box. A part is one box where pages have whole ones, so the map's boxes
+// have all these blocks; of smaller pages each block is one, and pages past the end are left out. How many tiles there
+// were.
+template <int part, class Begin, class Load>
+__device__ __forceinline__ int load_parts(const Parameters& p, int offset, int blocks, Begin begin, Load load) {
   const Range range = own_items(p.work);
-  const int lane = threadIdx.x % 32, box = min(p.page_size & -p.page_size, tokens_per_tile),
-            boxes = tokens_per_tile / box;
-  const int depth = boxes == 1 ? end - first : 1;
+  const int lane = threadIdx.x % 32, box = box_rows<part>(p.page_size), boxes = part / box;
+  const int depth = boxes == 1 ? blocks : 1;
   int turn = 0;
   for (int i = range.begin; i < range.end; ++i) {
     const Item item = load_item(range.items, i);
@@ -81,22 +92,49 @@ __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block
     int row = 0;  // of the cache, of the box that is this lane's among the next 32
     for (int tile = item.first_tile, next = 0; tile < item.last_tile; ++tile, ++turn, next += boxes) {
       if (next % 32 == 0) {
-        const int token = tile * tokens_per_tile + lane * box;
+        const int token = (tile + lane / boxes) * tokens_per_tile + offset + lane % boxes * box;
         row = token < last ? __ldg(table + token / p.page_size) * p.page_size + token % p.page_size : 0;
       }
-      const int present = min(boxes, (last - tile * tokens_per_tile + box - 1) / box), stage = turn % stages;
-      if (lane == 0) {
-        if (turn) ptx::wait(full[(turn - 1) % stages], (turn - 1) / stages % 2);
-        ptx::wait(empty[stage], turn / stages % 2 ^ 1);
-        ptx::arrive_and_expect(full[stage], present * (end - first) * box * 128);
-      }
+      const int left = last - tile * tokens_per_tile, present = rows_brought<part>(left - offset, box) / box;
+      if (lane == 0) begin(turn, left);
       __syncwarp();
       for (int b = 0; b < present; ++b) {
-        const int from = __shfl_sync(~0u, row, (next + b) % 32), block = first + lane * depth;
-        if (block < end) ptx::load_box(cache[stage][block] + b * box * 128, map, 0, from, block, full[stage]);
+        const int from = __shfl_sync(~0u, row, (next + b) % 32), block = lane * depth;
+        if (block < blocks) load(turn, block, b * box, from);
       }
     }
   }
+  return turn;
+}
+
+// One warp: the tiles of all items, columns from block `first` to before `end`, into stages in turn. A tile waits until
+// the one before has come: what is needed first comes first, and one tile under way is enough for memory's full
+// bandwidth.
+template <int stages>
+__device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block_bytes], uint64_t* full,
+                                           uint64_t* empty, const CUtensorMap& map, const Parameters& p, int first,
+                                           int end) {
+  load_parts<tokens_per_tile>(
+      p, 0, end - first,
+      [&](int turn, int left) {
+        const int stage = turn % stages,
+                  rows = rows_brought<tokens_per_tile>(left, box_rows<tokens_per_tile>(p.page_size));
+        if (turn) ptx::wait(full[(turn - 1) % stages], (turn - 1) / stages % 2);
+        ptx::wait(empty[stage], turn / stages % 2 ^ 1);
+        ptx::arrive_and_expect(full[stage], rows * (end - first) * 128);
+      },
+      [&](int turn, int block, int token, int row) {
+        const int stage = turn % stages;
+        ptx::load_box(cache[stage][first + block] + token * 128, map, 0, row, first + block, full[stage]);
+      });
+}
+
+// One thread: the queries of an item.
+__device__ __forceinline__ void load_queries(uint8_t (*q)[block_bytes], uint64_t& full, const CUtensorMap& latent_map,
+                                             const CUtensorMap& rotated_map, const Item& item) {
+  ptx::arrive_and_expect(full, column_blocks * block_bytes);
+  ptx::load_box(q[0], latent_map, 0, item.first_row, 0, full);
+  ptx::load_box(q[column_blocks - 1], rotated_map, 0, item.first_row, 0, full);
 }
 
 // One thread: the queries of each item.
@@ -105,11 +143,8 @@ __device__ __forceinline__ void load_queries(uint8_t (*q)[block_bytes], uint64_t
                                              const Parameters& p) {
   const Range range = own_items(p.work);
   for (int i = range.begin; i < range.end; ++i) {
-    const Item item = load_item(range.items, i);
     ptx::wait(empty, (i - range.begin) % 2 ^ 1);
-    ptx::arrive_and_expect(full, column_blocks * block_bytes);
-    ptx::load_box(q[0], latent_map, 0, item.first_row, 0, full);
-    ptx::load_box(q[column_blocks - 1], rotated_map, 0, item.first_row, 0, full);
+    load_queries(q, full, latent_map, rotated_map, load_item(range.items, i));
   }
 }
 
