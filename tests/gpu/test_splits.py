@@ -146,8 +146,9 @@ def test_each_row_is_absorbed_or_expanded_and_each_key_of_the_latter_is_made_onc
     )
     shapes = [[step.sizes["T"], 16, 128]] * 3 + [[60, 64, 576]] + [[16, 128, 512]] * 2 + [[len(sequences), 2], [len(sequences)], [6, 60]]
     made = {}
-    for prepared, make in zip(plan.prepared, (expansions, expanded_work), strict=True):
-        made[prepared.name] = make(step, **prepared.keywords)  # type: ignore[arg-type]
+    makers: tuple[Any, ...] = (expansions, expanded_work)
+    for prepared, make in zip(plan.prepared, makers, strict=True):
+        made[prepared.name] = make(step, **prepared.keywords)
         assert len(made[prepared.name]) <= value(of_operands(prepared.capacity, shapes, shapes), step.sizes)
     chosen = [i for i, (_, new) in enumerate(sequences) if new >= expanded_from]
     begins, past = {}, 0
