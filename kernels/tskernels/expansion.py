@@ -16,10 +16,15 @@ MOST_KEYS: Final = 1 << 18
 """Of all sequences of a step together that are expanded: what is made of them takes memory."""
 
 
-def break_even(content: int, rotated: int, latent: int, values: int) -> int:
-    """From how many new tokens on a sequence takes fewer multiplications expanded, whatever its length; 0: it never does."""
-    saved = (latent + rotated + latent) - (content + rotated + values)
-    return latent * (content + values) // saved + 1 if saved > 0 else 0
+MARGIN: Final = 3
+"""How many times what expanding costs it must spare: what is expanded is written and read, and absorbed attention has kernels that get
+more of a device's rate."""
+
+
+def least_tokens(content: int, rotated: int, latent: int, values: int) -> int:
+    """From how many new tokens on a sequence is to be expanded, whatever its length; 0: never. The widths A, R, C and E."""
+    spared = (latent + rotated + latent) - (content + rotated + values)
+    return MARGIN * latent * (content + values) // spared + 1 if spared > 0 else 0
 
 
 def expanded(spans: Sequence[tuple[int, int]], lengths: Sequence[int], expanded_from: int) -> list[bool]:

@@ -16,7 +16,7 @@ import torch.fx
 from tsc.graph import Program, op_of, operands, target_of, type_of
 from tsc.mesh import Mesh
 from tskernels.equation import parsed
-from tskernels.expansion import break_even
+from tskernels.expansion import least_tokens
 from tskernels.registry import REFERENCE, explain
 from tskernels.target import Target
 from tspasses.kernel_calls import call_of
@@ -45,7 +45,7 @@ class Absorbed:
 
 @dataclass(frozen=True, slots=True)
 class ExpandLatents:
-    """expanded_from: new tokens from which on a sequence is expanded; None: where that takes fewer multiplications."""
+    """expanded_from: new tokens from which on a sequence is expanded; None: where that spares enough multiplications."""
 
     target: Target
     expanded_from: int | None = None
@@ -62,7 +62,7 @@ class ExpandLatents:
 
     def _expand(self, mesh: Mesh, graph: torch.fx.Graph, found: Absorbed) -> None:
         latent = found.latent
-        expanded_from = self.expanded_from or _break_even(mesh, found)
+        expanded_from = self.expanded_from or _least_tokens(mesh, found)
         if not expanded_from or latent.kwargs["window"] or "expanded_from" in latent.kwargs:
             return
         _, rotated, cache, *step = operands(latent)
@@ -102,6 +102,6 @@ def _is_product(node: torch.fx.Node) -> bool:
     return (len(e.x), len(e.y)) == (3, 3) and e.x[:2] == e.out[:2] and e.y[0] == e.x[1] == e.batch and e.x[2] == e.summed
 
 
-def _break_even(mesh: Mesh, found: Absorbed) -> int:
+def _least_tokens(mesh: Mesh, found: Absorbed) -> int:
     rotated = operands(found.latent)[1]
-    return break_even(*(int(type_of(n).local(mesh)[2]) for n in (found.content, rotated, found.absorbed, found.up)))
+    return least_tokens(*(int(type_of(n).local(mesh)[2]) for n in (found.content, rotated, found.absorbed, found.up)))

@@ -20,7 +20,7 @@ KIMI = Case(
     DeepseekV3Config,
     _DEEPSEEK | _HEADS | _KIMI | {"n_group": 1, "topk_group": 1, "rope_parameters": _YARN | {"mscale_all_dim": 1.0}},
 )
-"""As Kimi K2 is: one group of experts, latent attention, a dense first layer. Heads are so small that 10 new tokens are expanded."""
+"""As Kimi K2 is: one group of experts, latent attention, a dense first layer. Heads are so small that 28 new tokens are expanded."""
 KIMI_LATENT = Case(
     "gpu_kimi_latent",
     DeepseekV3Config,

@@ -205,7 +205,7 @@ def test_other_kernels_files_are_refused(text: str, why: str, tmp_path: Path) ->
 @pytest.mark.slow
 def test_long_chunks_are_expanded_and_give_the_logits_of_the_cpu(gpu_models: GpuModels, device: InterpretingDevice) -> None:
     path = gpu_models.artifact(KIMI, "sm_90a")
-    given = [prompt(11)]
+    given = [prompt(28)]
     [wanted] = run(path, given, 1, LimitOptions(num_pages=256, target="cpu"), chunks=False)
     [found] = run(path, given, 1, LimitOptions(num_pages=256), chunks=False)
     launched = [a.function.symbol for a in device.asked if a.function is not None]

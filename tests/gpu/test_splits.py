@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tskernels.expansion import MOST_KEYS, break_even, expanded
+from tskernels.expansion import MARGIN, MOST_KEYS, expanded, least_tokens
 from tskernels.gpu.attention import latent_attention
 from tskernels.gpu.expanded_attention import expanded_attention
 from tskernels.gpu.launch import StepShape
@@ -113,13 +113,13 @@ def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multipro
         assert made[number] <= blocks
 
 
-def test_a_sequence_is_expanded_where_that_is_fewer_multiplications() -> None:
-    wide = break_even(128, 64, 512, 128)
-    for new in (wide - 1, wide):
+def test_a_sequence_is_expanded_where_that_spares_enough_multiplications() -> None:
+    least = least_tokens(128, 64, 512, 128)
+    for new in (least - 1, least):
         absorbed, once, each = new * (512 + 64 + 512), 512 * (128 + 128), new * (128 + 64 + 128)
-        assert (once + each < absorbed) == (new == wide)
-    assert break_even(512, 64, 512, 512) == 0, "never: heads are as wide as latents"
-    assert expanded([(0, 170), (170, 341), (341, 342)], [500, 500, 9000], wide) == [False, True, False]
+        assert (absorbed - each > MARGIN * once) == (new == least)
+    assert least_tokens(512, 64, 512, 512) == 0, "never: heads are as wide as latents"
+    assert expanded([(0, 512), (512, 1025), (1025, 1026)], [900, 900, 9000], least) == [False, True, False]
     assert expanded([(0, 900)], [900], 0) == [False]
 
 

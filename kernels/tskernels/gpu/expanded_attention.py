@@ -9,16 +9,31 @@ from tskernels.cost import expanded_attention_bound
 from tskernels.dtypes import size_bytes
 from tskernels.expansion import MOST_KEYS
 from tskernels.gpu.attention import COMBINED_ROWS
-from tskernels.gpu.launch import Argument, Launch, Number, Operand, Plan, Prepared, PreparedInput, Scalar, Scratch, ScratchSpace, Variant
+from tskernels.gpu.launch import (
+    Argument,
+    Launch,
+    Number,
+    Operand,
+    Plan,
+    Prepared,
+    PreparedInput,
+    Scalar,
+    Scratch,
+    ScratchSpace,
+    Variant,
+    Verification,
+)
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, cdiv, larger, smaller
 from tskernels.gpu.splits import EXPANSION, RECORD
-from tskernels.gpu.triton_entry import COMPILED, is_nvidia, number, only, padded, size, source, stride, triton_kernel
+from tskernels.gpu.triton_entry import is_nvidia, number, only, padded, size, source, stride, triton_kernel
 from tskernels.registry import Call, one_float_type
 from tskernels.target import Target
 
 _MOST_BYTES: Final = 1 << 30
 """Of keys and values, where as many as can be are expanded: so many heads are worked on at a time."""
 _WIDEST: Final = 256
+_RUN: Final = Verification("run", "NVIDIA H200", "2026-11-26")
+"""By benchmarks/mla_prefill.py."""
 _FEW, _CONTENT, _ROTATED, _CACHE, _K_UP, _V_UP, _SPANS, _, _TABLES = range(9)
 
 
@@ -50,7 +65,7 @@ def _fits(call: Call) -> bool:
     return one_float_type(call) and max(size(call, _CONTENT, 2), size(call, _FEW, 2)) <= _WIDEST and number(call, "expanded_from") > 0
 
 
-@triton_kernel("ts::expanded_attention", when=_fits, cost=expanded_attention_bound, verified=COMPILED)
+@triton_kernel("ts::expanded_attention", when=_fits, cost=expanded_attention_bound, verified=_RUN)
 def expanded_attention(call: Call, target: Target) -> Plan:
     """Steps of fewer tokens than a sequence is expanded from launch nothing."""
     heads, content, values = size(call, _FEW, 1), size(call, _CONTENT, 2), size(call, _FEW, 2)

@@ -112,6 +112,7 @@ class _Run:
         self, tensors: Sequence[Tensor], out: Tensor, given: Mapping[str, Any], multiprocessors: int, constants: Sequence[float]
     ) -> None:
         self.tensors, self.out, self.given = tensors, out, given
+        self.shapes, self.strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
         self.constants = torch.tensor(constants, dtype=torch.float32, device=out.device)
         self.known = {"T": len(tensors[0]), "S": 1, "P": 1, "SMS": multiprocessors}
         if "spans" in given:
@@ -190,8 +191,7 @@ class _Run:
                 raise ValueError("descriptors of the tensor copy engine are for kernels in CUDA C++")
 
     def _size(self, size: Any) -> int:
-        shapes, strides = [list(t.shape) for t in self.tensors], [list(t.stride()) for t in self.tensors]
-        return value(of_operands(size, shapes, strides), self.known)
+        return value(of_operands(size, self.shapes, self.strides), self.known)
 
 
 def _number(number: int | float | Expression) -> Any:
