@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from tskernels.cache_pages import table_columns
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
     from tsrun.embedding import Embeds
     from tsrun.gpu.device import Device
+    from tsrun.gpu.programs import GpuPrograms
 
 
 class Programs(Protocol):
@@ -74,11 +77,13 @@ class Executor:
         device: Device | None = None,
     ) -> None:
         self._program = program
-        self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
+        self._inputs = StepInputs(limits)
         memory_of = zeros if device is None else device.zeros
         self._limits = limits
+        self._device = device
         self._states: HoldsStates
         self.programs: Programs
+        self._ahead: GpuPrograms | None = None
         if is_for_jax(artifact.manifest):
             from tsrun.jax_program import JaxPrograms  # late: it loads JAX
 
@@ -100,7 +105,7 @@ class Executor:
         if device is not None:
             from tsrun.gpu.programs import GpuPrograms
 
-            self.programs = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits)
+            self.programs = self._ahead = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits)
         elif self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
@@ -113,10 +118,32 @@ class Executor:
 
     def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits, or the embeddings."""
+        return self.start(step, draws)()
+
+    def start(self, step: Step, draws: Draws | Embeds | None = None) -> Callable[[], Output]:
+        """Begin a step; what is given back waits for its end, and gives what `run` does. Where `runs_ahead`, another may be begun before
+        that, and ids of it may be the places, `~s`, of sequences in this one, whose largest logits they are; else all is done here."""
+        if self._device is None:
+            self._bring(step)
+        elif step.copies.size or step.carried.size:
+            with self._device.entered():
+                self._device.call(partial(self._bring, step))
+        sizes = self._filled(step)
+        if self._ahead is not None:
+            return partial(self._drawn, self._ahead.start(*sizes), draws, sizes)
+        output = self._drawn(partial(self.programs.run, *sizes), draws, sizes)
+        return lambda: output
+
+    @property
+    def runs_ahead(self) -> bool:
+        return self._ahead is not None
+
+    def _bring(self, step: Step) -> None:
         self._states.copy(step.copies)
         self._kept.carry(step.carried)
-        sizes = self._filled(step)
-        output = self.programs.run(*sizes)
+
+    def _drawn(self, ended: Callable[[], Output], draws: Draws | Embeds | None, sizes: tuple[int, int, int, int]) -> Output:
+        output = ended()
         if draws is None:
             return output
         chosen = draws.choose(output)

@@ -120,7 +120,7 @@ def test_one_long_sequence_uses_every_block_that_saves_a_tile() -> None:
 def test_a_list_of_work_fits_the_room_for_it() -> None:
     for spans, lengths, heads, tokens, blocks in STEPS:
         sizes = {"T": tokens, "S": len(spans), "P": 1, "SMS": blocks}
-        made = prepare(StepShape(spans, lengths, sizes), heads=heads)
+        made = prepare(StepShape(np.array(spans, np.int32), np.array(lengths, np.int32), sizes), heads=heads)
         assert made.dtype == np.int32
         assert len(made) <= value(most_numbers(heads), sizes)
         work = plan_splits(spans, lengths, heads, tokens, blocks)

@@ -25,7 +25,11 @@ def step_of(sequences: list[tuple[int, int]], gaps: list[int], multiprocessors: 
     for (_, new), gap in zip(sequences, gaps, strict=True):
         spans.append((past + gap, past + gap + new))
         past += gap + new
-    return StepShape(spans, [sum(s) for s in sequences], {"T": past + 3, "S": len(spans), "P": 9, "SMS": multiprocessors})
+    return StepShape(
+        np.array(spans, np.int32),
+        np.array([sum(s) for s in sequences], np.int32),
+        {"T": past + 3, "S": len(spans), "P": 9, "SMS": multiprocessors},
+    )
 
 
 @few
@@ -73,7 +77,7 @@ def test_every_row_has_its_keys_once(
 @few
 @given(st.integers(1, 60), st.integers(1, 132))
 def test_one_long_sequence_fills_the_device(keys: int, multiprocessors: int) -> None:
-    step = StepShape([(0, 1)], [keys * 4096], {"T": 1, "S": 1, "P": 9, "SMS": multiprocessors})
+    step = StepShape(np.array([(0, 1)], np.int32), np.array([keys * 4096], np.int32), {"T": 1, "S": 1, "P": 9, "SMS": multiprocessors})
     made = work(step, heads=1, group=16, narrow=16, wide=64, wide_from=1, unit=32, blocks=1, window=0).reshape(-1, RECORD)
     splits = made[1 : 1 + made[0, 0]]
     lengths = splits[:, 6] - splits[:, 5]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,7 +138,7 @@ class _Run:
         own = [(0, 0)] * len(spans)
         for sequence, first, last, _ in own_sequences(spans, lengths, self.known["T"], self.given.get("shard", 0)):
             own[sequence] = first, last
-        return StepShape(own, lengths.tolist(), self.known)
+        return StepShape(np.array(own, np.int32).reshape(-1, 2), lengths.numpy(), self.known)
 
     def _prepare(self, prepared: Prepared, step: StepShape) -> Tensor:
         module, _, name = prepared.function.partition(":")

@@ -105,7 +105,7 @@ def plan_splits(
 
 def prepare(step: StepShape, *, heads: int) -> npt.NDArray[np.int32]:
     """The list of work of a step, for as many blocks as the device has multiprocessors."""
-    work = plan_splits(step.spans, step.lengths, heads, step.sizes["T"], step.sizes["SMS"])
+    work = plan_splits(step.spans.tolist(), step.lengths.tolist(), heads, step.sizes["T"], step.sizes["SMS"])
     return np.array(encode(work), np.int32)
 
 

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Literal
 from tskernels.gpu.sizes import Expression
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from tskernels.registry import Call
     from tskernels.target import Target
 
@@ -137,10 +140,10 @@ class Scratch:
 @dataclass(frozen=True, slots=True)
 class StepShape:
     """What the host knows of a step: of each sequence the rows that are its newest, and its length with them. Where ranks share out the
-    rows, those of this rank alone, counted from its first; other sequences have none."""
+    rows, those of this rank alone, counted from its first; other sequences have none. spans [S, 2], lengths [S]."""
 
-    spans: list[tuple[int, int]]
-    lengths: list[int]
+    spans: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
     sizes: Mapping[str, int]
     """T, S, P and SMS."""
 

@@ -41,12 +41,13 @@ def work(
     wide_from: tokens of a step from which there are wide ones; unit: keys that a split has a multiple of; blocks: a multiprocessor's."""
     some = step.sizes["T"] >= wide_from
     tiles: tuple[list[_Tile], list[_Tile]] = [], []
-    for sequence, ((first, last), length) in enumerate(zip(step.spans, step.lengths, strict=True)):
+    spans = step.spans.tolist()
+    for sequence, ((first, last), length) in enumerate(zip(spans, step.lengths.tolist(), strict=True)):
         if first < last:
             rows = (last - first) * group
             is_wide = some and rows > narrow
             tiles[is_wide].extend(_tiles(sequence, first, last, length, group, wide if is_wide else narrow, window))
-    for first, last in _unclaimed(step):
+    for first, last in _unclaimed(spans, step.sizes["T"]):
         tiles[some].extend(_tiles(0, first, last, 0, group, wide if some else narrow, 0))
     room = max(1, step.sizes["SMS"] * blocks // heads)
     size = _split_size([t.end - t.begin for t in (*tiles[0], *tiles[1])], unit, room)
@@ -79,14 +80,14 @@ def _tiles(sequence: int, first: int, last: int, length: int, group: int, size: 
     return found
 
 
-def _unclaimed(step: StepShape) -> list[tuple[int, int]]:
+def _unclaimed(spans: list[tuple[int, int]], tokens: int) -> list[tuple[int, int]]:
     gaps, past = [], 0
-    for first, last in sorted(span for span in step.spans if span[0] < span[1]):
+    for first, last in sorted(span for span in spans if span[0] < span[1]):
         if first > past:
             gaps.append((past, first))
         past = last
-    if past < step.sizes["T"]:
-        gaps.append((past, step.sizes["T"]))
+    if past < tokens:
+        gaps.append((past, tokens))
     return gaps
 
 

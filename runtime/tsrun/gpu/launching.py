@@ -93,8 +93,8 @@ class CallOnDevice:
                 return TensorMap(address, argument.dtype, sizes, strides, box, argument.swizzle)
 
 
-Preparing = Callable[[list[tuple[int, int]], list[int]], Ints]
-"""Of the spans and lengths of a step."""
+Preparing = Callable[[Ints, Ints], Ints]
+"""Of the spans [S, 2] and lengths [S] of a step."""
 
 
 def preparing(prepared: Prepared, sizes: Mapping[str, int], rows: int, shard: int, capacity: int) -> Preparing:
@@ -104,9 +104,11 @@ def preparing(prepared: Prepared, sizes: Mapping[str, int], rows: int, shard: in
         raise ArtifactError(KERNELS, f"an input is made by {prepared.function!r}, which is not of tskernels", "compile the artifact again")
     function = getattr(importlib.import_module(module), name)
 
-    def make(spans: list[tuple[int, int]], lengths: list[int]) -> Ints:
-        first, last = shard * rows, (shard + 1) * rows
-        own = [(max(b, first) - first, min(e, last) - first) if max(b, first) < min(e, last) else (0, 0) for b, e in spans]
+    def make(spans: Ints, lengths: Ints) -> Ints:
+        own = spans
+        if rows < sizes["T"]:
+            own = np.clip(spans, shard * rows, (shard + 1) * rows) - shard * rows
+            own[own[:, 0] >= own[:, 1]] = 0
         made: Ints = function(StepShape(own, lengths, sizes), **prepared.keywords)
         assert made.dtype == np.int32
         if len(made) > capacity:
