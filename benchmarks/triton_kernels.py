@@ -167,8 +167,8 @@ def appends() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "ts::latent_append", (randn(64, 64, 576), randn(1000, 512), randn(1000, 64), slots)
 
 
-def microseconds(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> float:
-    """Of the launches of a call, in a graph of ten, whose operands are in the cache where they fit: the median of twenty."""
+def launches(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> Callable[[], None]:
+    """What launches a call, and nothing else."""
     found = lookup(op, kernel)
     given = dict(zip(op_named(op).parameters, operands, strict=False)) | attributes
     tensors = [v for v in given.values() if isinstance(v, Tensor)]
@@ -181,11 +181,20 @@ def microseconds(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, a
     plan = found.plan(call, target)
     run.launch_all(plan)
     [variant] = [v for v in plan.variants if v.tokens <= run.known["T"] or v is plan.variants[0]][-1:]
+
+    def launch() -> None:
+        for one in variant.launches:
+            run._launch(one)
+
+    return launch
+
+
+def microseconds(*calls: Callable[[], object]) -> float:
+    """Of one of ten calls, these in turns, in a graph, whose operands are in the cache where they fit: the median of twenty."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(10):
-            for launch in variant.launches:
-                run._launch(launch)
+        for n in range(10):
+            calls[n % len(calls)]()
     event: Any = torch.cuda.Event
     times: list[float] = []
     for _ in range(20):
@@ -226,7 +235,7 @@ def _one(
     else:
         error = float((out != expected).sum())
         good = error == 0
-    time = microseconds(op, kernel, tuple(kept), out, attributes)
+    time = microseconds(launches(op, kernel, tuple(kept), out, attributes))
     rate = moved / time / 1e3
     print(f"{'ok   ' if good else 'WRONG'} {op:22} {kernel:12} {label:24} rel {error:.2e} {time:9.1f} us {rate:8.0f} GB/s", flush=True)
     results.append({"op": op, "kernel": kernel, "case": label, "good": good, "error": error, "us": time, "gb_per_s": rate})

@@ -1,10 +1,10 @@
 """The engine: requests in, events out; plan, run, sample and commit, step after step.
 
 With a depth of 2 the next step is planned while one runs, before the tokens of that one are known; as soon as they are, they go into the
-next, which starts, and what they mean for their requests is found out while it runs. Where a device can look the tokens up by itself, the next
-step starts at once, so that it goes from one to the other without the host. Where the next step is likely to have drafts, which
-depend on these tokens, it is planned after them instead. Dimensions: T tokens, S sequences and D drafts in the step, V
-vocabulary. A request for an embedding is one for a token, but for what becomes of its row. For one thread at a time.
+next, which starts, and what they mean for their requests is found out while it runs. Where a device can look the tokens up by itself, the
+next step starts at once, so that it goes from one to the other without the host. Where the next step is likely to have drafts, which depend
+on these tokens, it is planned after them instead. Dimensions: T tokens, S sequences and D drafts in the step, V vocabulary. A request for
+an embedding is one for a token, but for what becomes of its row. For one thread at a time.
 """
 
 from __future__ import annotations

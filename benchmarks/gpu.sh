@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# What is measured on an NVIDIA GPU, where the package is not installed: bash benchmarks/gpu.sh FOLDER PART...
+# Parts: smoke, attention, kernels, engine, peers, compiled, sanitize, emulator. Needs torch, Triton, nvcc, pybind11, CMake and Ninja. FOLDER
+# gets the results; models go where TSC_MODELS says, which has to have room for 36 GB.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=$1
+shift
+models=${TSC_MODELS:-/dev/shm/tsc-models}
+mkdir -p "$out" "$models"
+export PYTHONPATH=tsc:passes:kernels:runtime:.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export XDG_CACHE_HOME=$models/cache
+
+build() {  # the extensions that a GPU's programs need
+    python3 -c 'import tsrun._core, tskernels._ptx' 2>/dev/null && return
+    local built=$models/build
+    cmake -S . -B "$built" -G Ninja -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(command -v python3)" >"$out/build.log" 2>&1 &&
+        cmake --build "$built" --target _core _ptx >>"$out/build.log" 2>&1 || { tail -20 "$out/build.log"; return 1; }
+    cp "$built"/_core*.so runtime/tsrun/
+    cp "$built"/_ptx*.so kernels/tskernels/
+}
+
+sanitize() {  # of the first argument's tool, the rest
+    local tool=$1
+    shift
+    timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" >"$out/sanitizer.log" 2>&1
+    local code=$?
+    echo "$tool $*: exit $code, $(grep 'ERROR SUMMARY\|RACECHECK SUMMARY' "$out/sanitizer.log" | tail -1)"
+    [ $code = 0 ] || grep -v '^=* *$' "$out/sanitizer.log" | head -30
+}
+
+build || exit 1
+for part in "$@"; do
+    began=$SECONDS
+    echo "== $part"
+    case $part in
+    smoke) timeout 150 python3 benchmarks/gpu_engine.py --small --peers eager --folder "$models" --json "$out/smoke.json" ;;
+    attention) timeout 120 python3 benchmarks/gpu_attention.py --json "$out/gpu_attention.json" ;;
+    kernels) timeout 200 python3 benchmarks/triton_kernels.py --json "$out/triton_kernels.json" | grep -v '^ok' ;;
+    engine) timeout 300 python3 benchmarks/gpu_engine.py --folder "$models" --json "$out/gpu_engine.json" ;;
+    peers) timeout 400 python3 benchmarks/gpu_engine.py --models qwen3-8b --peers eager --folder "$models" --json "$out/gpu_engine_peers.json" ;;
+    compiled) timeout 500 python3 benchmarks/gpu_engine.py --models qwen3-8b --peers compiled --limit 250 --folder "$models" --json "$out/gpu_engine_compiled.json" ;;
+    sanitize)
+        sanitize memcheck python3 benchmarks/gpu_attention.py --small
+        sanitize racecheck python3 benchmarks/gpu_attention.py --small
+        sanitize memcheck python3 benchmarks/mla_decode.py --only-check --most 4
+        sanitize racecheck python3 benchmarks/mla_decode.py --only-check --most 4
+        ;;
+    emulator) timeout 120 python3 benchmarks/gpu_emulated.py ;;
+    *) echo "no part $part" ;;
+    esac
+    echo "== $part: $((SECONDS - began)) s"
+done
