@@ -1,8 +1,8 @@
 """Time the latent attention decode kernel in CUDA C++ on a GPU, and check it against float64 there.
 
-`python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N]` needs a Hopper GPU, nvcc and torch with
-CUDA. Of each case the time between two events around one launch, with 256 MB written before it so that no cache holds what is read,
-and the time of one launch of many in a graph, whose caches are others each time; medians. TB/s counts the latent cache once.
+`python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N]` needs a Hopper GPU, nvcc and
+torch with CUDA. Of each case the time between two events around one launch, with 256 MB written before it so that no cache holds what is
+read, and the time of one launch of many in a graph, whose caches are others each time; medians. TB/s counts the latent cache once.
 """
 
 from __future__ import annotations
