@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What is measured on an NVIDIA GPU, where the package is not installed: bash benchmarks/gpu.sh FOLDER PART...
-# Parts: smoke, attention, kernels, engine, peers, compiled, sanitize, emulator. Needs torch, Triton, nvcc, pybind11, CMake and Ninja. FOLDER
+# Parts: smoke, attention, kernels, engine, compiled, sanitize, emulator. Needs torch, Triton, nvcc, pybind11, CMake and Ninja. FOLDER
 # gets the results; models go where TSC_MODELS says, which has to have room for 36 GB.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -37,8 +37,7 @@ for part in "$@"; do
     smoke) timeout 150 python3 benchmarks/gpu_engine.py --small --peers eager --folder "$models" --json "$out/smoke.json" ;;
     attention) timeout 120 python3 benchmarks/gpu_attention.py --json "$out/gpu_attention.json" ;;
     kernels) timeout 200 python3 benchmarks/triton_kernels.py --json "$out/triton_kernels.json" | grep -v '^ok' ;;
-    engine) timeout 300 python3 benchmarks/gpu_engine.py --folder "$models" --json "$out/gpu_engine.json" ;;
-    peers) timeout 400 python3 benchmarks/gpu_engine.py --models qwen3-8b --peers eager --folder "$models" --json "$out/gpu_engine_peers.json" ;;
+    engine) timeout 330 python3 benchmarks/gpu_engine.py --peers eager --folder "$models" --json "$out/gpu_engine.json" ;;
     compiled) timeout 500 python3 benchmarks/gpu_engine.py --models qwen3-8b --peers compiled --limit 250 --folder "$models" --json "$out/gpu_engine_compiled.json" ;;
     sanitize)
         sanitize memcheck python3 benchmarks/gpu_attention.py --small

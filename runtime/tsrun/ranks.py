@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -207,7 +208,10 @@ class Ranks:
         return output
 
     def close(self) -> None:
-        """Tell the other ranks to stop, and wait for their processes. May be called again."""
+        """Tell the other ranks to stop, and wait for their processes, and for what is under way. May be called again."""
+        with contextlib.suppress(RuntimeError):  # of a device that is gone
+            while self._ahead:
+                self._ahead.popleft()()
         if self._thread is not None:
             self._thread.shutdown()  # when the step that runs is over
         group, self._group = self._group, None
