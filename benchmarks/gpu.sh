@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What is measured on an NVIDIA GPU, where the package is not installed: bash benchmarks/gpu.sh FOLDER PART...
-# Parts: smoke, attention, kernels, engine, compiled, sanitize, emulator. Needs torch, Triton, nvcc, pybind11, CMake and Ninja. FOLDER
+# Parts: smoke, attention, tiles, kernels, engine, qwen, compiled, sanitize, emulator. Needs torch, Triton, nvcc, pybind11, CMake and Ninja. FOLDER
 # gets the results; models go where TSC_MODELS says, which has to have room for 36 GB.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -45,6 +45,8 @@ for part in "$@"; do
         sanitize memcheck python3 benchmarks/mla_decode.py --only-check --most 4
         sanitize racecheck python3 benchmarks/mla_decode.py --only-check --most 4
         ;;
+    tiles) timeout 60 python3 benchmarks/gpu_attention.py --tiles ;;
+    qwen) timeout 150 python3 benchmarks/gpu_engine.py --models qwen3-8b --peers eager --folder "$models" --json "$out/gpu_engine_qwen.json" ;;
     emulator) timeout 120 python3 benchmarks/gpu_emulated.py ;;
     *) echo "no part $part" ;;
     esac

@@ -180,7 +180,7 @@ def launches(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attri
     assert found.plan is not None
     plan = found.plan(call, target)
     run.launch_all(plan)
-    [variant] = [v for v in plan.variants if v.tokens <= run.known["T"] or v is plan.variants[0]][-1:]
+    variant = run.variant(plan)
 
     def launch() -> None:
         for one in variant.launches:

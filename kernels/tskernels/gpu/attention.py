@@ -28,6 +28,8 @@ from tskernels.registry import Call, one_float_type
 from tskernels.target import Target
 
 _COMBINED_ROWS: Final = 4
+_COMBINED: Final = 4096
+"""Numbers of partial results that a block reads at the same time."""
 NEVER: Final = 1 << 30
 
 
@@ -189,13 +191,18 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "PADDED": padded(attention.width, 16),
         "SINKS": attention.sinks is not None,
         "ROWS": _COMBINED_ROWS,
+        "CHUNK": max(1, _COMBINED // _COMBINED_ROWS // padded(attention.width, 16)),
         "ROOM": wide.rows,
     }
-    grid = (room, heads, cdiv(wide.rows, _COMBINED_ROWS))
-    combine = Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
-    all_narrow = Variant((of(narrow, False, capacity(narrow)), combine))
+
+    def combine(rows: int) -> Launch:
+        """Of tiles of at most so many."""
+        grid = (room, heads, cdiv(rows, _COMBINED_ROWS))
+        return Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
+
+    all_narrow = Variant((of(narrow, False, capacity(narrow)), combine(narrow.rows)))
     mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
-    both = Variant((*mixed, of(wide, True, capacity(wide)), combine), tiles.wide_from)
+    both = Variant((*mixed, of(wide, True, capacity(wide)), combine(wide.rows)), tiles.wide_from)
     wide_from = tiles.wide_from if narrow != wide else NEVER
     variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == 1 else (all_narrow, both)
     numbers = {

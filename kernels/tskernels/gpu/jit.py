@@ -31,9 +31,10 @@ from tskernels.gpu.launch import (
     ScratchSpace,
     StepShape,
     TensorMap,
+    Variant,
 )
 from tskernels.gpu.sizes import Expression, of_operands, value
-from tskernels.registry import Call, op_named
+from tskernels.registry import Call, lookup, op_named
 from tskernels.registry import Operand as OperandType
 from tskernels.target import Target, gpu
 
@@ -68,7 +69,12 @@ def run_plan(
     call = _call(known, tensors, result, numbers, layouts or {})
     target, multiprocessors = _device(tensors[0])
     run = _Run(tensors, result, given, multiprocessors, () if constants is None else constants(call))
-    run.launch_all(planner(call, target))
+    plan = planner(call, target)
+    kernel = run.variant(plan).kernel
+    if kernel:
+        lookup(op, kernel).function(*operands, out=out, **attributes)
+    else:
+        run.launch_all(plan)
     return result if known.kind == "inplace" else None
 
 
@@ -128,9 +134,11 @@ class _Run:
         if plan.prepared:
             step = self._step()
             self.prepared = {p.name: self._prepare(p, step) for p in plan.prepared}
-        [variant] = [v for v in plan.variants if v.tokens <= self.known["T"] or v is plan.variants[0]][-1:]
-        for launch in variant.launches:
+        for launch in self.variant(plan).launches:
             self._launch(launch)
+
+    def variant(self, plan: Plan) -> Variant:
+        return [v for v in plan.variants if v.tokens <= self.known["T"] or v is plan.variants[0]][-1]
 
     def _step(self) -> StepShape:
         """Of the rows that are here."""

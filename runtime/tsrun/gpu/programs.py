@@ -113,7 +113,8 @@ class GpuPrograms:
         self._step_arrays = {place.address: inputs.array(*given) for given, place in places.items()}
         self._shapes = {place.address: place.shape for place in places.values()}
         self._vocabulary = artifact.manifest.vocabulary
-        self._kernels, self._file = _looked_up(plans, artifact), _kernels_file(artifact)
+        self._file = _kernels_file(artifact)
+        self._kernels = _looked_up(plans, self._file, artifact)
         with device.entered():
             code = [artifact.file(function.file).read_bytes() for function in self._file.functions]
             self._functions = [device.load(f, c) for f, c in zip(self._file.functions, code, strict=True)]
@@ -267,12 +268,12 @@ class GpuPrograms:
             source = args[0]
             assert isinstance(source, Tensor)
             return [partial(self._device.call, partial(out.copy_, source))]
-        kernel = self._kernels[call.op, call.kernel]
-        if call.plan is None:
+        plan = None if call.plan is None else self._file.plans[call.plan]
+        kernel = self._kernels[call.op, call.kernel if plan is None else plan.variant(sizes["T"]).kernel or call.kernel]
+        if plan is None or kernel.plan is None:
             keywords = {**call.attrs, **({"constants": call.constants} if call.constants else {})}
             result = {} if kernel.kind == "inplace" else {"out": out}
             return [partial(self._device.call, partial(kernel.function, *args, **keywords, **result))]
-        plan = self._file.plans[call.plan]
         on_device = self._on_device(call, args, out, sizes)
         addresses = {wanted.name: staged.prepared[_identity(wanted, on_device)].data_ptr() for wanted in plan.prepared}
         launches = replace(on_device, scratch=self._scratch.places(plan, on_device.size), prepared=addresses).settle(plan)
@@ -324,7 +325,8 @@ def _looked_up_ids(tokens: Tensor, raw: Tensor, out: Tensor) -> None:
 def _largest(logits: Tensor, out: Tensor) -> None:
     """The first index of each row's largest logit; -1 where that is not finite."""
     most, first = logits.max(-1)  # NaN where there is one
-    out.copy_(torch.where(most.isfinite(), first, -1))
+    out.copy_(first)
+    out.masked_fill_((most - most).isnan(), -1)
 
 
 def _shaped(place: Place, sizes: Mapping[str, int]) -> Tensor:
@@ -351,10 +353,11 @@ def _kernels_file(artifact: Artifact) -> KernelsFile:
     return read_kernels(artifact.file(KERNELS))
 
 
-def _looked_up(plans: Sequence[BoundPlan], artifact: Artifact) -> dict[tuple[str, str], Kernel]:
-    """The kernels that the plans name."""
+def _looked_up(plans: Sequence[BoundPlan], file: KernelsFile, artifact: Artifact) -> dict[tuple[str, str], Kernel]:
+    """The kernels that the plans name, and those that stand for one in larger steps."""
     found: dict[tuple[str, str], Kernel] = {}
-    for op, name in {(call.op, call.kernel) for bound in plans for call in bound.calls if call.op != COPY}:
+    named = {(call.op, call.kernel) for bound in plans for call in bound.calls if call.op != COPY}
+    for op, name in named | {(plan.op, v.kernel) for plan in file.plans for v in plan.variants if v.kernel}:
         try:
             found[op, name] = lookup(op, name)
         except Exception as error:  # KernelMissing, or what a plug-in's import raised
