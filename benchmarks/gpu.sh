@@ -11,28 +11,31 @@ mkdir -p "$out" "$models"
 export PYTHONPATH=tsc:passes:kernels:runtime:.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export XDG_CACHE_HOME=$models/cache
 
-build() {  # the extensions that a GPU's programs need
-    python3 -c 'import tsrun._core, tskernels._ptx' 2>/dev/null && return
+build() {  # an extension, by its package and name
+    python3 -c "import $1.$2" 2>/dev/null && return
     local built=$models/build
     cmake -S . -B "$built" -G Ninja -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(command -v python3)" >"$out/build.log" 2>&1 &&
-        cmake --build "$built" --target _core _ptx >>"$out/build.log" 2>&1 || { tail -20 "$out/build.log"; return 1; }
-    cp "$built"/_core*.so runtime/tsrun/
-    cp "$built"/_ptx*.so kernels/tskernels/
+        cmake --build "$built" --target "$2" >>"$out/build.log" 2>&1 || { tail -20 "$out/build.log"; return 1; }
+    cp "$built/$2"*.so "$(python3 -c "import $1; print($1.__path__[0])")"
 }
 
 sanitize() {  # of the first argument's tool, the rest
-    local tool=$1
+    local tool=$1 log code
     shift
-    timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" >"$out/sanitizer.log" 2>&1
-    local code=$?
-    echo "$tool $*: exit $code, $(grep 'ERROR SUMMARY\|RACECHECK SUMMARY' "$out/sanitizer.log" | tail -1)"
-    [ $code = 0 ] || grep -v '^=* *$' "$out/sanitizer.log" | head -30
+    log=$(mktemp)
+    timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" >"$log" 2>&1
+    code=$?
+    echo "$tool $*: exit $code, $(grep 'ERROR SUMMARY\|RACECHECK SUMMARY' "$log" | tail -1)"
+    [ $code = 0 ] || grep -v '^=* *$' "$log" | head -30
 }
 
-build || exit 1
 for part in "$@"; do
     began=$SECONDS
     echo "== $part"
+    case $part in
+    smoke | engine | qwen | compiled) build tsrun _core || exit 1 ;;
+    emulator) build tskernels _ptx || exit 1 ;;
+    esac
     case $part in
     smoke) timeout 150 python3 benchmarks/gpu_engine.py --small --peers eager --folder "$models" --json "$out/smoke.json" ;;
     attention) timeout 120 python3 benchmarks/gpu_attention.py --json "$out/gpu_attention.json" ;;
@@ -40,10 +43,11 @@ for part in "$@"; do
     engine) timeout 330 python3 benchmarks/gpu_engine.py --peers eager --folder "$models" --json "$out/gpu_engine.json" ;;
     compiled) timeout 500 python3 benchmarks/gpu_engine.py --models qwen3-8b --peers compiled --limit 250 --folder "$models" --json "$out/gpu_engine_compiled.json" ;;
     sanitize)
-        sanitize memcheck python3 benchmarks/gpu_attention.py --small
-        sanitize racecheck python3 benchmarks/gpu_attention.py --small
-        sanitize memcheck python3 benchmarks/mla_decode.py --only-check --most 4
-        sanitize racecheck python3 benchmarks/mla_decode.py --only-check --most 4
+        for tool in memcheck racecheck; do
+            sanitize $tool python3 benchmarks/gpu_attention.py --small &
+            sanitize $tool python3 benchmarks/mla_decode.py --only-check --most 4 &
+        done
+        wait
         ;;
     tiles) timeout 60 python3 benchmarks/gpu_attention.py --tiles ;;
     qwen) timeout 150 python3 benchmarks/gpu_engine.py --models qwen3-8b --peers eager --folder "$models" --json "$out/gpu_engine_qwen.json" ;;

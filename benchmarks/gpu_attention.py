@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from gpu_engine import machine
+from gpu_machine import machine
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -117,7 +117,10 @@ def main() -> None:
         sweep(rates)
         return
     decodes, given = (((2, 300),), ((1, 200),)) if options.small else (DECODES, PROMPTS)
-    found = [case(*shape, rates, is_prompt=is_prompt) for is_prompt, shapes in ((False, decodes), (True, given)) for shape in shapes]
+    only = "ours" if options.small else ""
+    found = [
+        case(*shape, rates, is_prompt=is_prompt, only=only) for is_prompt, shapes in ((False, decodes), (True, given)) for shape in shapes
+    ]
     for one in found:
         parts = [f"{name} {one[name]['us']:8.1f} us {one[name]['share']:4.0%}" for name in ("ours", *CONTENDERS) if "us" in one[name]]
         difference = f"{one.get('difference', float('nan')):.1e}"

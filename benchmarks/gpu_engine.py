@@ -29,6 +29,7 @@ import numpy as np
 import random_checkpoint
 import torch
 from gpu_host import SilentDevice
+from gpu_machine import machine
 
 MODELS: Mapping[str, Mapping[str, Any]] = {"qwen3-8b": configs.QWEN_3_8B, "deepseek-v2-lite": configs.DEEPSEEK_V2_LITE}
 _SMALL = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 16, "intermediate_size": 512, "vocab_size": 2048}
@@ -51,45 +52,6 @@ def read_bytes(config: Mapping[str, Any]) -> int:
     active = config.get("num_experts_per_tok", 0) / config.get("n_routed_experts", 1)
     sizes = {name: 2 * prod(shape) for name, shape in random_checkpoint.tensors(config).items()}
     return int(sum(size * (active if ".experts." in name else "embed_tokens" not in name) for name, size in sizes.items()))
-
-
-def machine() -> Result:
-    """What this GPU moves and multiplies: GB/s of a copy, read and written; TFLOP/s of a product of 8,192 cubed."""
-    source = torch.randint(0, 255, (1 << 32,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    copy = _seconds(lambda: target.copy_(source), 10)
-    rows, columns = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    product = _seconds(lambda: rows @ columns, 10)
-    facts = torch.cuda.get_device_properties(0)
-    return {
-        "device": facts.name,
-        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "multiprocessors": facts.multi_processor_count,
-        "copy_gb_per_second": 2 * source.numel() / copy / 1e9,
-        "matmul_tflops": 2 * 8192**3 / product / 1e12,
-    }
-
-
-def _seconds(work: Callable[[], object], count: int) -> float:
-    times = []
-    for _ in range(count + 2):
-        event: Any = torch.cuda.Event
-        start, end = event(enable_timing=True), event(enable_timing=True)
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return float(statistics.median(times[2:]))
-
-
-def _said(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
 
 
 def _synchronize() -> None:
