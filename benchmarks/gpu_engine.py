@@ -338,7 +338,8 @@ def main() -> None:
     if options.part:
         part(options)
         return
-    found: Result = {"command": " ".join(sys.argv), "machine": {} if options.dry else run_part(options, "machine:", 60)}
+    command = f"python benchmarks/gpu_engine.py --models {options.models} --peers {options.peers or 'none'}"
+    found: Result = {"command": command, "machine": {} if options.dry else run_part(options, "machine:", 60)}
     print(json.dumps(found["machine"]), flush=True)
     rate = found["machine"].get("copy_gb_per_second")
     for name in options.models.split(","):
