@@ -122,7 +122,9 @@ def main() -> None:
         case(*shape, rates, is_prompt=is_prompt, only=only) for is_prompt, shapes in ((False, decodes), (True, given)) for shape in shapes
     ]
     for one in found:
-        parts = [f"{name} {one[name]['us']:8.1f} us {one[name]['share']:4.0%}" for name in ("ours", *CONTENDERS) if "us" in one[name]]
+        parts = [
+            f"{name} {one[name]['us']:8.1f} us {one[name]['share']:4.0%}" for name in ("ours", *CONTENDERS) if "us" in one.get(name, {})
+        ]
         difference = f"{one.get('difference', float('nan')):.1e}"
         print(f"{one['kind']:7} {one['sequences']:3} x {one['tokens']:6}  {'   '.join(parts)}   differs by {difference}", flush=True)
     if options.json:

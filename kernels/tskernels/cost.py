@@ -113,11 +113,9 @@ def matmul_bound(call: Call, target: Target) -> float:
 
 
 def gemm_bound(call: Call, target: Target) -> float:
-    """`matmul_bound` of a library, which on a CPU copies `w` into an order of its own at each call, and on a GPU of few rows makes parts of
-    the sums, and adds them up in a launch of its own."""
-    if target.family == "cpu":
-        return matmul_bound(call, target) + 2 * operand_bytes(call.operands[1]) / machine(target).bytes_per_second
-    return matmul_bound(call, target) + machine(target).launch_seconds
+    """`matmul_bound` of a library, which on a CPU copies `w` into an order of its own at each call."""
+    copied = 2 * operand_bytes(call.operands[1]) if target.family == "cpu" else 0
+    return matmul_bound(call, target) + copied / machine(target).bytes_per_second
 
 
 def dot_bound(call: Call, target: Target) -> float:

@@ -30,13 +30,6 @@ def test_gated_linear(tokens: int, dtype: str, activation: str) -> None:
     check("ts::gated_linear", x, torch.randn(80, 96).to(x.dtype) / 10, slack=1.0 if dtype == "f32" else 0.01, activation=activation)
 
 
-@pytest.mark.parametrize(("tokens", "dtype", "has_bias"), [(1, "bf16", False), (16, "f16", True), (17, "bf16", True), (5, "bf16", True)])
-def test_linear_of_few_tokens_and_of_many(tokens: int, dtype: str, has_bias: bool) -> None:
-    x = torch.randn(tokens, 400).to(DTYPES[dtype])[:, 8:312]
-    bias = (torch.randn(40).to(x.dtype),) if has_bias else ()
-    check("ts::linear", x, torch.randn(40, 304).to(x.dtype) / 10, *bias, slack=0.01)
-
-
 def packed_from(form: str, outputs: int, inputs: int) -> Tensor:
     """What a weight of a form is packed from: floats, or the blocks of a checkpoint."""
     if form in FROM_FLOATS:

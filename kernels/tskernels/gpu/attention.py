@@ -28,8 +28,6 @@ from tskernels.registry import Call, one_float_type
 from tskernels.target import Target
 
 _COMBINED_ROWS: Final = 4
-_COMBINED: Final = 4096
-"""Numbers of partial results that a block reads at the same time."""
 NEVER: Final = 1 << 30
 
 
@@ -191,7 +189,6 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "PADDED": padded(attention.width, 16),
         "SINKS": attention.sinks is not None,
         "ROWS": _COMBINED_ROWS,
-        "CHUNK": max(1, _COMBINED // _COMBINED_ROWS // padded(attention.width, 16)),
         "ROOM": wide.rows,
     }
 

@@ -146,8 +146,8 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
 
 @triton.jit
 def combine(sinks, work, out, partials, logs, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
-            SINKS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
-    """Some rows of a tile whose keys were split; CHUNK: partial results that are read at the same time."""
+            SINKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+    """Some rows of a tile whose keys were split."""
     index = tl.program_id(0)
     head = tl.program_id(1)
     if index >= tl.load(work + 2):
@@ -164,18 +164,15 @@ def combine(sinks, work, out, partials, logs, HEADS: tl.constexpr, GROUP: tl.con
         largest = tl.load(sinks + head * GROUP + member % GROUP).to(tl.float32) * LOG2_E
         total += 1.0
     sums = tl.zeros([ROWS, PADDED], tl.float32)
-    for start in range(first, first + count, CHUNK):
-        partial = start + tl.arange(0, CHUNK)
-        there = partial < first + count
-        place = row.to(tl.int64)[None, :] + ((partial * HEADS + head) * ROOM)[:, None]
-        log = tl.load(logs + place, mask=there[:, None] & inside[None, :], other=-float("inf"))
-        wanted = there[:, None, None] & mask[None, :, :]
-        part = tl.load(partials + place[:, :, None] * WIDTH + column[None, None, :], mask=wanted, other=0.0)
-        new = tl.maximum(largest, tl.max(log, 0))
+    for partial in range(first, first + count):
+        place = row.to(tl.int64) + (partial * HEADS + head) * ROOM
+        log = tl.load(logs + place, mask=inside, other=-float("inf"))
+        new = tl.maximum(largest, log)
         base = tl.where(new == -float("inf"), 0.0, new)
-        kept, weight = tl.exp2(largest - base), tl.exp2(log - base[None, :])
-        sums = sums * kept[:, None] + tl.sum(part * weight[:, :, None], 0)
-        total = total * kept + tl.sum(weight, 0)
+        kept, weight = tl.exp2(largest - base), tl.exp2(log - base)
+        part = tl.load(partials + place[:, None] * WIDTH + column[None, :], mask=mask, other=0.0)
+        sums = sums * kept[:, None] + part * weight[:, None]
+        total = total * kept + weight
         largest = new
     sums = sums / tl.where(total > 0, total, 1.0)[:, None]
     place = ((tl.load(record) + member // GROUP).to(tl.int64) * HEADS + head) * GROUP + member % GROUP

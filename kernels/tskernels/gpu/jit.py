@@ -34,7 +34,7 @@ from tskernels.gpu.launch import (
     Variant,
 )
 from tskernels.gpu.sizes import Expression, of_operands, value
-from tskernels.registry import Call, lookup, op_named
+from tskernels.registry import Call, op_named
 from tskernels.registry import Operand as OperandType
 from tskernels.target import Target, gpu
 
@@ -69,12 +69,7 @@ def run_plan(
     call = _call(known, tensors, result, numbers, layouts or {})
     target, multiprocessors = _device(tensors[0])
     run = _Run(tensors, result, given, multiprocessors, () if constants is None else constants(call))
-    plan = planner(call, target)
-    kernel = run.variant(plan).kernel
-    if kernel:
-        lookup(op, kernel).function(*operands, out=out, **attributes)
-    else:
-        run.launch_all(plan)
+    run.launch_all(planner(call, target))
     return result if known.kind == "inplace" else None
 
 

@@ -122,12 +122,10 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What runs in steps of `tokens` tokens and more, up to the next variant's. kernel: another of the op, without a plan, instead of
-    launches."""
+    """What runs in steps of `tokens` tokens and more, up to the next variant's."""
 
     launches: tuple[Launch, ...]
     tokens: int = 1
-    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Plans of products with weights. Those of many tokens are torch's, but for gated ones and those of quantized weights."""
+"""Plans of products with weights: gated ones, and those of quantized weights. Others are torch's."""
 
 from __future__ import annotations
 
@@ -59,19 +59,6 @@ def _is_rows(call: Call) -> bool:
     return len(call.operands[0].shape) == 2
 
 
-_FEW: Final = 16
-"""Tokens, to which a product is reading its weight: the library shares the inputs out among blocks, and adds up in a launch more."""
-
-
-@triton_kernel("ts::linear", dtypes=("bf16", "f16"), when=_is_matrix, cost=matmul_bound, verified=COMPILED)
-def linear(call: Call, target: Target) -> Plan:
-    has_bias = len(call.operands) > 2
-    constants: dict[str, Number | str] = {"HAS_BIAS": has_bias, "INNER": size(call, 1, 1), "OUTPUTS": size(call, 1, 0)}
-    arguments: dict[str, Argument] = {"x": Operand(0), "w": Operand(1), "bias": Operand(2 if has_bias else 0), "out": Out()}
-    few = _variants(call, "linear", arguments, constants, [Tile(1, _FEW, 16, 256, 4, 4 if is_nvidia(target) else 2)])
-    return Plan((*few.variants, Variant((), _FEW + 1, "torch")))
-
-
 @triton_kernel("ts::gated_linear", when=_is_matrix, cost=matmul_bound)
 def gated_linear(call: Call, target: Target) -> Plan:
     stages = 3 if is_nvidia(target) else 2
@@ -118,7 +105,7 @@ def _quantized(name: str) -> None:
     @triton_kernel(
         "ts::linear", when=_is_rows, cost=matmul_bound, layouts={1: name}, suffix=f"_{name}", verified=RUN if name in _RUN else COMPILED
     )
-    def quantized(call: Call, target: Target) -> Plan:
+    def linear(call: Call, target: Target) -> Plan:
         return made(call, target, "")
 
     @triton_kernel("ts::gated_linear", when=_is_rows, cost=matmul_bound, layouts={1: f"gated_{name}"}, suffix=f"_{name}", verified=COMPILED)

@@ -15,24 +15,6 @@ GROUP = tl.constexpr(32)
 
 
 @triton.jit
-def linear(x, w, bias, out, rows, x_token, HAS_BIAS: tl.constexpr, INNER: tl.constexpr, OUTPUTS: tl.constexpr,
-           ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """x [T, I], w [F, I]: F outputs."""
-    row, output = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    there, wanted = (row < rows)[:, None], (output < OUTPUTS)[:, None]
-    from_x, from_w = x + row.to(tl.int64)[:, None] * x_token, w + output.to(tl.int64)[:, None] * INNER
-    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, INNER, DEPTH):
-        k = start + tl.arange(0, DEPTH)[None, :]
-        a = tl.load(from_x + k, mask=there & (k < INNER), other=0.0)
-        sums = product(a, tl.trans(tl.load(from_w + k, mask=wanted & (k < INNER), other=0.0)), sums)
-    if HAS_BIAS:
-        sums += tl.load(bias + output, mask=output < OUTPUTS, other=0.0).to(tl.float32)[None, :]
-    place = row.to(tl.int64)[:, None] * OUTPUTS + output[None, :]
-    tl.store(out + place, sums.to(out.dtype.element_ty), mask=there & (output < OUTPUTS)[None, :])
-
-
-@triton.jit
 def gated_linear(x, w, out, rows, x_token, ACTIVATION: tl.constexpr, INNER: tl.constexpr, OUTPUTS: tl.constexpr,
                  ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """x [T, I], w [2*F, I]: F outputs."""

@@ -19,7 +19,6 @@ from tskernels.gpu.launch import (
     Scalar,
     ScratchSpace,
     TensorMap,
-    Variant,
 )
 from tskernels.gpu.sizes import Expression, to_json
 
@@ -28,7 +27,7 @@ Record = dict[str, Any]
 
 def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
     """A JSON object; number: of a function in the list of all."""
-    variants = [_variant(v, number) for v in plan.variants]
+    variants = [{"tokens": v.tokens, "launches": [_launch(launch, number) for launch in v.launches]} for v in plan.variants]
     found: Record = {"variants": variants}
     if plan.scratch:
         found["scratch"] = [{"name": s.name, "bytes": to_json(s.bytes), "zeroed": s.zeroed} for s in plan.scratch]
@@ -37,11 +36,6 @@ def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
             {"name": p.name, "function": p.function, "keywords": dict(p.keywords), "capacity": to_json(p.capacity)} for p in plan.prepared
         ]
     return found
-
-
-def _variant(variant: Variant, number: Callable[[Function], int]) -> Record:
-    found = {"tokens": variant.tokens, "launches": [_launch(launch, number) for launch in variant.launches]}
-    return found | ({"kernel": variant.kernel} if variant.kernel else {})
 
 
 def _launch(launch: Launch, number: Callable[[Function], int]) -> Record:

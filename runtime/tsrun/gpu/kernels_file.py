@@ -66,7 +66,6 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
     launches: list[Launch]
-    kernel: str = ""
 
 
 class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -113,8 +113,7 @@ class GpuPrograms:
         self._step_arrays = {place.address: inputs.array(*given) for given, place in places.items()}
         self._shapes = {place.address: place.shape for place in places.values()}
         self._vocabulary = artifact.manifest.vocabulary
-        self._file = _kernels_file(artifact)
-        self._kernels = _looked_up(plans, self._file, artifact)
+        self._kernels, self._file = _looked_up(plans, artifact), _kernels_file(artifact)
         with device.entered():
             code = [artifact.file(function.file).read_bytes() for function in self._file.functions]
             self._functions = [device.load(f, c) for f, c in zip(self._file.functions, code, strict=True)]
@@ -268,12 +267,12 @@ class GpuPrograms:
             source = args[0]
             assert isinstance(source, Tensor)
             return [partial(self._device.call, partial(out.copy_, source))]
-        plan = None if call.plan is None else self._file.plans[call.plan]
-        kernel = self._kernels[call.op, call.kernel if plan is None else plan.variant(sizes["T"]).kernel or call.kernel]
-        if plan is None or kernel.plan is None:
+        kernel = self._kernels[call.op, call.kernel]
+        if call.plan is None:
             keywords = {**call.attrs, **({"constants": call.constants} if call.constants else {})}
             result = {} if kernel.kind == "inplace" else {"out": out}
             return [partial(self._device.call, partial(kernel.function, *args, **keywords, **result))]
+        plan = self._file.plans[call.plan]
         on_device = self._on_device(call, args, out, sizes)
         addresses = {wanted.name: staged.prepared[_identity(wanted, on_device)].data_ptr() for wanted in plan.prepared}
         launches = replace(on_device, scratch=self._scratch.places(plan, on_device.size), prepared=addresses).settle(plan)
@@ -353,11 +352,10 @@ def _kernels_file(artifact: Artifact) -> KernelsFile:
     return read_kernels(artifact.file(KERNELS))
 
 
-def _looked_up(plans: Sequence[BoundPlan], file: KernelsFile, artifact: Artifact) -> dict[tuple[str, str], Kernel]:
-    """The kernels that the plans name, and those that stand for one in larger steps."""
+def _looked_up(plans: Sequence[BoundPlan], artifact: Artifact) -> dict[tuple[str, str], Kernel]:
+    """The kernels that the plans name."""
     found: dict[tuple[str, str], Kernel] = {}
-    named = {(call.op, call.kernel) for bound in plans for call in bound.calls if call.op != COPY}
-    for op, name in named | {(plan.op, v.kernel) for plan in file.plans for v in plan.variants if v.kernel}:
+    for op, name in {(call.op, call.kernel) for bound in plans for call in bound.calls if call.op != COPY}:
         try:
             found[op, name] = lookup(op, name)
         except Exception as error:  # KernelMissing, or what a plug-in's import raised
