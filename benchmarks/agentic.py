@@ -1,6 +1,6 @@
 """Sessions of coding agents against our server, llama.cpp's and vLLM's on this machine's CPU: the same ones, taking turns, and the front.
 
-usage: python benchmarks/agentic.py [--model gemma|smollm2] [--peers llama-cpp=LLAMA_SERVER,vllm=PYTHON] [--concurrency 1,2,4,8,16]
+usage: python benchmarks/agentic.py [--model gemma|smollm2] [--peers llama-cpp=PROGRAM,vllm=PYTHON] [--concurrency 1,2,4,8,16]
                                     [--repeats 3] [--sessions 4] [--seed N] [--context 4096] [--folder RESULTS] [--plot FILE.png|html]
                                     [--ours "OPTIONS OF tsrun serve"] [--weights FOLDER] [--quick]
 
@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 from cpu_weights import Weights, default_folder, prepare
 from peers import llama_server, vllm_server
-from peers.process import free_port, running
+from peers.process import CONVERSATION, free_port, running
 from rich.console import Console
 
 from tsrun.bench.agentic import Agentic, AgenticOptions, progress_bar
@@ -58,7 +58,17 @@ def main() -> None:
         floor=given.floor,
     )
     with ExitStack() as stack:
-        limits = ["--max-sequences", str(users), "--max-context", str(context), "--threads", str(THREADS), *shlex.split(given.ours)]
+        limits = [
+            "--max-sequences",
+            str(users),
+            "--max-context",
+            str(context),
+            "--threads",
+            str(THREADS),
+            "--chat-template",
+            str(CONVERSATION),
+            *shlex.split(given.ours),
+        ]
         urls = {"tsrun": stack.enter_context(served(weights.artifact, limits))}
         versions = {}
         for peer, program in given.peers.items():
@@ -95,7 +105,8 @@ def main() -> None:
 def started(peer: str, program: Path, weights: Weights, port: int, users: int, context: int) -> tuple[list[str], dict[str, str], str]:
     """A peer's command and environment, and its version."""
     if peer == "llama-cpp":
-        return [*llama_server.command(program, weights.gguf, port, users, context, THREADS)], {}, llama_server.version(program)
+        server, release = llama_server.find(program)
+        return [*llama_server.command(server, weights.gguf, port, users, context, THREADS)], {}, release
     assert weights.checkpoint is not None
     environment = dict(vllm_server.environment(program, THREADS))
     return [*vllm_server.command(program, weights.checkpoint, port, users, context)], environment, vllm_server.version(program)

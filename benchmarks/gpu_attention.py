@@ -19,7 +19,7 @@ from gpu_machine import machine
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
-from triton_kernels import launches, microseconds, paged, randn
+from triton_kernels import launcher, microseconds, paged, randn
 
 from tskernels.gpu import attention
 
@@ -48,7 +48,7 @@ def case(count: int, length: int, rates: dict[str, Any], *, is_prompt: bool, onl
     for _ in range(copies):
         q, cache = randn(tokens, KEYS, GROUP, WIDTH), randn(pages, PAGE, 2, KEYS, WIDTH)
         out = torch.empty_like(q)
-        ours.append((launches("ts::attention", "triton", (q, cache, spans, lengths, tables, 0), out, attributes), out))
+        ours.append((launcher("ts::attention", "triton", (q, cache, spans, lengths, tables, 0), out, attributes), out))
         theirs.append(_contiguous(q, cache, tables, count, length, is_prompt=is_prompt))
     work = 2.0 * count * length * length * KEYS * GROUP * WIDTH if is_prompt else moved  # half of the products are masked
     best = rates["matmul_tflops"] * 1e6 if is_prompt else rates["copy_gb_per_second"] * 1e3

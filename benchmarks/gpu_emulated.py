@@ -9,56 +9,82 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from mla_decode import Driver
+from mla_decode import Driver, compile_kernel
 from tests.gpu.kernels_of_test import Array, from_bf16
-from tests.gpu.mla_case import BLOCKS, LATENT, SHAPES, SHARED_BYTES, THREADS, WIDTH, MlaCase, compiled
+from tests.gpu.latent_cuda import DECODES, ptx_of, run
+
+from tskernels.emulator import Report, TensorMap, Uninitialized
+from tskernels.emulator import launch as emulate
+
+SHAPES = ((16, (1024, 37), (1, 1), 64), (16, (200,), (4,), 32), (32, (130, 300), (4, 4), 64), (128, (260,), (1,), 64))
+"""Heads, lengths, new tokens of each sequence, page."""
+MOST_ERROR, MOST_OF_LOGARITHMS = 3e-3, 2e-5
 
 
-def on_device(driver: Driver, function: ctypes.c_void_p, case: MlaCase) -> tuple[Array, Array]:
-    """The result in bf16, and logarithms."""
-    (q, rotated), (cache, tables), (num_partials, num_counters) = case.queried, case.paged, case.num_parts
-    bf16 = [torch.from_numpy(a.reshape(-1, a.shape[-1]).copy()).cuda().view(torch.bfloat16) for a in (q, rotated, cache)]
-    work, table = (torch.from_numpy(a.copy()).cuda() for a in (case.encoded, tables))
-    out = torch.full((len(q), LATENT), float("nan"), dtype=torch.bfloat16, device="cuda")
-    logarithms = torch.full((len(q),), float("nan"), device="cuda")
-    partials = torch.full((num_partials, 64, LATENT), float("nan"), device="cuda")
-    partial_logarithms = torch.full((num_partials, 64), float("nan"), device="cuda")
-    counters = torch.zeros(num_counters, dtype=torch.int32, device="cuda")
-    box, counts = case.boxes
-    maps = [driver.map(bf16[0], 64, 8), driver.map(bf16[1], 64, 1), *(driver.map(bf16[2], box, count) for count in counts)]
-    tensors = (work, table, out, logarithms, partials, partial_logarithms, counters)
-    values = [*maps, *(ctypes.c_void_p(t.data_ptr()) for t in tensors)]
-    values += [ctypes.c_int(n) for n in (table.shape[1], case.page, case.heads)] + [ctypes.c_float(WIDTH**-0.5)]
+def on_device(
+    driver: Driver, function: ctypes.c_void_p, _ptx: str, _name: str, blocks: int, threads: int, arguments: Sequence[Any], **limits: int
+) -> Report:
+    """As the emulator's `launch`: results are written to the arrays."""
+    kept: list[Any] = []
+    back: list[tuple[Array, torch.Tensor]] = []
+    values: list[Any] = []
+    for argument in arguments:
+        given = argument.array if isinstance(argument, Uninitialized) else argument
+        if isinstance(argument, TensorMap):
+            columns, rows, width = argument.array.shape
+            matrix = np.ascontiguousarray(argument.array.transpose(1, 0, 2)).reshape(rows, columns * width)
+            kept.append(torch.from_numpy(matrix.view(np.int16)).cuda().view(torch.bfloat16))
+            values.append(driver.map(kept[-1], argument.box[1], argument.box[0]))
+        elif isinstance(given, np.ndarray):
+            kept.append(torch.from_numpy(given.view(np.uint8).copy() if given.flags.c_contiguous else given.copy()).cuda())
+            back += [(given, kept[-1])] if given.flags.writeable else []
+            values.append(ctypes.c_void_p(kept[-1].data_ptr()))
+        else:
+            values.append(ctypes.c_float(given) if isinstance(given, float) else ctypes.c_int(given))
     pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
     torch.cuda.synchronize()
-    driver.call("cuLaunchKernel", function, BLOCKS, 1, 1, THREADS[case.which], 1, 1, SHARED_BYTES, None, pointers, None)
+    driver.call("cuLaunchKernel", function, blocks, 1, 1, threads, 1, 1, limits["shared_bytes"], None, pointers, None)
     torch.cuda.synchronize()
-    return out.view(torch.uint16).cpu().numpy(), logarithms.cpu().numpy()
+    for array, tensor in back:
+        array.view(np.uint8)[...] = tensor.cpu().numpy()
+    return Report(0, 0, 0)
+
+
+def results(start: Any, kept: list[Array], *arguments: Any, **limits: Any) -> Report:
+    """Start, and keep what was not there before."""
+    report: Report = start(*arguments, **limits)
+    kept += [a.array.copy() for a in arguments[4] if isinstance(a, Uninitialized)][:2]
+    return report
 
 
 def main() -> None:
     torch.zeros(1, device="cuda")
-    driver = Driver()
+    driver, decode = Driver(), DECODES["sm90"]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        ptx = compiled("90", "ptx", Path(folder, "kernel.ptx")).read_text()
-        function = driver.load(compiled("90", "cubin", Path(folder, "kernel.cubin")), "mla_decode")
-        for shape in SHAPES:
-            case = MlaCase("90", *shape)
-            (found, logarithms), (wanted, other, _) = on_device(driver, function, case), case.emulated(ptx)
-            a, b = from_bf16(found), from_bf16(wanted)
-            unit = 2.0 ** (np.floor(np.log2(np.abs(b).max(1, keepdims=True))) - 7)
-            most, error = float((np.abs(a - b) / unit).max()), case.check(found, logarithms)
-            wrong += error >= 3e-3 or most > 1.0
-            print(
-                f"{shape}: {np.mean(found == wanted):.2%} of {found.size} numbers have the same bits, the others differ by {most:.2f} at "
-                f"most; logarithms by {np.abs(logarithms - other).max():.1e}; error of the device {error:.1e}",
-                flush=True,
-            )
+        function = driver.load(compile_kernel(Path(folder), "mla_decode_sm90", False), "mla_decode")
+    for shape in SHAPES:
+        device: list[Array] = []
+        emulator: list[Array] = []
+        error, of_logarithms, _ = run(decode, ptx_of("sm90"), *shape, start=partial(results, partial(on_device, driver, function), device))
+        run(decode, ptx_of("sm90"), *shape, start=partial(results, emulate, emulator))
+        (found, logarithms), (wanted, other) = device, emulator
+        a, b = from_bf16(found), from_bf16(wanted)
+        unit = 2.0 ** (np.floor(np.log2(np.abs(b).max(1, keepdims=True))) - 7)
+        most = float((np.abs(a - b) / unit).max())
+        wrong += error >= MOST_ERROR or of_logarithms >= MOST_OF_LOGARITHMS or most > 1.0
+        print(
+            f"{shape}: {np.mean(found == wanted):.2%} of {found.size} numbers have the same bits, the others differ by {most:.2f} at most; "
+            f"logarithms by {np.abs(logarithms - other).max():.1e}; error of the device {error:.1e}",
+            flush=True,
+        )
     raise SystemExit(bool(wrong))
 
 

@@ -1,8 +1,8 @@
 """Time the latent attention decode kernel in CUDA C++ on a GPU, and check it against float64 there.
 
-`python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N]` needs a Hopper GPU, nvcc and
-torch with CUDA. Of each case the time between two events around one launch, with 256 MB written before it so that no cache holds what is
-read, and the time of one launch of many in a graph, whose caches are others each time; medians. TB/s counts the latent cache once.
+`python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N] [--fp8]` needs a Hopper GPU,
+nvcc and torch with CUDA. Of each case the time between two events around one launch, with 256 MB written before it so that no cache holds
+what is read, and the time of one launch of many in a graph, whose caches are others each time; medians. TB/s counts the latent cache once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import math
 import statistics
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tskernels.fp8_cache import narrow
 from tskernels.gpu import latent_splits as splits
 
 FOLDER = Path(__file__).resolve().parent.parent / "kernels/tskernels/gpu"
@@ -35,6 +36,7 @@ class Case:
     heads: int
     queries: int
     page: int = 64
+    fp8: bool = False
 
 
 CASES = [
@@ -116,10 +118,13 @@ class Call:
             self.tables[i, :count] = order[at : at + count]
             at += count
         self.caches = [torch.randn(used, page, LATENT + ROTATED, device=device, dtype=torch.bfloat16) for _ in range(caches)]
+        if case.fp8:
+            self.caches = [narrow(cache) for cache in self.caches]
         for cache in self.caches:  # what lies past the end is no number
             for i, n in enumerate(lengths):
                 if n % page:
-                    cache[self.tables[i, n // page].long(), n % page :] = math.nan
+                    end = cache[int(self.tables[i, n // page]), n % page :]
+                    end.copy_(torch.full_like(end, math.nan, dtype=torch.float32))
         self.q = torch.randn(tokens * heads, LATENT, device=device, dtype=torch.bfloat16)
         self.rotated = torch.randn(tokens * heads, ROTATED, device=device, dtype=torch.bfloat16)
         self.out = torch.full((tokens * heads, LATENT), math.nan, device=device, dtype=torch.bfloat16)
@@ -136,9 +141,13 @@ class Call:
         queries = driver.map(self.q, 64, 8), driver.map(self.rotated, 64, 1)
         box = math.gcd(page, 64)
         blocks = (4, 5) if box == 64 else (1, 1)
-        self.arguments = [
-            self._arguments(*queries, *(driver.map(cache.flatten(0, 1), box, count) for count in blocks)) for cache in self.caches
-        ]
+        self.arguments = []
+        for cache in self.caches:
+            if case.fp8:
+                rows = [ctypes.c_void_p(cache.data_ptr()), ctypes.c_int(LATENT + ROTATED)]
+            else:
+                rows = [driver.map(cache.flatten(0, 1), box, count) for count in blocks]
+            self.arguments.append(self._arguments(*queries, *rows))
 
     def _arguments(self, *maps: Any) -> Any:
         tensors = (self.work, self.tables, self.out, self.logarithms, self.partials, self.partial_logarithms, self.counters)
@@ -164,7 +173,8 @@ class Call:
         for i, ((first, last), n) in enumerate(zip(self.spans, self.case.lengths, strict=True)):
             rows = slice(first * heads, last * heads)
             pages = self.tables[i, : -(-n // self.case.page)].long()
-            keys = self.caches[0][pages].flatten(0, 1)[:n].double()
+            cache = self.caches[0]
+            keys = cache.view(torch.uint8)[pages].view(cache.dtype).flatten(0, 1)[:n].double()
             q = torch.cat((self.q[rows], self.rotated[rows]), 1).double()
             seen = n - (last - first) + torch.arange(len(q), device=q.device) // heads + 1
             scores = (q @ keys.T * self.scale).masked_fill_(torch.arange(n, device=q.device)[None] >= seen[:, None], -math.inf)
@@ -177,9 +187,9 @@ class Call:
         return error.item(), (self.logarithms.double() - logarithms)[claimed].abs().max().item()
 
 
-def compile_kernel(folder: Path, name: str) -> Path:
+def compile_kernel(folder: Path, name: str, fp8: bool) -> Path:
     cubin = folder / f"{name}.cubin"
-    command = ["nvcc", "-std=c++20", "-O3", "-gencode", "arch=compute_90a,code=sm_90a", "-cubin"]
+    command = ["nvcc", "-std=c++20", "-O3", f"-DFP8_CACHE={int(fp8)}", "-gencode", "arch=compute_90a,code=sm_90a", "-cubin"]
     subprocess.run([*command, str(FOLDER / "cuda" / f"{name}.cu"), "-o", str(cubin)], check=True)
     return cubin
 
@@ -205,7 +215,7 @@ CHECKS = [  # lengths, query tokens of each, heads, page
 ]
 
 
-def check(driver: Driver, function: ctypes.c_void_p, most: int | None = None) -> list[tuple[str, float, float]]:
+def check(driver: Driver, function: ctypes.c_void_p, fp8: bool, most: int | None = None) -> list[tuple[str, float, float]]:
     """most: so many shapes, the first ones."""
     found = []
     for lengths, queries, heads, page in CHECKS[:most]:
@@ -214,7 +224,7 @@ def check(driver: Driver, function: ctypes.c_void_p, most: int | None = None) ->
             for count in queries:
                 spans.append((at + gap, at + gap + count))
                 at += gap + count
-            call = Call(driver, function, Case("check", lengths, heads, 0, page), spans, at + gap)
+            call = Call(driver, function, Case("check", lengths, heads, 0, page, fp8), spans, at + gap)
             bits = []
             for _ in range(3):
                 call.out.fill_(math.nan)
@@ -231,7 +241,7 @@ def check(driver: Driver, function: ctypes.c_void_p, most: int | None = None) ->
 
 
 def measure(driver: Driver, function: ctypes.c_void_p, case: Case) -> dict[str, float]:
-    cache_bytes = sum(case.lengths) * (LATENT + ROTATED) * 2
+    cache_bytes = sum(case.lengths) * (LATENT + ROTATED) * (1 if case.fp8 else 2)
     caches = max(1, min(40, -(-400_000_000 // cache_bytes)))
     tokens = len(case.lengths) * case.queries
     spans = [(i * case.queries, (i + 1) * case.queries) for i in range(len(case.lengths))]
@@ -290,15 +300,24 @@ def copy_bandwidth() -> float:
     return float(2 * (1 << 30) / statistics.median(times) / 1e9)
 
 
-def records(device: str, day: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def records(device: str, day: str, cases: list[Case], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For `tsc kernels roof`: the times in a graph, in the form of its results."""
     found = []
-    for case, row in zip(CASES, rows, strict=True):
+    for case, row in zip(cases, rows, strict=True):
         tokens, count = case.queries * len(case.lengths), len(case.lengths)
         pages, columns = sum(-(-n // case.page) for n in case.lengths), max(-(-n // case.page) for n in case.lengths)
         shapes = [[tokens, case.heads, LATENT], [tokens, case.heads, ROTATED], [pages, case.page, LATENT + ROTATED]]
-        operands = [f"bf16{shape}" for shape in shapes] + [f"i32{shape}" for shape in ([count, 2], [count], [count, columns])]
-        facts = {"op": "ts::latent_attention", "operands": operands, "kernel": "cuda", "device": device, "date": day}
+        types = ("bf16", "bf16", "f8e4m3" if case.fp8 else "bf16")
+        operands = [f"{dtype}{shape}" for dtype, shape in zip(types, shapes, strict=True)] + [
+            f"i32{shape}" for shape in ([count, 2], [count], [count, columns])
+        ]
+        facts = {
+            "op": "ts::latent_attention",
+            "operands": operands,
+            "kernel": "cuda_fp8_cache" if case.fp8 else "cuda",
+            "device": device,
+            "date": day,
+        }
         found.append({**facts, "seconds": row["graph_microseconds"] * 1e-6})
     return found
 
@@ -310,21 +329,22 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="against float64, before timing")
     parser.add_argument("--only-check", action="store_true")
     parser.add_argument("--most", type=int, help="shapes to check, as for compute-sanitizer")
+    parser.add_argument("--fp8", action="store_true", help="of a cache in e4m3")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.zeros(1, device="cuda")
     driver = Driver()
     with tempfile.TemporaryDirectory() as folder:
-        function = driver.load(compile_kernel(Path(folder), "mla_decode_sm90"), "mla_decode")
+        function = driver.load(compile_kernel(Path(folder), "mla_decode_sm90", options.fp8), "mla_decode")
     if options.check or options.only_check:
-        for name, error, logarithm in check(driver, function, options.most):
+        for name, error, logarithm in check(driver, function, options.fp8, options.most):
             print(f"{name:70} {error:.2e} {logarithm:.1e}{'' if error < 4e-3 and logarithm < 1e-3 else '  WRONG'}", flush=True)
     if options.only_check:
         return
     copy = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}: copy {copy:.2f} TB/s")
-    rows = []
-    for case in CASES:
+    rows, cases = [], [replace(case, fp8=options.fp8) for case in CASES]
+    for case in cases:
         found = measure(driver, function, case)
         facts = {"batch": len(case.lengths), "heads": case.heads, "queries": case.queries}
         rows.append({"case": case.name, **facts, **found})
@@ -332,7 +352,7 @@ def main() -> None:
         graphed = f"in a graph {found['graph_microseconds']:8.1f} us {found['graph_terabytes']:.2f} TB/s"
         print(f"{case.name:10} B{len(case.lengths):<4} H{case.heads:<4} q{case.queries}  {alone}   {graphed}", flush=True)
     if options.records:
-        made = records(torch.cuda.get_device_name().removeprefix("NVIDIA "), date.today().isoformat(), rows)
+        made = records(torch.cuda.get_device_name().removeprefix("NVIDIA "), date.today().isoformat(), cases, rows)
         options.records.write_text(json.dumps(made, indent=1) + "\n")
     if options.out:
         machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_terabytes": copy}

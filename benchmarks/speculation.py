@@ -1,15 +1,15 @@
 """What drafts gain: tokens a second with `--speculate lookup`, `mtp` or `draft` over those with `off`, on a file that is repeated with
 small changes and on free text.
 
-usage: python benchmarks/speculation.py NAME.tsa [--case edit,prose,sampled,code,code-sampled] [--source lookup,mtp,draft]
+usage: python benchmarks/speculation.py NAME.tsa [--case edit,prose,sampled,code,code-sampled] [--source lookup,mtp,mtp+2,draft]
                                         [--draft OTHER.tsa] [--users 1] [--rounds 3] [--tokens 1200] [--threads 2]
 
 edit: a module of Python's standard library of some 2,000 tokens, and then its first lines again with a name changed, which the model goes
 on from, greedily: what comes is the model's own, and how much of the file it has again is said beside the figures. prose: the beginnings of
 texts, greedily. sampled: the same at temperature 1, where little repeats itself. code, code-sampled: pieces of modules instead, for a model
-of code. mtp: of an artifact with an entry for drafts; draft: by the artifact of `--draft`; tokens a step say how many came of one. Each
-round runs all engines, in turns, with a salt of its own, so that nothing of the rounds before is found; tokens must be the same. Decoding
-is from the first token to the last.
+of code. mtp: of an artifact with an entry for drafts; draft: by the artifact of `--draft`; mtp+2, draft+2: with `--branches 2`; tokens a
+step say how many came of one. Each round runs all engines, in turns, with a salt of its own, so that nothing of the rounds before is found;
+tokens must be the same. Decoding is from the first token to the last.
 """
 
 from __future__ import annotations
@@ -144,8 +144,11 @@ def main() -> None:
     given = parser.parse_args()
     engines = {}
     for name in ("off", *given.source.split(",")):
-        draft = given.draft if name == "draft" else None
-        options = LimitOptions(speculate=name, draft=draft, prefix_cache=False, max_context=8192)
+        source, _, branches = name.partition("+")
+        draft = given.draft if source == "draft" else None
+        options = LimitOptions(speculate=source, draft=draft, prefix_cache=False, max_context=8192)
+        if branches:
+            options = replace(options, branches=int(branches))
         engines[name] = Engine(given.artifact, options, threads=given.threads)
     print("| case | off, tokens/s | drafts | tokens/s | of off | drafted tokens that came | tokens a step |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tskernels.gpu import jit
+from tskernels.gpu.launch import Launch
 from tskernels.layouts import layout
 from tskernels.registry import lookup, op_named
 
@@ -28,7 +29,7 @@ def randn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def integers(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32, device="cuda")
+    return torch.tensor(values, dtype=torch.int32)
 
 
 def paged(sequences: list[tuple[int, int]], page: int) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -38,8 +39,8 @@ def paged(sequences: list[tuple[int, int]], page: int) -> tuple[Tensor, Tensor, 
     for row, count in enumerate(counts):
         tables[row, :count] = torch.tensor([order.pop() for _ in range(count)])
     ends = torch.tensor([0, *(b for _, b in sequences)]).cumsum(0)
-    spans = torch.stack((ends[:-1], ends[1:]), 1).int().cuda()
-    return spans, integers([a + b for a, b in sequences]), tables.cuda(), sum(counts)
+    spans = torch.stack((ends[:-1], ends[1:]), 1).int()
+    return spans, integers([a + b for a, b in sequences]), tables, sum(counts)
 
 
 def attentions() -> Iterator[Case]:
@@ -167,8 +168,10 @@ def appends() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "ts::latent_append", (randn(64, 64, 576), randn(1000, 512), randn(1000, 64), slots)
 
 
-def launches(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> Callable[[], None]:
-    """What launches a call, and nothing else."""
+def planned(
+    op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]
+) -> tuple[Callable[[Launch], None], tuple[Launch, ...]]:
+    """What makes a launch of a call, with its memory, and the launches."""
     found = lookup(op, kernel)
     given = dict(zip(op_named(op).parameters, operands, strict=False)) | attributes
     tensors = [v for v in given.values() if isinstance(v, Tensor)]
@@ -178,15 +181,19 @@ def launches(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attri
     constants = () if found.constants is None else found.constants(call)
     run = jit._Run(tensors, out, given, multiprocessors, constants)
     assert found.plan is not None
-    plan = found.plan(call, target)
-    run.launch_all(plan)
-    variant = run.variant(plan)
+    return run._launch, run.settle(found.plan(call, target))
 
-    def launch() -> None:
-        for one in variant.launches:
-            run._launch(one)
 
-    return launch
+def launcher(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> Callable[[], None]:
+    """What runs a call, after once, which compiles it."""
+    launch, launches = planned(op, kernel, operands, out, attributes)
+
+    def run() -> None:
+        for one in launches:
+            launch(one)
+
+    run()
+    return run
 
 
 def microseconds(*calls: Callable[[], object]) -> float:
@@ -235,7 +242,7 @@ def _one(
     else:
         error = float((out != expected).sum())
         good = error == 0
-    time = microseconds(launches(op, kernel, tuple(kept), out, attributes))
+    time = microseconds(launcher(op, kernel, tuple(kept), out, attributes))
     rate = moved / time / 1e3
     print(f"{'ok   ' if good else 'WRONG'} {op:22} {kernel:12} {label:24} rel {error:.2e} {time:9.1f} us {rate:8.0f} GB/s", flush=True)
     results.append({"op": op, "kernel": kernel, "case": label, "good": good, "error": error, "us": time, "gb_per_s": rate})

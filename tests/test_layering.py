@@ -31,6 +31,8 @@ _FACTS = (
         "cache_pages",
         "cost",
         "dtypes",
+        "equation",
+        "expansion",
         "floats4",
         "layouts",
         "library",

@@ -13,8 +13,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 START_SECONDS = 600.0
+CONVERSATION = Path(__file__).parent / "conversation.jinja"  # base models have no chat template
 
 
 def free_port() -> int:

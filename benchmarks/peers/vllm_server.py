@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import cpu_vllm
 
 try:
-    from peers.process import serve_until_interrupted
+    from peers.process import CONVERSATION, serve_until_interrupted
 except ImportError:  # run by itself
-    from process import serve_until_interrupted  # type: ignore[import-not-found, no-redef]
+    from process import CONVERSATION, serve_until_interrupted  # type: ignore[import-not-found, no-redef]
 
 _CACHE_GIB = 4
 
@@ -36,6 +36,8 @@ def command(python: Path, model: Path, port: int, users: int, context: int) -> S
         *names,
         *sizes,
         "--enable-prompt-tokens-details",
+        "--chat-template",
+        str(CONVERSATION),
     ]
 
 

@@ -335,10 +335,17 @@ class Attention {
   bool any_few_ = false;
 };
 
-// Of a cache of f32 or bf16, which is then also the type of queries and results.
-inline void attend(const Problem& problem, const Call& call, const Worker& worker) {
+template <class Element>
+void attend_to(const Problem& problem, const Call& call, const Worker& worker) {
   if (problem.tokens == 0) return;
-  if (call.out.dtype == DType::bf16) return Attention<bf16, bf16>(problem, call.scratch, worker).run();
+  if (call.out.dtype == DType::bf16) return Attention<Element, bf16>(problem, call.scratch, worker).run();
+  Attention<Element, float>(problem, call.scratch, worker).run();
+}
+// A cache of f32 or bf16 has the type of queries and results.
+inline void attend(const Problem& problem, const Tensor& cache, const Call& call, const Worker& worker) {
+  if (cache.dtype == DType::f8e4m3) return attend_to<e4m3>(problem, call, worker);
+  if (problem.tokens == 0) return;
+  if (cache.dtype == DType::bf16) return Attention<bf16, bf16>(problem, call.scratch, worker).run();
   Attention<float, float>(problem, call.scratch, worker).run();
 }
 
@@ -347,9 +354,10 @@ std::int64_t places_bytes(const Problem& problem, int num_workers) {
   const Places<Element> places(problem);
   return num_workers * (places.worker_bytes + places.shared_parts);
 }
-inline std::int64_t attend_scratch(const Problem& problem, const Call& call, int num_workers) {
-  return call.out.dtype == DType::bf16 ? places_bytes<bf16>(problem, num_workers)
-                                       : places_bytes<float>(problem, num_workers);
+inline std::int64_t attend_scratch(const Problem& problem, const Tensor& cache, int num_workers) {
+  return cache.dtype == DType::f8e4m3 ? places_bytes<e4m3>(problem, num_workers)
+         : cache.dtype == DType::bf16 ? places_bytes<bf16>(problem, num_workers)
+                                      : places_bytes<float>(problem, num_workers);
 }
 
 // (q [T, K, G, E], cache, sinks [K, G]?, spans, lengths, tables; shard, scale, window, softcap): all but where things
@@ -383,11 +391,11 @@ Problem attention_problem(const Call& call) {
 }
 template <bool has_sinks>
 void attention(const Call& call, const Worker& worker) {
-  attend(attention_problem<has_sinks>(call), call, worker);
+  attend(attention_problem<has_sinks>(call), call.operands[1], call, worker);
 }
 template <bool has_sinks>
 std::int64_t attention_scratch(const Call& call, int num_workers) {
-  return attend_scratch(attention_problem<has_sinks>(call), call, num_workers);
+  return attend_scratch(attention_problem<has_sinks>(call), call.operands[1], num_workers);
 }
 
 // The cache is u8[pages, page_size, 2 * K * (E + 4)], as int8_cache.hpp says.
@@ -400,10 +408,7 @@ Problem attention_int8_problem(const Call& call) {
 }
 template <bool has_sinks>
 void attention_int8(const Call& call, const Worker& worker) {
-  const Problem problem = attention_int8_problem<has_sinks>(call);
-  if (problem.tokens == 0) return;
-  if (call.out.dtype == DType::bf16) return Attention<Code, bf16>(problem, call.scratch, worker).run();
-  Attention<Code, float>(problem, call.scratch, worker).run();
+  attend_to<Code>(attention_int8_problem<has_sinks>(call), call, worker);
 }
 template <bool has_sinks>
 std::int64_t attention_int8_scratch(const Call& call, int num_workers) {

@@ -51,7 +51,9 @@ struct Scales {
   alignas(64) float keys[span_keys], values[span_keys];
 };
 template <class Element>
-constexpr bool has_scales = sizeof(Element) == 1;
+constexpr bool has_scales = false;
+template <>
+constexpr bool has_scales<Code> = true;
 
 // The rows of one sequence and K/V head, and what they see.
 struct Rows {

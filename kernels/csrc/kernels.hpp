@@ -20,6 +20,8 @@ namespace tsk::TSK_ISA {
 #include "rowwise.hpp"
 #include "quantized_vector.hpp"
 #include "int8_cache.hpp"
+#include "fp8_cache.hpp"
+#include "byte_panels.hpp"
 #include "attention_pack.hpp"
 #include "attention_spans.hpp"
 #include "attention.hpp"

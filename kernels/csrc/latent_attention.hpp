@@ -19,7 +19,9 @@ inline Problem latent_problem(const Call& call) {
   return problem;
 }
 
-inline void latent_attention(const Call& call, const Worker& worker) { attend(latent_problem(call), call, worker); }
+inline void latent_attention(const Call& call, const Worker& worker) {
+  attend(latent_problem(call), call.operands[2], call, worker);
+}
 inline std::int64_t latent_attention_scratch(const Call& call, int num_workers) {
-  return attend_scratch(latent_problem(call), call, num_workers);
+  return attend_scratch(latent_problem(call), call.operands[2], num_workers);
 }

@@ -18,6 +18,7 @@ DType dtype_of(const std::string& name) {
   if (name == "i32") return DType::i32;
   if (name == "i64") return DType::i64;
   if (name == "u8") return DType::u8;
+  if (name == "f8e4m3") return DType::f8e4m3;
   throw std::invalid_argument("no kernel here takes elements of type `" + name + "`");
 }
 

@@ -17,6 +17,22 @@ void copy_row(const Tensor& from, std::int64_t row, std::byte* to) {
     std::memcpy(to, source + v * from.vector_stride() * element_bytes(from.dtype), bytes);
 }
 
+template <class Element>
+void narrow_row(const Tensor& from, std::int64_t row, std::byte* to) {
+  auto* codes = reinterpret_cast<e4m3*>(to);
+  for (std::int64_t v = 0; v < from.vectors(); ++v, codes += from.width()) {
+    const Element* source = from.at<const Element>(row) + v * from.vector_stride();
+    for (std::int64_t e = 0; e < from.width(); ++e) narrow_to(widen(source[e]), codes + e);
+  }
+}
+
+// A row into a cache of the same type, or of e4m3.
+void append_row(const Tensor& from, std::int64_t row, const Tensor& cache, std::byte* to) {
+  if (cache.dtype != DType::f8e4m3) return copy_row(from, row, to);
+  if (from.dtype == DType::bf16) return narrow_row<bf16>(from, row, to);
+  narrow_row<float>(from, row, to);
+}
+
 }  // namespace
 
 // (ids, table; shard): ids outside of the table's rows give zeros.
@@ -57,8 +73,8 @@ void cache_append(const Call& call, const Worker& worker) {
   const std::int64_t row_bytes = cache.strides[1] * element_bytes(cache.dtype);
   for (std::int64_t t = worker.first(call.operands[3].rows()); t < worker.last(call.operands[3].rows()); ++t) {
     std::byte* row = cache.data + slots[t] * row_bytes;
-    copy_row(call.operands[1], t, row);
-    copy_row(call.operands[2], t, row + row_bytes / 2);
+    append_row(call.operands[1], t, cache, row);
+    append_row(call.operands[2], t, cache, row + row_bytes / 2);
   }
 }
 
@@ -70,8 +86,8 @@ void latent_append(const Call& call, const Worker& worker) {
   const std::int64_t latent_bytes = call.operands[1].row_elements() * element_bytes(cache.dtype);
   for (std::int64_t t = worker.first(call.operands[3].rows()); t < worker.last(call.operands[3].rows()); ++t) {
     std::byte* row = cache.data + slots[t] * row_bytes;
-    copy_row(call.operands[1], t, row);
-    copy_row(call.operands[2], t, row + latent_bytes);
+    append_row(call.operands[1], t, cache, row);
+    append_row(call.operands[2], t, cache, row + latent_bytes);
   }
 }
 

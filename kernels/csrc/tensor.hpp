@@ -11,7 +11,7 @@
 
 namespace tsk {
 
-enum class DType : std::uint8_t { f32, bf16, i32, i64, u8 };
+enum class DType : std::uint8_t { f32, bf16, i32, i64, u8, f8e4m3 };
 
 TSK_INLINE std::int64_t element_bytes(DType dtype) {
   switch (dtype) {
@@ -20,6 +20,7 @@ TSK_INLINE std::int64_t element_bytes(DType dtype) {
     case DType::i64:
       return 8;
     case DType::u8:
+    case DType::f8e4m3:
       return 1;
     case DType::f32:
     case DType::i32:
@@ -30,6 +31,10 @@ TSK_INLINE std::int64_t element_bytes(DType dtype) {
 
 struct bf16 {
   std::uint16_t bits;
+};
+
+struct e4m3 {
+  std::uint8_t bits;
 };
 
 TSK_INLINE float widen(float x) { return x; }
@@ -48,8 +53,32 @@ TSK_INLINE bf16 round_bf16(float x) {
   return {static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
+// To the nearest, ties to even; what is larger than 448 becomes that, infinities too, and NaN stays NaN.
+TSK_INLINE e4m3 round_e4m3(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const std::uint32_t sign = bits >> 24 & 0x80;
+  bits &= 0x7fffffff;
+  std::uint32_t code;
+  if (bits > 0x7f800000) {
+    code = 0x7f;
+  } else if (bits >= 0x43e00000) {  // 448
+    code = 0x7e;
+  } else if (bits < 0x3c800000) {  // 2^-6: from here down a step is 2^-9, as it is of f32 from 2^14 on
+    float size;
+    std::memcpy(&size, &bits, sizeof size);
+    size += 0x1p14f;
+    std::memcpy(&code, &size, sizeof code);
+    code &= 0xf;
+  } else {
+    code = ((bits + 0x7ffff + (bits >> 20 & 1)) >> 20) - (120 << 3);
+  }
+  return {static_cast<std::uint8_t>(sign | code)};
+}
+
 TSK_INLINE void narrow_to(float x, float* to) { *to = x; }
 TSK_INLINE void narrow_to(float x, bf16* to) { *to = round_bf16(x); }
+TSK_INLINE void narrow_to(float x, e4m3* to) { *to = round_e4m3(x); }
 
 constexpr int max_dims = 5;
 

@@ -98,6 +98,12 @@ void Machine::bulk_tensor(Warp& warp, unsigned lane, const Instr& i) {
     Actor reads = actor, writes = actor;
     if (load) {
       const std::uint32_t signal = multicast ? (barrier_at & kWithin) | rank << kRankShift : barrier_at;
+      const std::uint32_t signalled = signal >> kRankShift;
+      if (signalled != rank && !(i.has("cta_group::2") && signalled / 2 == rank / 2))
+        throw Fault("mbarrier", i.line,
+                    "the tile is for block " + std::to_string(rank) + " of the cluster, its mbarrier in block " +
+                        std::to_string(signalled),
+                    "have both in one block, or with cta_group::2 in one pair");
       barrier = &find_mbarrier(cluster, signal, actor, true);
       reads.stamp = writes.stamp = barrier->agent;
       reads.time = writes.time = static_cast<Time>(barrier->phase + 1);

@@ -113,6 +113,7 @@ Machine::Machine(Program& program, const std::string& kernel, const Launch& laun
         "there are 232448");
   parameters_.assign(kernel_.parameter_bytes + 16, 0);
   for (Instr& instr : kernel_.code) prepare(instr);
+  check_groups();
   for (auto& [name, variable] : program.globals) {
     buffers_.push_back({variable.address, variable.bytes.data(), variable.bytes.size(), true, {}});
     buffers_.back().cells.assign(variable.bytes.size(), {kFromHost, 0});
@@ -141,6 +142,18 @@ void Machine::prepare(Instr& instr) {
     return;
   }
   throw Fault("unsupported", instr.line, "`" + instr.name() + "` does not run here", "add it to kernels/emulator");
+}
+
+void Machine::check_groups() const {
+  const Instr* first = nullptr;
+  for (const Instr& instr : kernel_.code) {
+    if (instr.parts[0] != "tcgen05" || !(instr.has("cta_group::1") || instr.has("cta_group::2"))) continue;
+    if (!first) first = &instr;
+    if (instr.has("cta_group::2") != first->has("cta_group::2"))
+      throw Fault("tensor memory", instr.line,
+                  "has another cta_group than the instruction of line " + std::to_string(first->line),
+                  "give all of a kernel's the same");
+  }
 }
 
 std::uint64_t Machine::add_buffer(std::uint8_t* bytes, std::uint64_t size, bool writable, bool initialized) {
@@ -513,6 +526,9 @@ void Machine::check_left(Block& block) {
     if (b.copied > b.observed)
       throw Fault("exit", b.copy_line, "the block ends while this copy may be under way",
                   "wait for its mbarrier's phase");
+    if (b.committed > b.observed)
+      throw Fault("exit", b.commit_line, "another block ends while this commit may be about to signal it",
+                  "wait there for the mbarrier's phase");
   };
   for (const auto& [_, b] : block.mbarriers) check(b);
   for (const Mbarrier& b : block.invalidated) check(b);

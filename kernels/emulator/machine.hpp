@@ -55,6 +55,8 @@ struct Mbarrier {
   bool fenced = false;                     // the initialization is visible to asynchronous work and to other blocks
   std::uint64_t observed = 0, copied = 0;  // phases below these were waited for, have copies in them
   std::uint32_t copy_line = 0;
+  std::uint64_t committed = 0;  // phases below this have signals of another block's tcgen05.commit
+  std::uint32_t commit_line = 0;
 };
 
 struct Warp;
@@ -132,6 +134,9 @@ struct Block {
   std::vector<Cell> tensor_cells;
   std::array<bool, 512> allocated{};
   bool relinquished = false;
+  Agent allocator = 0;  // of tensor memory, the last
+  Time allocated_at = 0;
+  std::uint32_t allocation_line = 0;
 
   Agent new_agent() { return number << 16 | next_agent++; }
   Agent agent_of(Groups& groups) { return groups.agent == ~0u ? groups.agent = new_agent() : groups.agent; }
@@ -203,6 +208,7 @@ class Machine {
 
   // machine.cpp: starting, scheduling and control flow
   void prepare(Instr& instr);
+  void check_groups() const;
   std::unique_ptr<Cluster> start_cluster(std::uint32_t number);
   bool step(Warp& warp);
   bool visit(Warp& warp, std::uint32_t most);

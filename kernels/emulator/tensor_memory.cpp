@@ -84,6 +84,9 @@ Mask Machine::tensor_allocate(Warp& warp, const Instr& i, Mask lanes) {
     for (unsigned at = 0; at + columns <= kColumns; at += columns)
       if (std::none_of(&block.allocated[at], &block.allocated[at] + columns, [](bool b) { return b; })) {
         std::fill_n(&block.allocated[at], columns, true);
+        block.allocator = warp.thread(first);
+        block.allocated_at = warp.clocks[first].now;
+        block.allocation_line = i.line;
         block.tensor.resize(std::size_t{128} * kColumns);
         block.tensor_cells.resize(block.tensor.size());
         for (unsigned row = 0; row < 128; row++) {
@@ -277,6 +280,12 @@ Mask Machine::tensor_mma(Warp& warp, const Instr& i, Mask lanes) {
                   "launch clusters of an even number of blocks");
     blocks = {cluster.blocks[block.rank & ~1u].get(), cluster.blocks[block.rank | 1].get()};
   }
+  for (const Block* at : blocks)
+    if (at->allocated[base_column] && !actor.knows(at->allocator, at->allocated_at))
+      throw Fault("race", i.line,
+                  "multiplies into tensor memory while its allocation of line " + std::to_string(at->allocation_line) +
+                      " may be under way",
+                  "put a barrier of the block, or of the cluster, between them");
   std::vector<float> b, part;
   for (Block* at : blocks) {
     read_matrix(cluster, at->rank, shared(i.args[2], pair ? n / 2 : n, d >> 16 & 1, b_format), part, {actor});
@@ -371,6 +380,10 @@ Mask Machine::tensor_commit(Warp& warp, const Instr& i, Mask lanes) {
     const LaneStreams& streams = warp.streams[lane];
     for (const std::uint32_t target : targets) {
       Mbarrier& b = find_mbarrier(cluster, target, thread_actor(warp, lane, i.line), true);
+      if (target >> kRankShift != warp.block->rank) {
+        b.committed = b.phase + 1;
+        b.commit_line = i.line;
+      }
       if (streams.pipe != ~0u) {
         b.gathered.all.join(*streams.issued);
         b.gathered.all.raise(warp.thread(lane), streams.issued_now);

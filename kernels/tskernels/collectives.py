@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tskernels.communicator import blocks, current
+from tskernels.cost import all_reduce_add_bound, all_reduce_add_norm_bound
+from tskernels.elementwise import add
+from tskernels.normalization import rms_norm
 from tskernels.registry import collective_op
 
 
@@ -17,6 +21,19 @@ def _fresh(result: Tensor, x: Tensor) -> Tensor:
 def all_reduce(x: Tensor, axis: str, reduction: str) -> Tensor:
     """`sum` or `max` over the ranks of the axis, any shape; equal bits on all of them."""
     return _fresh(current().axis(axis).all_reduce(x, reduction), x)
+
+
+@collective_op("ts::all_reduce_add", cost=all_reduce_add_bound)
+def all_reduce_add(x: Tensor, residual: Tensor, axis: str) -> Tensor:
+    """`residual` and the sum of `x` over the ranks of the axis, `[T, D]`; rounded as the two ops round."""
+    return add(residual, all_reduce(x, axis, "sum"))
+
+
+@collective_op("ts::all_reduce_add_norm", cost=all_reduce_add_norm_bound)
+def all_reduce_add_norm(x: Tensor, residual: Tensor, w: Tensor, axis: str, eps: float, offset: float) -> Tensor:
+    """`[T, 2*D]`: what `all_reduce_add` gives, and beside it the `rms_norm` of that with `w [D]`."""
+    total = all_reduce_add(x, residual, axis)
+    return torch.cat((total, rms_norm(total, w, eps, offset)), -1)
 
 
 @collective_op("ts::all_gather")

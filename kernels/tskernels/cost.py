@@ -166,6 +166,20 @@ def latent_attention_bound(call: Call, target: Target) -> float:
     return seconds(target, moved_bytes=moved, flops=(4.0 * elements(q) + 2.0 * elements(rotated)) * positions_per_sequence)
 
 
+def expanded_attention_bound(call: Call, target: Target) -> float:
+    """Each sequence's pages read once, and a key and a value for each head made of a row, written and read; two products of every head
+    with those."""
+    few, content, rotated, cache, k_up, v_up, _, _, tables = call.operands
+    page = operand_bytes(cache) / (cache.shape[0] or NOMINAL_SIZE)
+    positions_per_sequence = (tables.shape[1] or NOMINAL_SIZE) * (cache.shape[1] or NOMINAL_SIZE)
+    positions = (tables.shape[0] or NOMINAL_SIZE) * positions_per_sequence
+    of_weights = elements(k_up) + elements(v_up)
+    made = positions * of_weights / (k_up.shape[2] or NOMINAL_SIZE) * size_bytes(few.dtype)
+    moved = elements(tables) * page + 2 * made + sum(map(operand_bytes, (few, content, rotated, k_up, v_up)))
+    pairs = 2.0 * (elements(content) + elements(rotated) + elements(few)) * positions_per_sequence
+    return seconds(target, moved_bytes=moved, flops=2.0 * of_weights * positions + pairs)
+
+
 def recurrence_bound(state: int) -> Cost:
     """Of an op whose operand `state` has a page a sequence: rows read and written once, each sequence's page read and written; and six
     operations for each number of a page and each token."""
@@ -215,3 +229,23 @@ def message_bound(call: Call, target: Target) -> float:
     """The operand over the link once; the number of ranks is the plan's business, and the same for every candidate."""
     m = machine(target)
     return m.message_seconds + operand_bytes(call.operands[0]) / m.link_bytes_per_second
+
+
+def all_reduce_add_bound(call: Call, target: Target) -> float:
+    """`message_bound`, and an addition after it."""
+    return message_bound(call, target) + _added(call, target)
+
+
+def all_reduce_add_norm_bound(call: Call, target: Target) -> float:
+    """`message_bound`, an addition after it, and a normalization after that."""
+    return all_reduce_add_bound(call, target) + seconds(target, moved_bytes=2 * operand_bytes(call.operands[0]))
+
+
+def one_shot_bound(call: Call, target: Target) -> float:
+    """A message that a kernel sends itself: the operand over the link once, and what else it reads and writes meanwhile."""
+    m = machine(target)
+    return m.message_seconds + max(operand_bytes(call.operands[0]) / m.link_bytes_per_second, _added(call, target) - m.launch_seconds)
+
+
+def _added(call: Call, target: Target) -> float:
+    return seconds(target, moved_bytes=3 * operand_bytes(call.operands[0]))

@@ -9,16 +9,14 @@ T tokens in the step; K key heads with G query heads each; E elements a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from tskernels.attention import attention_torch, clear_unclaimed, oldest_key, own_sequences, sink_attention_torch
+from tskernels.attention import attention_torch, sink_attention_torch
 from tskernels.cache_layouts import INT8_CACHE
 from tskernels.cost import append_bound, attention_bound, sink_attention_bound
-from tskernels.dtypes import compute_dtype
 from tskernels.registry import kernel, one_float_type
+from tskernels.seen_pages import each_alone
 
 LARGEST_CODE = 127
 
@@ -74,8 +72,9 @@ def attention_int8(
     out: Tensor,
 ) -> None:
     """The pages that a sequence sees are dequantized, and attended to as rows; in f32, rounded once."""
-    for rows, queries, alone, result in _alone(q, cache, spans, lengths, tables, shard, window, out):
-        attention_torch(queries, rows, *alone, 0, scale, window, softcap, out=result)
+    for own, pages, step, result in each_alone(cache, spans, lengths, tables, shard, window, out):
+        rows = dequantize(pages, q.shape[1], q.shape[3], result.dtype)
+        attention_torch(q[own].to(result.dtype), rows, *step, 0, scale, window, softcap, out=result)
 
 
 @kernel("ts::sink_attention", name="torch_int8", when=one_float_type, cost=sink_attention_bound, layouts={1: INT8_CACHE})
@@ -94,26 +93,6 @@ def sink_attention_int8(
     out: Tensor,
 ) -> None:
     """As `attention`."""
-    for rows, queries, alone, result in _alone(q, cache, spans, lengths, tables, shard, window, out):
-        sink_attention_torch(queries, rows, sinks, *alone, 0, scale, window, softcap, out=result)
-
-
-Alone = tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor], Tensor]
-"""Pages as rows, queries, spans with lengths and tables, and where the result goes."""
-
-
-def _alone(
-    q: Tensor, cache: Tensor, spans: Tensor, lengths: Tensor, tables: Tensor, shard: int, window: int, out: Tensor
-) -> Iterator[Alone]:
-    """Each sequence by itself, as if it began with the first page that it sees; its result is rounded when the next is asked for."""
-    page_size, dtype = cache.shape[1], compute_dtype(q.dtype)
-    sequences = own_sequences(spans, lengths, len(q), shard)
-    clear_unclaimed(out, sequences)
-    for sequence, first, last, length in sequences:
-        page = oldest_key(last - first, length, window) // page_size
-        seen = cache.index_select(0, tables[sequence, page : -(-length // page_size)])
-        rows = dequantize(seen, q.shape[1], q.shape[3], dtype)
-        alone = torch.tensor([[0, last - first]]), torch.tensor([length - page * page_size]), torch.arange(len(rows))[None]
-        result = torch.empty_like(q[first:last], dtype=dtype, memory_format=torch.contiguous_format)
-        yield rows, q[first:last].to(dtype), alone, result
-        out[first:last] = result
+    for own, pages, step, result in each_alone(cache, spans, lengths, tables, shard, window, out):
+        rows = dequantize(pages, q.shape[1], q.shape[3], result.dtype)
+        sink_attention_torch(q[own].to(result.dtype), rows, sinks, *step, 0, scale, window, softcap, out=result)

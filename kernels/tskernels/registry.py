@@ -27,10 +27,21 @@ REFERENCE: Final = "reference"
 ROWS: Final = "rows"
 """The layout of everything that is not stored in another: dimensions in order, the last one contiguous."""
 _FAMILIES: Final = (
-    *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "gated"),
+    *("activation", "attention", "cache", "collectives", "contraction", "elementwise", "embedding", "fp8_cache", "gated"),
     *("int8_cache", "latent_attention", "linear", "mixture", "normalization", "recurrent", "rope", "rows", "screened", "views"),
     *("simd_kernels",),
-    *("gpu.attention", "gpu.elementwise", "gpu.linear", "gpu.mixture", "gpu.mla_cuda", "gpu.recurrent", "gpu.rows", "gpu.sampling"),
+    *(
+        "gpu.all_reduce",
+        "gpu.attention",
+        "gpu.elementwise",
+        "gpu.expanded_attention",
+        "gpu.linear",
+        "gpu.mixture",
+        "gpu.mla_cuda",
+        "gpu.recurrent",
+        "gpu.rows",
+        "gpu.sampling",
+    ),
 )
 _FAMILIES_OF: Final = {
     "jax": (

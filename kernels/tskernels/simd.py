@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tskernels.cache_layouts import INT8_CACHE
+from tskernels.cache_layouts import FP8_CACHE, INT8_CACHE
 from tskernels.cost import Cost, dot_bound, experts_panels_bound, panels_bound
 from tskernels.equation import is_batched_matmul, matmul_dimensions
+from tskernels.expansion import all_absorbed
 from tskernels.layouts import GATED_PANELS, PANELS, QUANTIZED, SCREEN, STACKED
 from tskernels.registry import Call, When, one_float_type
 from tskernels.rope_kinds import magnitude_of
@@ -20,6 +21,7 @@ from tskernels.target import cpu
 SIMD: Final = "simd"
 SIMD_PANELS: Final = "simd_panels"
 SIMD_INT8: Final = "simd_int8"
+SIMD_FP8: Final = "simd_fp8"
 TARGET: Final = cpu("avx2", "fma", "f16c")
 MOST_TAPS: Final = 8
 """`max_taps` of recurrent.hpp."""
@@ -130,10 +132,15 @@ _KERNELS: Final = (
     SimdKernel("ts::attention", SIMD_INT8, "attention_int8", _named("shard", "scale", "window", "softcap"), {1: INT8_CACHE}),
     SimdKernel("ts::sink_attention", SIMD, "sink_attention", _named("shard", "scale", "window", "softcap")),
     SimdKernel("ts::sink_attention", SIMD_INT8, "sink_attention_int8", _named("shard", "scale", "window", "softcap"), {1: INT8_CACHE}),
-    SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window")),
+    SimdKernel("ts::latent_attention", SIMD, "latent_attention", _named("shard", "scale", "window"), when=all_absorbed),
     SimdKernel("ts::cache_append", SIMD, "cache_append"),
     SimdKernel("ts::cache_append", SIMD_INT8, "cache_append_int8", layouts={0: INT8_CACHE}),
     SimdKernel("ts::latent_append", SIMD, "latent_append"),
+    SimdKernel("ts::attention", SIMD_FP8, "attention", _named("shard", "scale", "window", "softcap"), {1: FP8_CACHE}),
+    SimdKernel("ts::sink_attention", SIMD_FP8, "sink_attention", _named("shard", "scale", "window", "softcap"), {1: FP8_CACHE}),
+    SimdKernel("ts::latent_attention", SIMD_FP8, "latent_attention", _named("shard", "scale", "window"), {2: FP8_CACHE}),
+    SimdKernel("ts::cache_append", SIMD_FP8, "cache_append", layouts={0: FP8_CACHE}),
+    SimdKernel("ts::latent_append", SIMD_FP8, "latent_append", layouts={0: FP8_CACHE}),
     SimdKernel("ts::short_conv", SIMD, "short_conv", _named("shard"), when=_has_few_taps),
     SimdKernel("ts::decay", SIMD, "decay", when=None),
     SimdKernel("ts::gated_delta", SIMD, "gated_delta", _named("shard", "scale", "eps"), when=_has_values_of_one_type),

@@ -32,7 +32,8 @@ _TORCH_CAPABILITY: Final = {"AVX2": ("avx2", "fma"), "AVX512": ("avx2", "fma", "
 @dataclass(frozen=True, slots=True)
 class Target:
     """A family (`cpu`, `cuda`, `rocm`, `jax`) and features. For a machine: all it has. For a kernel: all it needs. Of a GPU the
-    architecture is one (`sm_90a`, `gfx950`); of `jax` the one platform that a program is for, where it is not for all of them."""
+    architecture is one (`sm_90a`, `gfx950`), and what it shares with others another (`tcgen05`); of `jax` the one platform that a program
+    is for, where it is not for all of them."""
 
     family: str
     features: frozenset[str] = frozenset()
@@ -59,19 +60,22 @@ ANY: Final = Target("any")
 """What a kernel needs that is made of torch's ops alone: it runs wherever its tensors are, and looks at none of their values."""
 CPU: Final = Target("cpu")
 CUDA: Final = Target("cuda")
+TCGEN05: Final = Target("cuda", frozenset({"tcgen05"}))
 ROCM: Final = Target("rocm")
 JAX: Final = Target("jax")
 PLATFORMS: Final = ("tpu", "cuda", "cpu")
 """That a program for JAX can be exported for."""
 ARCHITECTURES: Final = {"sm_90a": "cuda", "sm_100a": "cuda", "sm_103a": "cuda", "gfx942": "rocm", "gfx950": "rocm"}
 """Of GPUs, with their family."""
+_SHARED_FEATURES: Final = {"sm_100a": {"tcgen05"}, "sm_103a": {"tcgen05"}}
+"""What architectures have in common that a kernel may ask for: Blackwell's tensor cores."""
 DEVICES: Final = {"sm_90a": "h100", "sm_100a": "b200", "sm_103a": "b300", "gfx942": "mi300x", "gfx950": "mi355x"}
 """The device that stands for each architecture where nothing more is known: what it can do is in `cost.py`."""
 
 
 def gpu(architecture: str) -> Target:
     """One GPU's architecture: `gpu("sm_90a")`."""
-    return Target(ARCHITECTURES[architecture], frozenset({architecture}))
+    return Target(ARCHITECTURES[architecture], frozenset({architecture, *_SHARED_FEATURES.get(architecture, ())}))
 
 
 def platforms_of(target: Target) -> tuple[str, ...]:

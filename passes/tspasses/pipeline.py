@@ -10,6 +10,8 @@ from tsc.graph import Program
 from tskernels.registry import ROWS, Measurements
 from tskernels.target import Target
 from tspasses.choose_layouts import ChooseLayouts
+from tspasses.expand_latents import ExpandLatents
+from tspasses.fuse_all_reduce import FuseAllReduce
 from tspasses.fuse_gated import FuseGated
 from tspasses.fuse_linears import FuseLinears
 from tspasses.keep_formats import Formats, KeepFormats
@@ -52,7 +54,8 @@ def passes(
     to be stored quantized; cache_layout: of all caches; measured: what kernels took, which goes before what they are predicted to take."""
     screening = (ScreenHead(target),) if screen else ()
     stored = (KeepFormats(target, formats), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target, measured=measured))
-    return (Simplify(), StoreCaches(cache_layout), *stored, SelectKernels(target, measured), PlanMemory())
+    graph = (Simplify(), StoreCaches(cache_layout), ExpandLatents(target), *stored)
+    return (*graph, FuseAllReduce(target), SelectKernels(target, measured), PlanMemory())
 
 
 def compile_graphs(

@@ -13,7 +13,7 @@ import torch.fx
 
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.graph import Program, caches, row_of
-from tskernels.cache_layouts import CACHE_LAYOUTS
+from tskernels.cache_layouts import CACHE_LAYOUTS, FP8_CACHE
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,9 @@ class StoreCaches:
     def _refusal(self, program: Program, cache: torch.fx.Node) -> Diagnostic:
         dtype, row = row_of(program.mesh, cache)
         kind = "a latent cache" if len(row) == 1 else "a cache"
-        wanted = "keys and values [2, K, E] in f32 or bf16, of an even E"
+        wanted = CACHE_LAYOUTS[self.layout].wanted
         text = f"`{cache.name}` is {kind}, {dtype}{list(row)} for a token, and the layout {self.layout} is for {wanted}"
-        return Diagnostic("TS0511", text, cache.meta["span"], fixes=("compile without --cache: it is then stored as --dtype",))
+        fixes = ["compile without --cache: it is then stored as --dtype"]
+        if CACHE_LAYOUTS[FP8_CACHE].takes(dtype, row):
+            fixes.insert(0, "compile with --cache fp8: it is then stored in a byte an element")
+        return Diagnostic("TS0511", text, cache.meta["span"], fixes=tuple(fixes))

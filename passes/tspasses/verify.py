@@ -35,6 +35,7 @@ from tsc.stdlib import BUILTINS, Mismatch
 from tskernels.cache_layouts import CACHE_LAYOUTS
 from tskernels.layouts import LAYOUTS, SCREEN
 from tskernels.registry import ROWS, lookup
+from tspasses.expand_latents import absorbed_by
 from tspasses.fuse_gated import ACTIVATIONS
 from tspasses.transitions import COLLECTIVES, divides, single_move
 
@@ -122,6 +123,8 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
     op = op_of(node)
     if op in (*COLLECTIVES, "local_slice", "keep_first"):
         _check_collective(mesh, node, op)
+    elif op in ("all_reduce_add", "all_reduce_add_norm"):
+        _check_all_reduce_add(mesh, node, result)
     elif op == "keep":
         _same(mesh, type_of(node), type_of(operands(node)[0]), "what is kept")
     elif op == "split" and len(node_type(operands(node)[0]).shape.factors) != len(node_type(node).shape.factors):
@@ -135,6 +138,8 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
         _check_screened_linear(mesh, node)
     elif op == "gated_linear":
         _check_gated_linear(mesh, node)
+    elif op == "expanded_attention":
+        _check_expanded_attention(mesh, node)
     elif isinstance(result, JoinedType):
         _check_joined_linear(mesh, node, result)
     else:
@@ -225,6 +230,19 @@ def _check_screened_linear(mesh: Mesh, node: torch.fx.Node) -> None:
     _check_rule(mesh, "linear", [node_type(x), node_type(w)], node_type(node), {})
 
 
+def _check_expanded_attention(mesh: Mesh, node: torch.fx.Node) -> None:
+    """It completes what latent attention between two products has made of the same operands, and overwrites that."""
+    few, content, rotated, cache, k_up, v_up, *step = operands(node)
+    found = absorbed_by(few)
+    if found is None or len(few.users) != 1:
+        raise VerificationError(f"%{few.name} is not what latent attention alone has made of some rows")
+    if [content, k_up, v_up] != [found.content, found.k_up, found.v_up] or operands(found.latent)[1:] != [rotated, cache, *step]:
+        raise VerificationError(f"its operands are not those of %{few.name}")
+    if {**node.kwargs, "window": 0} != found.latent.kwargs:
+        raise VerificationError(f"{dict(node.kwargs)} says other than {dict(found.latent.kwargs)} of %{found.latent.name}")
+    _same(mesh, type_of(node), type_of(few), "the result")
+
+
 def _check_narrow(mesh: Mesh, node: torch.fx.Node) -> None:
     source = type_of(operands(node)[0])
     if not isinstance(source, JoinedType):
@@ -277,6 +295,20 @@ def _check_collective(mesh: Mesh, node: torch.fx.Node, op: str) -> None:
         wanted = {"split_dim": found.target, "concat_dim": found.source}
     if any(node.kwargs[k] != v for k, v in wanted.items()):
         raise VerificationError(f"{op} has attributes {dict(node.kwargs)}, its types say {wanted}")
+
+
+def _check_all_reduce_add(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
+    """It is placed as the ops that it stands for."""
+    x, residual, *norm = (node_type(n) for n in operands(node))
+    total, *normalized = result.parts if isinstance(result, JoinedType) else (result,)
+    found = single_move(x.shape, mesh, x.placement, total.placement)
+    if found is None or (found.kind, found.reduction, "*".join(found.axes)) != ("all_reduce", "sum", node.kwargs["axis"]):
+        raise VerificationError(f"no sum over {node.kwargs['axis']} leads from {x.text(mesh)} to {total.text(mesh)}")
+    _check_rule(mesh, "add", [residual, replace(x, placement=total.placement)], total, {})
+    if len(normalized) != len(norm) or (isinstance(result, JoinedType) and result.dim != 1):
+        raise VerificationError(f"{op_of(node)} gives {result.text(mesh)}")
+    for w, made in zip(norm, normalized, strict=True):
+        _check_rule(mesh, "rms_norm", [total, w], made, {k: node.kwargs[k] for k in ("eps", "offset")})
 
 
 def _same(mesh: Mesh, found: GraphType, wanted: GraphType, what: str) -> None:

@@ -74,7 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantization: dict[str, int] | None = None
     importance: ImportanceEntry | None = None
     tuning: TuningEntry | None = None
-    cache: Literal["dtype", "int8"] = "dtype"
+    cache: Literal["dtype", "int8", "fp8"] = "dtype"
     drafter: str | None = None
 
 

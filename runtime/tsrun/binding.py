@@ -58,7 +58,7 @@ class Binder:
     coordinates: Mapping[str, int]
     step_inputs: Mapping[StepInput, Place]
     kept: Mapping[str, Place] = field(default_factory=dict)
-    inplace: frozenset[str] = frozenset({"ts::cache_append", "ts::latent_append"})
+    inplace: frozenset[str] = frozenset({"ts::cache_append", "ts::latent_append", "ts::expanded_attention"})
 
     def bind(self, plan: Plan, keeps: Mapping[str, Place]) -> BoundPlan:
         """keeps: where the plan keeps what it does."""
@@ -109,17 +109,21 @@ class _Binding:
             view: Place = _VIEWS[node.op](*args, **node.attrs)  # type: ignore[operator]
             if node.op == KEEP:
                 self.calls.append(BoundCall(COPY, COPY, (view,), {}, self.keeps[str(node.attrs["name"])]))
-            if target is not None:  # the caller's storage outlives the callee's frame, a view of the frame would not
-                self.calls.append(BoundCall(COPY, COPY, (view,), {}, target))
-                return target
-            return view
+            return self._kept(view, target)
         if node.op in self.binder.inplace:
             out = args[0]
             assert isinstance(out, Place)
         else:
             out = target if target is not None else self._storage(node, node.shape, node.dtype, frame)
         self.calls.append(BoundCall(node.op, node.kernel, args, node.attrs, out, node.constants, node.plan))
-        return out
+        return self._kept(out, None if out is target else target)
+
+    def _kept(self, place: Place, target: Place | None) -> Place:
+        """Where an alias is the graph's result, a copy: the caller's storage outlives the callee's frame, a view of the frame would not."""
+        if target is None:
+            return place
+        self.calls.append(BoundCall(COPY, COPY, (place,), {}, target))
+        return target
 
     def _call(self, node: CallNode, values: Mapping[str, Value], frame: Frame, target: Place | None) -> Place:
         callee = self.binder.program.graphs[node.call]

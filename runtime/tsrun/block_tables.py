@@ -25,13 +25,6 @@ class BlockTables:
         group, row, index, page = updates_U4.T
         self._pages[group, row, index] = page
 
-    def exchange(self, updates_U4: Ints) -> Ints:
-        """Change entries, each once; the updates that change them back."""
-        group, row, index, page = updates_U4.T
-        before = np.stack((group, row, index, self._pages[group, row, index]), axis=1)
-        self._pages[group, row, index] = page
-        return before
-
     def copy_rows(self, group: int, rows_S: Ints, out_SP: Ints) -> None:
         """The first columns of a group's rows, one a sequence of the step."""
         out_SP[:] = self._pages[group, rows_S, : out_SP.shape[1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
@@ -13,7 +14,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tsrun.errors import RequestError
+from tsrun.errors import RequestError, UsageError
 
 Message = Mapping[str, Any]
 
@@ -40,7 +41,7 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise RequestError("chat template", f"line {error.lineno}: {error.message}", "generate without --chat") from None
+            raise RequestError("chat template", f"line {error.lineno}: {error.message}", "mend it") from None
 
     def render(self, messages: Sequence[Message], tools: Sequence[Any] = (), variables: Mapping[str, Any] | None = None) -> str:
         """variables: that the template knows besides; they go before those that it is always given, but for the conversation."""
@@ -49,6 +50,22 @@ class ChatTemplate:
             return self._template.render({**given, "messages": list(messages), "tools": list(tools) or None})
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise RequestError("chat template", str(error) or type(error).__name__, "change the messages") from None
+
+
+def read_chat_template(file: Path) -> str:
+    """A file's template, which compiles. Raises UsageError."""
+    try:
+        source = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "is not UTF-8"
+        raise UsageError(str(file), f"can not be read ({why})", "give a Jinja file to --chat-template") from None
+    if not source.strip():
+        raise UsageError(str(file), "is empty", "give a Jinja file to --chat-template")
+    try:
+        ChatTemplate(source, {})
+    except RequestError as error:
+        raise UsageError(str(file), error.what, "mend the template") from None
+    return source
 
 
 def _raise_exception(message: str) -> NoReturn:

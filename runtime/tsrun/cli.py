@@ -48,6 +48,12 @@ _ENGINE_OPTIONS = (
         "draft is another one (--draft).",
     ),
     click.option("--draft", metavar="NAME.tsa|CHECKPOINT", help="A smaller model of the same tokenizer, whose guesses are verified."),
+    click.option(
+        "--branches",
+        type=int,
+        metavar="N",
+        help="Of mtp or draft: verify the second likeliest token, too, beside the first N guesses, where that pays.",
+    ),
     click.option("--no-prefix-cache", "prefix_cache", flag_value=False, default=True, help="Compute each prompt anew."),
     click.option(
         "--snapshot-tokens",
@@ -137,6 +143,7 @@ def generate_command(model: Path, prompts: tuple[str, ...], prompt_file: Any, ch
 @click.option("--max-requests-per-key", type=click.IntRange(min=1), help="Answers under way of one API key at most; then 429.")
 @click.option("--max-tokens-per-minute-per-key", type=click.IntRange(min=1), help="Tokens that an API key may use in a minute; then 429.")
 @click.option("--keep-nonces", "drops_nonces", flag_value=False, default=True, help="Leave in prompts what clients put there for billing.")
+@click.option("--chat-template", type=_PATH, metavar="FILE", help="Jinja, instead of what the checkpoint has.")
 @click.option("--tool-parser", help="How the model writes calls of tools [default: as its chat template shows].")
 @click.option("--reasoning-parser", help="How it marks its reasoning [default: as its chat template shows].")
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=30, show_default=True, help="For requests under way at the end.")

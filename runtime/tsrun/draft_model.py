@@ -46,7 +46,8 @@ class DraftModel:
     most = MOST_GUESSES
     needs_every_row = False
 
-    def __init__(self, path: Path, target: Artifact) -> None:
+    def __init__(self, path: Path, target: Artifact, branches: int) -> None:
+        self._branches = branches
         self._artifact = artifact = open_artifact(path, rank=0, memory=files_read_before())
         artifact.require_weights()
         self._program = read_program(artifact.file(PROGRAM))
@@ -100,7 +101,8 @@ class DraftModel:
             going += [link] * (end == length)
         if not links:
             return None
-        return Chain(self._first(parts, links), going, self._pages, self._vocabulary, lambda rows: rows, self._chained)
+        first = self._first(parts, links)
+        return Chain(first, going, self._pages, self._vocabulary, lambda rows: rows, self._chained, branches=self._branches)
 
     def _first(self, parts: Sequence[tuple[Ints, Ints, Ints]], links: Sequence[Link]) -> Step:
         ids, positions, slots = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
@@ -112,11 +114,11 @@ class DraftModel:
             spans=np.stack((np.append(np.int32(0), ends[:-1]), ends), axis=1),
             lengths=positions[ends - 1] + 1,
             last=ends - 1,
-            keep=np.ones_like(ends),
+            keep=np.full_like(ends, 2 if self._branches else 1),
             table_rows=np.array([link.row for link in links], dtype=np.int32),
             table_updates=np.concatenate([self._pages.entries(link.row, link.own_pages) for link in links]),
             copies=NO_COPIES,
-            scratch=np.concatenate([self._pages.scratch(link.row, link.own_pages) for link in links]),
+            scratch=np.concatenate([self._pages.past(link.sequence, link.row, link.own_pages) for link in links]),
         )
 
     def _chained(self, link: Link) -> None:

@@ -19,7 +19,8 @@ def speculation_of(options: LimitOptions, artifact: Artifact, program: Program, 
     """RequestError where what was asked for can not be."""
     source = _source(options, artifact.manifest, program)
     if source == "mtp":
-        return Speculation(source, OwnEntry(program, limits, artifact.manifest.vocabulary, artifact.guessed_tokens()))
+        named = artifact.guessed_tokens()
+        return Speculation(source, OwnEntry(program, limits, artifact.manifest.vocabulary, named, options.branches or 0))
     return Speculation(source, draft)
 
 

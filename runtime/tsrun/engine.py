@@ -24,6 +24,7 @@ import numpy as np
 from tsrun._core import Sampler, StepPlan
 from tsrun.allowed import Allowed
 from tsrun.artifact import Artifact
+from tsrun.branches import Branch, Branches
 from tsrun.checking import Checking
 from tsrun.constraint import Constraint
 from tsrun.constraints import Constraints
@@ -103,6 +104,9 @@ class Engine:
         self._running: StepPlan | None = None
         self._drafts = Drafts()  # of the step that runs
         self._decided = False  # whether its largest logits are the tokens that come of it
+        self._branches = Branches(self.limits, program)
+        self._ran: Step
+        self._wanted: dict[int, list[Branch]] = {}  # branches of the next step, by request
         self._constraints = Constraints(self.artifact, self.tokenizer, 1 + (MOST_DRAFTS if self._speculation.is_on else 0))
         self._over: str | None = None  # why nothing more runs here
         self._streams: dict[int, Stream] = {}
@@ -253,15 +257,16 @@ class Engine:
                 assert not self._streams, "the scheduler has nothing to do for the requests that are open"
                 return events
             self._start(self._running)
-        plan, drafts, decided = self._running, self._drafts, self._decided
+        plan, ran, drafts, decided = self._running, self._ran, self._drafts, self._decided
         following = self._plan(events) if self._depth > 1 and not self._waits(plan) else None
         if following is not None and decided:
             self._start(following)
         result = self._ranks.result()
-        outcome = Outcome(plan, drafts, result, [s for s, _ in self._sampling(plan)])
+        outcome = Outcome(plan, ran, drafts, result, [s for s, _ in self._sampling(plan)])
         if self._observer is not None:
             self._observer(outcome.logits())
         failed = self._take_failed(plan, outcome)
+        self._branches.keep(grown for grown in map(outcome.branch, outcome.came) if grown is not None)
         self._running = following
         if following is not None and not decided:
             _fill(following.ids, outcome.last_tokens())
@@ -309,7 +314,8 @@ class Engine:
     def _propose(self) -> None:
         """Drafts for the next step; all tokens before it are known."""
         if self._speculation.is_on:
-            for request, tokens in self._speculation.propose(self._streams).items():
+            drafts, self._wanted = self._speculation.propose(self._streams)
+            for request, tokens in drafts.items():
                 self._scheduler.draft(request, np.array(tokens, dtype=np.int32))
 
     def _waits(self, plan: StepPlan) -> bool:
@@ -325,13 +331,16 @@ class Engine:
             self._streams[request].start(time.monotonic())
             self._unstarted.discard(request)
         self._speculation.follow(plan)
-        self._drafts = drafts = Drafts.of(plan)
-        step, scored = Step.of(plan, self._keep(plan)), self._scored(plan)
+        wanted, self._wanted = self._wanted, {}
+        step, branches = self._branches.grow(plan, Step.of(plan, self._keep(plan)), wanted)
+        scored = self._scored(plan)
+        self._ran, self._drafts = step, Drafts.of(plan).beside(branches)
+        drafts = self._drafts
         if drafts.tokens.size:
             step = with_rows(step, drafts.rows, step.keep[drafts.sequences])
         if scored:
             step = with_rows(step, [one.row for one in scored], [0] * len(scored))
-        draws = self._draws(plan, drafts, scored, step.keep)
+        draws = self._draws(plan, step, drafts, scored)
         self._decided = self._is_decided(draws)
         self._ranks.start(step, draws)
 
@@ -340,7 +349,7 @@ class Engine:
         """How many a step has, if no other."""
         rows = len(plan.requests) + drafts.tokens.size
         begins, ends = plan.spans.T
-        return rows if (ends - begins).sum() == rows else None
+        return rows + sum(one.branch.num_rows for one in drafts.branches) if (ends - begins).sum() == rows else None
 
     def _scored(self, plan: StepPlan) -> list[Scored]:
         """The tokens of prompts that a step's rows say the log probabilities of."""
@@ -378,28 +387,29 @@ class Engine:
             kept[s] = 0 if self._keeps_all else stream.first_keep if self._ranks.can_run_head else stream.keep
         return np.array(kept, dtype=np.int32)
 
-    def _draws(self, plan: StepPlan, drafts: Drafts, scored: list[Scored], keep: Ints) -> Draws | Embeds | None:
+    def _draws(self, plan: StepPlan, step: Step, drafts: Drafts, scored: list[Scored]) -> Draws | Embeds | None:
         """The tokens or embeddings that a step is to bring; None where the program picks tokens."""
         if self._gives == "tokens":
             return None
         if self._gives == "embeddings":
             return Embeds([s for s, _ in self._sampling(plan)])
-        samplers: list[Sampler | None] = [None] * len(plan.requests)
+        num_sequences = len(plan.requests) + len(drafts.branches)
+        samplers: list[Sampler | None] = [None] * num_sequences
         asked: dict[int, Allowed] = {}
         told: dict[int, Allowed] = {}
         for s, request in self._sampling(plan):
             stream = self._streams[request]
             samplers[s] = stream.sampler
             if stream.allowed is not None:
-                (asked if keep[s] == 1 else told)[s] = stream.allowed
+                (asked if step.keep[s] == 1 else told)[s] = stream.allowed
         masks = self._constraints.fill([(allowed, drafts.of_sequence(s)) for s, allowed in told.items()]) if told else None
-        return Draws(samplers, plan.lengths, masks, scored, keep, asked, told, drafts)
+        return Draws(samplers, step.lengths[:num_sequences], masks, scored, step.keep, asked, told, drafts)
 
     def _is_decided(self, draws: Draws | Embeds | None) -> bool:
         """Whether a step's tokens are the largest logits of its rows, whatever the host says, and nothing runs before the next step."""
         if not isinstance(draws, Draws) or not self._ranks.runs_ahead or self._speculation.runs_a_model:
             return False
-        is_plain = not (draws.drafts.tokens.size or draws.scored or draws.asked or draws.told)
+        is_plain = not (draws.drafts.tokens.size or draws.drafts.branches or draws.scored or draws.asked or draws.told)
         return is_plain and draws.keep is not None and bool((draws.keep == 1).all())
 
     def _take_failed(self, plan: StepPlan, outcome: Outcome) -> list[Event]:

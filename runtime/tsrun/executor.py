@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from tskernels.cache_pages import table_columns
@@ -17,10 +18,10 @@ from tsrun.kept import Kept
 from tsrun.limits import Limits
 from tsrun.memory import zeros
 from tsrun.output import Output
+from tsrun.page_copies import PageCopies
 from tsrun.program import Program, Region
 from tsrun.sampler import NOT_KEPT, Draws
 from tsrun.simd_program import SimdPrograms, can_run
-from tsrun.states import States
 from tsrun.step import Ints, Step
 from tsrun.step_inputs import StepInputs
 from tsrun.weights import Weights
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
     from tsrun.embedding import Embeds
     from tsrun.gpu.device import Device
+    from tsrun.gpu.peers import PeerMemory
     from tsrun.gpu.programs import GpuPrograms
 
 
@@ -46,8 +48,8 @@ class Programs(Protocol):
         """Whether it can be run alone."""
 
 
-class HoldsStates(Protocol):
-    """States of sequences, by pages."""
+class HoldsPages(Protocol):
+    """Caches or states, by pages."""
 
     def copy(self, copies_C3: Ints) -> None:
         """Copy pages, each (group, source, target), in order."""
@@ -59,7 +61,7 @@ class Executor:
     The output of `run` lies in the arena: it is valid until the next run. memory: what the ranks share, where they do; screen: steps will
     keep few logits, so that of a screened head only a few rows are read; observe: is told of each call of a kernel; needs_torch: calls
     run one by one, since some of the kernels are not in C++, collectives have no such memory, or somebody observes; beside: another, whose
-    threads this one runs on, in turns with it; device: the GPU that the artifact is for, None where it runs here.
+    threads this one runs on, in turns with it; device: the GPU that the artifact is for, None where it runs here; peers: of ranks on GPUs.
     """
 
     def __init__(
@@ -75,28 +77,30 @@ class Executor:
         observe: Observe | None = None,
         beside: Executor | None = None,
         device: Device | None = None,
+        peers: Mapping[str, PeerMemory] = MappingProxyType({}),
     ) -> None:
         self._program = program
         self._inputs = StepInputs(limits)
         memory_of = zeros if device is None else device.zeros
         self._limits = limits
         self._device = device
-        self._states: HoldsStates
+        self._gpu: GpuPrograms | None = None
+        self._pages: HoldsPages
         self.programs: Programs
-        self._ahead: GpuPrograms | None = None
         if is_for_jax(artifact.manifest):
             from tsrun.jax_program import JaxPrograms  # late: it loads JAX
 
             self.needs_torch = False
             self._kept = Kept(program, 0)  # no drafts
-            self.programs = self._states = JaxPrograms(artifact, program, limits, self._inputs)
+            self.programs = self._pages = JaxPrograms(artifact, program, limits, self._inputs)
             return
         weights = Weights(artifact.weights_file(rank), screen=screen)
         caches = [memory_of((limits.stored_pages[cache.window], limits.page_size, *cache.page), cache.dtype) for cache in program.caches]
-        states = self._states = States(program.states, limits.num_states, memory_of)
+        states = [memory_of((limits.num_states, *state.shape), state.dtype) for state in program.states]
+        self._pages = PageCopies(program, limits, caches, states)
         self._kept = Kept(program, limits.max_step_tokens, memory_of)
         coordinates = _coordinates(artifact, program, rank)
-        binder = Binder(program, weights, caches, states.places, coordinates, self._inputs.places(), self._kept.taken)
+        binder = Binder(program, weights, caches, states, coordinates, self._inputs.places(), self._kept.taken)
         plans = [binder.bind(plan, self._kept.taken) for plan in program.plans]
         plans += [binder.bind(plan, self._kept.made) for plan in program.drafts]
         file = artifact.file(PROGRAM)
@@ -105,7 +109,9 @@ class Executor:
         if device is not None:
             from tsrun.gpu.programs import GpuPrograms
 
-            self.programs = self._ahead = GpuPrograms(device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits)
+            self.programs = self._gpu = GpuPrograms(
+                device, artifact, program, plans, limits, self._inputs, gives_logits=gives_logits, peers=peers
+            )
         elif self.needs_torch:
             from tsrun.torch_program import TorchPrograms  # late: a program in C++ is up in less time than torch is
 
@@ -129,17 +135,17 @@ class Executor:
             with self._device.entered():
                 self._device.call(partial(self._bring, step))
         sizes = self._filled(step)
-        if self._ahead is not None:
-            return partial(self._drawn, self._ahead.start(*sizes), draws, sizes)
+        if self._gpu is not None:
+            return partial(self._drawn, self._gpu.start(*sizes), draws, sizes)
         output = self._drawn(partial(self.programs.run, *sizes), draws, sizes)
         return lambda: output
 
     @property
     def runs_ahead(self) -> bool:
-        return self._ahead is not None
+        return self._gpu is not None
 
     def _bring(self, step: Step) -> None:
-        self._states.copy(step.copies)
+        self._pages.copy(step.copies)
         self._kept.carry(step.carried)
 
     def _drawn(self, ended: Callable[[], Output], draws: Draws | Embeds | None, sizes: tuple[int, int, int, int]) -> Output:
@@ -153,10 +159,15 @@ class Executor:
             chosen = draws.choose_again(output, chosen)
         return replace(output, chosen=chosen)
 
+    def close(self) -> None:
+        """Before its rank leaves the group; it runs no more."""
+        if self._gpu is not None:
+            self._gpu.close()
+
     def measure(self, step: Step) -> dict[str, float]:
         """Run one step, and give the seconds of its kernels; of programs in C++ alone."""
         assert isinstance(self.programs, SimdPrograms)
-        self._states.copy(step.copies)
+        self._pages.copy(step.copies)
         return self.programs.measure(*self._filled(step))
 
     def _filled(self, step: Step) -> tuple[int, int, int, int]:

@@ -95,6 +95,8 @@ def fitting(options: LimitOptions, artifact: Artifact) -> LimitOptions:
     """The options within what the artifact's programs hold. Raises RequestError where more was asked for."""
     if options.target is not None:
         raise RequestError("target", "an artifact for JAX runs through JAX, on a CPU too", "leave it out, or compile it for --target cpu")
+    if options.branches is not None:
+        raise RequestError("branches", "the programs of an artifact for JAX have no pages for them", "leave it out")
     steps = read_steps(artifact.path)
     if options.cache_bytes is not None:
         raise RequestError("cache-bytes", "an artifact for JAX has a cache of fixed size", "give --steps pages=N to `tsc compile`")

@@ -19,6 +19,8 @@ MOST_DRAFTS = 31
 """Of a sequence in a step."""
 MOST_GUESSES = 8
 """Of a sequence after a step, each of which a model is run for."""
+MOST_BRANCHES = 4
+"""Of a sequence in a step."""
 _MOST_STEP = 2**20  # tokens and sequences of a step, whose arrays are allocated for the largest
 
 
@@ -32,6 +34,7 @@ class LimitOptions:
     speculate: where drafts of tokens come from: `lookup`; `mtp`, the artifact's entry for drafts, and lookup where that is surer; `draft`,
     the same with another artifact, at the path `draft`; `off`. None is `draft` where there is that path, and else `lookup` where ranks
     share their sequences and there are no states, which can not be taken back.
+    branches: so many of a sequence's guesses, from the first on, may be verified with the second likeliest token beside them; None is none.
     target: what runs the program, where that is not what it was compiled for.
     """
 
@@ -47,6 +50,7 @@ class LimitOptions:
     snapshot_tokens: int = 256
     speculate: Speculate | None = None
     draft: str | None = None
+    branches: int | None = None
     target: Literal["cpu"] | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +68,10 @@ class LimitOptions:
             raise RequestError("draft", f"given together with speculate {self.speculate}", "leave one of them out")
         if self.draft is None and self.speculate == "draft":
             raise RequestError("speculate", "there is no artifact that drafts", "give one with --draft NAME.tsa")
+        if self.branches is not None and not self.guesses:
+            raise RequestError("branches", "no model guesses tokens", "give --speculate mtp or --draft NAME.tsa with it")
+        if (self.branches or 0) > MOST_BRANCHES:
+            raise RequestError("branches", f"got {self.branches}", f"give at most {MOST_BRANCHES}")
 
     @property
     def guesses(self) -> bool:
@@ -144,9 +152,12 @@ def settle(
         running = {"max_sequences": options.max_sequences, "max_step_tokens": max_step_tokens, "depth": options.depth}
         return window_pages(window, num_pages, page_size=size, **running)
 
+    scratch_pages = max(-(-MOST_GUESSES // size), branch_pages(options.branches or 0, size)) if options.guesses else 0
+
     def total_bytes(num_pages: int) -> int:
         rows = row_bytes.get(0, 0) * num_pages + sum(row_bytes[window] * pages_of_window(window, num_pages) for window in windows)
-        return rows * size + num_states * state_bytes
+        scratch = sum(row_bytes.values()) * scratch_pages * options.max_sequences
+        return (rows + scratch) * size + num_states * state_bytes
 
     # Slots are int32, so that the last one must be countable; rows that pad a step have a page past the others.
     most = (2**31 - 1) // size - 3
@@ -160,7 +171,7 @@ def settle(
     if num_pages < 1:
         with_states = f" beside {num_states} states" if num_states else ""
         what = f"the cache memory holds no page of {size} tokens{with_states}, which takes {total_bytes(1)} bytes"
-        fewer = ", fewer --max-sequences" if num_states else ""
+        fewer = ", fewer --max-sequences" if num_states or scratch_pages else ""
         raise MachineError("cache", what, f"give more with --cache-bytes{fewer} or a smaller --page-size")
     return Limits(
         page_size=size,
@@ -171,8 +182,13 @@ def settle(
         windows=tuple((window, pages_of_window(window, num_pages)) for window in windows),
         num_states=num_states,
         snapshot_tokens=-(-options.snapshot_tokens // size) * size if num_states else 0,
-        scratch_pages=-(-MOST_GUESSES // size) if options.guesses else 0,
+        scratch_pages=scratch_pages,
     )
+
+
+def branch_pages(place: int, page_size: int) -> int:
+    """Scratch pages that the branches beside the drafts before a place may take: one at a place has its token, and place + 1 before it."""
+    return sum(1 + -(-(before + 1) // page_size) for before in range(place))
 
 
 def row_bytes(caches: Iterable[tuple[str, tuple[int, ...], int]]) -> dict[int, int]:

@@ -10,18 +10,20 @@ from collections.abc import Iterable
 import numpy as np
 
 from tsrun._core import StepPlan
+from tsrun.branches import Grown
 from tsrun.drafts import Drafts
 from tsrun.generation import StepLogits, TokenLogprobs
 from tsrun.output import Output
-from tsrun.step import Ints
+from tsrun.step import Ints, Step
 
 
 class Outcome:
     """sampled: the places of sequences that get tokens, and whose requests are open. came: of these the tokens in order, each after the row
-    of logits that it comes of; the last is negative where there is none."""
+    of logits that it comes of; the last is negative where there is none. step: that ran, with the rows of branches, and sequences of these
+    after the plan's."""
 
-    def __init__(self, plan: StepPlan, drafts: Drafts, result: Output, sampled: Iterable[int]) -> None:
-        self._plan, self._drafts, self._result = plan, drafts, result
+    def __init__(self, plan: StepPlan, step: Step, drafts: Drafts, result: Output, sampled: Iterable[int]) -> None:
+        self._plan, self.step, self._drafts, self._result = plan, step, drafts, result
         tokens = result.tokens()
         if drafts.tokens.size:
             self.came = {s: drafts.came(tokens, s) for s in sampled}
@@ -37,6 +39,16 @@ class Outcome:
     def has_failures(self) -> bool:
         return any(found[-1][1] < 0 for found in self.came.values())
 
+    @property
+    def branches(self) -> tuple[Grown, ...]:
+        """Those that ran."""
+        return self._drafts.branches
+
+    def branch(self, s: int) -> Grown | None:
+        """The one that came of a sequence, if any did."""
+        last, _ = self.came[s][-1]
+        return next((grown for grown in self.branches if grown.number == last), None)
+
     def failure(self, s: int) -> tuple[int, int] | None:
         """Why a sequence has no further token, and the position that it would have."""
         why = self.came[s][-1][1]
@@ -45,7 +57,7 @@ class Outcome:
         return why, int(self._plan.lengths[s] - self._plan.num_drafts[s]) + len(self.came[s]) - 1
 
     def num_drafted(self, s: int) -> int:
-        return int(self._drafts.counts[s]) if self._drafts.tokens.size else 0
+        return int(self._drafts.counts[s]) + sum(grown.sequence == s for grown in self.branches) if self._drafts.tokens.size else 0
 
     def logprobs(self, s: int) -> list[TokenLogprobs]:
         """Of its tokens, where its request asks for them."""
@@ -73,5 +85,5 @@ class Outcome:
         plan = self._plan
         rows = [(s, row) for s in range(len(plan.requests)) for row, _ in self.came.get(s, [(s, 0)])]
         sequences, places = (np.array(each, dtype=np.int64) for each in zip(*rows, strict=True))
-        positions = np.concatenate((plan.positions[plan.last], plan.positions[self._drafts.rows]))[places]
+        positions = np.concatenate((self.step.positions[self.step.last], plan.positions[self._drafts.rows]))[places]
         return StepLogits(plan.requests[sequences], positions, plan.samples[sequences], self._result.numbers()[places])

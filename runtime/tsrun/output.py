@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tskernels.dtypes import size_bytes
+from tsrun._core import score
 
 if TYPE_CHECKING:
     from tsrun.sampler import Chosen
+
+Second = tuple[int, float]
+"""The second likeliest token, and its probability among those whose logits were kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +60,13 @@ class Output:
     def _array(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         memory = (ctypes.c_uint8 * (prod(self.shape) * size_bytes(self.dtype))).from_address(self.address)
         return np.ctypeslib.as_array(memory).view(dtype).reshape(self.shape)
+
+
+def second_tokens(logits: Output, rows: Sequence[int]) -> Mapping[int, Second]:
+    """Of these rows; not of one whose largest logit is not finite, or is the only one."""
+    largest = logits.largest_tokens()
+    finite = np.array([row for row in rows if largest[row] >= 0], dtype=np.int32)
+    counts = np.full_like(finite, 2)
+    found = score(logits.address, logits.dtype, logits.shape[1], finite, largest[finite], counts)
+    others = ((row, token, chance) for row, (_, top) in zip(finite.tolist(), found, strict=True) for token, chance in top)
+    return {row: (token, math.exp(chance)) for row, token, chance in others if token != largest[row]}

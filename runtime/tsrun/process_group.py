@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,9 +26,12 @@ from tsrun.step import Step, announced_ints, pack, packed_ints, unpack
 
 if TYPE_CHECKING:
     from tskernels.shared_memory import SharedMemory
+    from tsrun.gpu.device import Device
+    from tsrun.gpu.peers import PeerMemories, PeerMemory
 
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _IDLE_TIMEOUT = timedelta(days=365)  # a rank waits for its next step as long as nobody asks for anything
+_LEAVE_SECONDS = 10.0
 _FIRST_INTS = 1024  # a decode step fits in one message of this size; a longer step takes a second one
 
 
@@ -39,10 +43,12 @@ class Opcode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A rank in its group. memory: what carries its collectives, where all ranks are on one host; else gloo does."""
+    """A rank in its group. memory: what carries its collectives, where all ranks are on one host; else gloo does; peers: of ranks on
+    GPUs, memory that their kernels exchange through."""
 
     mesh: MeshCommunicator
     memory: SharedMemory | None
+    peers: PeerMemories | None = None
 
     def leave(self) -> None:
         if self.memory is not None:
@@ -51,10 +57,10 @@ class Joined:
 
 
 def join(
-    sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Sequence[str], threads: int, *, on_gpus: bool = False
+    sizes: Mapping[str, int], rank: int, store_file: Path | None, axes: Sequence[str], threads: int, *, device: Device | None = None
 ) -> Joined:
     """Join the group. Without a store file the launcher's environment says where the ranks meet. axes: of the program's collectives;
-    on_gpus: what they carry lies there."""
+    device: where what they carry lies, if it is a GPU."""
     if dist.is_initialized():
         raise UsageError("ranks", "this process is in a torch.distributed group already", "leave it first, or use a process of its own")
     # Without a launcher all ranks are on this machine: nothing need listen anywhere else, and no name need resolve.
@@ -62,8 +68,10 @@ def join(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     meeting = "env://" if store_file is None else f"file://{store_file}"
     gloo.join(num_ranks(sizes), rank, meeting, timeout=_JOIN_TIMEOUT)
-    if on_gpus:
-        return Joined(gloo.mesh(sizes, "nccl"), None)
+    if device is not None:
+        from tsrun.gpu.peers import PeerMemories  # late: ranks on CPUs have no use for it
+
+        return Joined(gloo.mesh(sizes, device.collectives), None, PeerMemories(device, sizes, rank, axes))
     memory = _share_memory(sizes, rank, axes, threads)
     return Joined(gloo.mesh(sizes) if memory is None else memory.mesh(), memory)
 
@@ -163,10 +171,10 @@ class Group:
         threads: int,
         limits: Limits,
         *,
-        on_gpus: bool = False,
+        device: Device | None = None,
     ) -> None:
         try:
-            self._joined = join(sizes, 0, store_file, axes, threads, on_gpus=on_gpus)
+            self._joined = join(sizes, 0, store_file, axes, threads, device=device)
             share_limits(limits)
             self._control = Control()
         except BaseException:
@@ -185,6 +193,16 @@ class Group:
         """What the ranks share, where collectives go through it."""
         return self._joined.memory
 
+    @property
+    def peers(self) -> Mapping[str, PeerMemory]:
+        """By axis, what the GPUs of ranks share."""
+        return {} if self._joined.peers is None else self._joined.peers.by_axis
+
+    def give_back(self) -> None:
+        """What the GPUs of ranks shared, when the other ranks have ended."""
+        if self._joined.peers is not None:
+            self._joined.peers.close()
+
     def stop(self) -> None:
         self._control.send(Opcode.STOP)
 
@@ -193,5 +211,12 @@ class Group:
 
 
 def leave() -> None:
-    if dist.is_initialized():
+    if not dist.is_initialized():
+        return
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         dist.destroy_process_group()
+        return
+    # NCCL's part ends with that of all ranks: it waits for ever for one that hangs.
+    ending = threading.Thread(target=dist.destroy_process_group, name="tsrun-leaving", daemon=True)
+    ending.start()
+    ending.join(_LEAVE_SECONDS)

@@ -166,6 +166,12 @@ class Program(msgspec.Struct, frozen=True):
         return first + max(fitting, key=lambda i: plans[i].tokens)
 
     @property
+    def own_caches(self) -> list[int]:
+        """The caches, by their places, that steps write; those of drafts alone come after them."""
+        nodes = (node for plan in self.plans for node in self.graphs[plan.entry].nodes if isinstance(node, CallNode))
+        return sorted({index for node in nodes for index in node.caches.values()})
+
+    @property
     def kept(self) -> dict[str, Input]:
         """What steps keep for drafts, by name."""
         return {i.name: i for plan in self.drafts for i in self.graphs[plan.entry].inputs if i.kind == "kept"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _NOTICE_SECONDS = 5.0  # between a connection that broke and the end of the process behind it
 _END_SECONDS = 5.0
+_START_SECONDS = 120.0  # that a rank may come later than rank 0 to where all of them have to
 _GATHER_SECONDS = 0.2  # so that of several ends the one that caused the others is among them
 
 
@@ -49,11 +51,15 @@ class Worker:
         self.rank = rank
         spec = json.dumps({"path": str(path), "rank": rank, "store_file": str(store_file), "threads": threads, "target": target})
         command = [sys.executable, "-m", "tsrun.worker", spec]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # Without a buffer: what has been read of a line and not been asked for would not be waited for.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
 
     def expect(self, milestone: str) -> None:
-        """Wait until the worker reports a milestone; RankError with its own words when it ends instead."""
+        """Wait until the worker reports a milestone; RankError when it does not, or with its own words when it ends instead."""
         assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], _START_SECONDS)[0]:
+            what = f"its process ({self.process.pid}) is not {milestone} {_START_SECONDS:.0f} s after that of rank 0"
+            raise RankError(f"rank {self.rank}", what, "start again")
         line = self.process.stdout.readline()
         report: dict[str, Any] = json.loads(line) if line else {}
         if report.get("reached") != milestone:
@@ -115,7 +121,7 @@ class Ranks:
                 require_no_threads(threads)
                 options = fitting(options, self.artifact)
             self.program = program = program_for(self.artifact.file(PROGRAM), options.target)
-            self.draft = None if options.draft is None else DraftModel(Path(options.draft), self.artifact)
+            self.draft = None if options.draft is None else DraftModel(Path(options.draft), self.artifact, options.branches or 0)
             rows = row_bytes((cache.dtype, cache.page, cache.window) for cache in program.caches)
             if self.draft is not None:  # beside one of the ranks, which all have equal caches
                 rows[0] = rows.get(0, 0) + self.draft.row_bytes
@@ -134,9 +140,11 @@ class Ranks:
                 from tsrun.process_group import Group  # late: one rank alone has no use for torch.distributed
 
                 where = dict(manifest.axes), self._store_file, program.collective_axes
-                self._group = Group(*where, share, self.limits, on_gpus=device is not None)
+                self._group = Group(*where, share, self.limits, device=device)
             memory = None if self._group is None else self._group.memory
-            self._executor = Executor(self.artifact, program, 0, self.limits, share, memory, screen=options.screen, device=device)
+            peers = {} if self._group is None else self._group.peers
+            what = self.artifact, program, 0, self.limits, share, memory
+            self._executor = Executor(*what, screen=options.screen, device=device, peers=peers)
             if self.draft is not None:
                 self.draft.bind(self.limits, share, self._executor)
             self.runs_ahead = options.depth > 1 and self._group is None and self._executor.runs_ahead
@@ -204,7 +212,7 @@ class Ranks:
         while step is not None:
             began = time.perf_counter()
             output = self._run(step, None) if self.draft is None else self.draft.run(step)
-            step = chain.take(output.largest_tokens(), time.perf_counter() - began)
+            step = chain.take(output, time.perf_counter() - began)
         return output
 
     def close(self) -> None:
@@ -220,8 +228,11 @@ class Ranks:
                 group.stop()
             except RuntimeError:  # a rank is gone already, which is what was wanted
                 self._kill()
+            self._executor.close()
             group.leave()
         self._end_workers()
+        if group is not None:
+            group.give_back()
 
     @property
     def can_run_head(self) -> bool:

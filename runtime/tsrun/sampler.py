@@ -185,6 +185,12 @@ class Draws:
         samplers = [None if s in self.asked else sampler for s, sampler in enumerate(self.samplers)] if self.asked else self.samplers
         drafts = (self.drafts.counts, self.drafts.tokens) if self.drafts.tokens.size else ()
         tokens, logprobs = choose(*rows, samplers, self.positions, logits.largest, self.keep, *drafts)
+        for branch in self.drafts.turned(tokens) if self.drafts.branches else ():
+            further: list[Sampler | None] = [None] * len(samplers)
+            further[branch.number] = samplers[branch.sequence]
+            found, more = choose(*rows, further, self.positions, logits.largest, self.keep)
+            tokens[branch.number] = found[branch.number]
+            logprobs |= more
         for s, allowed in self.asked.items():
             assert logits.largest is not None
             self._ask(s, allowed, logits.largest, tokens)

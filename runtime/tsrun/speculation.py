@@ -19,6 +19,7 @@ from tsrun.step_cost import StepCost
 
 if TYPE_CHECKING:
     from tsrun._core import StepPlan
+    from tsrun.branches import Branch
     from tsrun.chains import Chain, Guesser
     from tsrun.drafts import Drafts
     from tsrun.generation import GenerationRequest
@@ -79,8 +80,9 @@ class Speculation:
     def drafter(self, request: GenerationRequest, ends: Collection[int]) -> Drafter | None:
         return None if self._drafters is None else self._drafters.drafter(request.prompt, request.cache_salt, ends)
 
-    def propose(self, streams: Mapping[int, Stream]) -> dict[int, list[int]]:
-        """Drafts for the next step, which follows all tokens that the drafters have taken; of requests without any no tokens."""
+    def propose(self, streams: Mapping[int, Stream]) -> tuple[dict[int, list[int]], dict[int, list[Branch]]]:
+        """Drafts for the next step, which follows all tokens that the drafters have taken, of requests without any no tokens; branches of
+        them. An answer that not all tokens are allowed in has none: what it allows after a draft is known of the drafts alone."""
         begun = {number: stream.drafter for number, stream in streams.items() if stream.drafter is not None and stream.drafter.has_begun}
         found = {number: drafter.draft(MOST_DRAFTS) for number, drafter in begun.items()}
         depths = self._cost.depths(len(found), [chances for _, chances in found.values()], DRAFTED_ROWS)
@@ -88,7 +90,22 @@ class Speculation:
         for (number, (tokens, _)), depth in zip(found.items(), depths, strict=True):
             allowed = streams[number].allowed
             proposed[number] = tokens[:depth] if allowed is None or not depth else tokens[: allowed.accepts(tokens[:depth])]
-        return proposed
+        expected = len(found) + sum(sum(found[number][1][: len(tokens)]) for number, tokens in proposed.items())
+        return proposed, self._branches(proposed, {n: begun[n] for n in proposed if streams[n].allowed is None}, expected)
+
+    def _branches(self, drafts: Mapping[int, Sequence[int]], drafters: Mapping[int, Drafter], expected: float) -> dict[int, list[Branch]]:
+        """Those that pay. expected: tokens of a step without."""
+        guessing = {number: drafter for number, drafter in drafters.items() if isinstance(drafter, GuessDrafter)}
+        possible = [(number, *one) for number, drafter in guessing.items() for one in drafter.branches(drafts[number])]
+        if not possible:
+            return {}
+        num_drafts = sum(map(len, drafts.values()))
+        worth = [(chance, branch.num_rows) for _, branch, chance in possible]
+        found: dict[int, list[Branch]] = {}
+        for index in self._cost.branches(len(drafts) + num_drafts, expected, worth, DRAFTED_ROWS - num_drafts):
+            number, branch, _ = possible[index]
+            found.setdefault(number, []).append(branch)
+        return found
 
     def waits(self, plan: StepPlan, drafts: Drafts, streams: Sequence[Stream]) -> bool:
         """Whether the step after the one that runs is better planned when the tokens of that one are known: it is likely to have drafts, or

@@ -27,8 +27,8 @@ NO_ENTRIES = np.zeros((0, 4), dtype=np.int32)
 class Step:
     """What every rank needs of a step plan. The arrays are views, of the plan or of a message. keep: how many of a sequence's largest
     logits will be looked at; 0 is all. drafting: it is for what guesses one token further, over the rows that the step before has kept;
-    carried [T]: where that was a draft, too, which of its rows each of these goes on from; scratch [., 4]: entries of the block tables
-    as in table_updates, for this step alone."""
+    carried [T]: where that was a draft, too, which of its rows each of these goes on from; scratch [., 4]: entries for this
+    step alone, each group, sequence of the step, index, page."""
 
     ids: Ints
     positions: Ints

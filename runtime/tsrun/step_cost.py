@@ -94,6 +94,19 @@ class StepCost:
         taken = Counter(-negative for _, negative in ranked[:best])
         return [taken[index] for index in range(len(chances))]
 
+    def branches(self, rows: int, expected: float, branches: Sequence[tuple[float, int]], most: int) -> list[int]:
+        """Which branches to verify, `most` at most, beside so many rows that are expected to bring so many tokens; by their places.
+
+        branches: of each the chance that it brings a token more, and its rows.
+        """
+        taken: list[int] = []
+        for index in sorted(range(len(branches)), key=lambda at: branches[at][0] / branches[at][1], reverse=True)[: max(0, most)]:
+            chance, more = branches[index]
+            if (expected + chance) / self.seconds(rows + more) > expected / self.seconds(rows):
+                taken.append(index)
+                expected, rows = expected + chance, rows + more
+        return taken
+
 
 def _measured_as(rows: int) -> int:
     return rows if rows <= _EXACT else -(-rows // 4) * 4

@@ -57,13 +57,14 @@ class StepInputs:
         for name in ("ids", "positions", "spans", "lengths", "last", "keep"):
             self._put((name, 0), getattr(step, name))
         self._tables.apply(step.table_updates)
-        before = self._tables.exchange(step.scratch) if step.scratch.size else None
         S = len(step.table_rows)
         for group, window in enumerate(self._windows):
             self._put(("slots", window), step.slots[group])
-            self._tables.copy_rows(group, step.table_rows, self._arrays["tables", window][: S * columns].reshape(S, columns))
-        if before is not None:
-            self._tables.apply(before)
+            tables = self._arrays["tables", window][: S * columns].reshape(S, columns)
+            self._tables.copy_rows(group, step.table_rows, tables)
+            if step.scratch.size:
+                _, sequences, indices, pages = step.scratch[(step.scratch[:, 0] == group) & (step.scratch[:, 2] < columns)].T
+                tables[sequences, indices] = pages
         if self._has_states:
             pages = self._arrays["states", 0][:S]
             self._tables.copy_rows(len(self._windows), step.table_rows, pages.reshape(S, 1))
@@ -88,9 +89,10 @@ class StepInputs:
         """Whether of each sequence's logits the largest is all that will be looked at."""
         return bool((self._arrays["keep", 0][:S] == 1).all())
 
-    def shape_of(self, S: int) -> tuple[Ints, Ints]:
-        """Spans [S, 2] and lengths [S]."""
-        return self._arrays["spans", 0][: 2 * S].reshape(S, 2), self._arrays["lengths", 0][:S]
+    def shape_of(self, S: int) -> tuple[list[tuple[int, int]], list[int]]:
+        """Spans and lengths."""
+        spans = self._arrays["spans", 0][: 2 * S].reshape(S, 2).tolist()
+        return [(first, last) for first, last in spans], self._arrays["lengths", 0][:S].tolist()
 
     def keep_all(self, is_wanted_S: NDArray[np.bool_]) -> None:
         """Of these sequences all logits are wanted, and of the others the fewest."""

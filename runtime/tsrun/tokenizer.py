@@ -20,16 +20,17 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class Tokenizer:
-    """Reads a folder with tokenizer.json and, perhaps, vocabulary.safetensors and tokenizer_config.json."""
+    """Reads a folder with tokenizer.json and, perhaps, vocabulary.safetensors and tokenizer_config.json. chat_template: instead of the
+    checkpoint's own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, chat_template: str | None = None) -> None:
         self._folder = folder
         self._encoder = read_encoder(folder)
         config = _read_config(folder / "tokenizer_config.json")
         self._add_bos: bool | None = config.get("add_bos_token")
         self._add_eos: bool | None = config.get("add_eos_token")
         self._special_tokens = {name: text for name in _SPECIAL_TOKENS if (text := _content(config.get(name))) is not None}
-        self._template_source = _default_template(config.get("chat_template"))
+        self._template_source = chat_template or _default_template(config.get("chat_template"))
 
     @classmethod
     def of(cls, artifact: Artifact) -> Tokenizer:
@@ -40,7 +41,7 @@ class Tokenizer:
 
     @property
     def template_source(self) -> str | None:
-        """The checkpoint's chat template, None where it has none."""
+        """The chat template, None where the checkpoint has none."""
         return self._template_source
 
     def encode(self, text: str) -> list[int]:
@@ -77,7 +78,9 @@ class Tokenizer:
     @cached_property
     def _template(self) -> ChatTemplate:
         if self._template_source is None:
-            raise RequestError(str(self._folder), "the checkpoint has no chat template", "generate without --chat")
+            raise RequestError(
+                str(self._folder), "the checkpoint has no chat template", "give a prompt as it is, or serve it with --chat-template"
+            )
         from tsrun.chat_template import ChatTemplate  # late: no start needs jinja2
 
         return ChatTemplate(self._template_source, self._special_tokens)

@@ -35,14 +35,17 @@ def serve(path: Path, rank: int, store_file: Path | None, threads: int, reached:
     reached("verified")
     device = device_for(artifact.manifest.target, target, rank)
     where = dict(artifact.manifest.axes), rank, store_file, program.collective_axes
-    joined = join(*where, threads, on_gpus=device is not None)
+    joined = join(*where, threads, device=device)
     limits = share_limits(None)
     control = Control()
-    executor = Executor(artifact, program, rank, limits, threads, joined.memory, device=device)
+    executor = Executor(
+        artifact, program, rank, limits, threads, joined.memory, device=device, peers={} if joined.peers is None else joined.peers.by_axis
+    )
     reached("bound")
     with use(joined.mesh):
         while (step := control.receive()) is not None:
             executor.run(step)
+    executor.close()
     joined.leave()
 
 

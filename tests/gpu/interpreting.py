@@ -5,12 +5,16 @@ as it may, when somebody waits: what the host changes too early shows.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from mmap import mmap
+from pathlib import Path
+from tempfile import mkstemp
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,7 +41,8 @@ class Asked:
 
 @dataclass(eq=False)
 class InterpretingDevice(Device):
-    """asked: in order, but for what a recording does when it is played; pending: of it what is not done yet, and how much was."""
+    """asked: in order, but for what a recording does when it is played; pending: of it what is not done yet, and how much was. What it
+    shares are files of the folder, which processes of this host may open."""
 
     architecture: str = "sm_90a"
     multiprocessors: int = 6
@@ -46,6 +51,9 @@ class InterpretingDevice(Device):
     recording: list[Callable[[], object]] | None = None
     pending: deque[Callable[[], object]] = field(default_factory=deque)
     num_done: int = 0
+    collectives: Literal["gloo", "nccl"] = "gloo"
+    mapped: list[mmap] = field(default_factory=list)
+    folder: Path | None = None
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -53,6 +61,26 @@ class InterpretingDevice(Device):
 
     def memory(self, num_bytes: int) -> Tensor:
         return torch.zeros(num_bytes + 64, dtype=torch.uint8)[:num_bytes]
+
+    def share(self, num_bytes: int) -> tuple[int, bytes]:
+        handle, path = mkstemp(dir=self.folder)
+        os.truncate(handle, num_bytes)
+        os.close(handle)
+        return self.open_shared(path.encode()), path.encode()
+
+    def open_shared(self, handle: bytes) -> int:
+        with Path(handle.decode()).open("r+b") as file:
+            self.mapped.append(mmap(file.fileno(), 0))
+        return ctypes.addressof(ctypes.c_uint8.from_buffer(self.mapped[-1]))
+
+    def close_shared(self, address: int) -> None:
+        assert address in {ctypes.addressof(ctypes.c_uint8.from_buffer(mapped)) for mapped in self.mapped}
+
+    def unshare(self, address: int) -> None:
+        self.close_shared(address)
+
+    def finish(self) -> None:
+        self.wait(self.mark())
 
     def upload(self, source: Bytes) -> Tensor:
         return torch.from_numpy(source.copy())

@@ -22,7 +22,7 @@ from tskernels.gpu.launch import Launch, Scalar, TritonSource
 from tskernels.target import ARCHITECTURES
 
 Wanted = tuple[str, Launch]
-_TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "u8", "i32": "i32", "i64": "i64"}
+_TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "u8", "f8e4m3": "fp8e4nv", "i32": "i32", "i64": "i64"}
 
 
 @dataclass(frozen=True)
@@ -100,18 +100,23 @@ def _compile(architecture: str, launch: Launch) -> MachineCode:
 
 
 def _nvidia(made: Any) -> MachineCode:
+    words, usage = read_cubin(made.asm["cubin"])
+    [registers], [stack] = (re.findall(rf"{what}:(\d+)", usage) for what in ("REG", "STACK"))
+    columns = getattr(made.metadata, "tmem_size", 0) or 0
+    return MachineCode(made.metadata.name, int(registers), int(stack), made.metadata.shared, columns, words)
+
+
+def read_cubin(code: bytes) -> tuple[Counter[str], str]:
+    """How often each instruction is there, by its first word, and what Triton's `cuobjdump` says of resources."""
     import triton
 
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.asm["cubin"])
+        file.write(code)
         file.flush()
         listing = _said(tools / "cuobjdump", "-sass", file.name)
         usage = _said(tools / "cuobjdump", "-res-usage", file.name)
-    words = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?\w+\s+)?([A-Z0-9_]+)", listing, re.M)
-    [registers], [stack] = (re.findall(rf"{what}:(\d+)", usage) for what in ("REG", "STACK"))
-    columns = getattr(made.metadata, "tmem_size", 0) or 0
-    return MachineCode(made.metadata.name, int(registers), int(stack), made.metadata.shared, columns, Counter(words))
+    return Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?\w+\s+)?([A-Z0-9_]+)", listing, re.M)), usage
 
 
 def _amd(made: Any) -> MachineCode:

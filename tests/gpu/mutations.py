@@ -47,6 +47,11 @@ def _with_wrong(operand: int, setup: str) -> Change:
     return change
 
 
+def _with_mask(setup: str) -> Change:
+    """A multicast of a commit with another mask."""
+    return lambda m: f"{{ .reg .b16 wrong; {setup.format(m.group(4))} {m.group(1)}{m.group(2)}{m.group(3)}, wrong; }}"
+
+
 def _constant(bits: Callable[[int], int | None]) -> Change:
     def change(match: re.Match[str]) -> str | None:
         value = bits(int(match.group(1)))
@@ -66,7 +71,9 @@ def _instruction_descriptor(flip: int) -> Callable[[int], int | None]:
 
 STATEMENT = r"[^;]*;"
 WAIT = r"mbarrier\.try_wait\.parity\S+\s+p, \[%r\d+\], (%r\d+);"
-TMA = r"cp\.async\.bulk\.tensor\.2d\.(?:cta_group::2\.)?shared::cluster\S+\s+\[(%r\d+)\], \[%rd\d+, \{(%r\d+), (%r\d+)\}\], \[(%r\d+)\];"
+LOAD = r"cp\.async\.bulk\.tensor\.[23]d\.(?:cta_group::2\.)?shared::cluster\S+\s+"
+TMA = LOAD + r"\[(%r\d+)\], \[%rd\d+, \{(%r\d+), (%r\d+)(?:, %r\d+)?\}\], \[(%r\d+)\];"
+COMMIT = r"(tcgen05\.commit\S*?)(\.multicast::cluster)(\.b64\s+\[%r\d+\]), (%rs\d+);"
 EXPECT = r"mbarrier\.arrive\.expect_tx\S+\s+_, \[(%r\d+)\], (%r\d+);"
 
 OPERATORS = [
@@ -104,6 +111,14 @@ OPERATORS = [
     Operator("tcgen05.fence dropped", r"tcgen05\.fence::\w+;", _dropped),
     Operator("tcgen05.commit dropped", rf"tcgen05\.commit{STATEMENT}", _dropped),
     Operator("tcgen05.commit to another barrier", r"(tcgen05\.commit\S+\s+\[)(%r\d+)\]", lambda m: f"{m.group(1)}{m.group(2)}+8]"),
+    Operator("tcgen05.commit to this block alone", COMMIT, lambda m: f"{m.group(1)}{m.group(3)};"),
+    Operator("tcgen05.commit to the other block alone", COMMIT, _with_mask("xor.b16 wrong, {}, 1;")),
+    Operator("tcgen05.commit to no block", COMMIT, _with_mask("mov.b16 wrong, 0;")),
+    Operator(
+        "copy of the pair as of one block",
+        rf"({LOAD})(.*)",
+        lambda m: m.group(0).replace(".cta_group::2", "") if "::2" in m.group(1) else None,
+    ),
     Operator("tcgen05.wait dropped", r"tcgen05\.wait::\w+\S*;", _dropped),
     Operator("product dropped", rf"tcgen05\.mma{STATEMENT}", _dropped),
     Operator("product to other columns", r"(tcgen05\.mma\S+\s+\[)(%r\d+)\]", lambda m: f"{m.group(1)}{m.group(2)}+16]"),
@@ -138,6 +153,12 @@ OPERATORS = [
         "shuffle with another lane", r"shfl\.sync\.bfly\S+\s+%r\d+\|%p\d+, %r\d+, (%r\d+), [^;]*;", _with_wrong(1, "shl.b32 wrong, {}, 2;")
     ),
 ]
+
+
+ADDRESS_IN_OTHER_BLOCK = Operator(
+    "address in the other block", r"mapa\.shared::cluster\.u32 (%r\d+), %r\d+, (0);", _with_wrong(2, "mov.b32 wrong, 1;")
+)
+"""Of what only the kernel of pairs has."""
 
 
 def mutants(text: str, operators: list[Operator] = OPERATORS) -> Iterator[Mutant]:

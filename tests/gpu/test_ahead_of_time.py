@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.gpu.models import KIMI, LLAMA, GpuModels
+from tests.gpu.models import KIMI, KIMI_LATENT, LLAMA, GpuModels
 from tests.models.running import run
 from tests.models.tiny import Case, prompt
 
@@ -106,6 +106,19 @@ def test_a_model_like_kimi_k2_is_compiled_for_a_gpu_and_runs_here(target: str, g
     assert f"functions for {target}" in shown
     assert "attend_latent" in shown
     same_on_cpu(KIMI, path, gpu_models)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing("nvcc") is not None, reason="nvcc, which compiles latent attention in CUDA C++, is not on the PATH")
+def test_latent_attention_of_a_model_like_kimi_k2_is_compiled_for_blocks_and_for_pairs(gpu_models: GpuModels) -> None:
+    found = read_kernels(gpu_models.artifact(KIMI_LATENT, "sm_103a", "bf16") / "kernels.json")
+    [plan] = [plan for plan in found.plans if plan.kernel == "cuda_tcgen05"]
+    assert [v.newest for v in plan.variants] == [1, 2]  # 64 heads: two new tokens are 128 rows
+    functions = [found.functions[v.launches[0].function] for v in plan.variants]
+    assert [(f.symbol, f.cluster) for f in functions] == [("mla_decode", 1), ("mla_decode_pairs", 2)]
+    for function in functions:
+        assert (function.resources.stack, function.resources.tensor_columns) == (0, 512)
+        assert function.resources.shared <= 232_448
 
 
 def test_what_was_compiled_for_a_gpu_runs_on_a_cpu(gpu_models: GpuModels) -> None:

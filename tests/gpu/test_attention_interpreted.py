@@ -1,7 +1,8 @@
-"""Attention kernels against the references in f64: ragged sequences, keys in splits, pages smaller than tiles, windows, caps, sinks."""
+"""Attention kernels against references in f64: ragged sequences, keys in splits, pages smaller than tiles, windows, caps, sinks, fp8."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from tests.gpu.against_float64 import DTYPES, run, wide
 from tests.kernels.test_attention import Step, make_step
 from torch import Tensor
 
-from tskernels.registry import op_named
+from tskernels.fp8_cache import narrow
+from tskernels.registry import lookup, op_named
 
 OFF = {"bf16": 2.0**-6, "f16": 2.0**-9, "f32": 2.0**-18}
 """Of the largest value: weights are rounded to the type of the values, and the result is; either by up to a unit."""
@@ -25,17 +27,19 @@ def agree(op: str, operands: list[Tensor | int], values: Tensor, dtype: str, **a
     q = operands[0]
     assert isinstance(q, Tensor)
     expected = op_named(op).reference(*map(wide, operands), **attributes)
-    result = run(op, *operands, shape=tuple(q.shape), dtype=q.dtype, **attributes)
+    kernel = "triton_fp8_cache" if any(isinstance(x, Tensor) and x.dtype == torch.float8_e4m3fn for x in operands) else "triton"
+    result = run(op, *operands, shape=tuple(q.shape), dtype=q.dtype, kernel=kernel, **attributes)
     largest = float(values[~values.isnan()].abs().max())
     assert float((result.double() - expected).abs().max()) <= OFF[dtype] * largest
 
 
-def agree_on_heads(step: Step, dtype: str, window: int, softcap: float, sinks: bool) -> None:
+def agree_on_heads(step: Step, dtype: str, window: int, softcap: float, sinks: bool, fp8: bool = False) -> None:
+    step = replace(step, cache=narrow(step.cache)) if fp8 else step
     joint = torch.cat((step.q.flatten(1), torch.zeros(len(step.q), 16, dtype=step.q.dtype)), 1)
     q = joint[:, : step.q[0].numel()].view(step.q.shape)  # part of a joint product
     operands: list[Tensor | int] = [q, *(step.with_sinks() if sinks else step.operands())[1:]]
     op = "ts::sink_attention" if sinks else "ts::attention"
-    agree(op, operands, step.cache, dtype, scale=0.3, window=window, softcap=softcap)
+    agree(op, operands, step.cache.to(step.q.dtype), dtype, scale=0.3, window=window, softcap=softcap)
 
 
 @few
@@ -77,10 +81,20 @@ def latent(step: Step, width: int) -> list[Tensor | int]:
     return [q[..., :width], q[..., width:], cache, step.spans, step.lengths, step.tables, 0]
 
 
-def agree_on_latents(sequences: list[tuple[int, int]], page_size: int, heads: int, width: int, dtype: str, window: int, seed: int) -> None:
+def agree_on_latents(
+    sequences: list[tuple[int, int]],
+    page_size: int,
+    heads: int,
+    width: int,
+    dtype: str,
+    window: int,
+    seed: int,
+    fp8: bool = False,
+) -> None:
     step = make_step(sequences, page_size=page_size, K=1, G=heads, E=width + width // 8, dtype=dtype, seed=seed)
+    step = replace(step, cache=narrow(step.cache)) if fp8 else step
     if len(step.q):
-        agree("ts::latent_attention", latent(step, width), step.cache, dtype, scale=0.1, window=window)
+        agree("ts::latent_attention", latent(step, width), step.cache.to(step.q.dtype), dtype, scale=0.1, window=window)
 
 
 @few
@@ -99,6 +113,52 @@ def test_latent_attention(
     agree_on_latents(sequences, page_size, heads, width, dtype, window, seed)
 
 
+@few
+@given(
+    sequences=sequences,
+    page_size=st.sampled_from([1, 16, 32]),
+    heads=st.sampled_from([(1, 17), (2, 3)]),
+    width=st.sampled_from([8, 24, 64]),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    window=st.sampled_from([0, 0, 20]),
+    sinks=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_caches_in_fp8(
+    sequences: list[tuple[int, int]],
+    page_size: int,
+    heads: tuple[int, int],
+    width: int,
+    dtype: str,
+    window: int,
+    sinks: bool,
+    seed: int,
+) -> None:
+    step = make_step(sequences, page_size=page_size, K=heads[0], G=heads[1], E=width, dtype=dtype, seed=seed)
+    if len(step.q):
+        agree_on_heads(step, dtype, window, 0.0, sinks, fp8=True)
+    agree_on_latents(sequences, page_size, heads[1], width, dtype, window, seed, fp8=True)
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_what_is_appended_in_fp8_has_the_bytes_that_every_kernel_writes(dtype: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 120) * 2.0 ** torch.randint(-12, 11, (5, 2, 120))
+    x[0, 0, :4] = torch.tensor([torch.nan, torch.inf, -torch.inf, 460.0])
+    halves = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    x[1, 1] = ((halves[1:] + halves[:-1]) / 2)[:120]
+    x = x.to(DTYPES[dtype])
+    slots = torch.tensor([40, 3, 17, 0, 25], dtype=torch.int32)
+    for op, shape, new in (
+        ("ts::cache_append", (3, 16, 2, 2, 120), (x, x.flip(0).contiguous())),
+        ("ts::latent_append", (3, 16, 240), (x.flatten(1)[:, :200], x.flatten(1)[:, 200:])),
+    ):
+        caches = [torch.zeros(shape, dtype=torch.float8_e4m3fn) for _ in range(2)]
+        for cache, kernel in zip(caches, ("torch_fp8", "triton_fp8_cache"), strict=True):
+            lookup(op, kernel).function(cache, *new, slots)
+        assert torch.equal(caches[0].view(torch.uint8), caches[1].view(torch.uint8))
+
+
 @pytest.mark.slow
 @many
 @given(
@@ -106,10 +166,13 @@ def test_latent_attention(
     page_size=st.sampled_from([32, 64]),
     heads=st.sampled_from([8, 12, 16, 32, 128]),
     dtype=st.sampled_from(["bf16", "f16"]),
+    fp8=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_latent_attention_of_real_widths(sequences: list[tuple[int, int]], page_size: int, heads: int, dtype: str, seed: int) -> None:
-    agree_on_latents(sequences, page_size, heads, 512, dtype, 0, seed)
+def test_latent_attention_of_real_widths(
+    sequences: list[tuple[int, int]], page_size: int, heads: int, dtype: str, fp8: bool, seed: int
+) -> None:
+    agree_on_latents(sequences, page_size, heads, 512, dtype, 0, seed, fp8=fp8)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])

@@ -143,6 +143,7 @@ def test_what_threads_write_needs_a_proxy_fence_before_it_is_copied(fence: str) 
         (BARRIER.format(count=9) + "mov.u32 %r9, 16; mbarrier.expect_tx.shared::cta.b64 [%r8], %r9;", "exit"),
         (ALLOCATE + "[s], 48;", "tensor memory"),
         (ALLOCATE + "[s], 512;" + ALLOCATE + "[s+4], 32;", "tensor memory"),
+        (ALLOCATE + "[s], 32; tcgen05.dealloc.cta_group::2.sync.aligned.b32 0, 32;", "tensor memory"),
         (ALLOCATE + "[s], 32; tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r1}, [0];", "uninitialized"),
         ("tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r1}, [64];", "tensor memory"),
         ("barrier.cluster.wait.aligned;", "barrier"),
@@ -153,6 +154,64 @@ def test_other_faults(body: str, kind: str) -> None:
     with pytest.raises(EmulatorFault) as caught:
         launch(kernel(body, [], 1024), "k", 1, 32 if one_warp else 64, [], max_instructions=500_000)
     assert caught.value.kind == kind, str(caught.value)
+
+
+PAIR = """mov.u32 %r0, s; mov.u32 %r9, %cluster_ctarank; setp.eq.u32 %p1, t, 0; setp.eq.u32 %p2, %r9, 0; and.pred %p3, %p1, %p2;
+    @%p1 mbarrier.init.shared::cta.b64 [%r0+8], 1; @%p1 fence.mbarrier_init.release.cluster;
+    barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;
+    tcgen05.alloc.cta_group::2.sync.aligned.shared::cta.b32 [%r0], 32;
+    barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;
+    shr.u32 %r1, %r0, 4; add.u32 %r1, %r1, 64; cvt.u64.u32 %rd0, %r1; or.b64 %rd0, %rd0, 4611756662049538048; mov.b32 %r2, 134743184;
+    setp.ne.u32 %p4, t, t; @!%p3 bra REST;
+    tcgen05.mma.cta_group::2.kind::f16 [0], %rd0, %rd0, %r2, %p4;
+    mov.b16 %h0, 3; tcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster.multicast::cluster.b64 [%r0+8], %h0;
+    REST: W: mbarrier.try_wait.parity.shared::cta.b64 %p5, [%r0+8], 0; @!%p5 bra W;
+    END: barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;
+    tcgen05.dealloc.cta_group::2.sync.aligned.b32 0, 32;"""
+"""Blocks of a pair allocate tensor memory, the leader multiplies, and both wait for it."""
+
+
+@pytest.mark.parametrize(
+    ("was", "wrong", "kind"),
+    [
+        ("", "", ""),
+        ("    barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;\n", "", "race"),
+        ("REST: W:", "REST: @!%p2 bra END; W:", "exit"),
+        ("%h0, 3;", "%h0, 1;", "deadlock"),
+        ("%h0, 3;", "%h0, 2;", "deadlock"),
+        ("commit.cta_group::2", "commit.cta_group::1", "tensor memory"),
+    ],
+)
+def test_a_pair_of_blocks_waits_for_each_other(was: str, wrong: str, kind: str) -> None:
+    """For the other's tensor memory before products, and in both blocks for the leader's products."""
+    body = PAIR.replace(was, wrong, 1)
+    if not kind:
+        assert run(body, [], shared=10240, grid=2, cluster=2).products == 1
+        return
+    with pytest.raises(EmulatorFault) as caught:
+        run(body, [], shared=10240, grid=2, cluster=2)
+    assert caught.value.kind == kind, str(caught.value)
+
+
+def test_a_tile_signals_its_own_block_or_its_pair() -> None:
+    """With cta_group::2, and no other."""
+    x = np.zeros((8, 64), np.uint16)
+    body = """mov.u32 %r0, s; mov.u32 %r9, %cluster_ctarank; setp.eq.u32 %p1, t, 0; mapa.shared::cluster.u32 %r1, %r0, {to};
+    @%p1 mbarrier.init.shared::cta.b64 [%r0+1024], 1; @%p1 fence.mbarrier_init.release.cluster;
+    barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; setp.eq.u32 %p2, %r9, 1; and.pred %p2, %p2, %p1;
+    @%p2 cp.async.bulk.tensor.2d{group}.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r0], [p0, {{0, 0}}], [%r1+1024];
+    setp.eq.u32 %p3, %r9, {to}; and.pred %p4, %p3, %p1;
+    @%p4 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r0+1024], 1024;
+    @!%p3 bra END; W: mbarrier.try_wait.parity.shared::cta.b64 %p5, [%r0+1024], 0; @!%p5 bra W;
+    END: barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"""
+    arguments: list[tuple[str, Argument]] = [("map", TensorMap(x, (8, 64)))]
+    for to, group, is_right in ((1, "", True), (0, ".cta_group::2", True), (0, "", False), (2, ".cta_group::2", False)):
+        if is_right:
+            run(body.format(to=to, group=group), arguments, shared=2048, grid=4, cluster=4)
+            continue
+        with pytest.raises(EmulatorFault) as caught:
+            run(body.format(to=to, group=group), arguments, shared=2048, grid=4, cluster=4)
+        assert caught.value.kind == "mbarrier", str(caught.value)
 
 
 def test_arrays_have_bounds_and_may_be_for_reading_alone() -> None:

@@ -1,25 +1,126 @@
-"""Latent attention decode in CUDA C++, compiled by nvcc for Hopper and Blackwell, is right in the emulator, without a fault."""
+"""Latent attention decode in CUDA C++, compiled by nvcc for Hopper and Blackwell, is right in the emulator, and faults planted into it are
+found."""
 
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 
 import pytest
-from tests.gpu.mla_case import SHAPES, MlaCase, compiled
+from tests.gpu.latent_cuda import DECODES, FOLDER, compile_to_ptx, ptx_of, run
+from tests.gpu.mutations import ADDRESS_IN_OTHER_BLOCK, OPERATORS, Mutant, mutants
+
+from tskernels.emulator import EmulatorFault
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")]
+FAULTS = (
+    *("wait dropped", "wait for the other parity", "arrival dropped", "proxy fence dropped"),
+    *("store to shared memory dropped", "store to the next place"),
+)
+
+MOST_ERROR, MOST_OF_LOGARITHMS = 3e-3, 2e-5
+OF_PAIRS = ("wait dropped", "cluster barrier dropped", "tcgen05.commit to", "address in the other block", "copy of the pair")
+"""Operators of what only pairs have; of others one place is enough here."""
+SOURCE_FAULTS = {
+    "keys of the other half of the tokens": ("p, rank * half_tokens,", "p, (rank ^ 1) * half_tokens,"),
+    "values of the other half of the columns": ("rank * value_blocks + block", "(rank ^ 1) * value_blocks + block"),
+    "one barrier for the weights of two tiles": ("arrive_at_leader(shared.weighed[stage])", "arrive_at_leader(shared.weighed[0])"),
+    "values not waited for": ("ptx::wait(shared.values_full[stage], parity);", ""),
+}
 
 
-@pytest.fixture(scope="module", params=["90", "100"])
-def emulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Architecture and PTX."""
-    return request.param, compiled(request.param, "ptx", tmp_path_factory.mktemp("ptx") / "kernel.ptx").read_text()
+@pytest.mark.parametrize("name", ["sm90", "sm90_fp8", "sm100", "sm100_fp8"])
+@pytest.mark.parametrize(
+    ("heads", "lengths", "queries", "page"),
+    [
+        (16, (1024, 37), (1, 1), 64),
+        (16, (200,), (4,), 32),
+        (32, (130, 300), (4, 4), 64),
+        (128, (260,), (1,), 64),
+    ],
+    ids=lambda value: str(value).replace(" ", ""),
+)
+def test_latent_decode_in_cuda(name: str, heads: int, lengths: tuple[int, ...], queries: tuple[int, ...], page: int) -> None:
+    is_right(name, heads, lengths, queries, page)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda value: str(value).replace(" ", ""))
-def test_latent_decode_in_cuda(emulated: tuple[str, str], shape: tuple[int, tuple[int, ...], tuple[int, ...], int]) -> None:
-    which, ptx = emulated
-    case = MlaCase(which, *shape)
-    out, logarithms, counters = case.emulated(ptx)
-    assert case.check(out, logarithms) < 3e-3
-    assert not counters.any()
+@pytest.mark.parametrize("name", [name for name, decode in DECODES.items() if decode.is_fp8])
+def test_faults_planted_where_fp8_is_widened_are_found(name: str) -> None:
+    """In the first and in the last place of each kind; five tiles, so that both stages are used again."""
+    decode, ptx = DECODES[name], ptx_of(name)
+    widening = [number for number, line in enumerate(ptx.split("\n"), 1) if "e4m3x2" in line]
+    begin, end = widening[0] - 30, widening[-1] + 40  # with the barriers before and after
+    missed, found = [], 0
+    for operator in (operator for operator in OPERATORS if operator.name in FAULTS):
+        places = [m for m in mutants(ptx, [operator]) if begin <= m.line <= end]
+        for mutant in {places[0].line: places[0], places[-1].line: places[-1]}.values():
+            found += 1
+            try:
+                error, of_logarithms, _ = run(decode, mutant.text, 16, (310,), (1,), 64, blocks=1)
+                if error < MOST_ERROR and of_logarithms < MOST_OF_LOGARITHMS:
+                    missed.append((mutant.operator, mutant.line))
+            except (EmulatorFault, AssertionError):
+                pass
+    assert not missed
+    assert found >= 8
+
+
+@pytest.mark.parametrize(
+    ("heads", "lengths", "queries", "page", "loud"),
+    [
+        (128, (1024,), (1,), 64, 1),
+        (32, (130, 300), (4, 4), 64, 8),
+        (12, (65, 1, 130), (7, 1, 20), 16, 1),  # rows of one block alone, several pairs of row tiles
+    ],
+    ids=lambda value: str(value).replace(" ", ""),
+)
+def test_latent_decode_by_pairs_of_blocks(heads: int, lengths: tuple[int, ...], queries: tuple[int, ...], page: int, loud: float) -> None:
+    is_right("sm100_pairs", heads, lengths, queries, page, loud)
+
+
+def is_right(name: str, heads: int, lengths: tuple[int, ...], queries: tuple[int, ...], page: int, loud: float = 1) -> None:
+    error, of_logarithms, _ = run(DECODES[name], ptx_of(name), heads, lengths, queries, page, loud=loud)
+    assert error < MOST_ERROR
+    assert of_logarithms < MOST_OF_LOGARITHMS
+
+
+def verdict(ptx: str, loud: float = 8) -> str:
+    """How a fault in the kernel of pairs shows: its kind, a wrong result, or not at all. Where maxima grow, more is waited for."""
+    try:
+        error, of_logarithms, _ = run(DECODES["sm100_pairs"], ptx, 128, (300,), (1,), 16, 2, loud, max_instructions=600_000)
+    except EmulatorFault as fault:
+        return fault.kind
+    return "wrong" if error > MOST_ERROR or of_logarithms > MOST_OF_LOGARITHMS else "missed"
+
+
+def is_run(mutant: Mutant, ptx: str) -> bool:
+    """Whether the line is reached: loops are unrolled for more than there is here."""
+    lines = ptx.split("\n")
+    lines[mutant.line - 1] = "trap;"
+    return verdict("\n".join(lines)) == "trap"
+
+
+def test_faults_planted_into_the_kernel_of_pairs_are_found() -> None:
+    ptx = ptx_of("sm100_pairs")
+    assert verdict(ptx) == "missed"
+    by_operator: dict[str, list[Mutant]] = defaultdict(list)
+    for mutant in mutants(ptx, [*OPERATORS, ADDRESS_IN_OTHER_BLOCK]):
+        by_operator[mutant.operator].append(mutant)
+    found = {}
+    for operator, all_ in by_operator.items():
+        most = min(len(all_), 3 if operator.startswith(OF_PAIRS) else 1)
+        for mutant in (all_[i * len(all_) // most] for i in range(most)):
+            shown = verdict(mutant.text)
+            if shown != "missed" or is_run(mutant, ptx):
+                found[operator, mutant.line] = verdict(mutant.text, 1) if shown == "missed" else shown
+    assert {operator for operator, _ in found} >= {operator for operator in by_operator if operator.startswith(OF_PAIRS)}
+    assert len(found) >= 50
+    assert {place: shown for place, shown in found.items() if shown in ("missed", "unsupported")} == {}
+
+
+@pytest.mark.parametrize("fault", SOURCE_FAULTS)
+def test_faults_planted_into_the_source_of_pairs_are_found(fault: str) -> None:
+    decode, (right, wrong) = DECODES["sm100_pairs"], SOURCE_FAULTS[fault]
+    source = (FOLDER / decode.file).read_text()
+    assert source.count(right) == 1
+    assert verdict(compile_to_ptx(source.replace(right, wrong), decode.architecture)) not in ("missed", "unsupported")

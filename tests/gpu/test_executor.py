@@ -21,13 +21,27 @@ from tsrun.errors import ArtifactError
 from tsrun.generation import GenerationRequest
 from tsrun.gpu.buckets import LARGEST, bucket
 from tsrun.gpu.device import TensorMap
-from tsrun.gpu.kernels_file import KERNELS, Argument, Launch, Operand, Out, Plan, PreparedInput, Scalar, ScratchSpace, Variant, read_kernels
+from tsrun.gpu.kernels_file import (
+    KERNELS,
+    Argument,
+    KernelsFile,
+    Launch,
+    Operand,
+    Out,
+    Plan,
+    PreparedInput,
+    Scalar,
+    ScratchSpace,
+    Variant,
+    read_kernels,
+)
 from tsrun.gpu.kernels_file import TensorMap as MapArgument
-from tsrun.gpu.launching import CallOnDevice
-from tsrun.limits import LimitOptions
-from tsrun.program import State
+from tsrun.gpu.launching import CallOnDevice, newest_of
+from tsrun.limits import LimitOptions, Limits
+from tsrun.page_copies import PageCopies
+from tsrun.program import Cache, CallNode, Frame, Graph, Program, State
+from tsrun.program import Plan as StepPlan
 from tsrun.sampler import Sampling
-from tsrun.states import States
 
 require()
 
@@ -110,6 +124,14 @@ def test_logits_are_those_of_the_cpu(case: Case, gpu_models: GpuModels, device: 
             assert (logits - other.logits[position]).abs().max() <= 1e-4 * logits.abs().max()
 
 
+@pytest.mark.slow
+def test_tokens_with_a_cache_in_fp8_are_those_of_the_cpu(gpu_models: GpuModels, device: InterpretingDevice) -> None:
+    path = gpu_models.artifact(KIMI, "sm_90a", cache="fp8")
+    functions = {f.source.partition(":")[2]: dict(f.signature) for f in read_kernels(path / KERNELS).functions}
+    assert functions["append"]["cache"] == functions["attend_latent"]["cache"] == "*f8e4m3"
+    assert tokens(path, PROMPTS, 4, Sampling(), max_step_tokens=8) == tokens(path, PROMPTS, 4, Sampling(), max_step_tokens=8, target="cpu")
+
+
 @pytest.mark.parametrize(("size", "padded"), [(1, 1), (3, 4), (5, 8), (17, 24), (65, 80), (256, 256), (257, 257)])
 def test_sizes_are_padded_to_a_few(size: int, padded: int) -> None:
     assert bucket(size, 512) == padded
@@ -136,19 +158,31 @@ def test_arguments_and_grids_are_those_of_the_step() -> None:
     assert settled.arguments[:7] == (address, out.data_ptr(), 138, 0.5, 3.0, 4096, 8192)
     assert settled.arguments[7] == TensorMap(address, "f32", (32, 12), (384,), (32, 5), 128)
     assert [one.function for one in CallOnDevice([x], out, {}, {**sizes, "T": 7}).settle(plan)] == [1]
+    of_newest = Plan("ts::x", "triton", "", [Variant(1, [few]), Variant(1, [Launch(2, (1, 1, 1), [])], newest=3)])
+    assert [CallOnDevice([x], out, {}, sizes, newest=n).settle(of_newest)[0].function for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
+    beginnings = KernelsFile(1, "sm_100a", [], [plan, of_newest]).beginnings()
+    assert beginnings == [3]
+    steps = [[(0, 1), (1, 2)], [(0, 2), (2, 4), (0, 0)], [(0, 1), (1, 4)], [(0, 40)], []]
+    assert [newest_of(beginnings, spans) for spans in steps] == [1, 1, 3, 3, 1]
 
 
-def test_states_on_the_device_are_copied_there(device: InterpretingDevice) -> None:
-    states = States([State("f32", (2, 3)), State("bf16", (5,))], 4, device.zeros)
-    for place in states.places:
+def test_pages_on_the_device_are_copied_there(device: InterpretingDevice) -> None:
+    limits = Limits(page_size=2, num_pages=3, max_sequences=1, max_step_tokens=8, max_context=6, num_states=4)
+    calls = [CallNode("y", "layer", [], Frame(0, 0), caches={"cache": 0})]
+    graph = Graph([], list(calls), "y")
+    states, caches = [State("f32", (2, 3)), State("bf16", (5,))], [Cache("f32", (2, 3)), Cache("f32", (4,))]
+    program = Program([StepPlan(1, "decode", Frame(0, 0))], caches, {"decode": graph}, states=states)
+    sizes = [2 * 24, 2 * 16, 24, 10]
+    places = [device.zeros((4, size), "u8") for size in sizes]
+    for place in places:
         assert isinstance(place.buffer, torch.Tensor)
         place.buffer[:] = torch.arange(place.buffer.numel(), dtype=torch.uint8)
-    states.copy(np.array([[0, 1, 3]], np.int32))
-    for place, size in zip(states.places, (24, 10), strict=True):
+    PageCopies(program, limits, places[:2], places[2:]).copy(np.array([[0, 0, 2], [1, 1, 3]], np.int32))
+    for place, size, (source, target) in zip(places, sizes, [(0, 2), (0, 0), (1, 3), (1, 3)], strict=True):
         assert isinstance(place.buffer, torch.Tensor)
-        pages = place.buffer[: 4 * size].view(4, size)
-        assert torch.equal(pages[3], pages[1])
-        assert not torch.equal(pages[2], pages[1])
+        expected = torch.arange(4 * size, dtype=torch.uint8).view(4, size)
+        expected[target] = expected[source]
+        assert torch.equal(place.buffer.view(4, size), expected)  # of the second cache, which no step writes, nothing is copied
 
 
 @pytest.mark.parametrize(
@@ -167,3 +201,16 @@ def test_other_kernels_files_are_refused(text: str, why: str, tmp_path: Path) ->
     (tmp_path / KERNELS).write_text(text)
     with pytest.raises(ArtifactError, match=why):
         read_kernels(tmp_path / KERNELS)
+
+
+@pytest.mark.slow
+def test_long_chunks_are_expanded_and_give_the_logits_of_the_cpu(gpu_models: GpuModels, device: InterpretingDevice) -> None:
+    path = gpu_models.artifact(KIMI, "sm_90a")
+    given = [prompt(11)]
+    [wanted] = run(path, given, 1, LimitOptions(num_pages=256, target="cpu"), chunks=False)
+    [found] = run(path, given, 1, LimitOptions(num_pages=256), chunks=False)
+    launched = [a.function.symbol for a in device.asked if a.function is not None]
+    assert launched.count("attend_expanded") == 3, "of three layers"
+    assert wanted.tokens == found.tokens
+    [[position, logits]] = wanted.logits.items()
+    assert (logits - found.logits[position]).abs().max() <= 1e-4 * logits.abs().max()

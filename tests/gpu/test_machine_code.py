@@ -20,7 +20,7 @@ from tskernels.target import ARCHITECTURES, gpu
 pytest.importorskip("triton", reason="needs Triton: pip install tsc-llm[triton]")
 
 MOST_SHARED, MOST_COLUMNS = 232_448, 512
-WIDE = ("attend", "attend_latent", "gated_linear", "quantized_linear", "gate_and_up", "down")
+WIDE = ("attend", "attend_latent", "expand", "attend_expanded", "gated_linear", "quantized_linear", "gate_and_up", "down")
 """Those that multiply matrices: they are big, and use tensor cores from 64 rows on, but in f32."""
 
 
@@ -41,6 +41,21 @@ def attention(dtype: str, heads: int, group: int, width: int, window: int = 0, s
 def latent(dtype: str, heads: int, window: int = 0) -> Call:
     operands = (operand(dtype, None, heads, 512), operand(dtype, None, heads, 64), operand(dtype, None, None, 576), *STEP)
     return Call("ts::latent_attention", operands, {"scale": 192**-0.5, "window": window})
+
+
+def in_fp8(call: Call) -> Call:
+    """The call on a cache in fp8, the operand that has pages."""
+    return replace(
+        call,
+        operands=tuple(replace(o, layout="fp8_cache") if o.shape[:2] == (None, None) and len(o.shape) > 2 else o for o in call.operands),
+    )
+
+
+def expanded(dtype: str, heads: int, width: int = 128) -> Call:
+    """As many heads as are worked on at a time: more are the same functions again."""
+    rows = (operand(dtype, None, heads, width), operand(dtype, None, heads, width), operand(dtype, None, heads, 64))
+    stored = (operand(dtype, None, None, 576), *[operand(dtype, heads, width, 512)] * 2)
+    return Call("ts::expanded_attention", (*rows, *stored, *STEP), {"scale": 192**-0.5, "expanded_from": 171})
 
 
 def gated(dtype: str, inner: int, outputs: int, layout: str = "rows") -> Call:
@@ -95,6 +110,7 @@ def others(dtype: str) -> Iterator[Call]:
     yield Call("ts::cache_append", (operand(dtype, None, None, 2, 8, 128), *[operand(dtype, None, 8, 128)] * 2, operand("i32", None)))
     latents = (operand(dtype, None, None, 576), operand(dtype, None, 512), operand(dtype, None, 64), operand("i32", None))
     yield Call("ts::latent_append", latents)
+    yield in_fp8(Call("ts::latent_append", latents))
     yield Call("ts::max_key", (operand(dtype, None, 151_936),))
     yield Call("ts::key_index", (operand("i64", None),))
     yield Call("ts::key_value", (operand("i64", None),))
@@ -108,15 +124,27 @@ def others(dtype: str) -> Iterator[Call]:
     yield Call("ts::gated_delta", (*heads, *gains), {"scale": 0.1, "eps": 1e-6})
 
 
+def sums(dtype: str, width: int) -> Iterator[Call]:
+    x, w = operand(dtype, None, width), operand(dtype, width)
+    yield Call("ts::all_reduce", (x,), {"axis": "tp", "reduction": "sum"})
+    yield Call("ts::all_reduce_add", (x, x), {"axis": "tp"})
+    yield Call("ts::all_reduce_add_norm", (x, x, w), {"axis": "tp", "eps": 1e-6, "offset": 0.0})
+
+
 MATRICES = (
     *(attention(dtype, 8, 4, width) for dtype in ("bf16", "f16") for width in (64, 128, 256)),
     *(attention("bf16", 8, 8, 128, window=128, sinks=True), attention("bf16", 4, 2, 256, softcap=50.0), attention("f32", 8, 4, 128)),
     *(latent("bf16", 16), latent("bf16", 128), latent("f16", 64), latent("f32", 16)),
+    *(in_fp8(latent("bf16", 16)), in_fp8(attention("bf16", 8, 4, 128))),
+    expanded("bf16", 8),
     *(gated("bf16", 4096, 24576), gated("f16", 2048, 8192), gated("f32", 576, 3072)),
     *(call for form in FORMS for call in (linear("bf16", 4096, 4096, form), gated("bf16", 4096, 8192, f"gated_{form}"))),
     *(experts("bf16", 128, 768, 2048), experts("bf16", 32, 2880, 2880, bias=True), experts("f32", 8, 64, 64)),
 )
-ROWS = (*by_rows("bf16", 8, 128), *by_rows("bf16", 7168), *others("bf16"), *by_rows("f32", 576), route(1), route(8))
+ROWS = (
+    *(*by_rows("bf16", 8, 128), *by_rows("bf16", 7168), *others("bf16"), *by_rows("f32", 576)),
+    *(*sums("bf16", 7168), *sums("f32", 576), route(1), route(8)),
+)
 EVERYDAY = (latent("bf16", 16), attention("bf16", 8, 4, 128))
 
 
@@ -151,8 +179,8 @@ def _faults(architecture: str, launch: Launch, code: MachineCode) -> Iterator[st
     total = sum(code.instructions.values())
     if total < (200 if is_matrix else 16):
         yield f"{total} instructions: a trap?"
-    is_narrow = launch.types.get("x", launch.types.get("q", launch.types.get("inner"))) == "f32"
-    if is_matrix and int(launch.constants["ROWS"]) >= 64 and not is_narrow:
+    is_narrow = next((launch.types[name] for name in ("x", "q", "inner", "content", "w") if name in launch.types), "") == "f32"
+    if is_matrix and int(launch.constants.get("ROWS", launch.constants.get("KEYS", 0))) >= 64 and not is_narrow:
         expected = "HGMMA" if architecture == "sm_90a" else "UTC"
         if not code.count(expected):
             yield f"no {expected}"
@@ -183,7 +211,9 @@ def test_rows() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_103a", "gfx942", "gfx950"])
 def test_the_same_sources_compile_for_other_architectures(architecture: str) -> None:
-    made = compiled(wanted((*EVERYDAY, gated("bf16", 4096, 24576), experts("bf16", 128, 768, 2048)), (architecture,)))
+    made = compiled(
+        wanted((*EVERYDAY, in_fp8(latent("bf16", 16)), gated("bf16", 4096, 24576), experts("bf16", 128, 768, 2048)), (architecture,))
+    )
     most = {"gfx942": 65_536, "gfx950": 163_840}.get(architecture, MOST_SHARED)
     assert all(code.shared <= most for code in made), [(code.name, code.shared) for code in made]
     assert all(sum(code.instructions.values()) > 20 for code in made)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from tests.gpu.machine_code import read_cubin
 
 from tskernels.gpu.compile import compile_functions
 from tskernels.gpu.functions import function_of
 from tskernels.gpu.latent_splits import FIELDS, OVERHEAD, ROWS, TOKENS, Item, cut, encode, most_numbers, plan_splits, prepare
-from tskernels.gpu.launch import StepShape, TensorMap
+from tskernels.gpu.launch import PreparedInput, StepShape, TensorMap
 from tskernels.gpu.mla_cuda import mla_decode_sm100
 from tskernels.gpu.sizes import Expression, of_operands, value
 from tskernels.registry import Call, Operand, select
 from tskernels.target import gpu
 
 Spans = list[tuple[int, int]]
+Step = tuple[Spans, list[int], int, int, int]
 
 
-def steps(count: int) -> list[tuple[Spans, list[int], int, int, int]]:
+def steps(count: int) -> list[Step]:
     """Spans, lengths, heads, tokens and blocks of steps of all kinds: rows of no sequence, sequences of no rows, one and many."""
     draw = random.Random(0)
     found = []
@@ -39,25 +42,37 @@ def steps(count: int) -> list[tuple[Spans, list[int], int, int, int]]:
 
 
 STEPS = steps(40)
+TOGETHER = pytest.mark.parametrize("together", [1, 2])
+
+
+def lists(together: int) -> Iterator[tuple[Step, list[list[Item]]]]:
+    """Steps, and the work of their blocks."""
+    for spans, lengths, heads, tokens, blocks in STEPS:
+        if together <= blocks:
+            given = spans, lengths, heads, tokens, blocks // together * together
+            yield given, plan_splits(*given, together=together)
 
 
 def all_items(work: list[list[Item]]) -> list[Item]:
     return [item for block in work for item in block]
 
 
-def test_every_row_sees_each_of_its_keys_once() -> None:
-    for spans, lengths, heads, tokens, blocks in STEPS:
+@TOGETHER
+def test_every_row_sees_each_of_its_keys_once(together: int) -> None:
+    for (spans, lengths, heads, tokens, _), work in lists(together):
         rows = np.zeros(tokens * heads, int)
         ranges: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for item in all_items(plan_splits(spans, lengths, heads, tokens, blocks)):
+        for item in all_items(work):
+            if item.rows == 0:  # of a block whose partner alone has rows
+                continue
             if item.split == 0:
                 rows[item.first_row : item.first_row + item.rows] += 1
             ranges.setdefault((item.first_row, item.rows), []).append((item.first_tile, item.last_tile))
         assert np.all(rows == 1)
-        keys = np.zeros(tokens * heads, int)  # that the newest row of the same row tile sees
+        keys = np.zeros(tokens * heads, int)  # that the newest row of the same row tiles sees
         for (first, last), length in zip(spans, lengths, strict=True):
             for row in range((last - first) * heads):
-                newest = min((row // ROWS + 1) * ROWS, (last - first) * heads) - 1
+                newest = min((row // (ROWS * together) + 1) * ROWS * together, (last - first) * heads) - 1
                 keys[first * heads + row] = length - (last - first) + newest // heads + 1
         for (first_row, count), found in ranges.items():
             assert len(set(keys[first_row : first_row + count])) == 1
@@ -66,18 +81,20 @@ def test_every_row_sees_each_of_its_keys_once() -> None:
             assert found[-1][1] == -(-keys[first_row] // TOKENS)
 
 
-def test_items_say_what_their_rows_may_see() -> None:
-    for spans, lengths, heads, tokens, blocks in STEPS:
-        for item in all_items(plan_splits(spans, lengths, heads, tokens, blocks)):
+@TOGETHER
+def test_items_say_what_their_rows_may_see(together: int) -> None:
+    for (spans, lengths, heads, _, _), work in lists(together):
+        for item in all_items(work):
             if item.last_tile > item.first_tile:
                 first, last = spans[item.sequence]
                 assert (item.first_row - first * heads, item.length) == (item.offset, lengths[item.sequence])
                 assert item.cached == lengths[item.sequence] - (last - first)
 
 
-def test_splits_of_a_row_tile_are_all_there_and_have_places_of_their_own() -> None:
-    for spans, lengths, heads, tokens, blocks in STEPS:
-        parts = [item for item in all_items(plan_splits(spans, lengths, heads, tokens, blocks)) if item.splits > 1]
+@TOGETHER
+def test_splits_of_a_row_tile_are_all_there_and_have_places_of_their_own(together: int) -> None:
+    for (_, _, _, _, blocks), work in lists(together):
+        parts = [item for item in all_items(work) if item.splits > 1]
         places = [item.partial + item.split for item in parts]
         assert sorted(places) == list(range(len(parts)))
         assert len(parts) <= 2 * blocks
@@ -90,12 +107,24 @@ def test_splits_of_a_row_tile_are_all_there_and_have_places_of_their_own() -> No
             assert len({(item.first_row, item.partial) for item in group}) == 1
 
 
-def test_a_block_has_at_most_one_split_of_a_row_tile() -> None:
+@TOGETHER
+def test_a_block_has_at_most_one_split_of_a_row_tile(together: int) -> None:
     """It waits for the others' only when it has done its own."""
-    for spans, lengths, heads, tokens, blocks in STEPS:
-        for items in plan_splits(spans, lengths, heads, tokens, blocks):
+    for _, work in lists(together):
+        for items in work:
             counters = [item.counter for item in items if item.splits > 1]
             assert len(counters) == len(set(counters))
+
+
+def test_blocks_of_a_pair_have_neighbouring_row_tiles_of_the_same_keys_in_the_same_order() -> None:
+    for _, work in lists(2):
+        for leader, other in zip(work[::2], work[1::2], strict=True):
+            of_leader, of_other = ([i for i in items if i.first_tile < i.last_tile] for items in (leader, other))
+            for a, b in zip(of_leader, of_other, strict=True):
+                assert (a.sequence, a.first_tile, a.last_tile) == (b.sequence, b.first_tile, b.last_tile)
+                assert (a.length, a.cached, b.first_row - a.first_row, b.offset - a.offset) == (b.length, b.cached, ROWS, ROWS)
+                assert a.offset % (2 * ROWS) == 0
+                assert b.rows <= a.rows
 
 
 def test_cuts_are_as_even_as_whole_tiles_allow() -> None:
@@ -117,13 +146,13 @@ def test_one_long_sequence_uses_every_block_that_saves_a_tile() -> None:
     assert {item.last_tile - item.first_tile for item in all_items(work)} == {10}
 
 
-def test_a_list_of_work_fits_the_room_for_it() -> None:
-    for spans, lengths, heads, tokens, blocks in STEPS:
-        sizes = {"T": tokens, "S": len(spans), "P": 1, "SMS": blocks}
-        made = prepare(StepShape(np.array(spans, np.int32), np.array(lengths, np.int32), sizes), heads=heads)
+@TOGETHER
+def test_a_list_of_work_fits_the_room_for_it(together: int) -> None:
+    for (spans, lengths, heads, tokens, blocks), work in lists(together):
+        sizes = {"T": tokens, "S": len(spans), "P": 1, "SMS": blocks + together - 1}
+        made = prepare(StepShape(spans, lengths, sizes), heads=heads, together=together)
         assert made.dtype == np.int32
-        assert len(made) <= value(most_numbers(heads), sizes)
-        work = plan_splits(spans, lengths, heads, tokens, blocks)
+        assert len(made) <= value(most_numbers(heads, together), sizes)
         begins = made[: blocks + 1]
         start = (blocks + 4) // 4 * 4
         assert list(np.diff(begins)) == [len(items) for items in work]
@@ -131,24 +160,38 @@ def test_a_list_of_work_fits_the_room_for_it() -> None:
         assert len(made) == start + FIELDS * begins[-1]
 
 
-def call(window: int = 0) -> Call:
-    shapes = ((None, 16, 512), (None, 16, 64), (None, None, 576))
-    operands = [Operand("bf16", shape, "rows") for shape in shapes]
+def test_sequences_that_are_expanded_get_zeros() -> None:
+    spans, lengths = [(0, 1), (1, 201)], [500, 900]
+    made = prepare(StepShape(spans, lengths, {"T": 201, "S": 2, "P": 20, "SMS": 8}), heads=16, expanded_from=171)
+    alone = prepare(StepShape([(0, 1), (0, 0)], lengths, {"T": 201, "S": 2, "P": 20, "SMS": 8}), heads=16)
+    assert made.tolist() == alone.tolist()
+
+
+def call(window: int = 0, heads: int = 16, cache: str = "rows") -> Call:
+    operands = [Operand("bf16", (None, heads, 512)), Operand("bf16", (None, heads, 64)), Operand("bf16", (None, None, 576), cache)]
     operands += [Operand("i32", shape, "rows") for shape in ((None, 2), (None,), (None, None))]
     return Call("ts::latent_attention", tuple(operands), {"shard": 0, "scale": 0.1, "window": window})
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc, which compiles these kernels, is not on the PATH")
-@pytest.mark.parametrize(("target", "name"), [("sm_90a", "cuda"), ("sm_100a", "cuda_tcgen05")])
-def test_where_nvcc_is_the_tuned_kernel_is_chosen_and_spills_nothing(target: str, name: str) -> None:
-    kernel = select(call(), gpu(target))
-    assert kernel.name == name
+@pytest.mark.parametrize("cache", ["rows", "fp8_cache"])
+@pytest.mark.parametrize(("target", "name"), [("sm_90a", "cuda"), ("sm_100a", "cuda_tcgen05"), ("sm_103a", "cuda_tcgen05")])
+def test_where_nvcc_is_the_tuned_kernel_is_chosen_and_its_machine_code_spills_nothing(target: str, cache: str, name: str) -> None:
+    pytest.importorskip("triton", reason="needs Triton's disassembler: pip install tsc-llm[triton]")
+    kernel = select(call(cache=cache), gpu(target))
+    assert kernel.name == (name if cache == "rows" else f"{name}_{cache}")
     assert kernel.plan is not None
-    plan = kernel.plan(call(), gpu(target))
-    machine = compile_functions([function_of(plan.variants[0].launches[0])], gpu(target))[0]
-    assert machine.resources.stack == 0
-    assert machine.resources.shared <= 232448
+    plan = kernel.plan(call(cache=cache), gpu(target))
+    assert len(plan.variants) == (1 if target == "sm_90a" or cache == "fp8_cache" else 2)  # of tcgen05 with pairs of blocks
+    for machine in compile_functions([function_of(v.launches[0]) for v in plan.variants], gpu(target)):
+        words, _ = read_cubin(machine.code)
+        assert machine.resources.stack == 0
+        assert machine.resources.shared <= 232448
+        assert machine.resources.tensor_columns == (0 if target == "sm_90a" else 512)
+        assert not [word for word in words if word.startswith(("LDL", "STL"))]
+        assert words["HGMMA" if target == "sm_90a" else "UTCHMMA"] >= 16
+        assert words.total() > 200
 
 
 def test_a_window_is_left_to_others() -> None:
@@ -160,6 +203,26 @@ def test_boxes_are_of_rows_that_divide_pages_and_tiles(page: int, box: tuple[int
     assert settled("cache", page=page) == ((64, 10 * page, 9), (1152, 128), box)
 
 
+@pytest.mark.parametrize(
+    ("page", "keys", "values"), [(64, (64, 32, 9), (64, 64, 4)), (32, (64, 32, 9), (64, 32, 1)), (16, (64, 16, 1), (64, 16, 1))]
+)
+def test_a_pair_loads_half_of_the_tokens_as_keys_and_half_of_the_columns_as_values(
+    page: int, keys: tuple[int, ...], values: tuple[int, ...]
+) -> None:
+    sizes = (64, 10 * page, 9), (1152, 128)
+    assert settled("keys", page=page, variant=1) == (*sizes, keys)
+    assert settled("values", page=page, variant=1) == (*sizes, values)
+
+
+@pytest.mark.parametrize(("heads", "newest"), [(16, [1, 5]), (32, [1, 3]), (48, [1, 2]), (64, [1, 2]), (128, [1])])
+def test_pairs_of_blocks_run_steps_with_more_rows_of_a_sequence_than_one_multiplies(heads: int, newest: list[int]) -> None:
+    plan = mla_decode_sm100(call(heads=heads), gpu("sm_100a"))
+    assert [v.newest for v in plan.variants] == newest
+    assert [v.launches[0].cluster for v in plan.variants] == ([1, 2] if len(newest) == 2 else [2])
+    lists = [next(a.name for a in v.launches[0].arguments.values() if isinstance(a, PreparedInput)) for v in plan.variants]
+    assert lists == [p.name for p in plan.prepared]
+
+
 def test_queries_that_are_not_rows_of_one_distance_are_refused() -> None:
     """A map of no rows is an error of the driver."""
     assert settled("queries") == ((64, 3 * 16, 8), (1024, 128), (64, 64, 8))
@@ -167,9 +230,9 @@ def test_queries_that_are_not_rows_of_one_distance_are_refused() -> None:
     assert settled("queries", token=512) == ((64, 0, 8), (1024, 128), (64, 64, 8))
 
 
-def settled(name: str, page: int = 64, token: int = 16 * 512) -> tuple[tuple[int, ...], ...]:
+def settled(name: str, page: int = 64, token: int = 16 * 512, variant: int = 0) -> tuple[tuple[int, ...], ...]:
     """Sizes, strides and box of a map: of 3 tokens and 10 pages; token: elements from a token's queries to the next's."""
-    argument = mla_decode_sm100(call(), gpu("sm_100a")).variants[0].launches[0].arguments[name]
+    argument = mla_decode_sm100(call(), gpu("sm_100a")).variants[variant].launches[0].arguments[name]
     assert isinstance(argument, TensorMap)
     shapes = [(3, 16, 512), (3, 16, 64), (10, page, 576)]
     strides = [(token, 512, 1), (16 * 64, 64, 1), (page * 576, 576, 1)]

@@ -10,10 +10,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tskernels.expansion import MOST_KEYS, break_even, expanded
 from tskernels.gpu.attention import latent_attention
+from tskernels.gpu.expanded_attention import expanded_attention
 from tskernels.gpu.launch import StepShape
 from tskernels.gpu.sizes import of_operands, value
-from tskernels.gpu.splits import RECORD, work
+from tskernels.gpu.splits import EXPANSION, RECORD, expanded_work, expansions, work
 from tskernels.registry import Call, Operand
 from tskernels.target import gpu
 
@@ -25,11 +27,7 @@ def step_of(sequences: list[tuple[int, int]], gaps: list[int], multiprocessors: 
     for (_, new), gap in zip(sequences, gaps, strict=True):
         spans.append((past + gap, past + gap + new))
         past += gap + new
-    return StepShape(
-        np.array(spans, np.int32),
-        np.array([sum(s) for s in sequences], np.int32),
-        {"T": past + 3, "S": len(spans), "P": 9, "SMS": multiprocessors},
-    )
+    return StepShape(spans, [sum(s) for s in sequences], {"T": past + 3, "S": len(spans), "P": 9, "SMS": multiprocessors})
 
 
 @few
@@ -77,7 +75,7 @@ def test_every_row_has_its_keys_once(
 @few
 @given(st.integers(1, 60), st.integers(1, 132))
 def test_one_long_sequence_fills_the_device(keys: int, multiprocessors: int) -> None:
-    step = StepShape(np.array([(0, 1)], np.int32), np.array([keys * 4096], np.int32), {"T": 1, "S": 1, "P": 9, "SMS": multiprocessors})
+    step = StepShape([(0, 1)], [keys * 4096], {"T": 1, "S": 1, "P": 9, "SMS": multiprocessors})
     made = work(step, heads=1, group=16, narrow=16, wide=64, wide_from=1, unit=32, blocks=1, window=0).reshape(-1, RECORD)
     splits = made[1 : 1 + made[0, 0]]
     lengths = splits[:, 6] - splits[:, 5]
@@ -113,3 +111,62 @@ def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multipro
         blocks = value(of_operands(launch.grid[0], shapes, shapes), step.sizes)
         number = 2 if launch.source.function == "combine" else int(launch.constants["WIDE"])
         assert made[number] <= blocks
+
+
+def test_a_sequence_is_expanded_where_that_is_fewer_multiplications() -> None:
+    wide = break_even(128, 64, 512, 128)
+    for new in (wide - 1, wide):
+        absorbed, once, each = new * (512 + 64 + 512), 512 * (128 + 128), new * (128 + 64 + 128)
+        assert (once + each < absorbed) == (new == wide)
+    assert break_even(512, 64, 512, 512) == 0, "never: heads are as wide as latents"
+    assert expanded([(0, 170), (170, 341), (341, 342)], [500, 500, 9000], wide) == [False, True, False]
+    assert expanded([(0, 900)], [900], 0) == [False]
+
+
+def test_sequences_that_have_no_room_are_absorbed() -> None:
+    spans, lengths = [(0, 200), (200, 400), (400, 600)], [MOST_KEYS - 300, 301, 300]
+    assert expanded(spans, lengths, 171) == [True, False, True]
+
+
+@few
+@given(
+    sequences=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 300)), min_size=1, max_size=6),
+    gap=st.integers(0, 3),
+    expanded_from=st.sampled_from([1, 50, 171]),
+    multiprocessors=st.sampled_from([1, 8, 132]),
+)
+def test_each_row_is_absorbed_or_expanded_and_each_key_of_the_latter_is_made_once(
+    sequences: list[tuple[int, int]], gap: int, expanded_from: int, multiprocessors: int
+) -> None:
+    step = step_of(sequences, [gap] * len(sequences), multiprocessors)
+    operands = [Operand("bf16", (None, 16, n)) for n in (128, 128, 64)] + [Operand("bf16", (None, None, 576))]
+    operands += [Operand("bf16", (16, 128, 512))] * 2 + [Operand("i32", s) for s in ((None, 2), (None,), (None, None))]
+    plan = expanded_attention(
+        Call("ts::expanded_attention", tuple(operands), {"scale": 0.1, "expanded_from": expanded_from}), gpu("sm_90a")
+    )
+    shapes = [[step.sizes["T"], 16, 128]] * 3 + [[60, 64, 576]] + [[16, 128, 512]] * 2 + [[len(sequences), 2], [len(sequences)], [6, 60]]
+    made = {}
+    for prepared, make in zip(plan.prepared, (expansions, expanded_work), strict=True):
+        made[prepared.name] = make(step, **prepared.keywords)  # type: ignore[arg-type]
+        assert len(made[prepared.name]) <= value(of_operands(prepared.capacity, shapes, shapes), step.sizes)
+    chosen = [i for i, (_, new) in enumerate(sequences) if new >= expanded_from]
+    begins, past = {}, 0
+    for sequence in chosen:
+        begins[sequence] = past
+        past += step.lengths[sequence]
+    room = value(of_operands(plan.scratch[2].bytes, shapes, shapes), step.sizes) // (64 * 2)
+    assert past <= room or not chosen
+    keys = [(s, key + i, place + i) for s, key, count, place in made["tiles"].reshape(-1, EXPANSION)[1:].tolist() for i in range(count)]
+    assert sorted(keys) == [(s, key, begins[s] + key) for s in chosen for key in range(step.lengths[s])]
+    seen: Counter[int] = Counter()
+    splits = made["work"][0]
+    for place, token, row, rows, position, begin, end, _ in made["work"].reshape(-1, RECORD)[1 : 1 + splits].tolist():
+        assert place in begins.values()
+        for i in range(rows):
+            seen[token + row + i] += max(0, min(end, position + row + i + 1) - begin)
+    wanted = {step.spans[s][0] + i: sequences[s][0] + i + 1 for s in chosen for i in range(sequences[s][1])}
+    assert seen == wanted
+    others = work(step, heads=1, group=16, narrow=16, wide=64, wide_from=1, unit=32, blocks=1, window=0, expanded_from=expanded_from)
+    for _, token, row, rows, _, begin, end, _ in others.reshape(-1, RECORD)[1 : 1 + others[:2].sum()].tolist():
+        if any(t in wanted for t in range(token + row // 16, token + (row + rows - 1) // 16 + 1)):
+            assert (begin, end) == (0, 0), "zeros"

@@ -125,6 +125,7 @@ def test_limits_are_those_of_the_programs(for_tpu: Path) -> None:
         (LimitOptions(num_pages=9), "num-pages: got 9"),
         (LimitOptions(page_size=32), "page-size: got 32"),
         (LimitOptions(target="cpu"), "target: an artifact for JAX runs through JAX"),
+        (LimitOptions(speculate="mtp", branches=1), "branches: the programs of an artifact for JAX have no pages for them"),
         (LimitOptions(cache_bytes=1 << 20), "cache-bytes: an artifact for JAX has a cache of fixed size"),
     ):
         with pytest.raises(RequestError, match=message):

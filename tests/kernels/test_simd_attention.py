@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.kernels.test_attention import Step, decodes, make_step, only, sequenc
 from torch import Tensor
 
 from tskernels.attention import attention, oldest_key, sink_attention
+from tskernels.fp8_cache import narrow
 from tskernels.int8_cache import dequantize
 from tskernels.latent_attention import latent_attention
 
@@ -22,7 +24,7 @@ _cpu = pytest.importorskip("tskernels._cpu", reason="needs the native kernels, w
 # f32: sums of up to a few hundred products in other orders. bf16: the result is rounded (2^-9), with products of bf16 pairs the weights
 # too (2^-9 each, and they sum to one).
 TOLERANCE = {"f32": 2.0**-17, "bf16": 2.0**-7}
-DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int32: "i32", torch.uint8: "u8"}
+DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int32: "i32", torch.uint8: "u8", torch.float8_e4m3fn: "f8e4m3"}
 ISAS = [
     pytest.param(isa, marks=pytest.mark.skipif(not _cpu.has_isa(isa), reason=f"needs {isa}")) for isa in ("avx512_bf16", "avx512", "avx2")
 ]
@@ -44,8 +46,8 @@ class Attributes:
     softcap: float = 0.0
     scale: float = 0.3
     latent: bool = False
-    int8: bool = False
-    """The cache is stored in bytes."""
+    cache: Literal["rows", "int8", "fp8"] = "rows"
+    """How the cache is stored."""
     sinks: bool = False
 
 
@@ -56,13 +58,23 @@ def operand(tensor: Tensor) -> tuple[str, int, int, int, str, Sequence[int], Seq
     return "fixed", tensor.data_ptr(), 0, 0, DTYPES[tensor.dtype], tuple(tensor.shape), tensor.stride()
 
 
+def stored(cache: Tensor, attributes: Attributes) -> Tensor:
+    if cache.dtype == torch.float64:
+        return cache
+    match attributes.cache:
+        case "int8":
+            return pages_of(cache)
+        case "fp8":
+            return narrow(cache)
+    return cache
+
+
 def operands_of(step: Step, attributes: Attributes) -> tuple[Tensor, ...]:
     """For latent attention the queries of the one K/V head become latent and rotated parts; the cache's rows are the keys."""
     if not attributes.latent:
-        cache = pages_of(step.cache) if attributes.int8 else step.cache
-        return step.q, cache, *([step.sinks] if attributes.sinks else []), step.spans, step.lengths, step.tables
+        return step.q, stored(step.cache, attributes), *([step.sinks] if attributes.sinks else []), step.spans, step.lengths, step.tables
     q, rows = step.q[:, 0], step.cache[:, :, 0, 0].contiguous()
-    return q[..., :-LATENT_ROTATED], q[..., -LATENT_ROTATED:], rows, step.spans, step.lengths, step.tables
+    return q[..., :-LATENT_ROTATED], q[..., -LATENT_ROTATED:], stored(rows, attributes), step.spans, step.lengths, step.tables
 
 
 def run(step: Step, attributes: Attributes = PLAIN, workers: int = 1, shard: int = 0) -> Tensor:
@@ -71,7 +83,7 @@ def run(step: Step, attributes: Attributes = PLAIN, workers: int = 1, shard: int
     numbers: list[float] = [shard, attributes.scale, attributes.window]
     if not attributes.latent:
         numbers.append(attributes.softcap)
-    name = "latent_attention" if attributes.latent else "attention_int8" if attributes.int8 else "attention"
+    name = "latent_attention" if attributes.latent else "attention_int8" if attributes.cache == "int8" else "attention"
     if attributes.sinks:
         name = f"sink_{name}"
     _cpu.call(TEAMS[workers], name, [operand(tensor) for tensor in operands], operand(out), numbers, [])
@@ -80,7 +92,8 @@ def run(step: Step, attributes: Attributes = PLAIN, workers: int = 1, shard: int
 
 def reference(step: Step, attributes: Attributes) -> Tensor:
     K, E = step.cache.shape[3:]
-    kept = dequantize(pages_of(step.cache), K, E, torch.float64) if attributes.int8 else step.cache.double()
+    kept = stored(step.cache, attributes)
+    kept = dequantize(kept, K, E, torch.float64) if attributes.cache == "int8" else kept.double()
     wide = replace(step, q=step.q.double(), cache=kept, sinks=step.sinks.double())
     if attributes.latent:
         q, rotated, rows = operands_of(wide, attributes)[:3]
@@ -132,7 +145,13 @@ generated = settings(deadline=None, max_examples=40, suppress_health_check=[Heal
 heads = st.tuples(st.integers(1, 3), st.integers(1, 8), st.sampled_from([4, 7, 16, 20, 33, 64, 80, 128]))
 windows = st.sampled_from([0, 1, 3, 8, 100, 300])
 dtypes = st.sampled_from(["f32", "bf16"])
-kinds = st.sampled_from([{}, {"latent": True}, {"int8": True}, {"sinks": True}, {"sinks": True, "int8": True}])
+caches = st.sampled_from(["rows", "int8", "fp8"])
+kinds = st.sampled_from(
+    [
+        *({}, {"cache": "int8"}, {"cache": "fp8"}, {"latent": True}, {"latent": True, "cache": "fp8"}),
+        *({"sinks": True}, {"sinks": True, "cache": "int8"}, {"sinks": True, "cache": "fp8"}),
+    ]
+)
 attributes_of_any_kind = st.builds(
     lambda window, softcap, kind: Attributes(window, softcap, **kind), windows, st.sampled_from([0.0, 2.0]), kinds
 )
@@ -148,7 +167,7 @@ longer = st.lists(st.tuples(st.sampled_from([0, 1, 200, 255, 256, 300, 511, 600]
     dtype=dtypes,
     window=windows,
     softcap=st.sampled_from([0.0, 2.0]),
-    int8=st.booleans(),
+    cache=caches,
     sinks=st.booleans(),
     seed=st.integers(0, 2**31),
 )
@@ -159,14 +178,14 @@ def test_attention_agrees_with_reference(
     dtype: str,
     window: int,
     softcap: float,
-    int8: bool,
+    cache: Literal["rows", "int8", "fp8"],
     sinks: bool,
     seed: int,
 ) -> None:
     K, G, E = heads
-    E += int8 and E % 2
+    E += cache == "int8" and E % 2
     step = make_step(sequences, page_size=page_size, K=K, G=G, E=E, dtype=dtype, seed=seed)
-    check(step, Attributes(window, softcap, E**-0.5, int8=int8, sinks=sinks), dtype)
+    check(step, Attributes(window, softcap, E**-0.5, cache=cache, sinks=sinks), dtype)
 
 
 @generated
@@ -177,13 +196,21 @@ def test_attention_agrees_with_reference(
     width=st.sampled_from([5, 16, 36, 68, 132]),
     dtype=dtypes,
     window=windows,
+    cache=st.sampled_from(["rows", "fp8"]),
     seed=st.integers(0, 2**31),
 )
 def test_latent_attention_agrees_with_reference(
-    sequences: list[tuple[int, int]], page_size: int, heads: int, width: int, dtype: str, window: int, seed: int
+    sequences: list[tuple[int, int]],
+    page_size: int,
+    heads: int,
+    width: int,
+    dtype: str,
+    window: int,
+    cache: Literal["rows", "fp8"],
+    seed: int,
 ) -> None:
     step = make_step(sequences, page_size=page_size, K=1, G=heads, E=width, dtype=dtype, seed=seed)
-    check(step, Attributes(window, 0.0, width**-0.5, latent=True), dtype)
+    check(step, Attributes(window, 0.0, width**-0.5, latent=True, cache=cache), dtype)
 
 
 @generated
@@ -234,17 +261,17 @@ def test_a_token_has_the_same_bits_in_a_chunk_of_any_size(
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("window", [0, 512])
-@pytest.mark.parametrize("int8", [False, True])
-def test_a_long_prompt_has_the_bits_of_its_tokens_one_by_one(dtype: str, window: int, int8: bool) -> None:
+@pytest.mark.parametrize("cache", ["rows", "int8", "fp8"])
+def test_a_long_prompt_has_the_bits_of_its_tokens_one_by_one(dtype: str, window: int, cache: Literal["rows", "int8", "fp8"]) -> None:
     step = make_step([(900, 300), (1500, 1)], page_size=16, K=1, G=4, E=64, dtype=dtype)
-    attributes = Attributes(window, int8=int8)
+    attributes = Attributes(window, cache=cache)
     whole = run(step, attributes, workers=2)
     assert torch.equal(run(step, attributes), whole)
     for token in (0, 1, 123, 124, 299):
         assert torch.equal(run(cut(step, 0, token, token + 1), attributes, workers=2), whole[token : token + 1])
 
 
-@pytest.mark.parametrize("attributes", [PLAIN, Attributes(latent=True), Attributes(int8=True)])
+@pytest.mark.parametrize("attributes", [PLAIN, Attributes(latent=True), Attributes(cache="int8"), Attributes(cache="fp8")])
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_rows_of_no_sequence_give_zeros(dtype: str, attributes: Attributes) -> None:
     step = make_step([(3, 2), (0, 1)], K=1, G=2, E=20, dtype=dtype)

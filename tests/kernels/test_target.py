@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tskernels.dtypes import SIZES, dtype_name, size_bytes, torch_dtype
-from tskernels.target import CPU, Target, cpu, parse_target
+from tskernels.target import CPU, TCGEN05, Target, cpu, gpu, parse_target
 
 
 def test_cpu_target_has_what_torch_found() -> None:
@@ -32,6 +32,9 @@ def test_a_machine_lacks_what_a_kernel_needs() -> None:
     assert cpu("avx2").lacks(CPU) is None
     assert CPU.lacks(cpu("avx2")) == "needs avx2, which this cpu lacks"
     assert CPU.lacks(Target("cuda")) == "runs on cuda, not on cpu"
+    assert gpu("sm_100a").lacks(TCGEN05) is gpu("sm_103a").lacks(TCGEN05) is None
+    assert gpu("sm_90a").lacks(TCGEN05) == "needs tcgen05, which this cuda lacks"
+    assert parse_target("sm_103a") == parse_target(str(gpu("sm_103a"))) == gpu("sm_103a")
 
 
 @pytest.mark.parametrize("name", SIZES)

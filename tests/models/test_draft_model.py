@@ -9,17 +9,13 @@ import pytest
 from tests.models.running import compiled
 from tests.models.test_drafts import PICO, answers, requests
 from tests.models.tiny import BY_NAME, TinyModels
-from tests.runtime.test_speculation import every_draft
 from tests.runtime.toy import Toy, write_artifact
 
 from tsrun.engine import Engine
 from tsrun.errors import ArtifactError, RequestError
 from tsrun.generation import GenerationRequest
 from tsrun.limits import LimitOptions
-from tsrun.lookup import LookupDrafter
 from tsrun.sampler import Sampling
-from tsrun.speculation import Speculation
-from tsrun.step_cost import StepCost
 
 OFF = LimitOptions(num_pages=2048, speculate="off")
 ROOMY = LimitOptions(num_pages=2048)
@@ -33,22 +29,14 @@ OPTIONS = {
 SLOW = ("three at once", "one page each")
 
 
-@pytest.fixture(scope="module")
-def pico(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(PICO / "checkpoint", tmp_path_factory.mktemp("pico") / "pico.tsa", dtype="bf16")
+@pytest.fixture
+def pico(trained: Path) -> Path:
+    return trained
 
 
 @pytest.fixture(scope="module")
 def int4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(PICO / "checkpoint", tmp_path_factory.mktemp("int4") / "int4.tsa", dtype="bf16", quantize="int4")
-
-
-@pytest.fixture
-def guesses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is looked up, and every guess is verified, whether it pays or not."""
-    monkeypatch.setattr(LookupDrafter, "draft", lambda self, most: ([], []))
-    monkeypatch.setattr(Speculation, "waits", lambda self, plan, drafts, streams: True)
-    monkeypatch.setattr(StepCost, "depths", every_draft)
 
 
 def greedy(path: Path, count: int, tokens: int = 24) -> list[GenerationRequest]:

@@ -22,7 +22,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from tests.models.running import compiled
-from tests.runtime.test_speculation import every_draft, tokens_of
+from tests.runtime.test_speculation import tokens_of
 from torch import Tensor
 
 from tsc.checkpoint import load_config
@@ -42,12 +42,9 @@ from tsrun.executor import Executor
 from tsrun.generation import Event, GenerationRequest
 from tsrun.importance import importance
 from tsrun.limits import LimitOptions, row_bytes, settle
-from tsrun.lookup import LookupDrafter
 from tsrun.program import read_program
 from tsrun.sampler import Sampling
-from tsrun.speculation import Speculation
 from tsrun.step import Step
-from tsrun.step_cost import StepCost
 
 PICO = Path(__file__).parents[2] / "examples" / "pico"
 SMALL = {
@@ -207,19 +204,6 @@ def answers(path: Path, options: LimitOptions, asked: list[GenerationRequest], *
                     engine.abort(event.request)
         assert not any(event.error for found in events.values() for event in found)
         return [tokens_of(found) for found in events.values()], engine.speculated.draft_tokens, engine.speculated.accepted_tokens
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(PICO / "checkpoint", tmp_path_factory.mktemp("trained") / "pico.tsa", dtype="bf16")
-
-
-@pytest.fixture
-def guesses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is looked up, and every guess is verified, whether it pays or not."""
-    monkeypatch.setattr(LookupDrafter, "draft", lambda self, most: ([], []))
-    monkeypatch.setattr(Speculation, "waits", lambda self, plan, drafts, streams: True)
-    monkeypatch.setattr(StepCost, "depths", every_draft)
 
 
 @pytest.mark.slow

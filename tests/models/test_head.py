@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 from tests.models.test_drafts import OneSequence, answers
 from tests.models.tiny import BY_NAME, TinyModels
-from tests.runtime.test_speculation import every_draft
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
@@ -27,10 +26,8 @@ from tsc.request import Request
 from tsrun.generation import GenerationRequest
 from tsrun.guesses import GuessDrafter
 from tsrun.limits import LimitOptions
-from tsrun.lookup import LookupDrafter
+from tsrun.output import Second
 from tsrun.sampler import Sampling
-from tsrun.speculation import Speculation
-from tsrun.step_cost import StepCost
 
 HEADS, KEYS, WIDTH, GUESSED = 4, 2, 12, 40
 OFF = LimitOptions(num_pages=512, speculate="off")
@@ -156,19 +153,16 @@ def test_a_head_has_the_logits_of_the_published_one(made: Made, chunks: tuple[in
 
 
 @pytest.fixture
-def guesses_alone(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Nothing is looked up, and every guess is verified, whether it pays or not. All that is guessed."""
-    seen: list[list[int]] = []
+def guessed(guesses_alone: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[Second | None]]]:
+    """All that is guessed, all of which is verified."""
+    seen: list[tuple[list[int], list[Second | None]]] = []
     guess = GuessDrafter.guess
 
-    def guess_and_tell(self: GuessDrafter, tokens: list[int]) -> None:
-        seen.append(tokens)
-        guess(self, tokens)
+    def guess_and_tell(self: GuessDrafter, tokens: list[int], beside: list[Second | None]) -> None:
+        seen.append((tokens, beside))
+        guess(self, tokens, beside)
 
     monkeypatch.setattr(GuessDrafter, "guess", guess_and_tell)
-    monkeypatch.setattr(LookupDrafter, "draft", lambda self, most: ([], []))
-    monkeypatch.setattr(Speculation, "waits", lambda self, plan, drafts, streams: True)
-    monkeypatch.setattr(StepCost, "depths", every_draft)
     return seen
 
 
@@ -178,17 +172,24 @@ def asked(count: int) -> list[GenerationRequest]:
     return [GenerationRequest(prompt, 24, samplings[i % 4], ignore_eos=True) for i, prompt in enumerate(prompts)]
 
 
-def test_guesses_are_tokens_of_the_model(made: Made, guesses_alone: list[list[int]]) -> None:
+def test_guesses_are_tokens_of_the_model(made: Made, guessed: list[tuple[list[int], list[Second | None]]]) -> None:
     request = asked(1)[0]
-    [tokens], _, _ = answers(made.path, ON, [request])
+    [tokens], _, _ = answers(made.path, replace(ON, branches=2), [request])
     ids = torch.tensor([*request.prompt, tokens[0]])
     logits, _ = made.guessed(ids[1:], made.fused(ids[:-1]))
-    assert guesses_alone[0][0] == int(logits[-1].argmax()) * 4 % made.model.config.vocab_size
-    assert {token % 4 for guesses in guesses_alone for token in guesses} == {0}
+    largest, second = (int(index) * 4 % made.model.config.vocab_size for index in logits[-1].topk(2).indices)
+    first, beside = guessed[0]
+    assert first[0] == largest
+    assert beside[0] is not None
+    assert beside[0][0] == second
+    assert beside[0][1] == pytest.approx(float(logits[-1].softmax(0).topk(2).values[1]), rel=1e-2)
+    assert beside[1] is not None
+    assert {*beside[2:]} == {None}
+    assert {token % 4 for guesses, seconds in guessed for token in (*guesses, *(one[0] for one in seconds if one))} == {0}
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(100, marks=pytest.mark.slow)])
-def test_a_head_changes_no_token(made: Made, count: int, guesses_alone: list[list[int]]) -> None:
+def test_a_head_changes_no_token(made: Made, count: int, guesses_alone: None) -> None:
     requests = asked(count)
     expected, _, _ = answers(made.path, OFF, requests)
     for options in (replace(ON, max_sequences=3, page_size=4), replace(ON, num_pages=60, page_size=4, max_step_tokens=24, depth=1)):
@@ -197,7 +198,7 @@ def test_a_head_changes_no_token(made: Made, count: int, guesses_alone: list[lis
         assert drafted > 30 * count
 
 
-def test_a_head_of_two_ranks_changes_no_token(made: Made, guesses_alone: list[list[int]], tmp_path: Path) -> None:
+def test_a_head_of_two_ranks_changes_no_token(made: Made, guesses_alone: None, tmp_path: Path) -> None:
     path = compile_with_head(made.checkpoint, made.head_checkpoint, tmp_path / "two.tsa", "bf16", tp=2)
     requests = asked(6)
     expected, _, _ = answers(path, OFF, requests)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tests.models.tiny import BY_NAME, TinyModels, prompt
 from torch import Tensor
 
+from tsc.request import Cache
 from tsrun.engine import Engine
 from tsrun.generation import GenerationRequest, StepLogits
 from tsrun.limits import LimitOptions
@@ -23,7 +25,9 @@ MODELS = ["llama", "qwen3", "gemma3", "qwen3_moe", "deepseek_v3", "gpt_oss", "qw
 """gemma3 has a window that every prompt here outgrows; the last four have mixtures of experts, and of them one latent attention, one sinks,
 one states."""
 DTYPES = ["f32", "bf16", "bf16/int8"]
-"""Of the model, and of its cache where that is another; a latent cache is of no other."""
+"""Of the model, and of its cache where that is another; a latent cache is never int8."""
+FP8 = [(model, "bf16/fp8") for model in ("deepseek_v3", "gpt_oss")]
+"""A latent cache, and one of heads with a window and sinks."""
 OTHERS = [("olmo2", "bf16"), ("glm4_moe", "f32"), ("phi3", "f32")]
 """For what they have that none of those has: norms of whole rows; biases, and heads of which a part turns; longrope."""
 LENGTH, TOKENS = 45, 5
@@ -66,7 +70,8 @@ class Bits:
     def __init__(self, tiny: TinyModels, model: str, dtype: str, options: LimitOptions, threads: int) -> None:
         self._kept: dict[int, dict[int, Tensor]] = {}
         self.cached = 0
-        artifact = tiny.artifact(BY_NAME[model], dtype=dtype.removesuffix("/int8"), cache="int8" if "/" in dtype else "dtype")
+        kind, _, cache = dtype.partition("/")
+        artifact = tiny.artifact(BY_NAME[model], dtype=kind, cache=cast(Cache, cache or "dtype"))
         self._engine = Engine(artifact, options, threads=threads, observer=self._observe)
 
     def __enter__(self) -> Bits:
@@ -114,7 +119,7 @@ def alone(tiny: TinyModels) -> Alone:
 
 
 every_model = pytest.mark.parametrize(
-    ("model", "dtype"), [*((m, d) for m in MODELS for d in DTYPES if (m, d) != ("deepseek_v3", "bf16/int8")), *OTHERS]
+    ("model", "dtype"), [*((m, d) for m in MODELS for d in DTYPES if (m, d) != ("deepseek_v3", "bf16/int8")), *FP8, *OTHERS]
 )
 company = st.builds(
     Company, st.lists(st.integers(1, 60), max_size=16).map(tuple), shared=st.sampled_from([0, 7, 20, LENGTH]), place=st.integers(0, 16)

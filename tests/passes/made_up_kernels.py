@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tskernels.cost import experts_bound, matmul_bound
+from tskernels.cost import expanded_attention_bound, experts_bound, matmul_bound, message_bound
 from tskernels.layouts import GATED_PANELS, PANELS, SCREEN
 from tskernels.registry import Call, Kernel, add_kernel, isolated, one_float_type
 from tskernels.target import Target, cpu
@@ -24,13 +24,22 @@ def _quicker_experts(call: Call, target: Target) -> float:
     return experts_bound(call, target) / 2
 
 
+def _quicker_where_narrow(call: Call, target: Target) -> float:
+    return message_bound(call, target) * (1 if (call.operands[0].shape[-1] or 0) < 1024 else 2)
+
+
 def _function(*_operands: Any, **_attributes: Any) -> None:
     raise AssertionError("a made-up kernel runs nowhere")
 
 
+def _quicker_step(call: Call, target: Target) -> float:
+    return expanded_attention_bound(call, target) / 2
+
+
 @contextmanager
 def made_up_kernels() -> Iterator[None]:
-    """Matmuls with weights in panels and in two quantized formats, for MADE_UP; tables in one of them; experts in panels."""
+    """Matmuls with weights in panels and in two quantized formats, for MADE_UP; tables in one of them; experts in panels; expanded
+    latents; sums over ranks that other ops are joined with, which wide rows are too much for."""
     with isolated():
         products = [(PANELS, GATED_PANELS), *((name, f"gated_{name}") for name in QUANTIZED)]
         readers = [(op, layout) for pair in products for op, layout in zip(("ts::linear", "ts::gated_linear"), pair, strict=True)]
@@ -40,4 +49,8 @@ def made_up_kernels() -> Iterator[None]:
         add_kernel(Kernel("ts::experts", PANELS, "compute", *facts, dict.fromkeys((2, 3, 4), PANELS)))
         screened = Kernel("ts::screened_linear", SCREEN, "compute", _function, MADE_UP, ("f32",), None, _quicker, __file__, {2: SCREEN})
         add_kernel(screened)
+        expanded = Kernel("ts::expanded_attention", "made_up", "inplace", _function, MADE_UP, ("f32",), None, _quicker_step, __file__)
+        add_kernel(expanded)
+        for op in ("ts::all_reduce_add", "ts::all_reduce_add_norm"):
+            add_kernel(Kernel(op, "made_up", "collective", _function, MADE_UP, ("f32",), None, _quicker_where_narrow, __file__))
         yield

@@ -123,6 +123,24 @@ def test_pages_of_other_caches_are_caught(old: str, new: str, message: str) -> N
         verify(parse_program(text.replace(old, new)), "mutation")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("(%made, %content, %turned, %rows, %k_up, %v_up,", "(%made, %content, %turned, %rows, %v_up, %k_up,", "not those of %made"),
+        ("(%made, %content,", "(%content, %content,", "%content is not what latent attention alone has made"),
+        ("%v_up, %spans, %lengths,", "%v_up, %spans, %spans,", "not those of %made"),
+        ("window = 0, expanded_from = 33", "window = 0, expanded_from = 34", "says other than"),
+        ("scale = 0.25, expanded_from", "scale = 0.5, expanded_from", "says other than"),
+        ("ts.add(%made_all, %made_all)", "ts.add(%made_all, %made)", "%made is not what latent attention alone has made"),
+    ],
+)
+def test_rows_that_are_expanded_of_something_else_are_caught(old: str, new: str, message: str) -> None:
+    text = (Path(__file__).parent / "cases/expand-latents/long_chunks.out").read_text()
+    assert text.count(old) == 1
+    with pytest.raises(VerificationError, match=message):
+        verify(parse_program(text.replace(old, new)), "mutation")
+
+
 def test_the_program_as_it_is_passes() -> None:
     for model in CONFIGS:
         assert not caught(lowered(model, {"tp": 4}), model)

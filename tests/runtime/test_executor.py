@@ -117,6 +117,8 @@ def test_limits_that_are_asked_for_are_kept() -> None:
     limits = settle(LimitOptions(page_size=8, num_pages=5, max_context=30), context=1000, row_bytes={0: 8}, ranks=1)
     assert (limits.page_size, limits.num_pages, limits.max_context) == (8, 5, 30)
     assert settle(LimitOptions(cache_bytes=1024), context=10_000, row_bytes={0: 8}, ranks=1).num_pages == 8
+    guessing = LimitOptions(cache_bytes=1024, max_sequences=2, speculate="mtp")
+    assert [settle(o, context=10_000, row_bytes={0: 8}, ranks=1).num_pages for o in (guessing, replace(guessing, branches=1))] == [6, 4]
 
 
 def test_a_cache_that_holds_no_page_is_refused() -> None:

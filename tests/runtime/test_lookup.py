@@ -173,6 +173,14 @@ def test_the_best_drafts_of_all_go_first_and_rows_are_bounded() -> None:
     assert cost.depths(3, [[0.9] * 10, [], [0.8] * 10], 10) == [10, 0, 0]
 
 
+def test_a_branch_is_verified_where_it_brings_more_than_its_rows_take() -> None:
+    free, dear = learned({1: 1.0, 20: 1.01}), learned({1: 1.0, 20: 20.0})
+    assert free.branches(3, 2.0, [(0.3, 2), (0.3, 3), (0.001, 2)], 64) == [0, 1]
+    assert free.branches(3, 2.0, [(0.2, 2), (0.6, 3)], 1) == [1]
+    assert free.branches(3, 2.0, [(0.2, 2), (0.6, 3)], 0) == []
+    assert dear.branches(3, 2.0, [(0.9, 2)], 64) == []
+
+
 def test_drafts_stop_where_the_batch_is_large() -> None:
     """A step costs little more with more rows up to some 16, and then with each."""
     cost = learned({rows: max(1.0, rows / 16) for rows in range(1, 17)} | {64: 4.0})

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,17 @@ def test_what_stops_a_worker_from_starting_is_told(toy: Toy, toy_artifact_of_two
     write_manifest(toy, path, ranks=2)
     with pytest.raises(RankError, match=r"^rank 1: .*rank-00001.safetensors: holds no tensor"):
         Engine(path)
+
+
+def test_a_worker_that_does_not_come_up_is_told_in_one_line(toy_artifact_of_two_ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hanging(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return started([sys.executable, "-c", "import sys; sys.stdin.read()"], **options)
+
+    started = subprocess.Popen
+    monkeypatch.setattr("tsrun.ranks.subprocess.Popen", hanging)
+    monkeypatch.setattr("tsrun.ranks._START_SECONDS", 0.2)
+    with pytest.raises(RankError, match=r"^rank 1: its process \(\d+\) is not verified 0 s after that of rank 0"):
+        Engine(toy_artifact_of_two_ranks)
 
 
 ENGINE_THAT_IS_KILLED = """

@@ -13,8 +13,8 @@ from tests.runtime.toy import BOS, EOS, byte_tokenizer
 from tokenizers import Tokenizer as Encoder
 from tokenizers.processors import TemplateProcessing
 
-from tsrun.chat_template import ChatTemplate
-from tsrun.errors import ArtifactError, RequestError
+from tsrun.chat_template import ChatTemplate, read_chat_template
+from tsrun.errors import ArtifactError, RequestError, UsageError
 from tsrun.tokenizer import Tokenizer
 
 HI = byte_tokenizer().encode("hi").ids
@@ -100,10 +100,26 @@ def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
     assert tokenizer(tmp_path, chat_template=named).render_chat(USER) == "y"
 
 
+def test_a_template_of_the_operator_stands_before_the_checkpoints(tmp_path: Path) -> None:
+    tokenizer(tmp_path, chat_template="x")
+    assert Tokenizer(tmp_path, "{{ messages[0].content }}!").render_chat(USER) == "hi!"
+
+
+@pytest.mark.parametrize(("source", "why"), [("", "is empty"), ("a\n{% if %}", "line 2"), (None, "can not be read")])
+def test_a_template_that_can_not_be_used_is_refused(tmp_path: Path, source: str | None, why: str) -> None:
+    file = tmp_path / "t.jinja"
+    if source is not None:
+        file.write_text(source)
+    with pytest.raises(UsageError, match=why) as caught:
+        read_chat_template(file)
+    assert caught.value.where == str(file)
+    assert caught.value.mend
+
+
 def test_a_checkpoint_without_a_template_says_so(tmp_path: Path) -> None:
     loaded = tokenizer(tmp_path)
     assert loaded.template_source is None
-    with pytest.raises(RequestError, match="no chat template; generate without --chat"):
+    with pytest.raises(RequestError, match="no chat template; give a prompt as it is"):
         loaded.encode_chat(USER)
 
 

@@ -207,6 +207,19 @@ def test_every_metric_of_the_dashboard_is_one_that_the_server_has(model: Path) -
         assert f'vllm:request_{phase}_time_seconds_count{{model_name="toy"}} 1.0' in text
 
 
+def test_conversations_take_the_form_that_the_operator_gives(model: Path, tmp_path: Path) -> None:
+    form = tmp_path / "form.jinja"
+    form.write_text("{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}")
+    running = start(model, "--chat-template", form)
+    try:
+        with running.client() as client:
+            asked = client.post("/tokenize", json={"messages": [{"role": "user", "content": "hi"}]}).json()
+            assert asked["count"] == len("[user]hi")
+            assert client.post("/v1/chat/completions", json=chat("hi")).status_code == 200
+    finally:
+        assert running.stop() == 0
+
+
 def test_the_phases_of_a_request_follow_each_other() -> None:
     assert Times(1, 2, 4, 8).phases() == [("queue", 1, 2), ("prefill", 2, 4), ("decode", 4, 8)]
     assert Times(1, 2, 4).phases() == [("queue", 1, 2), ("prefill", 2, 4)]

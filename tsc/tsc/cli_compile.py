@@ -26,10 +26,11 @@ def _compiled(command: Command) -> Command:
     for option in (
         click.option(
             "--cache",
-            type=click.Choice(["dtype", "int8"]),
+            type=click.Choice(["dtype", "int8", "fp8"]),
             default="dtype",
             show_default=True,
-            help="dtype: keys and values in --dtype; int8: in bytes with a scale each, so that a context takes half the memory of bf16",
+            help="dtype: keys and values in --dtype; int8: in bytes with a scale each; fp8: in e4m3, latent caches too; "
+            "either takes half the memory of bf16",
         ),
         click.option(
             "--quantize",

@@ -33,7 +33,7 @@ from tsc.weights import (
     stored_weights,
     write_weights,
 )
-from tskernels.cache_layouts import INT8_CACHE
+from tskernels.cache_layouts import FP8_CACHE, INT8_CACHE
 from tskernels.registry import ROWS, KernelMissing, Measurements
 from tskernels.target import JAX, Target, platforms_of
 from tskernels.tuning import threads_of_rank
@@ -61,7 +61,7 @@ LINKS = {
     "gfx950": "mi300x-fabric",
 }
 """The links that ranks of a target have, where none are said."""
-CACHE_LAYOUTS: Mapping[Cache, str] = {"dtype": ROWS, "int8": INT8_CACHE}
+CACHE_LAYOUTS: Mapping[Cache, str] = {"dtype": ROWS, "int8": INT8_CACHE, "fp8": FP8_CACHE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,11 @@ from tskernels.registry import ROWS
 
 REDUCTIONS = ("sum", "max")
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "local_slice", "keep_first")
-OPS = (*BUILTINS, "gated_linear", "split", "merge", "narrow", *_COLLECTIVES)
+OPS = (
+    *BUILTINS,
+    *("gated_linear", "expanded_attention", "all_reduce_add", "all_reduce_add_norm", "split", "merge", "narrow"),
+    *_COLLECTIVES,
+)
 
 
 def parse_program(text: str, name: str = "<program>") -> Program:

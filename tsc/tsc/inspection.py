@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from tsc.diagnostics import CompileError, Diagnostic
 from tsc.request import target_named
+from tskernels.dtypes import size_bytes
 from tskernels.target import JAX
 
 Record = Mapping[str, Any]
@@ -20,7 +22,9 @@ def inspected(path: Path) -> Iterator[str]:
     """Lines on an artifact. Raises CompileError where it is none, MissingCapability."""
     manifest = _read(path / "manifest.json")
     yield from _manifest(manifest)
-    yield from _kernels_of_ops(_read(path / "program.json"))
+    program = _read(path / "program.json")
+    yield from _caches(program)
+    yield from _kernels_of_ops(program)
     if "kernels.json" in manifest["files"]:
         yield from _machine_code(_read(path / "kernels.json"), manifest)
     if target_named(manifest["target"]).family == JAX.family:
@@ -36,6 +40,15 @@ def _manifest(manifest: Record) -> Iterator[str]:
     for name, entry in manifest["files"].items():
         sizes[name.partition("/")[0]] += entry["bytes"]
     yield "  ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sorted(sizes.items()))
+
+
+def _caches(program: Record) -> Iterator[str]:
+    """What a token takes of a rank."""
+    caches: Sequence[Record] = program["caches"]
+    if caches:
+        kinds = sorted({f"{cache['dtype']} in {cache['layout']}" if "layout" in cache else cache["dtype"] for cache in caches})
+        size = sum(size_bytes(cache["dtype"]) * prod(cache["page"]) for cache in caches)
+        yield f"{len(caches)} caches of {', '.join(kinds)}: {size:,} bytes a token"
 
 
 def _kernels_of_ops(program: Record) -> Iterator[str]:

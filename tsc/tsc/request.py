@@ -21,8 +21,8 @@ from tskernels.tuning import Tuning, TuningError, default_path, read_tuning, thi
 Quantize = Literal["auto", "none", "int8", "int4"]
 """auto: what a checkpoint stores quantized as it is; none: everything in the model's element type; others: from the checkpoint's floats."""
 
-Cache = Literal["dtype", "int8"]
-"""dtype: keys and values in the model's element type; int8: in bytes, with a scale for each vector."""
+Cache = Literal["dtype", "int8", "fp8"]
+"""dtype: keys and values in the model's element type; int8: in bytes, with a scale for each vector; fp8: in e4m3, without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tskernels.cache_layouts import FP8_CACHE
 from tskernels.cost import attention_bound, latent_attention_bound, sink_attention_bound
 from tskernels.gpu.launch import (
     Argument,
@@ -23,11 +24,11 @@ from tskernels.gpu.launch import (
 )
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, cdiv, larger
 from tskernels.gpu.splits import RECORD
-from tskernels.gpu.triton_entry import is_hopper, is_nvidia, number, only, padded, size, source, stride, triton_kernel
-from tskernels.registry import Call, one_float_type
+from tskernels.gpu.triton_entry import cache_kernel, is_hopper, is_nvidia, number, only, padded, size, source, stored_type, stride
+from tskernels.registry import Call
 from tskernels.target import Target
 
-_COMBINED_ROWS: Final = 4
+COMBINED_ROWS: Final = 4
 NEVER: Final = 1 << 30
 
 
@@ -69,35 +70,40 @@ def _latent_tiles(call: Call, target: Target) -> Tiles:
         one = Tile(16, 16, 8, 1)
         return Tiles(one, one, 1, 1)
     stages = 2 if is_nvidia(target) else 1
+    if call.operands[2].layout == FP8_CACHE:  # what is widened lies in registers, beside the sums
+        narrow, wide = (Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)) if is_nvidia(target) else (Tile(16, 32, 4, 1), Tile(32, 16, 4, 1))
+        return Tiles(narrow, wide, 1, 1)
     wide = Tile(64, 64, 8, 3) if is_hopper(target) else Tile(64, 32, 8, stages) if is_nvidia(target) else Tile(32, 32, 4, 1)
     return Tiles(Tile(16, 32, 4, stages), wide, 1, 1)
 
 
-@triton_kernel("ts::attention", when=one_float_type, cost=attention_bound)
+@cache_kernel("ts::attention", 1, cost=attention_bound)
 def attention(call: Call, target: Target) -> Plan:
     return _paged(call, target, has_sinks=False)
 
 
-@triton_kernel("ts::sink_attention", when=one_float_type, cost=sink_attention_bound)
+@cache_kernel("ts::sink_attention", 1, cost=sink_attention_bound)
 def sink_attention(call: Call, target: Target) -> Plan:
     return _paged(call, target, has_sinks=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
-    """A function with its arguments but for those of splits; spans: the operand; heads: that have keys of their own, each for a group of
-    rows a token, whose results are so wide."""
+    """A function with its arguments but for those of splits; cache, spans: the operands; heads: that have keys of their own, each for a
+    group of rows a token, whose results are so wide."""
 
     function: str
     arguments: Mapping[str, Argument]
     strides: Mapping[str, Argument]
     constants: Mapping[str, Number]
     tiles: Tiles
+    cache: int
     spans: int
     heads: int
     group: int
     width: int
     sinks: int | None = None
+    expanded_from: int = 0
 
 
 def _paged(call: Call, target: Target, has_sinks: bool) -> Plan:
@@ -115,10 +121,10 @@ def _paged(call: Call, target: Target, has_sinks: bool) -> Plan:
     arguments: dict[str, Argument] = {"q": Operand(0), "cache": Operand(1), "sinks": Operand(2 if has_sinks else 0)}
     strides = {"q_token": stride(0, 0), "q_head": stride(0, 1), "q_member": stride(0, 2), "page_size": Scalar(Dimension(1, 1))}
     spans, sinks = (3, 2) if has_sinks else (2, None)
-    return _split(call, _Attention("attend", arguments, strides, constants, _tiles(call, target), spans, heads, group, width, sinks))
+    return _split(call, _Attention("attend", arguments, strides, constants, _tiles(call, target), 1, spans, heads, group, width, sinks))
 
 
-@triton_kernel("ts::latent_attention", when=one_float_type, cost=latent_attention_bound)
+@cache_kernel("ts::latent_attention", 2, cost=latent_attention_bound)
 def latent_attention(call: Call, target: Target) -> Plan:
     heads, latent, rotated = size(call, 0, 1), size(call, 0, 2), size(call, 1, 2)
     constants = {
@@ -139,7 +145,9 @@ def latent_attention(call: Call, target: Target) -> Plan:
         "page_size": Scalar(Dimension(2, 1)),
     }
     tiles = _latent_tiles(call, target)
-    return _split(call, _Attention("attend_latent", arguments, strides, constants, tiles, 3, 1, heads, latent))
+    from_ = int(number(call, "expanded_from", 0))
+    attention = _Attention("attend_latent", arguments, strides, constants, tiles, 2, 3, 1, heads, latent, expanded_from=from_)
+    return _split(call, attention)
 
 
 def _split(call: Call, attention: _Attention) -> Plan:
@@ -150,6 +158,7 @@ def _split(call: Call, attention: _Attention) -> Plan:
     dtype = call.operands[0].dtype
     types = {
         **dict.fromkeys((*attention.arguments, "out", "sinks"), dtype),
+        "cache": stored_type(call, attention.cache),
         "tables": "i32",
         "work": "i32",
         "partials": "f32",
@@ -181,20 +190,22 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "out": Out(),
         "partials": ScratchSpace("partials"),
         "logs": ScratchSpace("logs"),
+        "first_head": Scalar(0),
     }
     constants = {
+        "TOTAL": heads,
         "HEADS": heads,
         "GROUP": group,
         "WIDTH": attention.width,
         "PADDED": padded(attention.width, 16),
         "SINKS": attention.sinks is not None,
-        "ROWS": _COMBINED_ROWS,
+        "ROWS": COMBINED_ROWS,
         "ROOM": wide.rows,
     }
 
     def combine(rows: int) -> Launch:
         """Of tiles of at most so many."""
-        grid = (room, heads, cdiv(rows, _COMBINED_ROWS))
+        grid = (room, heads, cdiv(rows, COMBINED_ROWS))
         return Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
 
     all_narrow = Variant((of(narrow, False, capacity(narrow)), combine(narrow.rows)))
@@ -211,6 +222,7 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "unit": narrow.keys,
         "blocks": tiles.blocks,
         "window": number(call, "window"),
+        "expanded_from": attention.expanded_from,
     }
     work = Prepared("work", "tskernels.gpu.splits:work", numbers, (capacity(narrow) * 2 + room + 1) * RECORD)
     partial = room * (heads * wide.rows)

@@ -31,9 +31,9 @@ def within(rows, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
 
 
 @triton.jit
-def store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside,
+def store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, TOTAL: tl.constexpr,
                  HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
-    """The whole, or a split's part of it with the logarithm of its weights' sum."""
+    """The whole, or a split's part of it with the logarithm of its weights' sum. TOTAL: heads of the result, of which HEADS are here."""
     some = tl.where(total > 0, total, 1.0)
     sums = sums / some[:, None]
     partial = tl.load(record + 7)
@@ -41,7 +41,7 @@ def store_result(sums, largest, total, record, head, out, partials, logs, row, c
     if partial < 0:
         member = tl.load(record + 2) + row
         token = (tl.load(record + 1) + member // GROUP).to(tl.int64)
-        place = (token * HEADS + head) * GROUP + member % GROUP
+        place = (token * TOTAL + head) * GROUP + member % GROUP
         tl.store(out + place[:, None] * WIDTH + column[None, :], sums.to(out.dtype.element_ty), mask=mask)
     else:
         place = (partial.to(tl.int64) * HEADS + head) * ROOM + row
@@ -54,7 +54,8 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
            WIDE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
            SCALE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
            ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
-    """One split of one tile, for one head of keys. q, sinks, out: as the op has them; cache [pages, page_size, 2, K, E]."""
+    """One split of one tile, for one head of keys. q, sinks, out: as the op has them; cache [pages, page_size, 2, K, E], of their type or
+    e4m3."""
     index = tl.program_id(0)
     head = tl.program_id(1)
     if index >= tl.load(work + WIDE):
@@ -78,7 +79,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
         page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
         place = (page * page_size + key % page_size) * (2 * HEADS * WIDTH) + head * WIDTH
         mask = within(there, column, WIDTH, PADDED)
-        keys = tl.load(cache + place[:, None] + column[None, :], mask=mask, other=0.0)
+        keys = tl.load(cache + place[:, None] + column[None, :], mask=mask, other=0.0).to(queries.dtype)
         scores = product(queries, tl.trans(keys), tl.zeros([ROWS, KEYS], tl.float32))
         if SOFTCAP == 0:
             scores = scores * (SCALE * LOG2_E)
@@ -89,7 +90,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
             seen &= position[:, None] - key[None, :] < WINDOW
         scores = tl.where(seen, scores, -float("inf"))
         weights, kept, largest, total = weigh(scores, largest, total)
-        values = tl.load(cache + place[:, None] + HEADS * WIDTH + column[None, :], mask=mask, other=0.0)
+        values = tl.load(cache + place[:, None] + HEADS * WIDTH + column[None, :], mask=mask, other=0.0).to(queries.dtype)
         sums = product(weights.to(values.dtype), values, sums * kept[:, None])
     if SINKS:
         if tl.load(record + 7) < 0:
@@ -99,7 +100,7 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
             total = total * kept + tl.exp2(sink - base)
             sums = sums * kept[:, None]
             largest = base
-    store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, HEADS, GROUP, WIDTH, PADDED, ROOM)
+    store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, HEADS, HEADS, GROUP, WIDTH, PADDED, ROOM)
 
 
 @triton.jit
@@ -133,6 +134,7 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
         place = (page * page_size + key % page_size) * (LATENT + ROTATED)
         latent = tl.load(cache + place[:, None] + column[None, :], mask=within(there, column, LATENT, LATENT_PADDED), other=0.0)
         keys = tl.load(cache + place[:, None] + LATENT + turned[None, :], mask=within(there, turned, ROTATED, ROTATED_PADDED), other=0.0)
+        latent, keys = latent.to(queries.dtype), keys.to(queries.dtype)
         scores = product(queries, tl.trans(latent), tl.zeros([ROWS, KEYS], tl.float32))
         scores = product(turning, tl.trans(keys), scores) * (SCALE * LOG2_E)
         seen = there[None, :] & (key[None, :] <= position[:, None])
@@ -141,13 +143,13 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
         scores = tl.where(seen, scores, -float("inf"))
         weights, kept, largest, total = weigh(scores, largest, total)
         sums = product(weights.to(latent.dtype), latent, sums * kept[:, None])
-    store_result(sums, largest, total, record, 0, out, partials, logs, row, column, inside, 1, HEADS, LATENT, LATENT_PADDED, ROOM)
+    store_result(sums, largest, total, record, 0, out, partials, logs, row, column, inside, 1, 1, HEADS, LATENT, LATENT_PADDED, ROOM)
 
 
 @triton.jit
-def combine(sinks, work, out, partials, logs, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
-            SINKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
-    """Some rows of a tile whose keys were split."""
+def combine(sinks, work, out, partials, logs, first_head, TOTAL: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr,
+            WIDTH: tl.constexpr, PADDED: tl.constexpr, SINKS: tl.constexpr, ROWS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+    """Some rows of a tile whose keys were split, for one of HEADS heads from the first one on, of TOTAL of the result."""
     index = tl.program_id(0)
     head = tl.program_id(1)
     if index >= tl.load(work + 2):
@@ -175,5 +177,5 @@ def combine(sinks, work, out, partials, logs, HEADS: tl.constexpr, GROUP: tl.con
         total = total * kept + weight
         largest = new
     sums = sums / tl.where(total > 0, total, 1.0)[:, None]
-    place = ((tl.load(record) + member // GROUP).to(tl.int64) * HEADS + head) * GROUP + member % GROUP
+    place = ((tl.load(record) + member // GROUP).to(tl.int64) * TOTAL + first_head + head) * GROUP + member % GROUP
     tl.store(out + place[:, None] * WIDTH + column[None, :], sums.to(out.dtype.element_ty), mask=mask)

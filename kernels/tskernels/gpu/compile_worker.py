@@ -87,6 +87,8 @@ def compile_cuda(job: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
             "-cubin",
             f"-gencode=arch=compute_{architecture},code=sm_{architecture}",
             "--resource-usage",
+            "--keep",
+            f"--keep-dir={folder}",
         ]
         command += [f"-D{n}={int(v) if isinstance(v, bool) else v}" for n, v in job["constants"].items()]
         # By its bare name, from its folder: a path would be part of the code.
@@ -95,11 +97,11 @@ def compile_cuda(job: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["nvcc failed"]
             raise ValueError(lines[0])
         code = out.read_bytes()
+        allocations = re.findall(r"tcgen05\.alloc[^;]*, (\d+);", Path(folder, f"{path.stem}.ptx").read_text())
     of_kernel = done.stderr.partition(f"'{name}'")[2]
     static = _number(of_kernel, r"(\d+) bytes smem")
-    resources = _resources(
-        _number(of_kernel, r"Used (\d+) registers"), static + job["shared"], 0, _number(of_kernel, r"(\d+) bytes stack frame"), code
-    )
+    registers, stack = _number(of_kernel, r"Used (\d+) registers"), _number(of_kernel, r"(\d+) bytes stack frame")
+    resources = _resources(registers, static + job["shared"], sum(map(int, allocations)), stack, code)
     return code, {"symbol": name, "threads": 32 * job["warps"], "trailing": 0, "resources": resources}
 
 

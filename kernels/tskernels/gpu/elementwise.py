@@ -7,7 +7,20 @@ from typing import Final
 from tskernels.cost import Cost, append_bound, bandwidth_bound, gather_bound
 from tskernels.gpu.launch import Argument, Coordinate, Launch, Number, Operand, Out, Plan
 from tskernels.gpu.sizes import cdiv
-from tskernels.gpu.triton_entry import inner, number, padded, plan, rows, size, source, stride, triton_kernel, width
+from tskernels.gpu.triton_entry import (
+    cache_kernel,
+    inner,
+    number,
+    padded,
+    plan,
+    rows,
+    size,
+    source,
+    stored_type,
+    stride,
+    triton_kernel,
+    width,
+)
 from tskernels.registry import Call, When, one_float_type
 from tskernels.target import Target
 
@@ -87,7 +100,7 @@ def take_rows(call: Call, target: Target) -> Plan:
 
 
 def _append(op: str, cost: Cost = bandwidth_bound) -> None:
-    @triton_kernel(op, when=one_float_type, cost=cost)
+    @cache_kernel(op, 0, cost=cost)
     def planner(call: Call, target: Target) -> Plan:
         x, y = width(call, 1), width(call, 2)
         block = min(_BLOCK, padded(max(x, y)))
@@ -101,7 +114,7 @@ def _append(op: str, cost: Cost = bandwidth_bound) -> None:
         }
         constants = {"X_WIDTH": x, "X_ROW": _row(call, 1), "Y_WIDTH": y, "Y_ROW": _row(call, 2), "BLOCK": block}
         dtype = call.operands[0].dtype
-        types = {"cache": dtype, "x": dtype, "y": dtype, "slots": "i32"}
+        types = {"cache": stored_type(call, 0), "x": dtype, "y": dtype, "slots": "i32"}
         grid = (rows(3), cdiv(max(x, y), block), 1)
         return plan(Launch(source("elementwise", "append"), grid, arguments, constants, types, max(1, block // 256), 1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tskernels.gpu.functions_triton import activated, capped
+from tskernels.gpu.functions_triton import activated, capped, e4m3_code
 
 
 @triton.jit
@@ -87,12 +87,20 @@ def take_rows(x, index, out, x_token, x_row, WIDTH: tl.constexpr, ROW: tl.conste
 
 
 @triton.jit
+def append_some(cache, places, elements, there):
+    if cache.dtype.element_ty == tl.float8e4nv:
+        tl.store(cache.to(tl.pointer_type(tl.uint8)) + places, e4m3_code(elements), mask=there)
+    else:
+        tl.store(cache + places, elements, mask=there)
+
+
+@triton.jit
 def append(cache, x, y, slots, x_token, x_row, y_token, y_row, X_WIDTH: tl.constexpr, X_ROW: tl.constexpr, Y_WIDTH: tl.constexpr,
            Y_ROW: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """x and y side by side in a token's row of a cache, whose pages are whole numbers of rows."""
+    """x and y side by side in a token's row of a cache, whose pages are whole numbers of rows; its type is theirs, or e4m3."""
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    target = cache + tl.load(slots + token).to(tl.int64) * (X_WIDTH + Y_WIDTH) + column
-    mask = column < X_WIDTH
-    tl.store(target, tl.load(x + place(column, token, x_token, x_row, X_WIDTH, X_ROW), mask=mask), mask=mask)
-    mask = column < Y_WIDTH
-    tl.store(target + X_WIDTH, tl.load(y + place(column, token, y_token, y_row, Y_WIDTH, Y_ROW), mask=mask), mask=mask)
+    row = tl.load(slots + token).to(tl.int64) * (X_WIDTH + Y_WIDTH) + column
+    there = column < X_WIDTH
+    append_some(cache, row, tl.load(x + place(column, token, x_token, x_row, X_WIDTH, X_ROW), mask=there), there)
+    there = column < Y_WIDTH
+    append_some(cache, row + X_WIDTH, tl.load(y + place(column, token, y_token, y_row, Y_WIDTH, Y_ROW), mask=there), there)

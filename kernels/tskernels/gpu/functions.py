@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from tskernels.gpu.launch import Coordinate, CudaSource, Launch, Number, Resources, Scalar, TensorMap, TritonSource
+from tskernels.gpu.launch import Coordinate, CudaSource, Launch, Number, Peers, Resources, Scalar, TensorMap, TritonSource
 from tskernels.target import Target
 from tskernels.toolchain import Compiler, version
 
@@ -91,6 +91,8 @@ def function_of(launch: Launch) -> Function:
                 if multiple > 1:
                     multiples.append((name, multiple))
             case Coordinate():
+                signature.append((name, "i32"))
+            case Peers(fact) if fact != "memories":
                 signature.append((name, "i32"))
             case TensorMap():
                 signature.append((name, "map"))

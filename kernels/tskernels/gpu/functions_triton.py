@@ -66,6 +66,20 @@ def cosine_and_sine(angle):
 
 
 @triton.jit
+def e4m3_code(x):
+    """The byte of the nearest, as the layout `fp8_cache` has it: by its definition, since the interpreter rounds otherwise."""
+    bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    code = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
+    # Below 2^-6 a step is 2^-9, as it is of f32 from 2^14 on.
+    even = (size.to(tl.float32, bitcast=True) + 16384.0).to(tl.uint32, bitcast=True) & 0xF
+    code = tl.where(size < 0x3C800000, even, code)
+    code = tl.where(size >= 0x43E00000, 0x7E, code)
+    code = tl.where(size > 0x7F800000, 0x7F, code)
+    return (((bits >> 24) & 0x80) | code).to(tl.uint8)
+
+
+@triton.jit
 def capped(scores, SOFTCAP: tl.constexpr):
     if SOFTCAP == 0:
         return scores

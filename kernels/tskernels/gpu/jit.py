@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tskernels.attention import own_sequences
+from tskernels.cache_layouts import FP8_CACHE
 from tskernels.dtypes import dtype_name
 from tskernels.gpu.launch import (
     Argument,
@@ -23,6 +23,7 @@ from tskernels.gpu.launch import (
     Launch,
     Operand,
     Out,
+    Peers,
     Plan,
     Planner,
     Prepared,
@@ -31,7 +32,6 @@ from tskernels.gpu.launch import (
     ScratchSpace,
     StepShape,
     TensorMap,
-    Variant,
 )
 from tskernels.gpu.sizes import Expression, of_operands, value
 from tskernels.registry import Call, op_named
@@ -75,8 +75,11 @@ def run_plan(
 
 def _call(known: Op, tensors: Sequence[Tensor], out: Tensor, numbers: Mapping[str, Any], layouts: Layouts) -> Call:
     found = []
+    [floats, *_] = [dtype_name(t.dtype) for i, t in enumerate(tensors) if t.is_floating_point() and i not in layouts] or ["f32"]
     for index, tensor in enumerate(tensors):
-        if index in layouts:  # bytes do not tell what they are of: the weight of a product, whose sizes the other operands say
+        if layouts.get(index) == FP8_CACHE:
+            found.append(OperandType(floats, tuple(tensor.shape), FP8_CACHE))
+        elif index in layouts:  # bytes do not tell what they are of: the weight of a product, whose sizes the other operands say
             outputs = out.shape[-1] * (2 if known.name == "ts::gated_linear" else 1)
             found.append(OperandType(dtype_name(tensors[0].dtype), (outputs, tensors[0].shape[-1]), layouts[index]))
         else:
@@ -122,18 +125,22 @@ class _Run:
         return next(t for t in self.tensors if t.dim())
 
     def launch_all(self, plan: Plan) -> None:
+        for launch in self.settle(plan):
+            self._launch(launch)
+
+    def settle(self, plan: Plan) -> tuple[Launch, ...]:
+        """Make its memory and inputs; its launches for a step of this size."""
         for space in plan.scratch:
             # All bits set is NaN: what reads memory that nobody wrote shows it.
             filled = 0 if space.zeroed else 255
             self.scratch[space.name] = torch.full((self._size(space.bytes),), filled, dtype=torch.uint8, device=self.out.device)
-        if plan.prepared:
+        newest = 1
+        if "lengths" in self.given:
             step = self._step()
+            newest = max((last - first for first, last in step.spans), default=1)
             self.prepared = {p.name: self._prepare(p, step) for p in plan.prepared}
-        for launch in self.variant(plan).launches:
-            self._launch(launch)
-
-    def variant(self, plan: Plan) -> Variant:
-        return [v for v in plan.variants if v.tokens <= self.known["T"] or v is plan.variants[0]][-1]
+        [variant] = [v for v in plan.variants if (v.tokens <= self.known["T"] and v.newest <= newest) or v is plan.variants[0]][-1:]
+        return variant.launches
 
     def _step(self) -> StepShape:
         """Of the rows that are here."""
@@ -141,7 +148,7 @@ class _Run:
         own = [(0, 0)] * len(spans)
         for sequence, first, last, _ in own_sequences(spans, lengths, self.known["T"], self.given.get("shard", 0)):
             own[sequence] = first, last
-        return StepShape(np.array(own, np.int32).reshape(-1, 2), lengths.numpy(), self.known)
+        return StepShape(own, lengths.tolist(), self.known)
 
     def _prepare(self, prepared: Prepared, step: StepShape) -> Tensor:
         module, _, name = prepared.function.partition(":")
@@ -177,6 +184,8 @@ class _Run:
                 return int(self.given[name])
             case Scalar(number, dtype):
                 return float(_number(number)) if dtype == "f32" else self._size(_number(number))
+            case Peers():
+                raise ValueError("ranks exchange what a program's kernels compute: it runs from an artifact alone")
             case TensorMap():
                 raise ValueError("descriptors of the tensor copy engine are for kernels in CUDA C++")
 

@@ -2,8 +2,9 @@
 
 The rows of a sequence are its newest tokens times heads, in *row tiles* of 64; its keys are *tiles* of 64 tokens. The blocks form gangs
 of as many as a sequence has row tiles: the members of a gang read the same keys at the same time, each for its own rows, so memory is read
-once. The tiles of all sequences, one after the other, are cut into as many stretches as there are gangs. Where a cut goes through a
-sequence, the blocks on both sides have *splits* of its result, which they join when all are there.
+once. Where blocks multiply together, in pairs, they have exactly the same keys and row tiles that are neighbours, and a gang is of pairs.
+The tiles of all sequences, one after the other, are cut into as many stretches as there are gangs. Where a cut goes through a sequence, the
+blocks on both sides have *splits* of its result, which they join when all are there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tskernels.gpu.launch import StepShape
-from tskernels.gpu.sizes import SMS, Expression, S, T
+from tskernels.gpu.sizes import SMS, Expression, S, T, value
+from tskernels.gpu.splits import absorbed
 
 ROWS: Final = 64
 TOKENS: Final = 64
@@ -65,36 +67,42 @@ def plan_splits(
     tokens: int,
     blocks: int,
     overhead: int = OVERHEAD,
+    together: int = 1,
 ) -> list[list[Item]]:
     """The items of each of `blocks` thread blocks, in the order in which it works on them.
 
     spans: of each sequence the rows of its newest tokens, first and past the last, of `tokens` in the step; rows of no sequence become
-    items without keys. overhead: what an item costs beside its tiles, in tiles.
+    items without keys. overhead: what an item costs beside its tiles, in tiles. together: how many blocks, next to each other and a
+    divisor of `blocks`, have the same tiles in the same order, of as many row tiles; some of these may be without rows.
     """
     queries = [(last - first) * heads for first, last in spans]
-    row_tiles = [-(-rows // ROWS) for rows in queries]
-    gang = min(max(row_tiles, default=0) or 1, blocks)
-    stretches = cut([-(-length // TOKENS) if rows else 0 for length, rows in zip(lengths, queries, strict=True)], blocks // gang, overhead)
+    row_groups = [-(-rows // (ROWS * together)) for rows in queries]
+    gang = min(max(row_groups, default=0) or 1, blocks // together)
+    num_gangs = blocks // together // gang
+    stretches = cut([-(-length // TOKENS) if rows else 0 for length, rows in zip(lengths, queries, strict=True)], num_gangs, overhead)
     work: list[list[Item]] = [[] for _ in range(blocks)]
     pieces: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for number, owned in enumerate(stretches):
         for place, stretch in enumerate(owned):
             first, last = spans[stretch.sequence]
             cached = lengths[stretch.sequence] - (last - first)
-            for tile in range(row_tiles[stretch.sequence]):
-                newest = min((tile + 1) * ROWS, queries[stretch.sequence]) - 1
+            for group in range(row_groups[stretch.sequence]):
+                newest = min((group + 1) * ROWS * together, queries[stretch.sequence]) - 1
                 end = min(stretch.last_tile, -(-(cached + newest // heads + 1) // TOKENS))
                 if stretch.first_tile < end:  # members change places, so that where sequences have fewer rows none is always idle
-                    block = number * gang + (tile + place) % gang
-                    pieces.setdefault((stretch.sequence, tile), []).append((block, stretch.first_tile, end))
+                    first_block = (number * gang + (group + place) % gang) * together
+                    for member in range(together):
+                        part = first_block + member, stretch.first_tile, end
+                        pieces.setdefault((stretch.sequence, group * together + member), []).append(part)
     partials = counters = 0
     for (sequence, tile), parts in pieces.items():
         first, last = spans[sequence]
-        rows = min(ROWS, queries[sequence] - tile * ROWS)
+        rows = max(min(ROWS, queries[sequence] - tile * ROWS), 0)
+        is_split = len(parts) > 1 and rows > 0
         facts = (sequence, first * heads + tile * ROWS, rows, tile * ROWS, lengths[sequence], lengths[sequence] - (last - first))
         for split, (block, begin, end) in enumerate(parts):
-            work[block].append(Item(*facts, begin, end, partials, len(parts), split, counters))
-        if len(parts) > 1:
+            work[block].append(Item(*facts, begin, end, *((partials, len(parts), split, counters) if is_split else ())))
+        if is_split:
             partials += len(parts)
             counters += 1
     unclaimed = _unclaimed(spans, tokens, heads)
@@ -103,16 +111,23 @@ def plan_splits(
     return work
 
 
-def prepare(step: StepShape, *, heads: int) -> npt.NDArray[np.int32]:
-    """The list of work of a step, for as many blocks as the device has multiprocessors."""
-    work = plan_splits(step.spans.tolist(), step.lengths.tolist(), heads, step.sizes["T"], step.sizes["SMS"])
+def num_blocks(together: int) -> Expression:
+    """Of a launch: as many as the device has multiprocessors, or next to."""
+    return SMS // together * together if together > 1 else SMS
+
+
+def prepare(step: StepShape, *, heads: int, together: int = 1, expanded_from: int = 0) -> npt.NDArray[np.int32]:
+    """The list of work of a step, for `num_blocks`; sequences that are expanded get zeros."""
+    step = absorbed(step, expanded_from)
+    blocks = value(num_blocks(together), step.sizes)
+    work = plan_splits(step.spans, step.lengths, heads, step.sizes["T"], blocks, together=together)
     return np.array(encode(work), np.int32)
 
 
-def most_numbers(heads: int) -> Expression:
-    """That `prepare` gives for a step: a row tile of each sequence may be full or not, and so may be that of rows of no sequence before
-    each; cuts make at most an item more a block."""
-    return SMS + 4 + (T * heads // ROWS + S * 2 + SMS + 2) * FIELDS
+def most_numbers(heads: int, together: int = 1) -> Expression:
+    """That `prepare` gives for a step: a row tile of each sequence may be full or not, with others up to `together`, and so may be that of
+    rows of no sequence before each; cuts make at most an item more a block."""
+    return SMS + 4 + (T * heads // ROWS + S * (1 + together) + SMS + 2) * FIELDS
 
 
 def cut(tiles: Sequence[int], parts: int, overhead: int) -> list[list[Stretch]]:

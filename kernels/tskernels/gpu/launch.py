@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Literal
 from tskernels.gpu.sizes import Expression
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from tskernels.registry import Call
     from tskernels.target import Target
 
@@ -77,6 +74,14 @@ class Coordinate:
 
 
 @dataclass(frozen=True, slots=True)
+class Peers:
+    """Of the memory that the ranks of the call's axis share (`peers.py`): the address of the addresses of each rank's, in their order;
+    this rank's place among them; or how many they are. The numbers are i32."""
+
+    fact: Literal["memories", "rank", "ranks"]
+
+
+@dataclass(frozen=True, slots=True)
 class Scalar:
     """A size of the step, or a number; dtype: i32, i64 or f32; multiple: what it is a multiple of, which the compiler may rely on."""
 
@@ -98,7 +103,7 @@ class TensorMap:
     swizzle: int = 0
 
 
-Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate | Scalar | TensorMap
+Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate | Peers | Scalar | TensorMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +127,11 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What runs in steps of `tokens` tokens and more, up to the next variant's."""
+    """What runs in steps of `tokens` tokens and more, and of at least `newest` of one sequence, up to the next variant's."""
 
     launches: tuple[Launch, ...]
     tokens: int = 1
+    newest: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +146,10 @@ class Scratch:
 @dataclass(frozen=True, slots=True)
 class StepShape:
     """What the host knows of a step: of each sequence the rows that are its newest, and its length with them. Where ranks share out the
-    rows, those of this rank alone, counted from its first; other sequences have none. spans [S, 2], lengths [S]."""
+    rows, those of this rank alone, counted from its first; other sequences have none."""
 
-    spans: npt.NDArray[np.int32]
-    lengths: npt.NDArray[np.int32]
+    spans: list[tuple[int, int]]
+    lengths: list[int]
     sizes: Mapping[str, int]
     """T, S, P and SMS."""
 
@@ -161,11 +167,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a call runs. variants: in rising order of tokens, the first from 1 on."""
+    """How a call runs. variants: in rising order of tokens and of newest, the first from 1 on; the last that suits a step runs it.
+    exchanged: bytes that a rank gives each of the others through the memory they share; where that has no room for so many, or there is
+    none, the op's reference runs instead."""
 
     variants: tuple[Variant, ...]
     scratch: tuple[Scratch, ...] = ()
     prepared: tuple[Prepared, ...] = ()
+    exchanged: int | Expression | None = None
 
 
 Planner = Callable[["Call", "Target"], Plan]

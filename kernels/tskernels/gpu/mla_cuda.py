@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
+from tskernels.cache_layouts import FP8_CACHE
 from tskernels.cost import latent_attention_bound
 from tskernels.gpu.entry import gpu_kernel
-from tskernels.gpu.latent_splits import ROWS, most_numbers
+from tskernels.gpu.latent_splits import ROWS, most_numbers, num_blocks
 from tskernels.gpu.launch import (
     Argument,
     CudaSource,
@@ -27,17 +29,18 @@ from tskernels.gpu.launch import (
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, common_divisor, larger, smaller
 from tskernels.gpu.triton_entry import number, size
 from tskernels.registry import Call
-from tskernels.target import Target, gpu
+from tskernels.target import TCGEN05, Target, gpu
 
 LATENT: Final = 512
 ROTATED: Final = 64
+_FP8_ROWS: Final[Mapping[str, Argument]] = {"cache": Operand(2), "cache_row_bytes": Scalar(Stride(2, 1))}
 _BLOCK: Final = 64
 """Columns of a tensor map's boxes, and the most rows."""
 _SHARED_BYTES: Final = 232448
 
 
 def _fits(call: Call) -> bool:
-    """bf16 queries and cache of 512 + 64 elements a row, and no window."""
+    """bf16 queries and rows of 512 + 64 elements, and no window."""
     q, rotated, cache = call.operands[:3]
     is_bf16 = {q.dtype, rotated.dtype, cache.dtype} == {"bf16"}
     return is_bf16 and (q.shape[-1], rotated.shape[-1]) == (LATENT, ROTATED) and not call.attributes.get("window")
@@ -55,13 +58,45 @@ def _fits(call: Call) -> bool:
 )
 def mla_decode_sm90(call: Call, target: Target) -> Plan:
     """Halves of a tile are loaded on their own, four and five blocks of columns."""
-    return _plan(call, "sm90", 12, {"cache_left": _cache(4), "cache_right": _cache(5)})
+    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, {"cache_left": _cache(4), "cache_right": _cache(5)})})
+
+
+@gpu_kernel(
+    "ts::latent_attention",
+    name="cuda_fp8_cache",
+    target=gpu("sm_90a"),
+    dtypes=("bf16",),
+    when=_fits,
+    cost=latent_attention_bound,
+    layouts={2: FP8_CACHE},
+    verified=Verification("emulated"),
+    compiler="nvcc",
+)
+def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
+    """Rows are read as they lie, and widened on their way into shared memory."""
+    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, _FP8_ROWS, constants={"FP8_CACHE": 1})})
+
+
+@gpu_kernel(
+    "ts::latent_attention",
+    name="cuda_tcgen05_fp8_cache",
+    target=TCGEN05,
+    dtypes=("bf16",),
+    when=_fits,
+    cost=latent_attention_bound,
+    layouts={2: FP8_CACHE},
+    verified=Verification("emulated"),
+    compiler="nvcc",
+)
+def mla_decode_fp8_sm100(call: Call, target: Target) -> Plan:
+    """Rows are read as they lie, and widened on their way into shared memory."""
+    return _plan(call, {1: _Kernel("sm100", "mla_decode", 12, _FP8_ROWS, constants={"FP8_CACHE": 1})})
 
 
 @gpu_kernel(
     "ts::latent_attention",
     name="cuda_tcgen05",
-    target=gpu("sm_100a"),
+    target=TCGEN05,
     dtypes=("bf16",),
     when=_fits,
     cost=latent_attention_bound,
@@ -69,16 +104,51 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
     compiler="nvcc",
 )
 def mla_decode_sm100(call: Call, target: Target) -> Plan:
-    return _plan(call, "sm100", 8, {"cache": _cache(9)})
+    """Where a sequence has more rows than one block multiplies, pairs of blocks do."""
+    heads = size(call, 0, 1)
+    blocks = _Kernel("sm100", "mla_decode", 8, {"cache": _cache(9)})
+    pairs = _Kernel("sm100_pairs", "mla_decode_pairs", 8, {"keys": _cache(9, _BLOCK // 2), "values": _cache(4)}, together=2)
+    return _plan(call, {ROWS // heads + 1: pairs} if heads > ROWS else {1: blocks, ROWS // heads + 1: pairs})
 
 
-def _plan(call: Call, architecture: str, warps: int, cache: Mapping[str, Argument]) -> Plan:
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """A function of a file, how it gets the cache, and how many of its blocks multiply together."""
+
+    file: str
+    function: str
+    warps: int
+    cache: Mapping[str, Argument]
+    together: int = 1
+    constants: Mapping[str, int] = field(default_factory=dict)
+
+
+def _plan(call: Call, kernels: Mapping[int, _Kernel]) -> Plan:
+    """kernels: by the newest tokens of a sequence from which on each runs."""
+    heads = size(call, 0, 1)
+    variants = tuple(Variant((_launch(call, kernel),), newest=newest) for newest, kernel in kernels.items())
+    # A cut through a sequence makes a partial result on both of its sides, in each of a gang's blocks.
+    partials = SMS * (2 * ROWS * 4)
+    scratch = Scratch("partials", partials * LATENT), Scratch("partial_logarithms", partials), Scratch("counters", SMS * 4, zeroed=True)
+    listed = {"heads": heads, "expanded_from": number(call, "expanded_from", 0)}
+    lists = [
+        Prepared(_list(n), "tskernels.gpu.latent_splits:prepare", {**listed, "together": n}, most_numbers(heads, n))
+        for n in dict.fromkeys(kernel.together for kernel in kernels.values())
+    ]
+    return Plan(variants, scratch, tuple(lists))
+
+
+def _list(together: int) -> str:
+    return "work" if together == 1 else "work_of_pairs"
+
+
+def _launch(call: Call, kernel: _Kernel) -> Launch:
     heads = size(call, 0, 1)
     arguments: dict[str, Argument] = {
         "queries": _queries(0, heads, LATENT // _BLOCK),
         "rotated_queries": _queries(1, heads, 1),
-        **cache,
-        "work": PreparedInput("work"),
+        **kernel.cache,
+        "work": PreparedInput(_list(kernel.together)),
         "tables": Operand(5),
         "out": Out(),
         "logarithms": Scalar(0, "i64"),
@@ -88,15 +158,14 @@ def _plan(call: Call, architecture: str, warps: int, cache: Mapping[str, Argumen
         "heads": Scalar(heads),
         "scale": Scalar(float(number(call, "scale")), "f32"),
     }
-    launch = Launch(
-        CudaSource(f"cuda/mla_decode_{architecture}.cu", "mla_decode"), (SMS, 1, 1), arguments, warps=warps, shared=_SHARED_BYTES
-    )
-    # A cut through a sequence makes a partial result on both of its sides, in each of a gang's blocks.
-    partials = SMS * (2 * ROWS * 4)
-    return Plan(
-        (Variant((launch,)),),
-        (Scratch("partials", partials * LATENT), Scratch("partial_logarithms", partials), Scratch("counters", SMS * 4, zeroed=True)),
-        (Prepared("work", "tskernels.gpu.latent_splits:prepare", {"heads": heads}, most_numbers(heads)),),
+    return Launch(
+        CudaSource(f"cuda/mla_decode_{kernel.file}.cu", kernel.function),
+        (num_blocks(kernel.together), 1, 1),
+        arguments,
+        kernel.constants,
+        warps=kernel.warps,
+        shared=_SHARED_BYTES,
+        cluster=kernel.together,
     )
 
 
@@ -115,9 +184,10 @@ def _queries(operand: int, heads: int, blocks: int) -> TensorMap:
     )
 
 
-def _cache(blocks: int) -> TensorMap:
-    """Boxes of as many rows as divide pages and tiles; those of a whole tile have so many blocks of columns, others one."""
-    rows = common_divisor(Dimension(2, 1), _BLOCK)
-    depth: Expression = larger(rows // _BLOCK * blocks, 1)
+def _cache(blocks: int, tokens: int = _BLOCK) -> TensorMap:
+    """Boxes of as many rows as divide pages and parts of `tokens` tokens; those of a whole part have so many blocks of columns, others
+    one."""
+    rows = common_divisor(Dimension(2, 1), tokens)
+    depth: Expression = larger(rows // tokens * blocks, 1)
     sizes = (_BLOCK, Dimension(2, 0) * Dimension(2, 1), (LATENT + ROTATED) // _BLOCK)
     return TensorMap(Operand(2), "bf16", sizes, (Stride(2, 1) * 2, _BLOCK * 2), (_BLOCK, rows, depth), 128)

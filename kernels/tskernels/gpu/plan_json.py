@@ -14,11 +14,13 @@ from tskernels.gpu.launch import (
     Number,
     Operand,
     Out,
+    Peers,
     Plan,
     PreparedInput,
     Scalar,
     ScratchSpace,
     TensorMap,
+    Variant,
 )
 from tskernels.gpu.sizes import Expression, to_json
 
@@ -27,15 +29,21 @@ Record = dict[str, Any]
 
 def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
     """A JSON object; number: of a function in the list of all."""
-    variants = [{"tokens": v.tokens, "launches": [_launch(launch, number) for launch in v.launches]} for v in plan.variants]
-    found: Record = {"variants": variants}
+    found: Record = {"variants": [_variant(variant, number) for variant in plan.variants]}
     if plan.scratch:
         found["scratch"] = [{"name": s.name, "bytes": to_json(s.bytes), "zeroed": s.zeroed} for s in plan.scratch]
     if plan.prepared:
         found["prepared"] = [
             {"name": p.name, "function": p.function, "keywords": dict(p.keywords), "capacity": to_json(p.capacity)} for p in plan.prepared
         ]
+    if plan.exchanged is not None:
+        found["exchanged"] = to_json(plan.exchanged)
     return found
+
+
+def _variant(variant: Variant, number: Callable[[Function], int]) -> Record:
+    newest = {"newest": variant.newest} if variant.newest > 1 else {}
+    return {"tokens": variant.tokens, **newest, "launches": [_launch(launch, number) for launch in variant.launches]}
 
 
 def _launch(launch: Launch, number: Callable[[Function], int]) -> Record:
@@ -57,6 +65,8 @@ def _argument(argument: Argument) -> Record:
             return {"kind": "prepared", "name": name}
         case Coordinate(name):
             return {"kind": "coordinate", "name": name}
+        case Peers(fact):
+            return {"kind": "peers", "fact": fact}
         case Scalar(value, dtype):
             return {"kind": "scalar", "value": _number(value), "dtype": dtype}
         case TensorMap(of, dtype, sizes, strides, box, swizzle):

@@ -3,16 +3,20 @@
 A sequence's rows are its new tokens times G heads that share a key, token by token; they are cut into *tiles*. Tiles of a sequence with few
 rows are narrow, the others wide. Where tiles are fewer than what fills the device, the keys of each are cut into *splits*, of equal
 size for all, whose partial results are then combined. Rows of no sequence get tiles that see no key: their results are zeros.
+
+Of latents, sequences that are expanded (`expansion.py`) are no sequences to `work`, and the only ones to `expanded_work`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from tskernels.expansion import expanded
 from tskernels.gpu.launch import StepShape
 
 RECORD: Final = 8
@@ -35,21 +39,75 @@ class _Tile:
 
 
 def work(
-    step: StepShape, *, heads: int, group: int, narrow: int, wide: int, wide_from: int, unit: int, blocks: int, window: int
+    step: StepShape,
+    *,
+    heads: int,
+    group: int,
+    narrow: int,
+    wide: int,
+    wide_from: int,
+    unit: int,
+    blocks: int,
+    window: int,
+    expanded_from: int = 0,
 ) -> npt.NDArray[np.int32]:
     """The records, i32. heads: that have keys of their own, each of which takes all splits; group: G; narrow, wide: rows of tiles;
     wide_from: tokens of a step from which there are wide ones; unit: keys that a split has a multiple of; blocks: a multiprocessor's."""
+    step = absorbed(step, expanded_from)
     some = step.sizes["T"] >= wide_from
     tiles: tuple[list[_Tile], list[_Tile]] = [], []
-    spans = step.spans.tolist()
-    for sequence, ((first, last), length) in enumerate(zip(spans, step.lengths.tolist(), strict=True)):
+    for sequence, ((first, last), length) in enumerate(zip(step.spans, step.lengths, strict=True)):
         if first < last:
             rows = (last - first) * group
             is_wide = some and rows > narrow
             tiles[is_wide].extend(_tiles(sequence, first, last, length, group, wide if is_wide else narrow, window))
-    for first, last in _unclaimed(spans, step.sizes["T"]):
+    for first, last in _unclaimed(step):
         tiles[some].extend(_tiles(0, first, last, 0, group, wide if some else narrow, 0))
-    room = max(1, step.sizes["SMS"] * blocks // heads)
+    return _records(tiles, unit, max(1, step.sizes["SMS"] * blocks // heads))
+
+
+def absorbed(step: StepShape, expanded_from: int) -> StepShape:
+    """With the sequences that are not expanded."""
+    chosen = expanded(step.spans, step.lengths, expanded_from)
+    return replace(step, spans=[(0, 0) if e else span for e, span in zip(chosen, step.spans, strict=True)])
+
+
+EXPANSION: Final = 4
+"""Numbers of a record of `expansions`. The first one says how many follow. A tile of keys: sequence; first key; keys; where the first of
+them lies among all that are expanded."""
+
+
+def expansions(step: StepShape, *, keys: int, expanded_from: int) -> npt.NDArray[np.int32]:
+    """Tiles of `keys` keys of the sequences that are expanded, i32."""
+    found = [
+        [sequence, key, min(keys, step.lengths[sequence] - key), begin + key]
+        for sequence, begin in _begins(step, expanded_from).items()
+        for key in range(0, step.lengths[sequence], keys)
+    ]
+    return np.asarray([[len(found), 0, 0, 0], *found], np.int32).reshape(-1)
+
+
+def expanded_work(step: StepShape, *, heads: int, rows: int, unit: int, blocks: int, expanded_from: int) -> npt.NDArray[np.int32]:
+    """Records as of `work`, of tiles of `rows` tokens of the sequences that are expanded; a record's first number is not the sequence but
+    where its first key lies among all that are expanded. heads: that are worked on at a time."""
+    tiles: list[_Tile] = []
+    for sequence, begin in _begins(step, expanded_from).items():
+        tiles += _tiles(begin, *step.spans[sequence], step.lengths[sequence], 1, rows, 0)
+    return _records((tiles, []), unit, max(1, step.sizes["SMS"] * blocks // heads))
+
+
+def _begins(step: StepShape, expanded_from: int) -> dict[int, int]:
+    """Of each sequence that is expanded, how many keys those before it have."""
+    found, past = {}, 0
+    for sequence, is_expanded in enumerate(expanded(step.spans, step.lengths, expanded_from)):
+        if is_expanded:
+            found[sequence] = past
+            past += step.lengths[sequence]
+    return found
+
+
+def _records(tiles: Sequence[Sequence[_Tile]], unit: int, room: int) -> npt.NDArray[np.int32]:
+    """Of narrow tiles and wide ones. room: splits that fill the device."""
     size = _split_size([t.end - t.begin for t in (*tiles[0], *tiles[1])], unit, room)
     splits: list[list[list[int]]] = [[], []]
     combinations: list[list[int]] = []
@@ -80,14 +138,14 @@ def _tiles(sequence: int, first: int, last: int, length: int, group: int, size: 
     return found
 
 
-def _unclaimed(spans: list[tuple[int, int]], tokens: int) -> list[tuple[int, int]]:
+def _unclaimed(step: StepShape) -> list[tuple[int, int]]:
     gaps, past = [], 0
-    for first, last in sorted(span for span in spans if span[0] < span[1]):
+    for first, last in sorted(span for span in step.spans if span[0] < span[1]):
         if first > past:
             gaps.append((past, first))
         past = last
-    if past < tokens:
-        gaps.append((past, tokens))
+    if past < step.sizes["T"]:
+        gaps.append((past, step.sizes["T"]))
     return gaps
 
 

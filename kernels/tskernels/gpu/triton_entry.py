@@ -7,11 +7,12 @@ from math import prod
 from types import MappingProxyType
 from typing import Final
 
+from tskernels.cache_layouts import CACHE_LAYOUTS, FP8_CACHE
 from tskernels.cost import Cost, bandwidth_bound
 from tskernels.gpu.entry import gpu_kernel
 from tskernels.gpu.launch import Argument, Launch, Number, Plan, Planner, Scalar, TritonSource, Variant, Verification
 from tskernels.gpu.sizes import Dimension, Expression, Stride
-from tskernels.registry import Call, When
+from tskernels.registry import Call, When, one_float_type
 from tskernels.target import CUDA, ROCM, Target
 
 FLOATS: Final = ("bf16", "f16", "f32")
@@ -54,6 +55,17 @@ def triton_kernel(
     return register
 
 
+def cache_kernel(op: str, cache: int, *, cost: Cost) -> Callable[[Planner], Planner]:
+    """`triton_kernel` of an op on a cache, the operand of this number: by rows, and in fp8."""
+
+    def register(planner: Planner) -> Planner:
+        triton_kernel(op, when=one_float_type, cost=cost)(planner)
+        fp8 = {cache: FP8_CACHE}
+        return triton_kernel(op, when=one_float_type, cost=cost, layouts=fp8, suffix=f"_{FP8_CACHE}", verified=COMPILED)(planner)
+
+    return register
+
+
 def source(family: str, function: str) -> TritonSource:
     """A function of this folder's module `FAMILY_triton`."""
     return TritonSource(f"tskernels.gpu.{family}_triton", function)
@@ -81,6 +93,12 @@ def inner(call: Call, operand: int = 0) -> tuple[int, ...]:
     return tuple(size(call, operand, i) for i in range(1, len(call.operands[operand].shape)))
 
 
+def stored_type(call: Call, operand: int) -> str:
+    """What lies where a cache does."""
+    given = call.operands[operand]
+    return CACHE_LAYOUTS[given.layout].stored(given.dtype, [size(call, operand, i) for i in range(2, len(given.shape))])[0]
+
+
 def width(call: Call, operand: int = 0) -> int:
     """Elements of a row."""
     return prod(inner(call, operand))
@@ -91,9 +109,9 @@ def stride(operand: int, index: int) -> Argument:
     return Scalar(Stride(operand, index), "i32", MULTIPLE)
 
 
-def number(call: Call, name: str) -> Number:
+def number(call: Call, name: str, default: Number | None = None) -> Number:
     """An attribute."""
-    found = call.attributes[name]
+    found = call.attributes.get(name, default)
     assert isinstance(found, int | float)
     return found
 

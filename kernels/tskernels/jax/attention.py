@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tskernels.cost import Cost, attention_bound, latent_attention_bound, sink_attention_bound
+from tskernels.expansion import all_absorbed
 from tskernels.jax.entry import jax_kernel
 from tskernels.jax.paged import attend
 from tskernels.jax.tiles import tiles_of
@@ -67,9 +68,18 @@ def _attention(
     return tiles.scattered(made.astype(q.dtype), len(q))
 
 
-@jax_kernel("ts::latent_attention", cost=_copying(latent_attention_bound))
+@jax_kernel("ts::latent_attention", when=all_absorbed, cost=_copying(latent_attention_bound))
 def latent_attention(
-    q: Array, rotated: Array, cache: Array, spans: Array, lengths: Array, tables: Array, shard: int, scale: float, window: int
+    q: Array,
+    rotated: Array,
+    cache: Array,
+    spans: Array,
+    lengths: Array,
+    tables: Array,
+    shard: int,
+    scale: float,
+    window: int,
+    expanded_from: int = 0,
 ) -> Array:
     """Heads are query heads of one key head, the row, whose value is its beginning."""
     tiles = tiles_of(spans, lengths, len(q), shard)

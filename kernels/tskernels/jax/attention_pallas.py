@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tskernels.cost import attention_bound, latent_attention_bound
+from tskernels.expansion import all_absorbed
 from tskernels.jax.entry import jax_kernel
 from tskernels.jax.paged_pallas import attend_pallas
 from tskernels.jax.tiles import tiles_of
@@ -20,6 +21,11 @@ TPU = Target("jax", frozenset({"tpu"}))
 def _is_narrow(call: Call) -> bool:
     """elements of bf16 or f32."""
     return call.operands[0].dtype in ("bf16", "f32")
+
+
+def _is_narrow_and_absorbed(call: Call) -> bool:
+    """elements of bf16 or f32, and that all sequences are absorbed."""
+    return _is_narrow(call) and all_absorbed(call)
 
 
 @jax_kernel("ts::attention", name="pallas", target=TPU, when=_is_narrow, cost=attention_bound)
@@ -35,9 +41,18 @@ def attention(
     return tiles.scattered(made, len(q))
 
 
-@jax_kernel("ts::latent_attention", name="pallas", target=TPU, when=_is_narrow, cost=latent_attention_bound)
+@jax_kernel("ts::latent_attention", name="pallas", target=TPU, when=_is_narrow_and_absorbed, cost=latent_attention_bound)
 def latent_attention(
-    q: Array, rotated: Array, cache: Array, spans: Array, lengths: Array, tables: Array, shard: int, scale: float, window: int
+    q: Array,
+    rotated: Array,
+    cache: Array,
+    spans: Array,
+    lengths: Array,
+    tables: Array,
+    shard: int,
+    scale: float,
+    window: int,
+    expanded_from: int = 0,
 ) -> Array:
     """All heads are rows of one product with a page, whose rows are keys and, at their beginning, values."""
     tiles, width = tiles_of(spans, lengths, len(q), shard), q.shape[2]

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -24,12 +24,19 @@ _NUMBERS: Final[dict[str, Any]] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64,
 _MAP_TYPES: Final = {"u8": 0, "f8e4m3": 0, "i32": 4, "i64": 5, "f16": 6, "f32": 7, "f64": 8, "bf16": 9}  # CUtensorMapDataType
 _SWIZZLES: Final = {0: 0, 32: 1, 64: 2, 128: 3}
 _L2_PROMOTION_256: Final = 3
+_LAZY_PEER_ACCESS: Final = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
 
 
 class _Attribute(ctypes.Structure):
     """CUlaunchAttribute: an id, and a union of 64 bytes."""
 
     _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_uint32 * 16))
+
+
+class _IpcHandle(ctypes.Structure):
+    """CUipcMemHandle, which is passed by value."""
+
+    _fields_ = (("reserved", ctypes.c_char * 64),)
 
 
 class _Config(ctypes.Structure):
@@ -83,6 +90,8 @@ def _index(rank: int) -> int:
 class CudaDevice(Device):
     """The GPU of a rank."""
 
+    collectives: Literal["gloo", "nccl"] = "nccl"
+
     def __init__(self, rank: int) -> None:
         self._device = torch.device("cuda", _index(rank))
         torch.cuda.set_device(self._device)
@@ -105,6 +114,32 @@ class CudaDevice(Device):
     def memory(self, num_bytes: int) -> Tensor:
         with torch.cuda.stream(self._stream):
             return torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
+
+    def share(self, num_bytes: int) -> tuple[int, bytes]:
+        address, handle = (
+            ctypes.c_uint64(),
+            _IpcHandle(),
+        )  # a handle is of an allocation as the driver made it: torch's pool has larger ones
+        with self.entered():
+            _check("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(num_bytes))
+            _check("cuMemsetD8_v2", address, ctypes.c_ubyte(0), ctypes.c_size_t(num_bytes))
+            _check("cuCtxSynchronize")
+            _check("cuIpcGetMemHandle", ctypes.byref(handle), address)
+        return address.value, ctypes.string_at(ctypes.byref(handle), ctypes.sizeof(handle))
+
+    def open_shared(self, handle: bytes) -> int:
+        address = ctypes.c_uint64()
+        with self.entered():
+            _check("cuIpcOpenMemHandle_v2", ctypes.byref(address), _IpcHandle.from_buffer_copy(handle), ctypes.c_uint(_LAZY_PEER_ACCESS))
+        return address.value
+
+    def close_shared(self, address: int) -> None:
+        with self.entered():
+            _check("cuIpcCloseMemHandle", ctypes.c_uint64(address))
+
+    def unshare(self, address: int) -> None:
+        with self.entered():
+            _check("cuMemFree_v2", ctypes.c_uint64(address))
 
     def upload(self, source: Bytes) -> Tensor:
         found = torch.empty(source.size, dtype=torch.uint8, device=self._device)
@@ -159,6 +194,9 @@ class CudaDevice(Device):
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event
+
+    def finish(self) -> None:
+        torch.cuda.synchronize(self._device)
 
     def wait(self, mark: Handle) -> None:
         assert isinstance(mark, torch.cuda.Event)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ class Device(Protocol):
 
     architecture: str
     multiprocessors: int
+    collectives: Literal["gloo", "nccl"]
+    """What carries those of torch tensors that lie on it."""
 
     @property
     def free_bytes(self) -> int:
@@ -57,6 +59,18 @@ class Device(Protocol):
         """The same as a place, whose buffer they are."""
         found = self.memory(max(1, prod(shape)) * size_bytes(dtype))
         return fixed(found.data_ptr(), dtype, shape, found)
+
+    def share(self, num_bytes: int) -> tuple[int, bytes]:
+        """The address of zeros that other processes of this host may open on their devices, and what they open it by."""
+
+    def open_shared(self, handle: bytes) -> int:
+        """The address here of what another process shares. Raises MachineError where this device can not reach it."""
+
+    def close_shared(self, address: int) -> None:
+        """Of what was opened."""
+
+    def unshare(self, address: int) -> None:
+        """Give back what is shared, when no other process has it open."""
 
     def upload(self, source: Bytes) -> Tensor:
         """A copy on the device, when it returns."""
@@ -87,3 +101,5 @@ class Device(Protocol):
         """The point that work has come to when all that was asked for is done."""
 
     def wait(self, mark: Handle) -> None: ...
+    def finish(self) -> None:
+        """Wait until nothing is left to do, nor to be let go of."""

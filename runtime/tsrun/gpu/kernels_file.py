@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -40,6 +40,10 @@ class Coordinate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     name: str
 
 
+class Peers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="peers"):
+    fact: Literal["memories", "rank", "ranks"]
+
+
 class Scalar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="scalar"):
     value: Any
     dtype: str
@@ -54,7 +58,7 @@ class TensorMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     swizzle: int
 
 
-Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate | Scalar | TensorMap
+Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate | Peers | Scalar | TensorMap
 
 
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +70,7 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
     launches: list[Launch]
+    newest: int = 1
 
 
 class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,10 +93,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variants: list[Variant]
     scratch: list[Scratch] = []
     prepared: list[Prepared] = []
+    exchanged: Size | None = None
 
-    def variant(self, tokens: int) -> Variant:
-        """What runs in a step of so many tokens."""
-        return next((v for v in reversed(self.variants) if v.tokens <= tokens), self.variants[0])
+    def variant(self, tokens: int, newest: int) -> Variant:
+        """What runs in a step of so many tokens, and at most so many of one sequence."""
+        return next((v for v in reversed(self.variants) if v.tokens <= tokens and v.newest <= newest), self.variants[0])
 
 
 class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,6 +125,10 @@ class KernelsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str
     functions: list[Function]
     plans: list[Plan]
+
+    def beginnings(self) -> list[int]:
+        """Numbers of newest tokens of a sequence that variants begin at, but for 1, rising."""
+        return sorted({variant.newest for plan in self.plans for variant in plan.variants} - {1})
 
 
 def read_kernels(file: Path) -> KernelsFile:

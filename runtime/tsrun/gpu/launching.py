@@ -22,6 +22,7 @@ from tsrun.gpu.kernels_file import (
     Launch,
     Operand,
     Out,
+    Peers,
     Plan,
     Prepared,
     PreparedInput,
@@ -29,6 +30,7 @@ from tsrun.gpu.kernels_file import (
     ScratchSpace,
     Size,
 )
+from tsrun.gpu.peers import PeerMemory
 from tsrun.step import Ints
 
 
@@ -44,7 +46,8 @@ class SettledLaunch:
 @dataclass(frozen=True, slots=True)
 class CallOnDevice:
     """A call whose operands and result are on the device. coordinates: its parameters that are numbers of the rank; sizes: T, S, P and SMS;
-    addresses of constants, by name of scratch memory, and by name of prepared inputs."""
+    newest: the most newest tokens of a sequence; addresses of constants, by name of scratch memory, and by name of prepared inputs; peers:
+    of a call that exchanges."""
 
     operands: Sequence[Tensor]
     out: Tensor
@@ -53,6 +56,8 @@ class CallOnDevice:
     constants: int = 0
     scratch: Mapping[str, int] = field(default_factory=dict)
     prepared: Mapping[str, int] = field(default_factory=dict)
+    newest: int = 1
+    peers: PeerMemory | None = None
 
     def size(self, given: Size) -> int:
         shapes, strides = [list(t.shape) for t in self.operands], [list(t.stride()) for t in self.operands]
@@ -61,7 +66,7 @@ class CallOnDevice:
     def settle(self, plan: Plan) -> list[SettledLaunch]:
         """What a step launches; a grid of no block is no launch."""
         found = []
-        for launch in plan.variant(self.sizes["T"]).launches:
+        for launch in plan.variant(self.sizes["T"], self.newest).launches:
             grid = cast(Grid, tuple(self.size(n) for n in launch.grid))
             if all(grid):
                 found.append(self._settled(launch, grid))
@@ -84,6 +89,9 @@ class CallOnDevice:
                 return self.prepared[name]
             case Coordinate(name=name):
                 return self.coordinates[name]
+            case Peers(fact=fact):
+                assert self.peers is not None
+                return {"memories": self.peers.table.data_ptr(), "rank": self.peers.rank, "ranks": self.peers.ranks}[fact]
             case Scalar(value=number, dtype=dtype):
                 return float(number if isinstance(number, float) else self.size(number)) if dtype == "f32" else self.size(number)
             case _:
@@ -93,8 +101,14 @@ class CallOnDevice:
                 return TensorMap(address, argument.dtype, sizes, strides, box, argument.swizzle)
 
 
-Preparing = Callable[[Ints, Ints], Ints]
-"""Of the spans [S, 2] and lengths [S] of a step."""
+def newest_of(beginnings: Sequence[int], spans: Sequence[tuple[int, int]]) -> int:
+    """The most newest tokens of a sequence of a step, down to where a variant begins: steps of the same are launched alike."""
+    most = max((last - first for first, last in spans), default=0)
+    return max((newest for newest in beginnings if newest <= most), default=1)
+
+
+Preparing = Callable[[list[tuple[int, int]], list[int]], Ints]
+"""Of the spans and lengths of a step."""
 
 
 def preparing(prepared: Prepared, sizes: Mapping[str, int], rows: int, shard: int, capacity: int) -> Preparing:
@@ -104,11 +118,9 @@ def preparing(prepared: Prepared, sizes: Mapping[str, int], rows: int, shard: in
         raise ArtifactError(KERNELS, f"an input is made by {prepared.function!r}, which is not of tskernels", "compile the artifact again")
     function = getattr(importlib.import_module(module), name)
 
-    def make(spans: Ints, lengths: Ints) -> Ints:
-        own = spans
-        if rows < sizes["T"]:
-            own = np.clip(spans, shard * rows, (shard + 1) * rows) - shard * rows
-            own[own[:, 0] >= own[:, 1]] = 0
+    def make(spans: list[tuple[int, int]], lengths: list[int]) -> Ints:
+        first, last = shard * rows, (shard + 1) * rows
+        own = [(max(b, first) - first, min(e, last) - first) if max(b, first) < min(e, last) else (0, 0) for b, e in spans]
         made: Ints = function(StepShape(own, lengths, sizes), **prepared.keywords)
         assert made.dtype == np.int32
         if len(made) > capacity:

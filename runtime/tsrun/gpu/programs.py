@@ -12,20 +12,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tskernels.dtypes import torch_dtype
-from tskernels.registry import Kernel, lookup, op_named
+from tskernels.gpu.peers import CAPACITY
+from tskernels.registry import REFERENCE, Kernel, lookup, op_named
 from tsrun.artifact import PROGRAM, Artifact
 from tsrun.binding import COPY, BoundCall, BoundPlan
 from tsrun.errors import ArtifactError
 from tsrun.gpu.buckets import LARGEST, bucket
 from tsrun.gpu.device import Bytes, Device, Handle
-from tsrun.gpu.kernels_file import KERNELS, KernelsFile, Plan, Prepared, Size, read_kernels
-from tsrun.gpu.launching import CallOnDevice, Preparing, preparing
+from tsrun.gpu.kernels_file import KERNELS, KernelsFile, Plan, Prepared, PreparedInput, Size, read_kernels
+from tsrun.gpu.launching import CallOnDevice, Preparing, newest_of, preparing
+from tsrun.gpu.peers import PeerMemory
 from tsrun.gpu.staging import Staged
 from tsrun.limits import Limits
 from tsrun.output import Output
@@ -36,7 +39,7 @@ from tsrun.step_inputs import StepInputs
 _ALIGNMENT = 256
 _BOUND_SHAPES = 128
 _DTYPES = {torch_dtype(name): name for name in ("f32", "bf16", "f16", "f64", "i32")}
-Key = tuple[int, int, int, int]
+Key = tuple[int, int, int, int, int]
 Work = Callable[[], None]
 
 
@@ -86,7 +89,7 @@ class _Scratch:
 
 class GpuPrograms:
     """inputs: of steps. gives_logits: a step's rows are logits; num_drafts: how many of the plans, the last
-    ones, are drafts, which leave the step's output as it was."""
+    ones, are drafts, which leave the step's output as it was; peers: by axis, where ranks have such memory."""
 
     can_run_head = True  # all logits are on the device, whatever of them was copied
 
@@ -100,8 +103,10 @@ class GpuPrograms:
         inputs: StepInputs,
         *,
         gives_logits: bool,
+        peers: Mapping[str, PeerMemory] = MappingProxyType({}),
     ) -> None:
         self._device = device
+        self._peers = peers
         self._plans = plans
         self._num_drafts = len(program.drafts)
         self._limits = limits
@@ -124,6 +129,7 @@ class GpuPrograms:
             for place in _fixed_places(plans):
                 self._mirror(place)
         self._constants: dict[tuple[float, ...], Tensor] = {}
+        self._beginnings = self._file.beginnings()
         self._bound: OrderedDict[Key, _Bound] = OrderedDict()
         rows = limits.max_output_rows
         self._slots = {
@@ -147,7 +153,8 @@ class GpuPrograms:
         with self._device.entered():
             padded_T, padded_S = self._padded(T, S)
             self._inputs.pad(T, S, padded_T, padded_S, P)
-            bound = self._bound_to(plan, padded_T, padded_S, P)
+            newest = newest_of(self._beginnings, self._inputs.shape_of(S)[0]) if self._beginnings else 1
+            bound = self._bound_to(plan, padded_T, padded_S, P, newest)
             self._copy_in(bound, slot, padded_S)
             if bound.recorded is not None:
                 self._device.replay(bound.recorded)
@@ -158,7 +165,7 @@ class GpuPrograms:
                     if bound.is_captured:
                         bound.recorded = self._device.record(partial(_all, bound.work))
             self._last = S, bound, slot
-            keeps_few = bound.largest is not None and (is_draft or self._inputs.keeps_one(S))
+            keeps_few = bound.largest is not None and self._inputs.keeps_one(S)
             output = self._copy_out(bound, slot, S, logits=not keeps_few)
             slot.mark = self._device.mark()
         return partial(self._ended, slot, output)
@@ -170,6 +177,13 @@ class GpuPrograms:
             found = self._copy_out(bound, slot, S, logits=True)
             self._device.wait(self._device.mark())
         return Output(found.address, found.dtype, found.shape)
+
+    def close(self) -> None:
+        """Let go of what was recorded: collectives are in it, whose group can not end before."""
+        with self._device.entered():
+            self._last = None
+            self._bound.clear()
+            self._device.finish()
 
     def _ended(self, slot: _Slot, output: Output) -> Output:
         if slot.mark is not None:
@@ -215,27 +229,27 @@ class GpuPrograms:
             largest = found.view(np.int32)
         return Output(slot.rows.ctypes.data, dtype, tuple(rows.shape), largest)
 
-    def _bound_to(self, plan: int, T: int, S: int, P: int) -> _Bound:
-        key = plan, T, S, P
+    def _bound_to(self, plan: int, T: int, S: int, P: int, newest: int) -> _Bound:
+        key = plan, T, S, P, newest
         bound = self._bound.get(key)
         if bound is None:
-            bound = self._bind(plan, {"T": T, "S": S, "P": P, "SMS": self._device.multiprocessors})
+            bound = self._bind(plan, {"T": T, "S": S, "P": P, "SMS": self._device.multiprocessors}, newest)
             self._bound[key] = bound
             if len(self._bound) > _BOUND_SHAPES:
                 self._bound.popitem(last=False)
         self._bound.move_to_end(key)
         return bound
 
-    def _bind(self, plan: int, sizes: Mapping[str, int]) -> _Bound:
+    def _bind(self, plan: int, sizes: Mapping[str, int], newest: int) -> _Bound:
         calls = self._plans[plan].calls
-        staged = self._staged(calls, sizes)
+        staged = self._staged(calls, sizes, newest)
         given = dict(staged.tensors)
         work: list[Work] = []
         ids = self._ids.address
         if self._tokens is not None and ids in given:
             raw, given[ids] = given[ids].view(torch.int32), self._device.memory(given[ids].numel())
             work.append(partial(self._device.call, partial(_looked_up_ids, self._tokens, raw, given[ids].view(torch.int32))))
-        work += [step for call in calls for step in self._work(call, sizes, staged, given)]
+        work += [step for call in calls for step in self._work(call, sizes, newest, staged, given)]
         output = self._tensor(self._plans[plan].output, sizes, given)
         largest = None
         if self._gives_logits:
@@ -247,20 +261,22 @@ class GpuPrograms:
         is_captured = sizes["T"] <= LARGEST and all(self._kernels[c.op, c.kernel].is_captured for c in calls if c.op != COPY)
         return _Bound(work, staged, output, largest, is_captured)
 
-    def _staged(self, calls: Sequence[BoundCall], sizes: Mapping[str, int]) -> Staged:
+    def _staged(self, calls: Sequence[BoundCall], sizes: Mapping[str, int], newest: int) -> Staged:
         """What the calls take of the step's inputs, and of what is prepared for them."""
         places = [arg for call in calls for arg in call.args if isinstance(arg, Place) and arg.address in self._step_arrays]
         arrays = {p.address: self._step_arrays[p.address][: prod(value(n, sizes) for n in self._shapes[p.address])] for p in places}
         prepared: dict[str, tuple[Preparing, int]] = {}
         for call in calls:
-            for wanted in () if call.plan is None else self._file.plans[call.plan].prepared:
-                args, out = [_shaped(arg, sizes) if isinstance(arg, Place) else arg for arg in call.args], _shaped(call.out, sizes)
-                on_device = self._on_device(call, args, out, sizes)
+            if call.plan is None or not self._file.plans[call.plan].prepared:
+                continue
+            args, out = [_shaped(arg, sizes) if isinstance(arg, Place) else arg for arg in call.args], _shaped(call.out, sizes)
+            on_device = replace(self._on_device(call, args, out, sizes), newest=newest)
+            for wanted in _prepared(self._file.plans[call.plan], on_device):
                 capacity, shard = on_device.size(wanted.capacity), on_device.coordinates.get("shard", 0)
                 prepared[_identity(wanted, on_device)] = preparing(wanted, sizes, len(out), shard, capacity), capacity
         return Staged.of(self._device, arrays, prepared, self._ids.address, self._vocabulary)
 
-    def _work(self, call: BoundCall, sizes: Mapping[str, int], staged: Staged, given: Mapping[int, Tensor]) -> list[Work]:
+    def _work(self, call: BoundCall, sizes: Mapping[str, int], newest: int, staged: Staged, given: Mapping[int, Tensor]) -> list[Work]:
         args = [self._tensor(arg, sizes, given) if isinstance(arg, Place) else arg for arg in call.args]
         out = self._tensor(call.out, sizes, given)
         if call.op == COPY:
@@ -268,13 +284,17 @@ class GpuPrograms:
             assert isinstance(source, Tensor)
             return [partial(self._device.call, partial(out.copy_, source))]
         kernel = self._kernels[call.op, call.kernel]
-        if call.plan is None:
-            keywords = {**call.attrs, **({"constants": call.constants} if call.constants else {})}
-            result = {} if kernel.kind == "inplace" else {"out": out}
-            return [partial(self._device.call, partial(kernel.function, *args, **keywords, **result))]
-        plan = self._file.plans[call.plan]
-        on_device = self._on_device(call, args, out, sizes)
-        addresses = {wanted.name: staged.prepared[_identity(wanted, on_device)].data_ptr() for wanted in plan.prepared}
+        if call.plan is not None:
+            plan, on_device = self._file.plans[call.plan], replace(self._on_device(call, args, out, sizes), newest=newest)
+            if _has_room(plan, on_device):
+                return self._launches(plan, on_device, staged)
+            kernel = lookup(call.op, REFERENCE)
+        keywords = {**call.attrs, **({"constants": call.constants} if call.constants else {})}
+        result = {} if kernel.kind == "inplace" else {"out": out}
+        return [partial(self._device.call, partial(kernel.function, *args, **keywords, **result))]
+
+    def _launches(self, plan: Plan, on_device: CallOnDevice, staged: Staged) -> list[Work]:
+        addresses = {w.name: staged.prepared[_identity(w, on_device)].data_ptr() for w in _prepared(plan, on_device)}
         launches = replace(on_device, scratch=self._scratch.places(plan, on_device.size), prepared=addresses).settle(plan)
         return [partial(self._device.launch, self._functions[one.function], one.grid, one.arguments) for one in launches]
 
@@ -288,7 +308,8 @@ class GpuPrograms:
             if key not in self._constants:
                 self._constants[key] = self._device.upload(np.asarray(key, np.float32).view(np.uint8))
             constants = self._constants[key].data_ptr()
-        return CallOnDevice([arg for arg in args if isinstance(arg, Tensor)], out, coordinates, sizes, constants)
+        peers = self._peers.get(str(call.attrs.get("axis")))
+        return CallOnDevice([arg for arg in args if isinstance(arg, Tensor)], out, coordinates, sizes, constants, peers=peers)
 
     def _tensor(self, place: Place, sizes: Mapping[str, int], given: Mapping[int, Tensor]) -> Tensor:
         """given: the step's inputs, by the addresses that they have on the host."""
@@ -326,6 +347,17 @@ def _largest(logits: Tensor, out: Tensor) -> None:
     most, first = logits.max(-1)  # NaN where there is one
     out.copy_(first)
     out.masked_fill_((most - most).isnan(), -1)
+
+
+def _has_room(plan: Plan, call: CallOnDevice) -> bool:
+    """Whether ranks have the memory for what a call exchanges, if it does."""
+    return plan.exchanged is None or (call.peers is not None and call.size(plan.exchanged) <= CAPACITY)
+
+
+def _prepared(plan: Plan, call: CallOnDevice) -> list[Prepared]:
+    """What the launches of a step take of what the host makes."""
+    arguments = [a for launch in plan.variant(call.sizes["T"], call.newest).launches for a in launch.arguments]
+    return [wanted for wanted in plan.prepared if PreparedInput(wanted.name) in arguments]
 
 
 def _shaped(place: Place, sizes: Mapping[str, int]) -> Tensor:

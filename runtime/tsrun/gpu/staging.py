@@ -49,7 +49,7 @@ class Staged:
         copied = [(array, begin) for begin, _, array in places]
         return cls(memory, at, tensors, parts, copied, [(make, begin) for begin, _, make, _ in made], of_ids, vocabulary or 0)
 
-    def fill(self, host: Ints, spans: Ints, lengths: Ints) -> None:
+    def fill(self, host: Ints, spans: list[tuple[int, int]], lengths: list[int]) -> None:
         """Write a step's into memory of the host, which then has what the device is to have. spans, lengths: of its sequences."""
         for array, begin in self._inputs:
             host[begin : begin + len(array)] = array

@@ -45,6 +45,7 @@ class HttpSpec(msgspec.Struct):
     keys: list[ApiKey]
     secret: bytes
     drops_nonces: bool
+    chat_template: str | None
     tool_parser: str | None
     reasoning_parser: str | None
     drain_seconds: float
@@ -63,7 +64,7 @@ class HttpSide:
         self._traces = traces
         path = Path(spec.path)
         self._manifest = read_manifest(path)
-        self._tokenizer = asyncio.create_task(asyncio.to_thread(Tokenizer, path / "tokenizer"))
+        self._tokenizer = asyncio.create_task(asyncio.to_thread(Tokenizer, path / "tokenizer", spec.chat_template))
 
     async def open(self, engine: EngineClient, ready: Ready, state: State) -> Front:
         spec, manifest, tokenizer = self._spec, self._manifest, await self._tokenizer
@@ -83,7 +84,7 @@ class HttpSide:
 
 
 def _parsers(spec: HttpSpec, tokenizer: Tokenizer, manifest: Manifest) -> Choice:
-    """Those that were named, and for what was not named those that the checkpoint's template shows."""
+    """Those that were named, and for what was not named those that the chat template shows."""
     found = choose(tokenizer.template_source, manifest.model.name)
     if spec.tool_parser is None and spec.reasoning_parser is None:
         return found

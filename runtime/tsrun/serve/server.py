@@ -55,6 +55,7 @@ class ServeOptions:
     max_requests_per_key: int | None = None
     max_tokens_per_minute_per_key: int | None = None
     drops_nonces: bool = True
+    chat_template: Path | None = None
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     drain_seconds: float = 30.0
@@ -153,6 +154,7 @@ def _http_spec(options: ServeOptions, model: str, path: Path, engine: str) -> Ht
         keys=[ApiKey.of(f"key {n}", key) for n, key in enumerate(options.api_keys, 1)],
         secret=secrets.token_bytes(16),
         drops_nonces=options.drops_nonces,
+        chat_template=None if options.chat_template is None else options.chat_template.read_text(encoding="utf-8"),
         tool_parser=options.tool_parser,
         reasoning_parser=options.reasoning_parser,
         drain_seconds=options.drain_seconds,
@@ -228,6 +230,10 @@ def _check(options: ServeOptions) -> None:
         _check_worker(options)
     elif options.metrics_port is not None:
         raise UsageError("--metrics-port", "HTTP has its metrics at --port", "leave it out, or give --grpc")
+    if options.chat_template is not None:
+        from tsrun.chat_template import read_chat_template  # late: no start needs jinja2
+
+        read_chat_template(options.chat_template)  # that it can be used
     if (options.ssl_certfile is None) != (options.ssl_keyfile is None):
         raise UsageError("--ssl-certfile and --ssl-keyfile", "one is given without the other", "give both")
     for file in (options.ssl_certfile, options.ssl_keyfile):
@@ -241,6 +247,7 @@ def _check_worker(options: ServeOptions) -> None:
         "--api-key": (options.api_keys, "a gateway sends its workers none"),
         "--ssl-certfile": (options.ssl_certfile, "a worker speaks to its gateway in the clear"),
         "--keep-nonces": (not options.drops_nonces, "the gateway renders prompts"),
+        "--chat-template": (options.chat_template, "the gateway renders prompts"),
         "--tool-parser": (options.tool_parser, "the gateway reads calls"),
         "--reasoning-parser": (options.reasoning_parser, "the gateway reads reasoning"),
     }

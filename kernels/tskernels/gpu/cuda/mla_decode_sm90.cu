@@ -5,13 +5,22 @@
 // keys as a whole and values by their first 512 columns. Two warpgroups hold the result, 256 columns each, in
 // registers. They take turns with the scores: of one tile the left warpgroup computes scores and weights, of the next
 // the right one; both multiply all weights with their half of the values. A third warpgroup loads. Each half of a tile
-// is loaded again as soon as the warpgroup that alone reads it as values is done with it.
+// is loaded again as soon as the warpgroup that alone reads it as values is done with it. With -DFP8_CACHE=1 the cache
+// is of e4m3, which the third warpgroup widens.
+#include "fp8_tiles.cuh"
 #include "mla_work.cuh"
 #include "wgmma.cuh"
 
 namespace {
 
 using namespace mla;
+
+#ifndef FP8_CACHE
+#define FP8_CACHE 0
+#endif
+constexpr bool fp8_cache = FP8_CACHE;
+// Registers of a thread.
+constexpr int computing_registers = fp8_cache ? 200 : 232, moving_registers = fp8_cache ? loading_registers : 40;
 
 constexpr int warpgroup = 128, consumers = 2 * warpgroup;
 constexpr int stages = 2;
@@ -118,7 +127,7 @@ struct Consumer {
   float factors[2];  // by which what was summed up so far shrinks
 
   // Weights and new largest scores for the other warpgroup; rows of the tile past the end of the sequence become zeros:
-  // they weigh nothing, but nothing times what was left in the cache may be no number.
+  // they weigh nothing, but nothing times what was left in the cache may be no number. Who widens has done that.
   __device__ void publish(const Item& item, int turn, int index) {
     const int matrix = lane() / 8, at = warp() * 16 + matrix % 2 * 8 + lane() % 8;
 #pragma unroll
@@ -130,7 +139,7 @@ struct Consumer {
     if (lane() % 4 == 0)
       for (int which = 0; which < 2; ++which) shared.largest[index % 2][row(which)] = largest[which];
     const int present = item.length - (item.first_tile + index) * tokens_per_tile;
-    if (present < tokens_per_tile) {
+    if (!fp8_cache && present < tokens_per_tile) {
       ptx::sync(side ? side_right : side_left, warpgroup);  // the scores of all its rows are computed
 #pragma unroll 1
       for (int block = 0; block < latent / 64; ++block)
@@ -269,13 +278,16 @@ struct Consumer {
   }
 };
 
-__device__ __forceinline__ void consume(Shared& shared, const Parameters& p, int side) {
+// before(item, turn): called before each item.
+template <class Before>
+__device__ __forceinline__ void consume(Shared& shared, const Parameters& p, int side, const Before& before) {
   const Range range = own_items(p.work);
   int turn = 0;
   {
     Consumer consumer(shared, p, side);
     for (int i = range.begin; i < range.end; ++i) {
       const Item item = load_item(range.items, i);
+      before(item, i - range.begin);
       ptx::wait(shared.q_full, (i - range.begin) % 2);
       consumer.run(item, turn);
       turn += item.last_tile - item.first_tile;
@@ -296,7 +308,11 @@ __device__ __forceinline__ void consume(Shared& shared, const Parameters& p, int
 // multiprocessors.
 extern "C" __global__ void __launch_bounds__(384, 1)
     mla_decode(const __grid_constant__ CUtensorMap queries, const __grid_constant__ CUtensorMap rotated_queries,
+#if FP8_CACHE
+               const uint8_t* cache, int cache_row_bytes,
+#else
                const __grid_constant__ CUtensorMap cache_left, const __grid_constant__ CUtensorMap cache_right,
+#endif
                const int* work, const int* tables, __nv_bfloat16* out, float* logarithms, float* partials,
                float* partial_logarithms, int* counters, int table_columns, int page_size, int heads, float scale) {
   extern __shared__ __align__(1024) uint8_t memory[];
@@ -312,13 +328,15 @@ extern "C" __global__ void __launch_bounds__(384, 1)
   if (threadIdx.x == 0) {
     ptx::prefetch(queries);
     ptx::prefetch(rotated_queries);
+#if !FP8_CACHE
     ptx::prefetch(cache_left);
     ptx::prefetch(cache_right);
+#endif
     ptx::init_barrier(shared.q_full, 1);
     ptx::init_barrier(shared.q_empty, 8);
     for (int stage = 0; stage < stages; ++stage)
       for (int half = 0; half < 2; ++half) {
-        ptx::init_barrier(shared.full[half][stage], 1);
+        ptx::init_barrier(shared.full[half][stage], fp8_cache ? loading_warps : 1);
         ptx::init_barrier(shared.empty[half][stage], 4);
       }
     ptx::fence_barrier_init();
@@ -326,15 +344,24 @@ extern "C" __global__ void __launch_bounds__(384, 1)
   __syncthreads();
   const int group = __shfl_sync(~0u, threadIdx.x / warpgroup, 0);
   if (group < 2) {
-    ptx::take_registers<232>();
-    consume(shared, p, group);
+    ptx::take_registers<computing_registers>();
+    consume(shared, p, group, [&](const Item& item, int turn) {
+      if (!fp8_cache) return;  // else all who load are widening
+      ptx::wait(shared.q_empty, turn % 2 ^ 1);
+      if (threadIdx.x == 0) load_queries(shared.q, shared.q_full, queries, rotated_queries, item);
+      __syncwarp();
+    });
   } else {
-    ptx::give_registers<40>();
+    ptx::give_registers<moving_registers>();
+#if FP8_CACHE
+    load_fp8_tiles<stages, left_blocks>(shared.cache, shared.full, shared.empty, cache, cache_row_bytes, p);
+#else
     const int warp = threadIdx.x / 32 % 4;
     if (warp == 0) load_tiles<stages>(shared.cache, shared.full[0], shared.empty[0], cache_left, p, 0, left_blocks);
     if (warp == 1)
       load_tiles<stages>(shared.cache, shared.full[1], shared.empty[1], cache_right, p, left_blocks, column_blocks);
     if (warp == 2 && threadIdx.x % 32 == 0)
       load_queries(shared.q, shared.q_full, shared.q_empty, queries, rotated_queries, p);
+#endif
   }
 }

@@ -99,17 +99,22 @@ __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block
   }
 }
 
+// One thread: the queries of an item.
+__device__ __forceinline__ void load_queries(uint8_t (*q)[block_bytes], uint64_t& full, const CUtensorMap& latent_map,
+                                             const CUtensorMap& rotated_map, const Item& item) {
+  ptx::arrive_and_expect(full, column_blocks * block_bytes);
+  ptx::load_box(q[0], latent_map, 0, item.first_row, 0, full);
+  ptx::load_box(q[column_blocks - 1], rotated_map, 0, item.first_row, 0, full);
+}
+
 // One thread: the queries of each item.
 __device__ __forceinline__ void load_queries(uint8_t (*q)[block_bytes], uint64_t& full, uint64_t& empty,
                                              const CUtensorMap& latent_map, const CUtensorMap& rotated_map,
                                              const Parameters& p) {
   const Range range = own_items(p.work);
   for (int i = range.begin; i < range.end; ++i) {
-    const Item item = load_item(range.items, i);
     ptx::wait(empty, (i - range.begin) % 2 ^ 1);
-    ptx::arrive_and_expect(full, column_blocks * block_bytes);
-    ptx::load_box(q[0], latent_map, 0, item.first_row, 0, full);
-    ptx::load_box(q[column_blocks - 1], rotated_map, 0, item.first_row, 0, full);
+    load_queries(q, full, latent_map, rotated_map, load_item(range.items, i));
   }
 }
 

@@ -44,6 +44,45 @@ __device__ __forceinline__ void wait(uint64_t& barrier, int parity) {
   } while (!done);
 }
 
+// --- clusters: blocks that reach each other's shared memory ---
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// All threads of the cluster; what they did before is done for all.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// The address of what lies at the same place in block 0 of the cluster.
+__device__ __forceinline__ uint32_t leader_address(const void* pointer) {
+  uint32_t address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(address) : "r"(shared_address(pointer)));
+  return address;
+}
+
+// As `arrive`, at the leader's barrier.
+__device__ __forceinline__ void arrive_at_leader(uint64_t& barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(leader_address(&barrier))
+               : "memory");
+}
+
+// As `wait`, for what threads of other blocks did before they arrived.
+__device__ __forceinline__ void wait_for_cluster(uint64_t& barrier, int parity) {
+  int done;
+  do {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\nselp.b32 %0, 1, 0, "
+        "p;\n}"
+        : "=r"(done)
+        : "r"(shared_address(&barrier)), "r"(parity)
+        : "memory");
+  } while (!done);
+}
+
 // --- the tensor copy engine (TMA) ---
 
 __device__ __forceinline__ void prefetch(const CUtensorMap& map) {
@@ -56,6 +95,17 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int x
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
       "[%5];" ::"r"(shared_address(to)),
       "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(&barrier))
+      : "memory");
+}
+
+// As `load_box`, by a block of a pair; the bytes count towards the leader's barrier.
+__device__ __forceinline__ void load_box_for_leader(void* to, const CUtensorMap& map, int x, int y, int z,
+                                                    uint64_t& barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.cta_group::2.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+      "%3, "
+      "%4}], [%5];" ::"r"(shared_address(to)),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(leader_address(&barrier))
       : "memory");
 }
 
@@ -122,6 +172,16 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+// Four e4m3 as bf16, exactly.
+__device__ __forceinline__ void widen_e4m3(uint32_t four, uint32_t& first, uint32_t& second) {
+  asm("{\n.reg .b16 a, b, c, d, low, high;\n.reg .b32 x, y;\n.reg .f32 e, f, g, h;\nmov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 x, low;\ncvt.rn.f16x2.e4m3x2 y, high;\nmov.b32 {a, b}, x;\nmov.b32 {c, d}, y;\n"
+      "cvt.f32.f16 e, a;\ncvt.f32.f16 f, b;\ncvt.f32.f16 g, c;\ncvt.f32.f16 h, d;\n"
+      "cvt.rn.bf16x2.f32 %0, f, e;\ncvt.rn.bf16x2.f32 %1, h, g;\n}"
+      : "=r"(first), "=r"(second)
+      : "r"(four));
 }
 
 // Four 8x8 matrices of 16-bit elements from registers to shared memory; lane i gives the address of row i % 8 of matrix

@@ -1,5 +1,5 @@
-// Products of a thread block on Blackwell's tensor cores (tcgen05): accumulators in tensor memory, operands in shared
-// memory.
+// Products of a thread block, or of a pair, on Blackwell's tensor cores (tcgen05): accumulators in tensor memory,
+// operands in shared memory. `group` is 1 or 2 blocks, the same in all of a kernel.
 #pragma once
 
 #include "ptx.cuh"
@@ -13,18 +13,19 @@ constexpr uint32_t upper_lanes = 16u << 16;
 
 __device__ __forceinline__ uint32_t warp_lanes() { return threadIdx.x / 32 % 4 * 32u << 16; }
 
-// A warp; the address comes into shared memory.
-template <int columns>
+// A warp, of a pair one in each block; the address comes into shared memory.
+template <int columns, int group = 1>
 __device__ __forceinline__ void allocate(uint32_t& address) {
-  asm volatile("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%0], %1;" ::"r"(ptx::shared_address(&address)),
-               "n"(columns)
-               : "memory");
-  asm volatile("tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;" ::: "memory");
+  asm volatile(
+      "tcgen05.alloc.cta_group::%2.sync.aligned.shared::cta.b32 [%0], %1;" ::"r"(ptx::shared_address(&address)),
+      "n"(columns), "n"(group)
+      : "memory");
+  asm volatile("tcgen05.relinquish_alloc_permit.cta_group::%0.sync.aligned;" ::"n"(group) : "memory");
 }
 
-template <int columns>
+template <int columns, int group = 1>
 __device__ __forceinline__ void release(uint32_t address) {
-  asm volatile("tcgen05.dealloc.cta_group::1.sync.aligned.b32 %0, %1;" ::"r"(address), "n"(columns));
+  asm volatile("tcgen05.dealloc.cta_group::%2.sync.aligned.b32 %0, %1;" ::"r"(address), "n"(columns), "n"(group));
 }
 
 // Around a barrier: orders accesses to tensor memory before it with those after it.
@@ -44,11 +45,13 @@ __device__ constexpr uint32_t instruction(int rows, int columns, bool columns_co
          static_cast<uint32_t>(columns / 8) << 17 | static_cast<uint32_t>(rows / 16) << 24;
 }
 
-// One thread: d (+)= a b, 16 deep.
+// One thread: d (+)= a b, 16 deep. Of a pair each block has half of the rows of a and of d, and half of the columns of
+// b, at the same addresses.
+template <int group = 1>
 __device__ __forceinline__ void multiply(uint32_t d, uint64_t a, uint64_t b, uint32_t instruction, bool accumulate) {
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\ntcgen05.mma.cta_group::1.kind::f16 [%0], %1, %2, %3, p;\n}" ::"r"(d),
-      "l"(a), "l"(b), "r"(instruction), "r"(static_cast<int>(accumulate))
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %4, 0;\ntcgen05.mma.cta_group::%5.kind::f16 [%0], %1, %2, %3, p;\n}" ::"r"(d),
+      "l"(a), "l"(b), "r"(instruction), "r"(static_cast<int>(accumulate)), "n"(group)
       : "memory");
 }
 
@@ -56,6 +59,15 @@ __device__ __forceinline__ void multiply(uint32_t d, uint64_t a, uint64_t b, uin
 __device__ __forceinline__ void commit(uint64_t& barrier) {
   asm volatile(
       "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%0];" ::"r"(ptx::shared_address(&barrier))
+      : "memory");
+}
+
+// The same at this barrier of both blocks of a pair, when all products of the pair are done that this thread began.
+__device__ __forceinline__ void commit_to_both(uint64_t& barrier) {
+  asm volatile(
+      "tcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster.multicast::cluster.b64 [%0], %1;" ::"r"(
+          ptx::shared_address(&barrier)),
+      "h"(static_cast<uint16_t>(3))
       : "memory");
 }
 
