@@ -37,13 +37,13 @@ def _bound_to(program: Program, name: str, file: Path) -> Program:
         raise ArtifactError(str(file), what, f"compile the model with --target {name}")
     graphs: dict[str, Graph] = {}
     for name_, graph in program.graphs.items():
-        graphs[name_] = _absorbed(graph)
+        graphs[name_] = absorbed(graph)
     for name_, graph in graphs.items():
         graphs[name_] = Graph(graph.inputs, _nodes(graphs, graph, target), graph.output)
     return msgspec.structs.replace(program, graphs=graphs)
 
 
-def _absorbed(graph: Graph) -> Graph:
+def absorbed(graph: Graph) -> Graph:
     """Whoever reads a result with expanded rows in it reads the absorbed ones that these were written into."""
     few: dict[str, str] = {}
     found: list[Node | CallNode] = []

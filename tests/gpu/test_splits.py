@@ -145,9 +145,11 @@ def test_each_row_is_absorbed_or_expanded_and_each_key_of_the_latter_is_made_onc
         Call("ts::expanded_attention", tuple(operands), {"scale": 0.1, "expanded_from": expanded_from}), gpu("sm_90a")
     )
     shapes = [[step.sizes["T"], 16, 128]] * 3 + [[60, 64, 576]] + [[16, 128, 512]] * 2 + [[len(sequences), 2], [len(sequences)], [6, 60]]
-    made = {}
-    for prepared, make in zip(plan.prepared, (expansions, expanded_work), strict=True):
-        made[prepared.name] = make(step, **prepared.keywords)  # type: ignore[arg-type]
+    for_tiles, for_work = plan.prepared
+    of_tiles: dict[str, Any] = dict(for_tiles.keywords)
+    of_work: dict[str, Any] = dict(for_work.keywords)
+    made = {"tiles": expansions(step, **of_tiles), "work": expanded_work(step, **of_work)}
+    for prepared in plan.prepared:
         assert len(made[prepared.name]) <= value(of_operands(prepared.capacity, shapes, shapes), step.sizes)
     chosen = [i for i, (_, new) in enumerate(sequences) if new >= expanded_from]
     begins, past = {}, 0

@@ -52,7 +52,7 @@ def _fits(call: Call) -> bool:
 
 @triton_kernel("ts::expanded_attention", when=_fits, cost=expanded_attention_bound, verified=COMPILED)
 def expanded_attention(call: Call, target: Target) -> Plan:
-    """Steps in which no sequence has so many tokens that it is expanded launch nothing."""
+    """Steps of fewer tokens than a sequence is expanded from launch nothing."""
     heads, content, values = size(call, _FEW, 1), size(call, _CONTENT, 2), size(call, _FEW, 2)
     latent, rotated = size(call, _K_UP, 2), size(call, _ROTATED, 2)
     expanded_from = int(number(call, "expanded_from"))
