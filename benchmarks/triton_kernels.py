@@ -196,13 +196,12 @@ def launcher(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attri
     return run
 
 
-def microseconds(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> float:
-    """Of the launches of a call, in a graph of ten, whose operands are in the cache where they fit: the median of twenty."""
-    run = launcher(op, kernel, operands, out, attributes)
+def microseconds(*calls: Callable[[], object]) -> float:
+    """Of one of ten calls, these in turns, in a graph, whose operands are in the cache where they fit: the median of twenty."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(10):
-            run()
+        for n in range(10):
+            calls[n % len(calls)]()
     event: Any = torch.cuda.Event
     times: list[float] = []
     for _ in range(20):
@@ -243,7 +242,7 @@ def _one(
     else:
         error = float((out != expected).sum())
         good = error == 0
-    time = microseconds(op, kernel, tuple(kept), out, attributes)
+    time = microseconds(launcher(op, kernel, tuple(kept), out, attributes))
     rate = moved / time / 1e3
     print(f"{'ok   ' if good else 'WRONG'} {op:22} {kernel:12} {label:24} rel {error:.2e} {time:9.1f} us {rate:8.0f} GB/s", flush=True)
     results.append({"op": op, "kernel": kernel, "case": label, "good": good, "error": error, "us": time, "gb_per_s": rate})

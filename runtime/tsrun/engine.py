@@ -1,9 +1,10 @@
 """The engine: requests in, events out; plan, run, sample and commit, step after step.
 
 With a depth of 2 the next step is planned while one runs, before the tokens of that one are known; as soon as they are, they go into the
-next, which starts, and what they mean for their requests is found out while it runs. Where the next step is likely to have drafts, which
-depend on these tokens, it is planned after them instead. Dimensions: T tokens, S sequences and D drafts in the step, V
-vocabulary. A request for an embedding is one for a token, but for what becomes of its row. For one thread at a time.
+next, which starts, and what they mean for their requests is found out while it runs. Where a device can look the tokens up by itself, the
+next step starts at once, so that it goes from one to the other without the host. Where the next step is likely to have drafts, which depend
+on these tokens, it is planned after them instead. Dimensions: T tokens, S sequences and D drafts in the step, V vocabulary. A request for
+an embedding is one for a token, but for what becomes of its row. For one thread at a time.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ class Engine:
         self._keeps_all = observer is not None or not options.screen or self._gives == "embeddings"
         self._running: StepPlan | None = None
         self._drafts = Drafts()  # of the step that runs
+        self._decided = False  # whether its largest logits are the tokens that come of it
         self._branches = Branches(self.limits, program)
         self._ran: Step
         self._wanted: dict[int, list[Branch]] = {}  # branches of the next step, by request
@@ -255,20 +257,22 @@ class Engine:
                 assert not self._streams, "the scheduler has nothing to do for the requests that are open"
                 return events
             self._start(self._running)
-        plan, drafts = self._running, self._drafts
+        plan, ran, drafts, decided = self._running, self._ran, self._drafts, self._decided
         following = self._plan(events) if self._depth > 1 and not self._waits(plan) else None
+        if following is not None and decided:
+            self._start(following)
         result = self._ranks.result()
-        outcome = Outcome(plan, self._ran, drafts, result, [s for s, _ in self._sampling(plan)])
+        outcome = Outcome(plan, ran, drafts, result, [s for s, _ in self._sampling(plan)])
         if self._observer is not None:
             self._observer(outcome.logits())
         failed = self._take_failed(plan, outcome)
         self._branches.keep(grown for grown in map(outcome.branch, outcome.came) if grown is not None)
         self._running = following
-        if following is not None:
+        if following is not None and not decided:
             _fill(following.ids, outcome.last_tokens())
             self._start(following)
         now = time.monotonic()
-        sampled = list(self._sampling(plan))
+        sampled = self._sampling(plan)
         for s, request in sampled:
             drafter = self._streams[request].drafter
             if drafter is not None:
@@ -336,7 +340,9 @@ class Engine:
             step = with_rows(step, drafts.rows, step.keep[drafts.sequences])
         if scored:
             step = with_rows(step, [one.row for one in scored], [0] * len(scored))
-        self._ranks.start(step, self._draws(plan, step, drafts, scored))
+        draws = self._draws(plan, step, drafts, scored)
+        self._decided = self._is_decided(draws)
+        self._ranks.start(step, draws)
 
     @staticmethod
     def _rows_of_decodes(plan: StepPlan, drafts: Drafts) -> int | None:
@@ -368,20 +374,18 @@ class Engine:
             if stream is not None:
                 events.append(Event(request, (), stream.flush(), "deadline", times=stream.times_of_end(time.monotonic())))
 
-    def _sampling(self, plan: StepPlan) -> Iterator[tuple[int, int]]:
+    def _sampling(self, plan: StepPlan) -> list[tuple[int, int]]:
         """Of the open requests that get a token from a step: their places in it and their numbers."""
-        for s in np.flatnonzero(plan.samples):
-            request = int(plan.requests[s])
-            if request in self._streams:
-                yield int(s), request
+        requests = enumerate(zip(plan.requests.tolist(), plan.samples.tolist(), strict=True))
+        return [(s, request) for s, (request, samples) in requests if samples and request in self._streams]
 
     def _keep(self, plan: StepPlan) -> Ints:
         """How many of each sequence's largest logits its sampling looks at, 0 for all; of one that gets no token the fewest."""
-        keep_S = np.ones(len(plan.requests), dtype=np.int32)
+        kept = [1] * len(plan.requests)
         for s, request in self._sampling(plan):
             stream = self._streams[request]
-            keep_S[s] = 0 if self._keeps_all else stream.first_keep if self._ranks.can_run_head else stream.keep
-        return keep_S
+            kept[s] = 0 if self._keeps_all else stream.first_keep if self._ranks.can_run_head else stream.keep
+        return np.array(kept, dtype=np.int32)
 
     def _draws(self, plan: StepPlan, step: Step, drafts: Drafts, scored: list[Scored]) -> Draws | Embeds | None:
         """The tokens or embeddings that a step is to bring; None where the program picks tokens."""
@@ -401,10 +405,19 @@ class Engine:
         masks = self._constraints.fill([(allowed, drafts.of_sequence(s)) for s, allowed in told.items()]) if told else None
         return Draws(samplers, step.lengths[:num_sequences], masks, scored, step.keep, asked, told, drafts)
 
+    def _is_decided(self, draws: Draws | Embeds | None) -> bool:
+        """Whether a step's tokens are the largest logits of its rows, whatever the host says, and nothing runs before the next step."""
+        if not isinstance(draws, Draws) or not self._ranks.runs_ahead or self._speculation.runs_a_model:
+            return False
+        is_plain = not (draws.drafts.tokens.size or draws.drafts.branches or draws.scored or draws.asked or draws.told)
+        return is_plain and draws.keep is not None and bool((draws.keep == 1).all())
+
     def _take_failed(self, plan: StepPlan, outcome: Outcome) -> list[Event]:
         """End the requests of a step that there is no further token for; the others go on."""
         failed: list[Event] = []
-        for s, request in list(self._sampling(plan)):
+        if not outcome.has_failures:
+            return failed
+        for s, request in self._sampling(plan):
             failure = outcome.failure(s)
             if failure is None:
                 continue

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -80,10 +80,10 @@ class Executor:
         peers: Mapping[str, PeerMemory] = MappingProxyType({}),
     ) -> None:
         self._program = program
-        self._inputs = StepInputs(limits) if device is None else StepInputs(limits, device.pinned_ints)
+        self._inputs = StepInputs(limits)
         memory_of = zeros if device is None else device.zeros
-        self._entered: Callable[[], AbstractContextManager[None]] = nullcontext if device is None else device.entered
         self._limits = limits
+        self._device = device
         self._gpu: GpuPrograms | None = None
         self._pages: HoldsPages
         self.programs: Programs
@@ -124,11 +124,32 @@ class Executor:
 
     def run(self, step: Step, draws: Draws | Embeds | None = None) -> Output:
         """Run one step; the result is the program's output, with the tokens that are drawn from its logits, or the embeddings."""
-        with self._entered():
-            self._pages.copy(step.copies)
-            self._kept.carry(step.carried)
+        return self.start(step, draws)()
+
+    def start(self, step: Step, draws: Draws | Embeds | None = None) -> Callable[[], Output]:
+        """Begin a step; what is given back waits for its end, and gives what `run` does. Where `runs_ahead`, another may be begun before
+        that, and ids of it may be the places, `~s`, of sequences in this one, whose largest logits they are; else all is done here."""
+        if self._device is None:
+            self._bring(step)
+        elif step.copies.size or step.carried.size:
+            with self._device.entered():
+                self._device.call(partial(self._bring, step))
         sizes = self._filled(step)
-        output = self.programs.run(*sizes)
+        if self._gpu is not None:
+            return partial(self._drawn, self._gpu.start(*sizes), draws, sizes)
+        output = self._drawn(partial(self.programs.run, *sizes), draws, sizes)
+        return lambda: output
+
+    @property
+    def runs_ahead(self) -> bool:
+        return self._gpu is not None
+
+    def _bring(self, step: Step) -> None:
+        self._pages.copy(step.copies)
+        self._kept.carry(step.carried)
+
+    def _drawn(self, ended: Callable[[], Output], draws: Draws | Embeds | None, sizes: tuple[int, int, int, int]) -> Output:
+        output = ended()
         if draws is None:
             return output
         chosen = draws.choose(output)

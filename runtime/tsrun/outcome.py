@@ -25,11 +25,19 @@ class Outcome:
     def __init__(self, plan: StepPlan, step: Step, drafts: Drafts, result: Output, sampled: Iterable[int]) -> None:
         self._plan, self.step, self._drafts, self._result = plan, step, drafts, result
         tokens = result.tokens()
-        self.came = {s: drafts.came(tokens, s) for s in sampled}
+        if drafts.tokens.size:
+            self.came = {s: drafts.came(tokens, s) for s in sampled}
+        else:
+            numbers = tokens.tolist()
+            self.came = {s: [(s, numbers[s])] for s in sampled}
 
     def tokens(self, s: int) -> list[int]:
         """Those that there are."""
         return [token for _, token in self.came[s] if token >= 0]
+
+    @property
+    def has_failures(self) -> bool:
+        return any(found[-1][1] < 0 for found in self.came.values())
 
     @property
     def branches(self) -> tuple[Grown, ...]:
@@ -58,10 +66,10 @@ class Outcome:
 
     def last_tokens(self) -> Ints:
         """[S], 0 where a sequence gets none."""
-        tokens_S = np.zeros(len(self._plan.requests), dtype=np.int32)
+        tokens = [0] * len(self._plan.requests)
         for s, found in self.came.items():
-            tokens_S[s] = max(0, found[-1][1])
-        return tokens_S
+            tokens[s] = max(0, found[-1][1])
+        return np.array(tokens, dtype=np.int32)
 
     def for_scheduler(self) -> tuple[Ints, Ints | None]:
         """Tokens and counts, as a commit takes them; of a request that has ended some token."""

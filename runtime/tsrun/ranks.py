@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from math import lcm
@@ -95,7 +97,7 @@ class Ranks:
     """All ranks of an artifact, this process being rank 0. With one rank there is no other process and no group.
 
     A step is started, then its result is taken, in turns. With a depth of 1 it runs within `start`; else in a thread, while the caller
-    does something else.
+    does something else, or where an executor runs ahead, on its device: then the next may be started before the result is taken.
     """
 
     def __init__(self, path: Path, options: LimitOptions, *, threads: int | None, progress: Callable[[int, int], None] | None) -> None:
@@ -104,6 +106,7 @@ class Ranks:
         self._group: Group | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._ahead: deque[Callable[[], Output]] = deque()  # what waits for steps, the oldest first
         self._step: Future[Output] = Future()
         processes = num_processes(manifest)
         started = check_launch(processes)
@@ -144,6 +147,7 @@ class Ranks:
             self._executor = Executor(*what, screen=options.screen, device=device, peers=peers)
             if self.draft is not None:
                 self.draft.bind(self.limits, share, self._executor)
+            self.runs_ahead = options.depth > 1 and self._group is None and self._executor.runs_ahead
             if options.depth > 1:
                 self._thread = ThreadPoolExecutor(1, "tsrun-step")
             self._expect("bound")
@@ -157,7 +161,10 @@ class Ranks:
 
     def start(self, step: Step, draws: Draws | Embeds | None) -> None:
         """Begin a step on every rank, and draw tokens here, or take embeddings. The result of the one before is no longer valid."""
-        self._begin(lambda: self._run(step, draws))
+        if self.runs_ahead:
+            self._ahead.append(self._executor.start(step, draws))
+        else:
+            self._begin(lambda: self._run(step, draws))
 
     def start_chain(self, chain: Chain) -> None:
         """Begin a chain of guesses, in the place of a step: of the artifact that drafts, where there is one, or by the ranks' own entry."""
@@ -174,7 +181,9 @@ class Ranks:
             self._step.set_exception(error)
 
     def result(self) -> Output:
-        """The output of the step that was started, or what went wrong with it."""
+        """The output of the step that was started, or what went wrong with it; of several the first's."""
+        if self._ahead:
+            return self._ahead.popleft()()
         try:
             return self._step.result()
         except BaseException:
@@ -207,7 +216,10 @@ class Ranks:
         return output
 
     def close(self) -> None:
-        """Tell the other ranks to stop, and wait for their processes. May be called again."""
+        """Tell the other ranks to stop, and wait for their processes, and for what is under way. May be called again."""
+        with contextlib.suppress(RuntimeError):  # of a device that is gone
+            while self._ahead:
+                self._ahead.popleft()()
         if self._thread is not None:
             self._thread.shutdown()  # when the step that runs is over
         group, self._group = self._group, None

@@ -72,6 +72,11 @@ class Speculation:
     def is_on(self) -> bool:
         return self._drafters is not None
 
+    @property
+    def runs_a_model(self) -> bool:
+        """Whether guesses are made between steps."""
+        return self._guesser is not None
+
     def drafter(self, request: GenerationRequest, ends: Collection[int]) -> Drafter | None:
         return None if self._drafters is None else self._drafters.drafter(request.prompt, request.cache_salt, ends)
 

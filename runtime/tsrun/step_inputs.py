@@ -5,7 +5,7 @@ Dimensions: T tokens and S sequences in the step, P columns of the block tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +29,10 @@ StepInput = tuple[str, int]
 """What it is called in a program, and the window of the caches that it is about: slots and tables are there once for each."""
 
 
-def _zeros(size: int) -> Ints:
-    return np.zeros(size, dtype=np.int32)
-
-
 class StepInputs:
-    """One array an input, as large as the limits allow: a step uses the beginning. memory: gives zeros, so many."""
+    """One array an input, as large as the limits allow: a step uses the beginning."""
 
-    def __init__(self, limits: Limits, memory: Callable[[int], Ints] = _zeros) -> None:
+    def __init__(self, limits: Limits) -> None:
         T, S = limits.max_step_tokens, limits.max_output_rows
         columns = table_columns(limits.pages_of(limits.max_context))
         self._windows = tuple(limits.pages)
@@ -47,7 +43,7 @@ class StepInputs:
         sizes |= dict.fromkeys((("lengths", 0), ("last", 0), ("keep", 0), ("states", 0)), S)
         for window in self._windows:
             sizes |= {("slots", window): T, ("tables", window): S * columns}
-        self._arrays: dict[StepInput, Ints] = {given: memory(size) for given, size in sizes.items()}
+        self._arrays: dict[StepInput, Ints] = {given: np.zeros(size, dtype=np.int32) for given, size in sizes.items()}
 
     def places(self) -> Mapping[StepInput, Place]:
         return {(name, window): fixed(array.ctypes.data, "i32", _SHAPES[name], array) for (name, window), array in self._arrays.items()}
@@ -77,6 +73,8 @@ class StepInputs:
 
     def pad(self, T: int, S: int, padded_T: int, padded_S: int, columns: int) -> None:
         """Add rows that belong to no sequence, and write to the page past the last, and sequences that have no rows."""
+        if (padded_T, padded_S) == (T, S):
+            return
         for name in ("ids", "positions"):
             self._arrays[name, 0][T:padded_T] = 0
         for window, past in self._past.items():
@@ -93,8 +91,8 @@ class StepInputs:
 
     def shape_of(self, S: int) -> tuple[list[tuple[int, int]], list[int]]:
         """Spans and lengths."""
-        spans = self._arrays["spans", 0][: 2 * S].reshape(S, 2)
-        return [(int(first), int(last)) for first, last in spans], self._arrays["lengths", 0][:S].tolist()
+        spans = self._arrays["spans", 0][: 2 * S].reshape(S, 2).tolist()
+        return [(first, last) for first, last in spans], self._arrays["lengths", 0][:S].tolist()
 
     def keep_all(self, is_wanted_S: NDArray[np.bool_]) -> None:
         """Of these sequences all logits are wanted, and of the others the fewest."""

@@ -1,9 +1,12 @@
-"""A device that is none: it records what it is asked for, and does it on the CPU, Triton's functions in the interpreter."""
+"""A device that is none: it records what it is asked for, and does it on the CPU, Triton's functions in the interpreter. It does so as late
+as it may, when somebody waits: what the host changes too early shows.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,14 +41,16 @@ class Asked:
 
 @dataclass(eq=False)
 class InterpretingDevice(Device):
-    """asked: in order, but for what a recording does when it is played. What it shares are files
-    of the folder, which processes of this host may open."""
+    """asked: in order, but for what a recording does when it is played; pending: of it what is not done yet, and how much was. What it
+    shares are files of the folder, which processes of this host may open."""
 
     architecture: str = "sm_90a"
     multiprocessors: int = 6
     free_bytes: int = 1 << 28
     asked: list[Asked] = field(default_factory=list)
     recording: list[Callable[[], object]] | None = None
+    pending: deque[Callable[[], object]] = field(default_factory=deque)
+    num_done: int = 0
     collectives: Literal["gloo", "nccl"] = "gloo"
     mapped: list[mmap] = field(default_factory=list)
     folder: Path | None = None
@@ -75,7 +80,7 @@ class InterpretingDevice(Device):
         self.close_shared(address)
 
     def finish(self) -> None:
-        pass
+        self.wait(self.mark())
 
     def upload(self, source: Bytes) -> Tensor:
         return torch.from_numpy(source.copy())
@@ -114,22 +119,25 @@ class InterpretingDevice(Device):
     def replay(self, recorded: Handle) -> None:
         assert isinstance(recorded, list)
         self.asked.append(Asked("replay"))
-        for work in recorded:
-            work()
+        self.pending.extend(recorded)
 
     def mark(self) -> Handle:
         self.asked.append(Asked("mark"))
-        return len(self.asked)
+        return self.num_done + len(self.pending)
 
     def wait(self, mark: Handle) -> None:
+        assert isinstance(mark, int)
         self.asked.append(Asked("wait"))
+        while self.num_done < mark:
+            self.pending.popleft()()
+            self.num_done += 1
 
     def _do(self, asked: Asked, work: Callable[[], object]) -> None:
         self.asked.append(asked)
         if self.recording is not None:
             self.recording.append(work)
         else:
-            work()
+            self.pending.append(work)
 
 
 def interpret(function: Function, grid: Grid, arguments: Sequence[Value]) -> None:

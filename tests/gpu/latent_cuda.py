@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import gcd
@@ -73,10 +73,11 @@ def run(
     blocks: int = 4,
     loud: float = 1,
     max_instructions: int = 1 << 32,
+    start: Callable[..., Report] = launch,
 ) -> tuple[float, float, Report]:
     """The error of the result, relative, and the largest of the logarithms. queries: newest tokens of each sequence; loud: what the queries
     are multiplied by: of 8 the maxima grow so much from tile to tile that the result has to be made smaller. What lies in the cache past
-    the end of a sequence is no number."""
+    the end of a sequence is no number. start: what launches it, as the emulator does."""
     ends = np.cumsum(queries).tolist()
     spans = [(end - count, end) for end, count in zip(ends, queries, strict=True)]
     used, columns = sum(-(-n // page) for n in lengths), max(-(-n // page) for n in lengths)
@@ -102,7 +103,7 @@ def run(
     arguments: list[Argument] = [_boxes(q, 64, 8), _boxes(rotated, 64, 1), *rows_of_cache, encoded, tables]
     arguments += [Uninitialized(a) for a in (out, logarithms, partials, np.zeros(partials.shape[:2], np.float32))]
     arguments += [counters, columns, page, heads, WIDTH**-0.5]
-    report = launch(ptx, decode.function, blocks, decode.threads, arguments, shared_bytes=SHARED_BYTES, max_instructions=max_instructions)
+    report = start(ptx, decode.function, blocks, decode.threads, arguments, shared_bytes=SHARED_BYTES, max_instructions=max_instructions)
     error = of_logarithms = 0.0
     for i, ((begin, end), n) in enumerate(zip(spans, lengths, strict=True)):
         rows = slice(begin * heads, end * heads)

@@ -202,11 +202,15 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "ROWS": COMBINED_ROWS,
         "ROOM": wide.rows,
     }
-    grid = (room, heads, cdiv(wide.rows, COMBINED_ROWS))
-    combine = Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
-    all_narrow = Variant((of(narrow, False, capacity(narrow)), combine))
+
+    def combine(rows: int) -> Launch:
+        """Of tiles of at most so many."""
+        grid = (room, heads, cdiv(rows, COMBINED_ROWS))
+        return Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
+
+    all_narrow = Variant((of(narrow, False, capacity(narrow)), combine(narrow.rows)))
     mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
-    both = Variant((*mixed, of(wide, True, capacity(wide)), combine), tiles.wide_from)
+    both = Variant((*mixed, of(wide, True, capacity(wide)), combine(wide.rows)), tiles.wide_from)
     wide_from = tiles.wide_from if narrow != wide else NEVER
     variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == 1 else (all_narrow, both)
     numbers = {

@@ -15,7 +15,6 @@ from torch import Tensor
 from tskernels.dtypes import size_bytes
 from tsrun.gpu.kernels_file import Function
 from tsrun.places import Place, fixed
-from tsrun.step import Ints
 
 Bytes = NDArray[np.uint8]
 Handle = object
@@ -78,10 +77,6 @@ class Device(Protocol):
 
     def pinned(self, num_bytes: int) -> Bytes:
         """Memory of the host that the device copies from and to without a detour; zeros."""
-
-    def pinned_ints(self, size: int) -> Ints:
-        """The same, as i32[size]."""
-        return self.pinned(4 * max(1, size)).view(np.int32)[:size]
 
     def load(self, function: Function, code: bytes) -> Handle:
         """Raises MachineError where it can not be loaded."""
