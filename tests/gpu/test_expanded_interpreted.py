@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from tests.gpu.test_attention_interpreted import OFF
 from tests.kernels.test_attention import make_step
 from torch import Tensor
 
+from tskernels.fp8_cache import narrow
 from tskernels.registry import lookup, op_named
 
 few = settings(deadline=None, max_examples=4)
@@ -65,7 +66,8 @@ def agree(given: Expansion, dtype: str, expanded_from: int) -> Tensor:
     reference = op_named("ts::expanded_attention").reference
     expected = reference(*map(wide, given.operands(before.clone())), scale=SCALE, expanded_from=expanded_from)
     result = before.clone()
-    lookup("ts::expanded_attention", "triton").function(*given.operands(result), scale=SCALE, expanded_from=expanded_from)
+    kernel = "triton_fp8_cache" if given.cache.dtype == torch.float8_e4m3fn else "triton"
+    lookup("ts::expanded_attention", kernel).function(*given.operands(result), scale=SCALE, expanded_from=expanded_from)
     spans = given.step[0].tolist()
     for first, last in spans:
         if last - first < expanded_from:
@@ -83,6 +85,7 @@ def agree(given: Expansion, dtype: str, expanded_from: int) -> Tensor:
     widths=st.sampled_from([(16, 8, 24, 16), (24, 16, 64, 40)]),
     dtype=st.sampled_from(sorted(DTYPES)),
     expanded_from=st.sampled_from([1, 4, 20]),
+    fp8=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_expanded_attention(
@@ -92,9 +95,11 @@ def test_expanded_attention(
     widths: tuple[int, int, int, int],
     dtype: str,
     expanded_from: int,
+    fp8: bool,
     seed: int,
 ) -> None:
     given = make(sequences, page_size, heads, widths, dtype, seed)
+    given = replace(given, cache=narrow(given.cache)) if fp8 else given
     if len(given.content):
         agree(given, dtype, expanded_from)
 

@@ -136,7 +136,7 @@ MATRICES = (
     *(attention("bf16", 8, 8, 128, window=128, sinks=True), attention("bf16", 4, 2, 256, softcap=50.0), attention("f32", 8, 4, 128)),
     *(latent("bf16", 16), latent("bf16", 128), latent("f16", 64), latent("f32", 16)),
     *(in_fp8(latent("bf16", 16)), in_fp8(attention("bf16", 8, 4, 128))),
-    expanded("bf16", 8),
+    *(expanded("bf16", 8), in_fp8(expanded("bf16", 8))),
     *(gated("bf16", 4096, 24576), gated("f16", 2048, 8192), gated("f32", 576, 3072)),
     *(call for form in FORMS for call in (linear("bf16", 4096, 4096, form), gated("bf16", 4096, 8192, f"gated_{form}"))),
     *(experts("bf16", 128, 768, 2048), experts("bf16", 32, 2880, 2880, bias=True), experts("f32", 8, 64, 64)),

@@ -25,7 +25,7 @@ from tskernels.gpu.launch import (
 )
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, cdiv, larger, smaller
 from tskernels.gpu.splits import EXPANSION, RECORD
-from tskernels.gpu.triton_entry import is_nvidia, number, only, padded, size, source, stride, triton_kernel
+from tskernels.gpu.triton_entry import cache_kernel, is_nvidia, number, only, padded, size, source, stored_type, stride
 from tskernels.registry import Call, one_float_type
 from tskernels.target import Target
 
@@ -65,7 +65,7 @@ def _fits(call: Call) -> bool:
     return one_float_type(call) and max(size(call, _CONTENT, 2), size(call, _FEW, 2)) <= _WIDEST and number(call, "expanded_from") > 0
 
 
-@triton_kernel("ts::expanded_attention", when=_fits, cost=expanded_attention_bound, verified=_RUN)
+@cache_kernel("ts::expanded_attention", _CACHE, cost=expanded_attention_bound, when=_fits, verified=_RUN)
 def expanded_attention(call: Call, target: Target) -> Plan:
     """Steps of fewer tokens than a sequence is expanded from launch nothing."""
     heads, content, values = size(call, _FEW, 1), size(call, _CONTENT, 2), size(call, _FEW, 2)
@@ -82,7 +82,8 @@ def expanded_attention(call: Call, target: Target) -> Plan:
     splits = larger(room, cdiv(tokens, tile.rows) + sequences)
     made_tiles = cdiv(keys, tile.made) + sequences
     types = {
-        **dict.fromkeys(("cache", "w", "content", "rotated", "keys", "values", "turned", "out", "sinks"), dtype),
+        "cache": stored_type(call, _CACHE),
+        **dict.fromkeys(("w", "content", "rotated", "keys", "values", "turned", "out", "sinks"), dtype),
         **dict.fromkeys(("tables", "work", "tiles"), "i32"),
         **dict.fromkeys(("partials", "logs"), "f32"),
     }

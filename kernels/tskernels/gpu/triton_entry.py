@@ -55,13 +55,15 @@ def triton_kernel(
     return register
 
 
-def cache_kernel(op: str, cache: int, *, cost: Cost) -> Callable[[Planner], Planner]:
-    """`triton_kernel` of an op on a cache, the operand of this number: by rows, and in fp8."""
+def cache_kernel(
+    op: str, cache: int, *, cost: Cost, when: When = one_float_type, verified: Verification = RUN
+) -> Callable[[Planner], Planner]:
+    """`triton_kernel` of an op on a cache, the operand of this number: by rows, and in fp8. verified: by rows."""
 
     def register(planner: Planner) -> Planner:
-        triton_kernel(op, when=one_float_type, cost=cost)(planner)
+        triton_kernel(op, when=when, cost=cost, verified=verified)(planner)
         fp8 = {cache: FP8_CACHE}
-        return triton_kernel(op, when=one_float_type, cost=cost, layouts=fp8, suffix=f"_{FP8_CACHE}", verified=COMPILED)(planner)
+        return triton_kernel(op, when=when, cost=cost, layouts=fp8, suffix=f"_{FP8_CACHE}", verified=COMPILED)(planner)
 
     return register
 
