@@ -1,8 +1,8 @@
 """Sessions of coding agents against our server, llama.cpp's and vLLM's on this machine's CPU: the same ones, taking turns, and the front.
 
 usage: python benchmarks/agentic.py [--model gemma|smollm2] [--peers llama-cpp=PROGRAM,vllm=PYTHON] [--concurrency 1,2,4,8,16]
-                                    [--repeats 3] [--sessions 4] [--seed N] [--context 4096] [--folder RESULTS] [--plot FILE.png|html]
-                                    [--ours "OPTIONS OF tsrun serve"] [--weights FOLDER] [--quick]
+                                    [--repeats 3] [--sessions 4] [--most-seconds N] [--seed N] [--context 4096] [--folder RESULTS]
+                                    [--plot FILE.png|html] [--ours "OPTIONS OF tsrun serve"] [--weights FOLDER] [--quick]
 
 All servers are up for the whole time, with two threads each, and wait while another is measured; the client is this process, on the same
 two cores. Contenders take turns at each number of users, in another order each repeat. Sessions are those of `tsrun bench agentic` (its
@@ -56,6 +56,7 @@ def main() -> None:
         seed=given.seed,
         scale=scale,
         floor=given.floor,
+        most_seconds=given.most_seconds,
     )
     with ExitStack() as stack:
         limits = [
@@ -119,6 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", default="1,2,4,8,16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sessions", type=int, default=4)
+    parser.add_argument("--most-seconds", type=float, default=float("inf"), help="of a run, which is over then whatever is under way")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--context", type=int, default=4608, help="of each server; conversations end before")
     parser.add_argument("--floor", type=float, default=10.0, help="tokens a second of a user, for goodput")
