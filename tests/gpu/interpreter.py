@@ -27,3 +27,10 @@ def require() -> None:
     """For a module of tests that needs it."""
     pytest.importorskip("triton", reason="needs Triton: pip install tsc-llm[triton]")
     assert sys.modules["triton"].knobs.runtime.interpret, "Triton was imported to compile: tests/conftest.py has to come first"
+
+
+FORKS = (
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),  # JAX's, which what is forked does not use
+)
+"""Of tests whose ranks are forked: they have what is shared at the addresses where it is here."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from tests.gpu.interpreter import require
+from tests.gpu.interpreter import FORKS, require
 from tests.gpu.interpreting import interpret
 from torch import Tensor
 
@@ -29,7 +29,7 @@ from tsrun.gpu.peers import PeerMemory
 
 require()
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+pytestmark = FORKS
 NORM = {"axis": "tp", "eps": 1e-6, "offset": 1.0}
 
 
@@ -102,7 +102,6 @@ def run(exchanges: Sequence[Exchange], ranks: int) -> None:
 
 
 def in_processes(be: Callable[[int], None], ranks: int) -> None:
-    """Forked, so that they have what is shared at the addresses where it is here."""
     processes = [multiprocessing.get_context("fork").Process(target=be, args=(rank,)) for rank in range(ranks)]
     for process in processes:
         process.start()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gpu.interpreter import require
+from tests.gpu.interpreter import FORKS, require
 from tests.gpu.interpreting import InterpretingDevice
 from tests.gpu.models import LLAMA, GpuModels
 from tests.gpu.test_executor import PROMPTS, tokens
@@ -22,10 +22,7 @@ from tsrun.worker import serve
 
 require()
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, *FORKS]
 
 
 class ForkedWorker(ranks.Worker):
