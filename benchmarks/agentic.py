@@ -2,7 +2,7 @@
 
 usage: python benchmarks/agentic.py [--model gemma|smollm2] [--peers llama-cpp=PROGRAM,vllm=PYTHON] [--concurrency 1,2,4,8,16]
                                     [--repeats 3] [--sessions 4] [--most-seconds N] [--seed N] [--context 4096] [--folder RESULTS]
-                                    [--plot FILE.png|html] [--ours "OPTIONS OF tsrun serve"] [--weights FOLDER] [--quick]
+                                    [--plot FILE.png|html] [--ours "LABEL=OPTIONS OF tsrun serve"]... [--weights FOLDER] [--quick]
 
 All servers are up for the whole time, with two threads each, and wait while another is measured; the client is this process, on the same
 two cores. Contenders take turns at each number of users, in another order each repeat. Sessions are those of `tsrun bench agentic` (its
@@ -59,18 +59,11 @@ def main() -> None:
         most_seconds=given.most_seconds,
     )
     with ExitStack() as stack:
-        limits = [
-            "--max-sequences",
-            str(users),
-            "--max-context",
-            str(context),
-            "--threads",
-            str(THREADS),
-            "--chat-template",
-            str(CONVERSATION),
-            *shlex.split(given.ours),
-        ]
-        urls = {"tsrun": stack.enter_context(served(weights.artifact, limits))}
+        limits = ["--max-sequences", str(users), "--max-context", str(context), "--threads", str(THREADS)]
+        limits += ["--chat-template", str(CONVERSATION)]
+        urls = {}
+        for label, _, more in (one.partition("=") for one in given.ours):
+            urls[label] = stack.enter_context(served(weights.artifact, [*limits, *shlex.split(more)]))
         versions = {}
         for peer, program in given.peers.items():
             port = free_port()
@@ -126,11 +119,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--floor", type=float, default=10.0, help="tokens a second of a user, for goodput")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--ours", default="")
+    parser.add_argument("--ours", action="append", metavar="LABEL=OPTIONS", help="of `tsrun serve`, may be repeated [default: tsrun=]")
     parser.add_argument("--weights", type=Path, default=default_folder())
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--quick", action="store_true", help="few and short sessions, to see that everything runs")
     given = parser.parse_args()
+    given.ours = given.ours or ["tsrun="]
     given.concurrency = tuple(map(int, given.concurrency.split(",")))
     given.peers = {name: Path(program) for name, _, program in (one.partition("=") for one in given.peers.split(",") if one)}
     if unknown := set(given.peers) - {"llama-cpp", "vllm"}:
