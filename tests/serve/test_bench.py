@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.serve.conftest import Server
 
 from tsrun.bench.records import Result, TurnRecord, read
+from tsrun.bench.servers import served
 from tsrun.bench.summary import figures
 from tsrun.cli import run
 
@@ -153,3 +155,11 @@ def test_nobody_there_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) ->
         port = taken.getsockname()[1]
     assert run(["bench", "agentic", "--url", f"http://127.0.0.1:{port}"]) == 3
     assert "does not answer" in capsys.readouterr().err
+
+
+def test_a_server_that_is_measured_for_long_goes_on(model: Path) -> None:
+    """It writes a line for each request, more than a pipe holds that nobody reads."""
+    with served(model, ["--threads", "1"]) as url, httpx.Client(base_url=url, timeout=20) as client:
+        for _ in range(300):
+            asked = {"model": "toy", "prompt": "a", "max_tokens": 1}
+            assert client.post("/v1/completions", json=asked, headers={"x-request-id": "x" * 120}).status_code == 200

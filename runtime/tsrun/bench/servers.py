@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,29 +21,37 @@ _STOP_SECONDS = 30
 def served(model: Path, options: Sequence[str]) -> Iterator[str]:
     """`tsrun serve` on a free port; its URL. Raises MachineError with what it said where it does not start."""
     command = [sys.executable, "-m", "tsrun", "serve", str(model), "--port", "0", "--log-format", "json", *options]
-    with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=log, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")  # not a pipe, which nobody would read while it is measured: a full one stops the server
+        with log.open("w") as said:
+            server = subprocess.Popen(command, stderr=said, stdout=subprocess.DEVNULL)
         try:
-            yield _url(server)
+            yield _url(server, log)
         finally:
             server.send_signal(signal.SIGTERM)
             try:
-                server.communicate(timeout=_STOP_SECONDS)
+                server.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 server.kill()
-                server.communicate()
+                server.wait()
 
 
-def _url(server: subprocess.Popen[str]) -> str:
+def _url(server: subprocess.Popen[bytes], log: Path) -> str:
     """Where it is, as soon as it says that it is ready."""
-    assert server.stderr is not None
-    said = ""
-    for line in server.stderr:
-        said = line.strip() or said
-        try:
-            event = str(json.loads(line).get("event", ""))
-        except ValueError:
-            continue
-        if ", ready in" in event and " at http" in event:
-            return event.split(" at ", 1)[1].split(",")[0].split(" ")[0]
-    raise MachineError("tsrun serve", f"did not start ({said})", "run it by itself with these options")
+    while True:
+        is_over = server.poll() is not None
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        for event in map(_event, lines):
+            if ", ready in" in event and " at http" in event:
+                return event.split(" at ", 1)[1].split(",")[0].split(" ")[0]
+        if is_over:
+            said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            raise MachineError("tsrun serve", f"did not start ({said})", "run it by itself with these options")
+        time.sleep(0.05)
+
+
+def _event(line: str) -> str:
+    try:
+        return str(json.loads(line).get("event", ""))
+    except ValueError:
+        return ""
