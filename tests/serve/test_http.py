@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.serve.conftest import Server, start
+
+from tsrun.serve.http_listener import listen_at
 
 PATHS = [
     "/v1/chat/completions",
@@ -276,3 +279,26 @@ def test_a_server_that_can_not_start_says_why_in_one_line(model: Path, server: S
     done = subprocess.run([sys.executable, "-m", "tsrun", "serve", *given, *port], capture_output=True, text=True, timeout=60, check=False)
     *before, last = done.stderr.splitlines()
     assert (done.returncode, said in last, all("loading toy.tsa" in line for line in before)) == (code, True, True), done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_what_is_written_to_a_connection_is_sent_at_once(host: str) -> None:
+    """Without it each answer after a connection's first takes 40 ms more."""
+    found: list[int] = []
+
+    async def accept() -> None:
+        listening = listen_at(host, 0)
+        done = asyncio.Event()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            done.set()
+
+        async with await asyncio.start_server(connected, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname()[:2])
+            await done.wait()
+            writer.close()
+
+    asyncio.run(accept())
+    assert found == [1]
