@@ -29,7 +29,7 @@ from tsrun.gpu.peers import PeerMemory
 
 require()
 
-pytestmark = FORKS
+pytestmark = [*FORKS]
 NORM = {"axis": "tp", "eps": 1e-6, "offset": 1.0}
 
 
