@@ -120,8 +120,12 @@ class Answer(Admitted):
             async with self._generation:
                 async for events in self._generation:
                     self._latency.take(sum(len(event.token_ids) for event in events))
-                    batch = Batch()
+                    batch, error = Batch(), None
                     for event in events:
+                        if event.error is not None:  # what came before it, and comes with it, is sent
+                            error = at_fault(event.blame, event.error)
+                            self.times, self.finish_reason = event.times or self.times, event.finish_reason or self.finish_reason
+                            break
                         ids += event.token_ids
                         pieces.append(event.text)
                         self._take(event, batch)
@@ -130,6 +134,8 @@ class Answer(Admitted):
                         yield batch
                         # Whoever asks for the next batch has sent this one.
                         self._front.metrics.delivery.observe(time.monotonic() - made_at)
+                    if error is not None:
+                        raise error
         finally:
             self._front.metrics.end(self.finish_reason, self.usage, self.times)
             self._latency.end()
@@ -138,8 +144,6 @@ class Answer(Admitted):
     def _take(self, event: Event, batch: Batch) -> None:
         self.times = event.times or self.times
         self.finish_reason = event.finish_reason or self.finish_reason
-        if event.error is not None:
-            raise at_fault(event.blame, event.error)
         parts = self._parser.feed(event.text)
         if event.finish_reason is not None:
             self.stop_string = event.stopped_by if isinstance(event.stopped_by, str) else None
