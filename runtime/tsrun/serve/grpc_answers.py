@@ -49,8 +49,12 @@ class Reply:
         try:
             async with self._generation:
                 async for events in self._generation:
+                    error = None
                     for event in events:
                         self._take(event)
+                        if event.error is not None:  # what came before it, and comes with it, is sent
+                            error = Failed(_STATUS[event.blame], event.error)
+                            break
                         shown = self._shown(event)
                         ids += shown
                         logprobs += event.logprobs[: len(shown)]
@@ -59,6 +63,8 @@ class Reply:
                         for at in range(len(ids)):  # one token each: the gateway loses text that comes in one piece with a call
                             yield self._chunk(ids[at : at + 1], logprobs[at : at + 1])
                         ids, logprobs = [], []
+                    if error is not None:
+                        raise error
             assert last is not None
             yield self._complete(last, ids, logprobs)
         finally:
@@ -68,8 +74,6 @@ class Reply:
     def _take(self, event: Event) -> None:
         self.times = event.times or self.times
         self.finish_reason = event.finish_reason or self.finish_reason
-        if event.error is not None:
-            raise Failed(_STATUS[event.blame], event.error)
         self._latency.take(len(event.token_ids))
         self.usage.completion += len(event.token_ids)
         self.usage.cached = max(self.usage.cached, event.cached_tokens)
