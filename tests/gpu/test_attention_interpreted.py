@@ -14,6 +14,7 @@ from tests.kernels.test_attention import Step, make_step
 from torch import Tensor
 
 from tskernels.fp8_cache import narrow
+from tskernels.gpu import combination
 from tskernels.registry import lookup, op_named
 
 OFF = {"bf16": 2.0**-6, "f16": 2.0**-9, "f32": 2.0**-18}
@@ -74,6 +75,14 @@ def test_attention(
 def test_a_prompt_beside_a_long_decode(dtype: str, sinks: bool) -> None:
     step = make_step([(0, 40), (300, 1), (5, 2)], page_size=16, K=2, G=4, E=32, dtype=dtype)
     agree_on_heads(step, dtype, 0, 0.0, sinks)
+
+
+@pytest.mark.parametrize("sinks", [False, True])
+def test_parts_and_rows_that_are_more_than_are_combined_at_once(sinks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(combination, "_AT_ONCE", 4 * 32)
+    monkeypatch.setattr(combination, "_BLOCKS", 3)
+    step = make_step([(700, 2)], page_size=16, K=1, G=4, E=32, dtype="f32")
+    agree_on_heads(step, "f32", 0, 0.0, sinks)
 
 
 def latent(step: Step, width: int) -> list[Tensor | int]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from tskernels.cache_layouts import FP8_CACHE
 from tskernels.cost import attention_bound, latent_attention_bound, sink_attention_bound
+from tskernels.gpu.combination import combine
 from tskernels.gpu.launch import (
     Argument,
     Launch,
@@ -28,7 +29,6 @@ from tskernels.gpu.triton_entry import cache_kernel, is_hopper, is_nvidia, numbe
 from tskernels.registry import Call
 from tskernels.target import Target
 
-COMBINED_ROWS: Final = 4
 NEVER: Final = 1 << 30
 
 
@@ -192,25 +192,19 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "logs": ScratchSpace("logs"),
         "first_head": Scalar(0),
     }
-    constants = {
+    result: dict[str, Number] = {
         "TOTAL": heads,
         "HEADS": heads,
         "GROUP": group,
         "WIDTH": attention.width,
         "PADDED": padded(attention.width, 16),
         "SINKS": attention.sinks is not None,
-        "ROWS": COMBINED_ROWS,
         "ROOM": wide.rows,
     }
-
-    def combine(rows: int) -> Launch:
-        """Of tiles of at most so many."""
-        grid = (room, heads, cdiv(rows, COMBINED_ROWS))
-        return Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
-
-    all_narrow = Variant((of(narrow, False, capacity(narrow)), combine(narrow.rows)))
+    joined = combine(combined, result, types, room, narrow.rows)
+    all_narrow = Variant((of(narrow, False, capacity(narrow)), joined))
     mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
-    both = Variant((*mixed, of(wide, True, capacity(wide)), combine(wide.rows)), tiles.wide_from)
+    both = Variant((*mixed, of(wide, True, capacity(wide)), joined), tiles.wide_from)
     wide_from = tiles.wide_from if narrow != wide else NEVER
     variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == 1 else (all_narrow, both)
     numbers = {

@@ -8,7 +8,7 @@ from typing import Final
 from tskernels.cost import expanded_attention_bound
 from tskernels.dtypes import size_bytes
 from tskernels.expansion import MOST_KEYS
-from tskernels.gpu.attention import COMBINED_ROWS
+from tskernels.gpu.combination import combine
 from tskernels.gpu.launch import (
     Argument,
     Launch,
@@ -97,8 +97,7 @@ def expanded_attention(call: Call, target: Target) -> Plan:
         stages: int,
     ) -> Launch:
         x, y, z = grid
-        family = "attention" if function == "combine" else "expanded_attention"
-        return Launch(source(family, function), (x, y, z), arguments, constants, only(types, arguments), warps, stages)
+        return Launch(source("expanded_attention", function), (x, y, z), arguments, constants, only(types, arguments), warps, stages)
 
     def expand(w: int, out: str, width: int, first_head: int, *, copies: bool) -> Launch:
         arguments: dict[str, Argument] = {
@@ -161,12 +160,12 @@ def expanded_attention(call: Call, target: Target) -> Plan:
             **parts,
             "first_head": Scalar(first_head),
         }
-        of_parts: dict[str, Number] = {**result, "GROUP": 1, "SINKS": False, "ROWS": COMBINED_ROWS, "ROOM": tile.rows}
+        of_parts: dict[str, Number] = {**result, "GROUP": 1, "SINKS": False, "ROOM": tile.rows}
         return (
             expand(_K_UP, "keys", content, first_head, copies=True),
             expand(_V_UP, "values", values, first_head, copies=False),
             launch("attend_expanded", (splits, group, 1), arguments, constants, tile.warps, tile.stages),
-            launch("combine", (room, group, cdiv(tile.rows, COMBINED_ROWS)), combined, of_parts, 4, 1),
+            combine(combined, of_parts, types, room, tile.rows),
         )
 
     partial = room * (group * tile.rows)
