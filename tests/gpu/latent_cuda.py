@@ -92,7 +92,8 @@ def run(
     out, logarithms = np.zeros((len(q), LATENT), np.uint16), np.zeros(len(q), np.float32)
     work = splits.plan_splits(spans, list(lengths), heads, ends[-1], blocks, 1, decode.together)
     split = [item for block in work for item in block if item.splits > 1]
-    partials = np.zeros((max((i.partial + i.splits for i in split), default=1), 64, LATENT), np.float32)
+    num_partials = max((i.partial + i.splits for i in split), default=1)
+    partials, half_rows = np.zeros((num_partials, 64, LATENT), np.float16), np.zeros((num_partials, 64, 2, 2), np.float32)
     counters = np.zeros(max((i.counter for i in split), default=0) + 1, np.int32)
     encoded = np.array(splits.encode(work), np.int32)
     for array in (q, rotated, cache, tables, encoded):
@@ -101,7 +102,7 @@ def run(
     maps = [(gcd(page, rows), count if page % rows == 0 else 1) for rows, count in decode.maps]
     rows_of_cache: list[Argument] = [flat, WIDTH] if decode.is_fp8 else [_boxes(flat, *box) for box in maps]
     arguments: list[Argument] = [_boxes(q, 64, 8), _boxes(rotated, 64, 1), *rows_of_cache, encoded, tables]
-    arguments += [Uninitialized(a) for a in (out, logarithms, partials, np.zeros(partials.shape[:2], np.float32))]
+    arguments += [Uninitialized(a) for a in (out, logarithms, partials, half_rows)]
     arguments += [counters, columns, page, heads, WIDTH**-0.5]
     report = start(ptx, decode.function, blocks, decode.threads, arguments, shared_bytes=SHARED_BYTES, max_instructions=max_instructions)
     error = of_logarithms = 0.0

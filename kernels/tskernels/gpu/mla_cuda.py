@@ -128,8 +128,12 @@ def _plan(call: Call, kernels: Mapping[int, _Kernel]) -> Plan:
     heads = size(call, 0, 1)
     variants = tuple(Variant((_launch(call, kernel),), newest=newest) for newest, kernel in kernels.items())
     # A cut through a sequence makes a partial result on both of its sides, in each of a gang's blocks.
-    partials = SMS * (2 * ROWS * 4)
-    scratch = Scratch("partials", partials * LATENT), Scratch("partial_logarithms", partials), Scratch("counters", SMS * 4, zeroed=True)
+    rows = SMS * (2 * ROWS)
+    scratch = (
+        Scratch("partials", rows * (LATENT * 2)),
+        Scratch("partial_half_rows", rows * (2 * 8)),
+        Scratch("counters", SMS * 4, zeroed=True),
+    )
     listed = {"heads": heads, "expanded_from": number(call, "expanded_from", 0)}
     lists = [
         Prepared(_list(n), "tskernels.gpu.latent_splits:prepare", {**listed, "together": n}, most_numbers(heads, n))
@@ -152,7 +156,7 @@ def _launch(call: Call, kernel: _Kernel) -> Launch:
         "tables": Operand(5),
         "out": Out(),
         "logarithms": Scalar(0, "i64"),
-        **{name: ScratchSpace(name) for name in ("partials", "partial_logarithms", "counters")},
+        **{name: ScratchSpace(name) for name in ("partials", "partial_half_rows", "counters")},
         "table_columns": Scalar(Stride(5, 0)),
         "page_size": Scalar(Dimension(2, 1)),
         "heads": Scalar(heads),
