@@ -37,6 +37,7 @@ _FP8_ROWS: Final[Mapping[str, Argument]] = {"cache": Operand(2), "cache_row_byte
 _BLOCK: Final = 64
 """Columns of a tensor map's boxes, and the most rows."""
 _SHARED_BYTES: Final = 232448
+_RUN: Final = Verification("run", "NVIDIA H100 80GB HBM3", "2026-11-27")
 
 
 def _fits(call: Call) -> bool:
@@ -53,7 +54,7 @@ def _fits(call: Call) -> bool:
     dtypes=("bf16",),
     when=_fits,
     cost=latent_attention_bound,
-    verified=Verification("run", "NVIDIA H100 80GB HBM3", "2026-11-26"),
+    verified=_RUN,
     compiler="nvcc",
 )
 def mla_decode_sm90(call: Call, target: Target) -> Plan:
@@ -69,7 +70,7 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
     when=_fits,
     cost=latent_attention_bound,
     layouts={2: FP8_CACHE},
-    verified=Verification("emulated"),
+    verified=_RUN,
     compiler="nvcc",
 )
 def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:

@@ -223,7 +223,8 @@ struct Consumer {
   __device__ float largest_magnitude(int which) const {
     float most = 0;
 #pragma unroll
-    for (int i = 0; i < 128; i += 4) most = fmaxf(most, fmaxf(fabsf(out[i + which * 2]), fabsf(out[i + which * 2 + 1])));
+    for (int i = 0; i < 128; i += 4)
+      most = fmaxf(most, fmaxf(fabsf(out[i + which * 2]), fabsf(out[i + which * 2 + 1])));
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
     return fmaxf(most, __shfl_xor_sync(~0u, most, 2));
   }
@@ -267,7 +268,8 @@ struct Consumer {
       } else {
         const float most = largest_magnitude(which);
         factor[which] = to_unit(most);
-        if (writes) __stcg(p.partials.half_rows + (place * rows_per_tile + at) * 2 + side, float2{logarithm, most * inverse});
+        if (writes)
+          __stcg(p.partials.half_rows + (place * rows_per_tile + at) * 2 + side, float2{logarithm, most * inverse});
       }
     }
     if (warp() * 16 < item.rows) {
@@ -277,8 +279,9 @@ struct Consumer {
         turn_rows<ptx::pack_f16>(factor);
     }
     ptx::sync(item_done, consumers);
-    uint4* to = whole ? reinterpret_cast<uint4*>(p.output.out) + static_cast<size_t>(item.first_row) * row_octets
-                      : reinterpret_cast<uint4*>(p.partials.out) + static_cast<size_t>(place) * rows_per_tile * row_octets;
+    uint4* to =
+        whole ? reinterpret_cast<uint4*>(p.output.out) + static_cast<size_t>(item.first_row) * row_octets
+              : reinterpret_cast<uint4*>(p.partials.out) + static_cast<size_t>(place) * rows_per_tile * row_octets;
 #pragma unroll 4
     for (int i = threadIdx.x; i < item.rows * row_octets; i += consumers)
       __stcg(to + i, shared.turned[i / row_octets][i % row_octets]);
