@@ -1,8 +1,9 @@
 """Time the latent attention decode kernel in CUDA C++ on a GPU, and check it against float64 there.
 
 `python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N] [--fp8]` needs a Hopper GPU,
-nvcc and torch with CUDA. Of each case the time between two events around one launch, with 256 MB written before it so that no cache holds
-what is read, and the time of one launch of many in a graph, whose caches are others each time; medians. TB/s counts the latent cache once.
+nvcc and torch with CUDA. Of each case the time between two events around one launch, where the second-level cache holds nothing of what is
+read: 256 MB written before it, which are written back to memory while the kernel reads, or also read, so that nothing is left to write; and
+the time of one launch of many in a graph, whose caches are others each time. Medians. TB/s counts the latent cache once.
 """
 
 from __future__ import annotations
@@ -134,8 +135,8 @@ class Call:
         self.work = torch.tensor(splits.encode(work), dtype=torch.int32, device=device)
         items = [item for block in work for item in block if item.splits > 1]
         count = max((item.partial + item.splits for item in items), default=1)
-        self.partials = torch.full((count, 64, LATENT), math.nan, device=device)
-        self.partial_logarithms = torch.full((count, 64), math.nan, device=device)
+        self.partials = torch.full((count, 64, LATENT), math.nan, device=device, dtype=torch.float16)
+        self.partial_half_rows = torch.full((count, 64, 2, 2), math.nan, device=device)
         self.counters = torch.zeros(max((item.counter for item in items), default=0) + 1, dtype=torch.int32, device=device)
         self.scale = (LATENT + ROTATED) ** -0.5
         queries = driver.map(self.q, 64, 8), driver.map(self.rotated, 64, 1)
@@ -150,7 +151,7 @@ class Call:
             self.arguments.append(self._arguments(*queries, *rows))
 
     def _arguments(self, *maps: Any) -> Any:
-        tensors = (self.work, self.tables, self.out, self.logarithms, self.partials, self.partial_logarithms, self.counters)
+        tensors = (self.work, self.tables, self.out, self.logarithms, self.partials, self.partial_half_rows, self.counters)
         values = [*maps, *(ctypes.c_void_p(t.data_ptr()) for t in tensors)]
         values += [
             ctypes.c_int(self.tables.shape[1]),
@@ -246,17 +247,23 @@ def measure(driver: Driver, function: ctypes.c_void_p, case: Case) -> dict[str, 
     tokens = len(case.lengths) * case.queries
     spans = [(i * case.queries, (i + 1) * case.queries) for i in range(len(case.lengths))]
     call = Call(driver, function, case, spans, tokens, caches)
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    times = []
-    for repeat in range(30):
-        flush.fill_(repeat)
-        begin, end = _event(), _event()
-        begin.record()
-        call.launch(repeat % caches)
-        end.record()
-        torch.cuda.synchronize()
-        if repeat >= 5:
-            times.append(begin.elapsed_time(end) * 1e3)
+    flush = torch.empty(64 << 20, dtype=torch.int32, device="cuda")
+    alone = []
+    for is_read in (False, True):
+        times = []
+        for repeat in range(30):
+            flush.fill_(repeat)
+            if is_read:
+                flush.max()
+            begin, end = _event(), _event()
+            begin.record()
+            call.launch(repeat % caches)
+            end.record()
+            torch.cuda.synchronize()
+            if repeat >= 5:
+                times.append(begin.elapsed_time(end) * 1e3)
+        alone.append(statistics.median(times))
+    after_writes, after_reads = alone
     count = max(caches, 4)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -272,13 +279,14 @@ def measure(driver: Driver, function: ctypes.c_void_p, case: Case) -> dict[str, 
         if repeat >= 3:
             in_graph.append(begin.elapsed_time(end) * 1e3 / count)
     flops = 2 * case.heads * case.queries * sum(case.lengths) * (2 * LATENT + ROTATED)
-    alone, graphed = statistics.median(times), statistics.median(in_graph)
+    graphed = statistics.median(in_graph)
     return {
-        "microseconds": alone,
+        "microseconds": after_writes,
+        "microseconds_after_reads": after_reads,
         "graph_microseconds": graphed,
-        "terabytes": cache_bytes / alone / 1e6,
+        "terabytes": cache_bytes / after_writes / 1e6,
         "graph_terabytes": cache_bytes / graphed / 1e6,
-        "teraflops": flops / alone / 1e6,
+        "teraflops": flops / after_writes / 1e6,
     }
 
 
@@ -349,6 +357,7 @@ def main() -> None:
         facts = {"batch": len(case.lengths), "heads": case.heads, "queries": case.queries}
         rows.append({"case": case.name, **facts, **found})
         alone = f"{found['microseconds']:8.1f} us {found['terabytes']:.2f} TB/s {found['teraflops']:4.0f} TFLOP/s"
+        alone += f"   after reads {found['microseconds_after_reads']:8.1f} us"
         graphed = f"in a graph {found['graph_microseconds']:8.1f} us {found['graph_terabytes']:.2f} TB/s"
         print(f"{case.name:10} B{len(case.lengths):<4} H{case.heads:<4} q{case.queries}  {alone}   {graphed}", flush=True)
     if options.records:

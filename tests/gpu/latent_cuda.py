@@ -72,27 +72,31 @@ def run(
     page: int,
     blocks: int = 4,
     loud: float = 1,
+    magnitude: float = 1,
     max_instructions: int = 1 << 32,
     start: Callable[..., Report] = launch,
 ) -> tuple[float, float, Report]:
     """The error of the result, relative, and the largest of the logarithms. queries: newest tokens of each sequence; loud: what the queries
-    are multiplied by: of 8 the maxima grow so much from tile to tile that the result has to be made smaller. What lies in the cache past
-    the end of a sequence is no number. start: what launches it, as the emulator does."""
+    are multiplied by: of 8 the maxima grow so much from tile to tile that the result has to be made smaller. magnitude: what the cache is
+    multiplied by, and the queries are divided by. What lies in the cache past the end of a sequence is no number. start: what launches it,
+    as the emulator does."""
     ends = np.cumsum(queries).tolist()
     spans = [(end - count, end) for end, count in zip(ends, queries, strict=True)]
     used, columns = sum(-(-n // page) for n in lengths), max(-(-n // page) for n in lengths)
     order, tables = np.random.default_rng(0).permutation(used), np.full((len(lengths), columns), 2**30, np.int32)
     narrow, widen, nan = (to_fp8, from_fp8, 0x7F) if decode.is_fp8 else (to_bf16, from_bf16, 0x7FC0)
-    cache, first = narrow(normal(used, page, WIDTH, seed=1)), 0
+    cache, first = narrow(magnitude * normal(used, page, WIDTH, seed=1)), 0
     for i, n in enumerate(lengths):
         count = -(-n // page)
         tables[i, :count], first = order[first : first + count], first + count
         cache[tables[i, count - 1], n - (count - 1) * page :] = nan
-    q, rotated = to_bf16(loud * normal(ends[-1] * heads, LATENT, seed=2)), to_bf16(normal(ends[-1] * heads, WIDTH - LATENT, seed=3))
+    q = to_bf16(loud / magnitude * normal(ends[-1] * heads, LATENT, seed=2))
+    rotated = to_bf16(1 / magnitude * normal(ends[-1] * heads, WIDTH - LATENT, seed=3))
     out, logarithms = np.zeros((len(q), LATENT), np.uint16), np.zeros(len(q), np.float32)
     work = splits.plan_splits(spans, list(lengths), heads, ends[-1], blocks, 1, decode.together)
     split = [item for block in work for item in block if item.splits > 1]
-    partials = np.zeros((max((i.partial + i.splits for i in split), default=1), 64, LATENT), np.float32)
+    num_partials = max((i.partial + i.splits for i in split), default=1)
+    partials, half_rows = np.zeros((num_partials, 64, LATENT), np.float16), np.zeros((num_partials, 64, 2, 2), np.float32)
     counters = np.zeros(max((i.counter for i in split), default=0) + 1, np.int32)
     encoded = np.array(splits.encode(work), np.int32)
     for array in (q, rotated, cache, tables, encoded):
@@ -101,7 +105,7 @@ def run(
     maps = [(gcd(page, rows), count if page % rows == 0 else 1) for rows, count in decode.maps]
     rows_of_cache: list[Argument] = [flat, WIDTH] if decode.is_fp8 else [_boxes(flat, *box) for box in maps]
     arguments: list[Argument] = [_boxes(q, 64, 8), _boxes(rotated, 64, 1), *rows_of_cache, encoded, tables]
-    arguments += [Uninitialized(a) for a in (out, logarithms, partials, np.zeros(partials.shape[:2], np.float32))]
+    arguments += [Uninitialized(a) for a in (out, logarithms, partials, half_rows)]
     arguments += [counters, columns, page, heads, WIDTH**-0.5]
     report = start(ptx, decode.function, blocks, decode.threads, arguments, shared_bytes=SHARED_BYTES, max_instructions=max_instructions)
     error = of_logarithms = 0.0

@@ -44,6 +44,14 @@ def test_latent_decode_in_cuda(name: str, heads: int, lengths: tuple[int, ...], 
     is_right(name, heads, lengths, queries, page)
 
 
+@pytest.mark.parametrize("magnitude", [2.0**40, 2.0**-40])
+@pytest.mark.parametrize("name", ["sm90", "sm100", "sm100_pairs"])
+def test_partial_results_may_have_magnitudes_that_f16_has_not(name: str, magnitude: float) -> None:
+    error, of_logarithms, _ = run(DECODES[name], ptx_of(name), 16, (300,), (1,), 64, magnitude=magnitude)
+    assert error < MOST_ERROR
+    assert of_logarithms < MOST_OF_LOGARITHMS
+
+
 @pytest.mark.parametrize("name", [name for name, decode in DECODES.items() if decode.is_fp8])
 def test_faults_planted_where_fp8_is_widened_are_found(name: str) -> None:
     """In the first and in the last place of each kind; five tiles, so that both stages are used again."""

@@ -37,6 +37,7 @@ _FP8_ROWS: Final[Mapping[str, Argument]] = {"cache": Operand(2), "cache_row_byte
 _BLOCK: Final = 64
 """Columns of a tensor map's boxes, and the most rows."""
 _SHARED_BYTES: Final = 232448
+_RUN: Final = Verification("run", "NVIDIA H100 80GB HBM3", "2026-11-27")
 
 
 def _fits(call: Call) -> bool:
@@ -53,7 +54,7 @@ def _fits(call: Call) -> bool:
     dtypes=("bf16",),
     when=_fits,
     cost=latent_attention_bound,
-    verified=Verification("run", "NVIDIA H100 80GB HBM3", "2026-11-26"),
+    verified=_RUN,
     compiler="nvcc",
 )
 def mla_decode_sm90(call: Call, target: Target) -> Plan:
@@ -69,7 +70,7 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
     when=_fits,
     cost=latent_attention_bound,
     layouts={2: FP8_CACHE},
-    verified=Verification("emulated"),
+    verified=_RUN,
     compiler="nvcc",
 )
 def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
@@ -128,8 +129,12 @@ def _plan(call: Call, kernels: Mapping[int, _Kernel]) -> Plan:
     heads = size(call, 0, 1)
     variants = tuple(Variant((_launch(call, kernel),), newest=newest) for newest, kernel in kernels.items())
     # A cut through a sequence makes a partial result on both of its sides, in each of a gang's blocks.
-    partials = SMS * (2 * ROWS * 4)
-    scratch = Scratch("partials", partials * LATENT), Scratch("partial_logarithms", partials), Scratch("counters", SMS * 4, zeroed=True)
+    rows = SMS * (2 * ROWS)
+    scratch = (
+        Scratch("partials", rows * (LATENT * 2)),
+        Scratch("partial_half_rows", rows * (2 * 8)),
+        Scratch("counters", SMS * 4, zeroed=True),
+    )
     listed = {"heads": heads, "expanded_from": number(call, "expanded_from", 0)}
     lists = [
         Prepared(_list(n), "tskernels.gpu.latent_splits:prepare", {**listed, "together": n}, most_numbers(heads, n))
@@ -152,7 +157,7 @@ def _launch(call: Call, kernel: _Kernel) -> Launch:
         "tables": Operand(5),
         "out": Out(),
         "logarithms": Scalar(0, "i64"),
-        **{name: ScratchSpace(name) for name in ("partials", "partial_logarithms", "counters")},
+        **{name: ScratchSpace(name) for name in ("partials", "partial_half_rows", "counters")},
         "table_columns": Scalar(Stride(5, 0)),
         "page_size": Scalar(Dimension(2, 1)),
         "heads": Scalar(heads),

@@ -2,7 +2,7 @@
 // columns, which lie in one lane of tensor memory.
 #pragma once
 
-#include "mla_work.cuh"
+#include "join_splits.cuh"
 #include "tcgen05.cuh"
 
 namespace mla {
@@ -62,15 +62,17 @@ struct HalfRow {
   // result; otherwise zeros are written.
   __device__ void write(const Item& item, float total, bool any) const {
     const float inverse = total > 0 ? 1 / total : 0, logarithm = largest + __log2f(total);
-    const bool written = row < item.rows;
-    const size_t to =
-        static_cast<size_t>(item.splits > 1 ? (item.partial + item.split) * rows_per_tile : item.first_row) + row;
-    if (written && half == 0) {
-      if (item.splits > 1)
-        __stcg(p.partials.logarithms + to, logarithm);
-      else if (p.output.logarithms)
+    const bool written = row < item.rows, whole = item.splits == 1;
+    const size_t to = static_cast<size_t>(whole ? item.first_row : (item.partial + item.split) * rows_per_tile) + row;
+    const float most = whole || !any ? 0 : largest_magnitude(), factor = whole ? inverse : to_unit(most);
+    if (written) {
+      if (!whole)
+        __stcg(p.partials.half_rows + to * 2 + half, float2{logarithm, most * inverse});
+      else if (half == 0 && p.output.logarithms)
         p.output.logarithms[to] = natural(logarithm);
     }
+    auto* octets = reinterpret_cast<uint4*>(whole ? static_cast<void*>(p.output.out) : p.partials.out) +
+                   to * row_octets + half * half_octets;
 #pragma unroll 1
     for (int column = 0; column < 256; column += 32) {
       float some[32] = {};
@@ -79,27 +81,35 @@ struct HalfRow {
         tcgen05::wait_loads();
       }
       if (!written) continue;
-      const size_t at = to * latent + half * 256 + column;
-      if (item.splits > 1) {
 #pragma unroll
-        for (int i = 0; i < 32; i += 4)
-          __stcg(reinterpret_cast<float4*>(p.partials.out + at + i),
-                 float4{some[i] * inverse, some[i + 1] * inverse, some[i + 2] * inverse, some[i + 3] * inverse});
-      } else {
+      for (int i = 0; i < 32; i += 8) {
+        uint32_t packed[4];
 #pragma unroll
-        for (int i = 0; i < 32; i += 8) {
-          uint32_t packed[4];
-#pragma unroll
-          for (int j = 0; j < 4; ++j)
-            packed[j] = ptx::pack_bf16(some[i + j * 2] * inverse, some[i + j * 2 + 1] * inverse);
-          *reinterpret_cast<uint4*>(p.output.out + at + i) = {packed[0], packed[1], packed[2], packed[3]};
+        for (int j = 0; j < 4; ++j) {
+          const float a = some[i + j * 2] * factor, b = some[i + j * 2 + 1] * factor;
+          packed[j] = whole ? ptx::pack_bf16(a, b) : ptx::pack_f16(a, b);
         }
+        __stcg(octets + (column + i) / 8, uint4{packed[0], packed[1], packed[2], packed[3]});
       }
     }
     tcgen05::fence_before_sync();
   }
 
  private:
+  // Of this thread's columns of the result.
+  __device__ float largest_magnitude() const {
+    float most = 0;
+#pragma unroll 1
+    for (int column = 0; column < 256; column += 32) {
+      float some[32];
+      tcgen05::load(some, result + column);
+      tcgen05::wait_loads();
+#pragma unroll
+      for (const float x : some) most = fmaxf(most, fabsf(x));
+    }
+    return most;
+  }
+
   // The result so far, relative to a larger score.
   __device__ void shrink(float factor) {
 #pragma unroll 1

@@ -137,8 +137,8 @@ extern "C" __global__ void __launch_bounds__(fp8_cache ? 384 : 256, 1)
 #else
                const __grid_constant__ CUtensorMap cache,
 #endif
-               const int* work_list, const int* tables, __nv_bfloat16* out, float* logarithms, float* partials,
-               float* partial_logarithms, int* counters, int table_columns, int page_size, int heads, float scale) {
+               const int* work_list, const int* tables, __nv_bfloat16* out, float* logarithms, __half* partials,
+               float2* partial_half_rows, int* counters, int table_columns, int page_size, int heads, float scale) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const Parameters p{work_list,
@@ -147,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(fp8_cache ? 384 : 256, 1)
                      page_size,
                      heads,
                      scale * 1.4426950408889634f,
-                     {partials, partial_logarithms, counters},
+                     {partials, partial_half_rows, counters},
                      {out, logarithms}};
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {

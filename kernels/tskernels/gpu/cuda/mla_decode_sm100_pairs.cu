@@ -273,8 +273,8 @@ __device__ __forceinline__ void work(Shared& shared, const Parameters& p) {
 extern "C" __global__ void __cluster_dims__(2) __launch_bounds__(256, 1)
     mla_decode_pairs(const __grid_constant__ CUtensorMap queries, const __grid_constant__ CUtensorMap rotated_queries,
                      const __grid_constant__ CUtensorMap keys, const __grid_constant__ CUtensorMap values,
-                     const int* work_list, const int* tables, __nv_bfloat16* out, float* logarithms, float* partials,
-                     float* partial_logarithms, int* counters, int table_columns, int page_size, int heads,
+                     const int* work_list, const int* tables, __nv_bfloat16* out, float* logarithms, __half* partials,
+                     float2* partial_half_rows, int* counters, int table_columns, int page_size, int heads,
                      float scale) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
@@ -284,7 +284,7 @@ extern "C" __global__ void __cluster_dims__(2) __launch_bounds__(256, 1)
                      page_size,
                      heads,
                      scale * 1.4426950408889634f,
-                     {partials, partial_logarithms, counters},
+                     {partials, partial_half_rows, counters},
                      {out, logarithms}};
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   const int rank = static_cast<int>(ptx::cluster_rank());

@@ -8,7 +8,7 @@
 // is loaded again as soon as the warpgroup that alone reads it as values is done with it. With -DFP8_CACHE=1 the cache
 // is of e4m3, which the third warpgroup widens.
 #include "fp8_tiles.cuh"
-#include "mla_work.cuh"
+#include "join_splits.cuh"
 #include "wgmma.cuh"
 
 namespace {
@@ -28,14 +28,14 @@ constexpr int left_blocks = 4;  // of 64 columns; five more, with the rotated on
 
 enum Barrier { weights_even = 1, weights_odd, item_done, side_left, side_right };
 
-// Where a warp turns its 16 rows of the result, 128 columns at a time, so that whole lines are written; rows are set
-// apart for the banks.
-using Turning = float[16][136];
+// Where the result is turned from the order of registers to that of rows, as it is written; rows are set apart for the
+// banks.
+using Turned = uint4[rows_per_tile][row_octets + 1];
 
 struct alignas(1024) Shared {
   union {
     uint8_t q[column_blocks][block_bytes];
-    Turning turning[8];  // after the last product with q
+    Turned turned;  // after the last product with q
   };
   union {
     uint8_t cache[stages][column_blocks][block_bytes];
@@ -219,6 +219,31 @@ struct Consumer {
     }
   }
 
+  // The largest magnitude of this warpgroup's half of a row.
+  __device__ float largest_magnitude(int which) const {
+    float most = 0;
+#pragma unroll
+    for (int i = 0; i < 128; i += 4)
+      most = fmaxf(most, fmaxf(fabsf(out[i + which * 2]), fabsf(out[i + which * 2 + 1])));
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+    return fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+  }
+
+  // This warpgroup's half of the result, times a factor for each row, as 16-bit numbers.
+  template <uint32_t (*pack)(float, float)>
+  __device__ void turn_rows(const float (&factor)[2]) {
+    const int matrix = lane() / 8, at = warp() * 16 + matrix % 2 * 8 + lane() % 8;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      uint32_t packed[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        packed[j] = pack(out[i * 8 + j * 2] * factor[j % 2], out[i * 8 + j * 2 + 1] * factor[j % 2]);
+      ptx::store_matrices(&shared.turned[at][side * half_octets + i * 2 + matrix / 2], packed[0], packed[1], packed[2],
+                          packed[3]);
+    }
+  }
+
   // Divide by the sums of both warpgroups, and write the result, or a partial one.
   __device__ void finish(const Item& item, int parity, bool more) {
 #pragma unroll
@@ -228,52 +253,46 @@ struct Consumer {
       if (lane() % 4 == 0) shared.sums[parity][side][row(which)] = sums[which];
     }
     ptx::sync(item_done, consumers);
-    float inverse[2];
+    const bool whole = item.splits == 1;
+    const int place = item.partial + item.split;
+    float factor[2];
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
       const int at = row(which);
-      const float sum = shared.sums[parity][0][at] + shared.sums[parity][1][at];
-      inverse[which] = sum > 0 ? 1 / sum : 0;
+      const float sum = shared.sums[parity][0][at] + shared.sums[parity][1][at], inverse = sum > 0 ? 1 / sum : 0;
       const float logarithm = largest[which] + __log2f(sum);
-      if (side == 0 && lane() % 4 == 0 && at < item.rows) {
-        if (item.splits > 1)
-          __stcg(p.partials.logarithms + (item.partial + item.split) * rows_per_tile + at, logarithm);
-        else if (p.output.logarithms)
-          p.output.logarithms[item.first_row + at] = natural(logarithm);
+      const bool writes = lane() % 4 == 0 && at < item.rows;
+      if (whole) {
+        factor[which] = inverse;
+        if (writes && side == 0 && p.output.logarithms) p.output.logarithms[item.first_row + at] = natural(logarithm);
+      } else {
+        const float most = largest_magnitude(which);
+        factor[which] = to_unit(most);
+        if (writes)
+          __stcg(p.partials.half_rows + (place * rows_per_tile + at) * 2 + side, float2{logarithm, most * inverse});
       }
     }
-    Turning& turning = shared.turning[side * 4 + warp()];
-    const int rows = min(item.rows - warp() * 16, 16);
-#pragma unroll
-    for (int part = 0; part < 2; ++part) {  // unrolled: registers have no addresses
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < 32; ++i)
-        *reinterpret_cast<float2*>(&turning[i % 2 * 8 + lane() / 4][i / 2 * 8 + lane() % 4 * 2]) = {
-            out[part * 64 + i * 2] * inverse[i % 2], out[part * 64 + i * 2 + 1] * inverse[i % 2]};
-      __syncwarp();
-      const int column = side * 256 + part * 128 + lane() * 4;
+    if (warp() * 16 < item.rows) {
+      if (whole)
+        turn_rows<ptx::pack_bf16>(factor);
+      else
+        turn_rows<ptx::pack_f16>(factor);
+    }
+    ptx::sync(item_done, consumers);
+    uint4* to =
+        whole ? reinterpret_cast<uint4*>(p.output.out) + static_cast<size_t>(item.first_row) * row_octets
+              : reinterpret_cast<uint4*>(p.partials.out) + static_cast<size_t>(place) * rows_per_tile * row_octets;
 #pragma unroll 4
-      for (int i = 0; i < rows; ++i) {
-        const float4 four = *reinterpret_cast<const float4*>(&turning[i][lane() * 4]);
-        const size_t at = warp() * 16 + i;
-        if (item.splits > 1)
-          __stcg(reinterpret_cast<float4*>(p.partials.out +
-                                           ((item.partial + item.split) * rows_per_tile + at) * latent + column),
-                 four);
-        else
-          *reinterpret_cast<uint2*>(p.output.out + (item.first_row + at) * latent + column) = {
-              ptx::pack_bf16(four.x, four.y), ptx::pack_bf16(four.z, four.w)};
-      }
-    }
+    for (int i = threadIdx.x; i < item.rows * row_octets; i += consumers)
+      __stcg(to + i, shared.turned[i / row_octets][i % row_octets]);
     if (more) {
       ptx::fence_async_shared();
       __syncwarp();
       if (lane() == 0) ptx::arrive(shared.q_empty);
     }
-    if (item.splits > 1) {
+    if (!whole) {
       ptx::sync(item_done, consumers);
-      if (threadIdx.x % consumers == 0) ptx::count_release(p.partials.counters + item.counter, counted(item));
+      if (threadIdx.x == 0) ptx::count_release(p.partials.counters + item.counter, counted(item));
     }
   }
 };
@@ -313,8 +332,8 @@ extern "C" __global__ void __launch_bounds__(384, 1)
 #else
                const __grid_constant__ CUtensorMap cache_left, const __grid_constant__ CUtensorMap cache_right,
 #endif
-               const int* work, const int* tables, __nv_bfloat16* out, float* logarithms, float* partials,
-               float* partial_logarithms, int* counters, int table_columns, int page_size, int heads, float scale) {
+               const int* work, const int* tables, __nv_bfloat16* out, float* logarithms, __half* partials,
+               float2* partial_half_rows, int* counters, int table_columns, int page_size, int heads, float scale) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const Parameters p{work,
@@ -323,7 +342,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
                      page_size,
                      heads,
                      scale * 1.4426950408889634f,
-                     {partials, partial_logarithms, counters},
+                     {partials, partial_half_rows, counters},
                      {out, logarithms}};
   if (threadIdx.x == 0) {
     ptx::prefetch(queries);

@@ -1,6 +1,7 @@
-// What both decode kernels of latent attention share: the list of work that the host planned, and the joining of split
-// results.
+// What the decode kernels of latent attention share: the list of work that the host planned, and the loading of tiles.
 #pragma once
+
+#include <cuda_fp16.h>
 
 #include "ptx.cuh"
 
@@ -30,10 +31,11 @@ __device__ __forceinline__ Item load_item(const int* items, int index) {
   return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, c.x, c.y, c.z, c.w};
 }
 
-// Partial results: O [64, 512] f32, each row divided by its sum, and the binary logarithms of those sums [64].
+// Partial results. Of each half of a row (256 columns): elements relative to the largest magnitude of the half, and
+// {binary logarithm of the row's sum, that magnitude after division by the sum}.
 struct Partials {
-  float* out;
-  float* logarithms;
+  __half* out;        // [64, 512]
+  float2* half_rows;  // [64, 2]
   int* counters;
 };
 
@@ -116,105 +118,6 @@ __device__ __forceinline__ void load_queries(uint8_t (*q)[block_bytes], uint64_t
     ptx::wait(empty, (i - range.begin) % 2 ^ 1);
     load_queries(q, full, latent_map, rotated_map, load_item(range.items, i));
   }
-}
-
-__device__ __forceinline__ float natural(float binary) { return binary * 0.6931471805599453f; }
-
-// Blocks count twice, when their part is there and when they have seen all; the last count leaves zero.
-__device__ __forceinline__ int counted(const Item& item) { return 2 * item.splits - 1; }
-
-// Shared memory for joining: a share of all splits of a row tile has 64 rows at most, and may be rounded up to 16 bytes
-// in each.
-constexpr int max_splits = 160;
-struct Joining {
-  float4 parts[rows_per_tile * latent / 4 + max_splits];
-  float weights[rows_per_tile + 2 * max_splits];
-  float4 sums[256];
-};
-
-// Join the partial results of a row tile. All thread blocks that have one take part: each waits until all are there,
-// and does its share of the elements. They run at the same time, since there are no more blocks than multiprocessors.
-// All the parts are copied at once, so memory is waited for once. `barrier`: a named barrier of the `threads` threads
-// (a power of two, at most 256).
-template <int threads>
-__device__ __forceinline__ void combine(const Item& item, const Partials& partials, const Output& output,
-                                        Joining& shared, int thread, int barrier) {
-  int* counter = partials.counters + item.counter;
-  if (thread == 0) {
-    while (ptx::load_acquire(counter) < item.splits) {
-    }
-  }
-  ptx::sync(barrier, threads);
-  constexpr int quads = latent / 4, tile_quads = rows_per_tile * quads;  // elements are taken four at a time
-  const int total = item.rows * quads, share = (total + item.splits - 1) / item.splits;
-  const int begin = min(item.split * share, total), count = min(share, total - begin);
-  const int first_row = begin / quads, rows = count ? (begin + count - 1) / quads - first_row + 1 : 0;
-
-  // `width` threads side by side take elements, threads / width groups of them the splits in turn.
-  int width = 16;
-  while (width < share && width < threads) width *= 2;
-  const int lane = thread % width, group = thread / width, groups = threads / width;
-  const float4* parts =
-      reinterpret_cast<const float4*>(partials.out) + static_cast<size_t>(item.partial) * tile_quads + begin;
-#pragma unroll 2
-  for (int split = group; split < item.splits; split += groups)
-#pragma unroll 1
-    for (int i = lane; i < count; i += width)
-      ptx::copy_16(&shared.parts[split * share + i], parts + split * tile_quads + i);
-  const float* logarithms = partials.logarithms + item.partial * rows_per_tile + first_row;
-#pragma unroll 2
-  for (int i = thread; i < rows * item.splits; i += threads)
-    shared.weights[i] = __ldcg(logarithms + i % item.splits * rows_per_tile + i / item.splits);
-  ptx::sync(barrier, threads);
-#pragma unroll 1
-  for (int row = thread / 32; row < rows; row += threads / 32) {  // a warp a row: what each split weighs
-    float* weights = shared.weights + row * item.splits;
-    float largest = -INFINITY, sum = 0;
-#pragma unroll 1
-    for (int split = thread % 32; split < item.splits; split += 32) largest = fmaxf(largest, weights[split]);
-    for (int step = 16; step; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
-    const float base = largest == -INFINITY ? 0 : largest;
-#pragma unroll 1
-    for (int split = thread % 32; split < item.splits; split += 32)
-      sum += weights[split] = ptx::exp2(weights[split] - base);
-    for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-#pragma unroll 1
-    for (int split = thread % 32; split < item.splits; split += 32) weights[split] *= sum > 0 ? 1 / sum : 0;
-    if (thread % 32 == 0 && output.logarithms && begin <= (first_row + row) * quads)
-      output.logarithms[item.first_row + first_row + row] = natural(base + __log2f(sum));
-  }
-  ptx::wait_copies();
-  ptx::sync(barrier, threads);
-
-#pragma unroll 1
-  for (int first = 0; first < count; first += width) {
-    const int i = first + lane;
-    float4 sum = {0, 0, 0, 0};
-    if (i < count) {
-      const float* weights = shared.weights + ((begin + i) / quads - first_row) * item.splits;
-#pragma unroll 4
-      for (int split = group; split < item.splits; split += groups) {
-        const float4 part = shared.parts[split * share + i];
-        const float w = weights[split];
-        sum = {sum.x + w * part.x, sum.y + w * part.y, sum.z + w * part.z, sum.w + w * part.w};
-      }
-    }
-    if (groups > 1) {  // then `width` threads cover the whole share
-      shared.sums[thread] = sum;
-      ptx::sync(barrier, threads);
-      if (group == 0)
-#pragma unroll 1
-        for (int other = 1; other < groups; ++other) {
-          const float4 part = shared.sums[thread + other * width];
-          sum = {sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w};
-        }
-    }
-    if (group == 0 && i < count)
-      *reinterpret_cast<uint2*>(output.out + static_cast<size_t>(item.first_row) * latent + (begin + i) * 4) = {
-          ptx::pack_bf16(sum.x, sum.y), ptx::pack_bf16(sum.z, sum.w)};
-  }
-  if (thread == 0) ptx::count_relaxed(counter, counted(item));
-  ptx::sync(barrier, threads);
 }
 
 }  // namespace mla

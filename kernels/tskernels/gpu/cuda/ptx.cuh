@@ -174,6 +174,20 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return packed;
 }
 
+__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+__device__ __forceinline__ float2 unpack_f16(uint32_t packed) {
+  float2 two;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}"
+      : "=f"(two.x), "=f"(two.y)
+      : "r"(packed));
+  return two;
+}
+
 // Four e4m3 as bf16, exactly.
 __device__ __forceinline__ void widen_e4m3(uint32_t four, uint32_t& first, uint32_t& second) {
   asm("{\n.reg .b16 a, b, c, d, low, high;\n.reg .b32 x, y;\n.reg .f32 e, f, g, h;\nmov.b32 {low, high}, %2;\n"

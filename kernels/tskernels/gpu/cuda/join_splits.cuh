@@ -1,0 +1,144 @@
+// The joining of partial results of a row tile, by all blocks that have one.
+#pragma once
+
+#include "mla_work.cuh"
+
+namespace mla {
+
+__device__ __forceinline__ float natural(float binary) { return binary * 0.6931471805599453f; }
+
+// Half a row of a partial result is kept as f16 relative to its largest magnitude: half of the traffic of f32, an
+// eighth of the error of bf16, and any magnitude. What to multiply by for that.
+__device__ __forceinline__ float to_unit(float largest) { return largest > 1e-37f ? 1 / largest : 0; }
+
+// Blocks count twice, when their part is there and when they have seen all; the last count leaves zero.
+__device__ __forceinline__ int counted(const Item& item) { return 2 * item.splits - 1; }
+
+constexpr int max_splits = 160;
+constexpr int row_octets = latent / 8, half_octets = row_octets / 2;
+
+// A share of all splits of a row tile has 64 rows at most, and may be rounded up to 16 bytes in each.
+struct Joining {
+  uint4 parts[rows_per_tile * row_octets + max_splits];
+  float weights[2 * rows_per_tile + 3 * max_splits];
+  float sums[256 * 8];
+};
+
+// What each split of half a row weighs, by a warp; the binary logarithm of their sum.
+__device__ __forceinline__ float weigh_splits(const float2* half_rows, int splits, float* weights) {
+  const int lane = threadIdx.x % 32;
+  float2 mine[max_splits / 32];
+  float largest = -INFINITY, sum = 0;
+#pragma unroll
+  for (int i = 0; i < max_splits / 32; ++i) {
+    const int split = i * 32 + lane;
+    mine[i] = split < splits ? __ldcg(half_rows + split * rows_per_tile * 2) : float2{-INFINITY, 0};
+  }
+#pragma unroll
+  for (const float2& half_row : mine) largest = fmaxf(largest, half_row.x);
+  for (int step = 16; step; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+  const float base = largest == -INFINITY ? 0 : largest;
+#pragma unroll
+  for (float2& half_row : mine) sum += half_row.x = ptx::exp2(half_row.x - base);
+  for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  const float inverse = sum > 0 ? 1 / sum : 0;
+#pragma unroll
+  for (int i = 0; i < max_splits / 32; ++i)
+    if (i * 32 + lane < splits) weights[i * 32 + lane] = mine[i].x * inverse * mine[i].y;
+  return base + __log2f(sum);
+}
+
+// Add eight f16, weighed.
+__device__ __forceinline__ void add(float (&sum)[8], const uint4& octet, float weight) {
+  const uint32_t pairs[4] = {octet.x, octet.y, octet.z, octet.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = ptx::unpack_f16(pairs[i]);
+    sum[i * 2] += weight * pair.x;
+    sum[i * 2 + 1] += weight * pair.y;
+  }
+}
+
+// Join the partial results of a row tile. Each block waits until all are there, and does its share of the elements.
+// They run at the same time, since there are no more blocks than multiprocessors. All the parts are copied at once, so
+// memory is waited for once. `barrier`: a named barrier of the `threads` threads (a power of two, at most 256).
+template <int threads>
+__device__ __forceinline__ void combine(const Item& item, const Partials& partials, const Output& output,
+                                        Joining& shared, int thread, int barrier) {
+  int* counter = partials.counters + item.counter;
+  if (thread == 0) {
+    while (ptx::load_acquire(counter) < item.splits) {
+    }
+  }
+  ptx::sync(barrier, threads);
+  const int total = item.rows * row_octets, share = (total + item.splits - 1) / item.splits;
+  const int begin = min(item.split * share, total), count = min(share, total - begin);
+
+  // `width` threads side by side take octets of columns, threads / width groups of them the splits in turn.
+  int width = 8;
+  while (width < share && width < threads) width *= 2;
+  const int lane = thread % width, group = thread / width, groups = threads / width;
+  const size_t tile = static_cast<size_t>(item.partial) * rows_per_tile;
+  const uint4* parts = reinterpret_cast<const uint4*>(partials.out) + tile * row_octets + begin;
+#pragma unroll 2
+  for (int split = group; split < item.splits; split += groups)
+#pragma unroll 1
+    for (int i = lane; i < count; i += width)
+      ptx::copy_16(&shared.parts[split * share + i], parts + split * rows_per_tile * row_octets + i);
+  const int first_half = begin / half_octets, halves = count ? (begin + count - 1) / half_octets - first_half + 1 : 0;
+#pragma unroll 1
+  for (int i = thread / 32; i < halves; i += threads / 32) {
+    const int half_row = first_half + i;
+    const float2* of_splits = partials.half_rows + tile * 2 + half_row;
+    const float logarithm = weigh_splits(of_splits, item.splits, shared.weights + i * item.splits);
+    if (thread % 32 == 0 && half_row % 2 == 0 && begin <= half_row * half_octets && output.logarithms)
+      output.logarithms[item.first_row + half_row / 2] = natural(logarithm);
+  }
+  ptx::wait_copies();
+  ptx::sync(barrier, threads);
+
+  __nv_bfloat16* out = output.out + static_cast<size_t>(item.first_row) * latent + begin * 8;
+#pragma unroll 1
+  for (int first = 0; first < count; first += width) {
+    const int i = first + lane;
+    float sum[8] = {};
+    if (i < count) {
+      const float* weights = shared.weights + ((begin + i) / half_octets - first_half) * item.splits;
+#pragma unroll 4
+      for (int split = group; split < item.splits; split += groups)
+        add(sum, shared.parts[split * share + i], weights[split]);
+    }
+    if (groups == 1) {
+      if (i < count)
+        *reinterpret_cast<uint4*>(out + i * 8) = {ptx::pack_bf16(sum[0], sum[1]), ptx::pack_bf16(sum[2], sum[3]),
+                                                  ptx::pack_bf16(sum[4], sum[5]), ptx::pack_bf16(sum[6], sum[7])};
+      continue;
+    }
+    // Groups within a warp add up by shuffles, the rest through shared memory; `width` threads cover the whole share.
+#pragma unroll 1
+    for (int step = width; step < 32; step *= 2)
+#pragma unroll
+      for (float& x : sum) x += __shfl_xor_sync(~0u, x, step);
+    const int places = min(groups, threads / 32);
+    if (width >= 32 || thread % 32 < width) {
+      float4* to = reinterpret_cast<float4*>(shared.sums) + (min(group, thread / 32) * width + lane) * 2;
+      to[0] = {sum[0], sum[1], sum[2], sum[3]};
+      to[1] = {sum[4], sum[5], sum[6], sum[7]};
+    }
+    ptx::sync(barrier, threads);
+#pragma unroll 1
+    for (int pair = thread; pair < count * 4; pair += threads) {
+      float2 all = {0, 0};
+#pragma unroll 4
+      for (int place = 0; place < places; ++place) {
+        const float2 some = reinterpret_cast<const float2*>(shared.sums)[place * width * 4 + pair];
+        all = {all.x + some.x, all.y + some.y};
+      }
+      reinterpret_cast<uint32_t*>(out)[pair] = ptx::pack_bf16(all.x, all.y);
+    }
+  }
+  if (thread == 0) ptx::count_relaxed(counter, counted(item));
+  ptx::sync(barrier, threads);
+}
+
+}  // namespace mla
