@@ -182,7 +182,7 @@ def _split(call: Call, attention: _Attention) -> Plan:
         }
         constants = {"WIDE": int(is_wide), **attention.constants, "ROWS": tile.rows, "KEYS": tile.keys, "ROOM": wide.rows}
         function, grid = source("attention", attention.function), (blocks, heads, 1)
-        return Launch(function, grid, arguments, constants, only(types, arguments), tile.warps, tile.stages)
+        return Launch(function, grid, arguments, constants, only(types, arguments), tile.warps, tile.stages, dependent=True)
 
     combined: dict[str, Argument] = {
         "sinks": Operand(attention.sinks or 0),
@@ -206,7 +206,7 @@ def _split(call: Call, attention: _Attention) -> Plan:
     def combine(rows: int) -> Launch:
         """Of tiles of at most so many."""
         grid = (room, heads, cdiv(rows, COMBINED_ROWS))
-        return Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1)
+        return Launch(source("attention", "combine"), grid, combined, constants, only(types, combined), 4, 1, dependent=True)
 
     all_narrow = Variant((of(narrow, False, capacity(narrow)), combine(narrow.rows)))
     mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
