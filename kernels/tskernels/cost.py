@@ -91,6 +91,16 @@ def composed(launches: int, cost: Cost = bandwidth_bound) -> Cost:
     return lambda call, target: cost(call, target) + (launches - 1) * machine(target).launch_seconds
 
 
+def overlapped(cost: Cost = bandwidth_bound) -> Cost:
+    """Of a kernel that NVIDIA's GPUs launch while the one before ends (`gpu/launch.py`), which hides half of what it takes to launch."""
+
+    def of_call(call: Call, target: Target) -> float:
+        hidden = machine(target).launch_seconds / 2 if target.family == "cuda" else 0.0
+        return cost(call, target) - hidden
+
+    return of_call
+
+
 def gather_bound(source: int, indices: int) -> Cost:
     """Rows of operand `source`, as many as `indices` holds, read and written: the rest of the source stays untouched."""
 

@@ -1,6 +1,7 @@
 """What the calls of kernels for GPUs launch, each plan and each function once.
 
-Assumes: kernels are selected. Guarantees: the meta of each node that launches something says which plan, as `plan`.
+Assumes: kernels are selected. Guarantees: the meta of each node that launches something says which plan, as `plan`; what a launch reads
+before others have ended is a weight.
 Does not: compile anything.
 """
 
@@ -8,11 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tsc.graph import Program, op_of
+import torch.fx
+
+from tsc.graph import Program, op_of, tensor_operands
 from tskernels.gpu.functions import Function
+from tskernels.gpu.launch import Launch, Plan
 from tskernels.gpu.plan_json import plan_record
 from tskernels.registry import lookup
 from tskernels.target import Target
@@ -40,8 +44,19 @@ def launch_table(programs: Sequence[Program], target: Target) -> LaunchTable:
                     continue
                 call = call_of(program.mesh, node)
                 record = {"op": call.op, "kernel": node.meta["kernel"], "call": str(call)}
-                record |= plan_record(plan(call, target), lambda function: functions.setdefault(function, len(functions)))
+                made = _of_weights(plan(call, target), node)
+                record |= plan_record(made, lambda function: functions.setdefault(function, len(functions)))
                 key = json.dumps(record)
                 plans.setdefault(key, record)
                 node.meta["plan"] = numbers.setdefault(key, len(numbers))
     return LaunchTable(list(functions), list(plans.values()))
+
+
+def _of_weights(plan: Plan, node: torch.fx.Node) -> Plan:
+    """Where a launch would read early what is no weight, it begins when the one before has ended."""
+    weights = {i for i, n in enumerate(tensor_operands(node)) if n.op == "placeholder" and n.meta["input"].kind == "weight"}
+
+    def settled(launch: Launch) -> Launch:
+        return launch if weights.issuperset(launch.early) else replace(launch, dependent=False)
+
+    return replace(plan, variants=tuple(replace(v, launches=tuple(map(settled, v.launches))) for v in plan.variants))

@@ -27,7 +27,8 @@ _TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "u8", "f8e4m3": "f
 
 @dataclass(frozen=True)
 class MachineCode:
-    """stack: bytes a thread; shared: bytes; tensor_columns: of tensor memory; instructions: how often each is there, by its first word."""
+    """stack: bytes a thread; shared: bytes; tensor_columns: of tensor memory; instructions: how often each is there, by its first word;
+    before_wait: PTX up to where it waits for the launches before, where it does."""
 
     name: str
     registers: int
@@ -35,6 +36,7 @@ class MachineCode:
     shared: int
     tensor_columns: int
     instructions: Counter[str]
+    before_wait: str | None = None
 
     def count(self, *names: str) -> int:
         """Instructions whose names begin so."""
@@ -85,6 +87,8 @@ def _compile(architecture: str, launch: Launch) -> MachineCode:
         if multiple > 1:
             attributes[(index,)] = [["tt.divisibility", multiple]]
     constants = {(names.index(name),): value for name, value in launch.constants.items()}
+    if "DEPENDENT" in names:
+        constants[(names.index("DEPENDENT"),)] = launch.dependent and ARCHITECTURES[architecture] == "cuda"
     if ARCHITECTURES[architecture] == "cuda":
         target = GPUTarget("cuda", int(re.findall(r"\d+", architecture)[0]), 32)
     else:
@@ -103,7 +107,8 @@ def _nvidia(made: Any) -> MachineCode:
     words, usage = read_cubin(made.asm["cubin"])
     [registers], [stack] = (re.findall(rf"{what}:(\d+)", usage) for what in ("REG", "STACK"))
     columns = getattr(made.metadata, "tmem_size", 0) or 0
-    return MachineCode(made.metadata.name, int(registers), int(stack), made.metadata.shared, columns, words)
+    before, wait, _ = made.asm["ptx"].partition("griddepcontrol.wait")
+    return MachineCode(made.metadata.name, int(registers), int(stack), made.metadata.shared, columns, words, before if wait else None)
 
 
 def read_cubin(code: bytes) -> tuple[Counter[str], str]:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -186,6 +187,11 @@ def test_arguments_that_a_function_does_not_take_are_told(functions: Path) -> No
         double(64, typed=False)
 
 
+def test_a_function_that_does_not_wait_is_no_dependent(functions: Path) -> None:
+    with pytest.raises(CompilationFailed, match="double is to begin before the launches before it have ended, and does not wait for them"):
+        compile_functions([replace(double(64), dependent=True)], SM_90A)
+
+
 @pytest.mark.parametrize(
     ("resources", "what"),
     [(Resources(32, 300_000, 0, 0, ""), "300,000 bytes of shared memory"), (Resources(32, 0, 640, 0, ""), "640 columns of tensor memory")],
@@ -211,7 +217,7 @@ def test_a_kernel_whose_compiler_is_missing_loses(monkeypatch: pytest.MonkeyPatc
 def test_a_gpu_runs_what_is_made_of_torchs_ops(target: str) -> None:
     place: Target = parse_target(target)
     assert str(place) == place.architecture == target
-    call = Call("ts::linear", (OperandType("bf16", (None, 64)), OperandType("bf16", (32, 64))))
+    call = Call("ts::linear", (OperandType("f32", (None, 64)), OperandType("f32", (32, 64))))
     assert explain(call, place)[0].kernel.name == "torch"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_greedy_tokens_are_those_of_the_cpu(gpu_models: GpuModels, device: Inter
     assert ends == ["mark", *["mark", "wait"] * (len(shapes) - 1), "wait"], "a step is asked for before the one before has ended"
     assert {a.num_bytes for a in device.asked if a.what == "copy_out"} == {4 * len(PROMPTS)}, "tokens, and no logits"
     assert max(a.num_bytes for a in device.asked if a.what == "copy_in") <= 4096, "of inputs what a step has, not all that may be"
+
+
+def test_products_of_one_token_are_launched_and_those_of_many_are_torchs(gpu_models: GpuModels, device: InterpretingDevice) -> None:
+    path = gpu_models.artifact(LLAMA, "sm_90a", "bf16")
+    given = [prompt(20)]
+    [wanted] = run(path, given, 2, LimitOptions(num_pages=256, target="cpu"), chunks=False)
+    [found] = run(path, given, 2, LimitOptions(num_pages=256), chunks=False)
+    launched = Counter(a.function.symbol for a in device.asked if a.function is not None)
+    assert launched["one_row"] == 2 * 4 + 1, "of two layers and the head, in the step of one token alone"
+    assert launched["linear"] == 0
+    for position, logits in wanted.logits.items():
+        assert (logits - found.logits[position]).abs().max() <= 2.0**-6 * logits.abs().max()
 
 
 @pytest.mark.slow

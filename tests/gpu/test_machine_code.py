@@ -20,7 +20,7 @@ from tskernels.target import ARCHITECTURES, gpu
 pytest.importorskip("triton", reason="needs Triton: pip install tsc-llm[triton]")
 
 MOST_SHARED, MOST_COLUMNS = 232_448, 512
-WIDE = ("attend", "attend_latent", "expand", "attend_expanded", "gated_linear", "quantized_linear", "gate_and_up", "down")
+WIDE = ("attend", "attend_latent", "expand", "attend_expanded", "linear", "gated_linear", "quantized_linear", "gate_and_up", "down")
 """Those that multiply matrices: they are big, and use tensor cores from 64 rows on, but in f32."""
 
 
@@ -62,8 +62,9 @@ def gated(dtype: str, inner: int, outputs: int, layout: str = "rows") -> Call:
     return Call("ts::gated_linear", (operand(dtype, None, inner), operand(dtype, outputs, inner, layout=layout)), {"activation": "silu"})
 
 
-def linear(dtype: str, inner: int, outputs: int, layout: str) -> Call:
-    return Call("ts::linear", (operand(dtype, None, inner), operand(dtype, outputs, inner, layout=layout)))
+def linear(dtype: str, inner: int, outputs: int, layout: str = "rows", bias: bool = False) -> Call:
+    given = (operand(dtype, None, inner), operand(dtype, outputs, inner, layout=layout))
+    return Call("ts::linear", (*given, operand(dtype, outputs)) if bias else given)
 
 
 def experts(dtype: str, count: int, inner: int, outer: int, bias: bool = False) -> Call:
@@ -138,6 +139,7 @@ MATRICES = (
     *(in_fp8(latent("bf16", 16)), in_fp8(attention("bf16", 8, 4, 128))),
     *(expanded("bf16", 8), in_fp8(expanded("bf16", 8))),
     *(gated("bf16", 4096, 24576), gated("f16", 2048, 8192), gated("f32", 576, 3072)),
+    *(linear("bf16", 12288, 4096), linear("f16", 10944, 2048, bias=True), linear("bf16", 576, 49152)),
     *(call for form in FORMS for call in (linear("bf16", 4096, 4096, form), gated("bf16", 4096, 8192, f"gated_{form}"))),
     *(experts("bf16", 128, 768, 2048), experts("bf16", 32, 2880, 2880, bias=True), experts("f32", 8, 64, 64)),
 )
@@ -145,7 +147,7 @@ ROWS = (
     *(*by_rows("bf16", 8, 128), *by_rows("bf16", 7168), *others("bf16"), *by_rows("f32", 576)),
     *(*sums("bf16", 7168), *sums("f32", 576), route(1), route(8)),
 )
-EVERYDAY = (latent("bf16", 16), attention("bf16", 8, 4, 128))
+EVERYDAY = (latent("bf16", 16), attention("bf16", 8, 4, 128), linear("bf16", 4096, 6144))
 
 
 def launches(call: Call, architecture: str) -> list[Launch]:
@@ -186,6 +188,22 @@ def _faults(architecture: str, launch: Launch, code: MachineCode) -> Iterator[st
             yield f"no {expected}"
     elif is_matrix and not is_narrow and not code.count("HMMA"):
         yield f"no HMMA in {function}"
+    if launch.dependent:
+        yield from _touched_early(launch, code)
+
+
+def _touched_early(launch: Launch, code: MachineCode) -> Iterator[str]:
+    """What is wrong with when it waits for the launches before: all of its threads do, before they touch what another launch writes."""
+    if code.before_wait is None:
+        yield "never waits for the launches before"
+        return
+    if re.search(r"^\s*(?:@\S+\s+)?(?:bra|ret|exit)\b|^\$L__BB", code.before_wait, re.M):
+        yield "does not always wait"
+    touched = re.findall(r"\b(?:ld|st|atom|red|cp|prefetch)(?:\.\w+)*\.global[.\w]*", code.before_wait)
+    if launch.early and not touched:
+        yield "reads nothing early"
+    if [one for one in touched if not (launch.early and one.startswith("ld."))]:
+        yield f"touches memory before it waits: {', '.join(sorted(set(touched)))}"
 
 
 def wanted(calls: tuple[Call, ...], architectures: tuple[str, ...]) -> list[Wanted]:
@@ -193,7 +211,7 @@ def wanted(calls: tuple[Call, ...], architectures: tuple[str, ...]) -> list[Want
 
 
 @pytest.mark.parametrize("call", EVERYDAY, ids=lambda call: call.op)
-def test_attention_on_hopper_and_blackwell(call: Call) -> None:
+def test_what_most_steps_run_on_hopper_and_blackwell(call: Call) -> None:
     check(wanted((call,), ("sm_90a", "sm_100a")))
 
 

@@ -22,8 +22,17 @@ SPANS = torch.tensor([[0, 3], [3, 4], [4, 10], [12, 12]], dtype=torch.int32)
 STATES = torch.tensor([2, ~0, 1, 3], dtype=torch.int32)
 
 
+@pytest.mark.parametrize(("tokens", "dtype"), [(1, "bf16"), (1, "f16"), (2, "bf16"), (16, "f16"), (17, "bf16")])
+def test_linear_of_one_row_of_few_and_of_many(tokens: int, dtype: str) -> None:
+    for inner, outputs in ((304, 41), (2600, 6)):  # part of what a block takes at a time, and more than that
+        x, w = torch.randn(tokens, inner + 16).to(DTYPES[dtype])[:, 8:-8], torch.randn(outputs, inner).to(DTYPES[dtype]) / 10
+        check("ts::linear", x, w, slack=0.01)
+        check("ts::linear", x, w, torch.randn(outputs).to(x.dtype), slack=0.01)
+
+
 @pytest.mark.parametrize(
-    ("tokens", "dtype", "activation"), [(3, "bf16", "silu"), (3, "f32", "gelu"), (3, "f16", "gelu_tanh"), (70, "bf16", "gelu_tanh")]
+    ("tokens", "dtype", "activation"),
+    [(1, "bf16", "silu"), (1, "f16", "gelu"), (3, "bf16", "silu"), (3, "f32", "gelu"), (3, "f16", "gelu_tanh"), (70, "bf16", "gelu_tanh")],
 )
 def test_gated_linear(tokens: int, dtype: str, activation: str) -> None:
     x = torch.randn(tokens, 136).to(DTYPES[dtype])[:, 3:99]

@@ -182,7 +182,7 @@ def _split(call: Call, attention: _Attention) -> Plan:
         }
         constants = {"WIDE": int(is_wide), **attention.constants, "ROWS": tile.rows, "KEYS": tile.keys, "ROOM": wide.rows}
         function, grid = source("attention", attention.function), (blocks, heads, 1)
-        return Launch(function, grid, arguments, constants, only(types, arguments), tile.warps, tile.stages)
+        return Launch(function, grid, arguments, constants, only(types, arguments), tile.warps, tile.stages, dependent=True)
 
     combined: dict[str, Argument] = {
         "sinks": Operand(attention.sinks or 0),

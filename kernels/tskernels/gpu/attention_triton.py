@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tskernels.gpu.functions_triton import LOG2_E, capped, product, weigh
+from tskernels.gpu.functions_triton import LOG2_E, capped, overlap, product, weigh
 
 RECORD = tl.constexpr(8)
 
@@ -53,9 +53,10 @@ def store_result(sums, largest, total, record, head, out, partials, logs, row, c
 def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, q_member, page_size, table_row,
            WIDE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
            SCALE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
-           ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+           ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """One split of one tile, for one head of keys. q, sinks, out: as the op has them; cache [pages, page_size, 2, K, E], of their type or
     e4m3."""
+    overlap(DEPENDENT)
     index = tl.program_id(0)
     head = tl.program_id(1)
     if index >= tl.load(work + WIDE):
@@ -107,8 +108,9 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
 def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token, q_head, r_token, r_head, page_size, table_row,
                   WIDE: tl.constexpr, HEADS: tl.constexpr, LATENT: tl.constexpr, LATENT_PADDED: tl.constexpr, ROTATED: tl.constexpr,
                   ROTATED_PADDED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr,
-                  ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+                  ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """One split of one tile: a cache row [C + R] is every head's key, its first C their value, which is read once for both."""
+    overlap(DEPENDENT)
     index = tl.program_id(0)
     if index >= tl.load(work + WIDE):
         return
@@ -148,9 +150,11 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
 
 @triton.jit
 def combine(sinks, work, out, partials, logs, first_head, TOTAL: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr,
-            WIDTH: tl.constexpr, PADDED: tl.constexpr, SINKS: tl.constexpr, PARTS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+            WIDTH: tl.constexpr, PADDED: tl.constexpr, SINKS: tl.constexpr, PARTS: tl.constexpr, ROOM: tl.constexpr,
+            DEPENDENT: tl.constexpr = False):  # fmt: skip
     """Rows of a tile whose keys were split, one after the other, for one of HEADS heads from the first one on, of TOTAL of the result. Up
     to PARTS parts of a row are loaded at once with their logarithms: no load waits for another."""
+    overlap(DEPENDENT)
     index = tl.program_id(0)
     head = tl.program_id(1)
     if index >= tl.load(work + 2):

@@ -23,4 +23,4 @@ def combine(
     tokens, group = Dimension(0, 0), int(constants["GROUP"])
     grid = (smaller(parts // 2, tokens * -(-group // least)), int(constants["HEADS"]), smaller(_BLOCKS, tokens * group))
     at_once = {"PARTS": max(1, _AT_ONCE // int(constants["PADDED"]))}
-    return Launch(source("attention", "combine"), grid, arguments, {**constants, **at_once}, only(types, arguments), 4, 1)
+    return Launch(source("attention", "combine"), grid, arguments, {**constants, **at_once}, only(types, arguments), 4, 1, dependent=True)

@@ -33,7 +33,13 @@ def compile_triton(job: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
 
     module, _, name = job["source"].partition(":")
     function = getattr(import_module(module), name)
-    types, constants = dict(job["signature"]), job["constants"]
+    architecture = job["target"]
+    is_cuda = ARCHITECTURES[architecture] == "cuda"
+    types, constants = dict(job["signature"]), dict(job["constants"])
+    if "DEPENDENT" in function.arg_names:
+        constants["DEPENDENT"] = is_cuda and job["dependent"]
+    elif job["dependent"]:
+        raise ValueError(f"{name} is to begin before the launches before it have ended, and does not wait for them")
     unknown = [n for n in function.arg_names if n not in types and n not in constants]
     if unknown or set(types) - set(function.arg_names):
         raise ValueError(f"{name} takes {', '.join(function.arg_names)}, and gets {', '.join([*types, *constants])}")
@@ -47,10 +53,6 @@ def compile_triton(job: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
         attrs={(position[n],): [["tt.divisibility", multiple]] for n, multiple in job["multiples"].items()},
     )
     options = {"num_warps": job["warps"], "num_stages": job["stages"], "num_ctas": job["cluster"]}
-    architecture = job["target"]
-    is_cuda = ARCHITECTURES[architecture] == "cuda"
-    if is_cuda and job["dependent"]:
-        options["launch_pdl"] = True
     target = GPUTarget("cuda", int(re.sub(r"\D", "", architecture)), 32) if is_cuda else GPUTarget("hip", architecture, 64)
     made = triton.compile(source, target=target, options=options)
     metadata = made.metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tskernels.cost import Cost, append_bound, bandwidth_bound, gather_bound
+from tskernels.cost import Cost, append_bound, bandwidth_bound, gather_bound, overlapped
 from tskernels.gpu.launch import Argument, Coordinate, Launch, Number, Operand, Out, Plan
 from tskernels.gpu.sizes import cdiv
 from tskernels.gpu.triton_entry import (
@@ -47,11 +47,12 @@ def _launch(call: Call, function: str, arguments: dict[str, Argument], constants
     block = min(_BLOCK, padded(wide))
     types = {name: call.operands[a.index].dtype for name, a in arguments.items() if isinstance(a, Operand)} | {"out": out}
     grid = (rows(1 if function == "take_rows" else 0), cdiv(wide, block), 1)
-    return plan(Launch(source("elementwise", function), grid, arguments, constants | {"BLOCK": block}, types, max(1, block // 256), 1))
+    warps = max(1, block // 256)
+    return plan(Launch(source("elementwise", function), grid, arguments, constants | {"BLOCK": block}, types, warps, 1, dependent=True))
 
 
 def _unary(name: str) -> None:
-    @triton_kernel(f"ts::{name}")
+    @triton_kernel(f"ts::{name}", cost=overlapped())
     def planner(call: Call, target: Target) -> Plan:
         factor = number(call, _UNARY[name]) if _UNARY[name] else 0
         constants = {"FUNCTION": name, "FACTOR": factor, "WIDTH": width(call), "ROW": _row(call)}
@@ -60,7 +61,7 @@ def _unary(name: str) -> None:
 
 
 def _binary(name: str, when: When | None) -> None:
-    @triton_kernel(f"ts::{name}", when=when)
+    @triton_kernel(f"ts::{name}", when=when, cost=overlapped())
     def planner(call: Call, target: Target) -> Plan:
         constants: dict[str, Number | str] = {"FUNCTION": name, "WIDTH": width(call), "ROW": _row(call)}
         y = strides(call, 1, "y")
@@ -93,7 +94,7 @@ def embedding(call: Call, target: Target) -> Plan:
     return _launch(call, "embedding", arguments, constants, width(call, 1), call.operands[1].dtype)
 
 
-@triton_kernel("ts::take_rows", cost=gather_bound(source=0, indices=1))
+@triton_kernel("ts::take_rows", cost=overlapped(gather_bound(source=0, indices=1)))
 def take_rows(call: Call, target: Target) -> Plan:
     arguments: dict[str, Argument] = {"x": Operand(0), "index": Operand(1), "out": Out(), **strides(call, 0, "x")}
     return _launch(call, "take_rows", arguments, {"WIDTH": width(call), "ROW": _row(call)}, width(call), call.operands[0].dtype)
@@ -116,7 +117,8 @@ def _append(op: str, cost: Cost = bandwidth_bound) -> None:
         dtype = call.operands[0].dtype
         types = {"cache": stored_type(call, 0), "x": dtype, "y": dtype, "slots": "i32"}
         grid = (rows(3), cdiv(max(x, y), block), 1)
-        return plan(Launch(source("elementwise", "append"), grid, arguments, constants, types, max(1, block // 256), 1))
+        warps = max(1, block // 256)
+        return plan(Launch(source("elementwise", "append"), grid, arguments, constants, types, warps, 1, dependent=True))
 
 
 _append("ts::cache_append", append_bound)

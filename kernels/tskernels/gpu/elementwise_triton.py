@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tskernels.gpu.functions_triton import activated, capped, e4m3_code
+from tskernels.gpu.functions_triton import activated, capped, e4m3_code, overlap
 
 
 @triton.jit
@@ -18,8 +18,9 @@ def place(column, token, x_token, x_row, WIDTH: tl.constexpr, ROW: tl.constexpr)
 
 @triton.jit
 def unary(x, out, x_token, x_row, FUNCTION: tl.constexpr, FACTOR: tl.constexpr, WIDTH: tl.constexpr, ROW: tl.constexpr,
-          BLOCK: tl.constexpr):  # fmt: skip
+          BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """FUNCTION: an activation's name, `scale` or `softcap`."""
+    overlap(DEPENDENT)
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < WIDTH
     wide = tl.load(x + place(column, token, x_token, x_row, WIDTH, ROW), mask=mask, other=0.0).to(tl.float32)
@@ -34,8 +35,9 @@ def unary(x, out, x_token, x_row, FUNCTION: tl.constexpr, FACTOR: tl.constexpr, 
 
 @triton.jit
 def binary(x, y, out, x_token, x_row, y_token, y_row, FUNCTION: tl.constexpr, WIDTH: tl.constexpr, ROW: tl.constexpr,
-           BLOCK: tl.constexpr):  # fmt: skip
+           BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """FUNCTION: `add` or `mul`; `scale_rows`, `exp_minus` or `divide_rows`, where y has a number for each row of x."""
+    overlap(DEPENDENT)
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < WIDTH
     a = tl.load(x + place(column, token, x_token, x_row, WIDTH, ROW), mask=mask, other=0.0).to(tl.float32)
@@ -55,7 +57,8 @@ def binary(x, y, out, x_token, x_row, y_token, y_row, FUNCTION: tl.constexpr, WI
 
 
 @triton.jit
-def decay(x, rate, bias, out, x_token, x_row, WIDTH: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr):
+def decay(x, rate, bias, out, x_token, x_row, WIDTH: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = False):
+    overlap(DEPENDENT)
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < WIDTH
     wide = tl.load(x + place(column, token, x_token, x_row, WIDTH, ROW), mask=mask, other=0.0).to(tl.float32)
@@ -68,8 +71,9 @@ def decay(x, rate, bias, out, x_token, x_row, WIDTH: tl.constexpr, ROW: tl.const
 
 
 @triton.jit
-def embedding(ids, table, out, shard, COUNT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def embedding(ids, table, out, shard, COUNT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = False):
     """COUNT rows are here, from `shard * COUNT` on; ids of others give zeros."""
+    overlap(DEPENDENT)
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(ids + token).to(tl.int64) - shard * COUNT
     mask = column < WIDTH
@@ -78,7 +82,8 @@ def embedding(ids, table, out, shard, COUNT: tl.constexpr, WIDTH: tl.constexpr, 
 
 
 @triton.jit
-def take_rows(x, index, out, x_token, x_row, WIDTH: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr):
+def take_rows(x, index, out, x_token, x_row, WIDTH: tl.constexpr, ROW: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = False):
+    overlap(DEPENDENT)
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < WIDTH
     row = tl.load(index + token).to(tl.int64)
@@ -96,8 +101,9 @@ def append_some(cache, places, elements, there):
 
 @triton.jit
 def append(cache, x, y, slots, x_token, x_row, y_token, y_row, X_WIDTH: tl.constexpr, X_ROW: tl.constexpr, Y_WIDTH: tl.constexpr,
-           Y_ROW: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+           Y_ROW: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """x and y side by side in a token's row of a cache, whose pages are whole numbers of rows; its type is theirs, or e4m3."""
+    overlap(DEPENDENT)
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(slots + token).to(tl.int64) * (X_WIDTH + Y_WIDTH) + column
     there = column < X_WIDTH

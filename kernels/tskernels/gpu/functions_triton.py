@@ -13,6 +13,15 @@ HALF_PI = tl.constexpr(1.5707963267948966)
 
 
 @triton.jit
+def overlap(DEPENDENT: tl.constexpr):
+    """What comes first in a function that is launched while others run (`Launch.dependent`): when all blocks are here, the launch after it
+    may begin; what is next happens when the launches before it have ended, and what they wrote is there."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
 def product(x, y, sums):
     """`sums + x @ y`, in f32."""
     if INTERPRETED:

@@ -32,9 +32,10 @@ from tskernels.gpu.launch import (
     ScratchSpace,
     StepShape,
     TensorMap,
+    Variant,
 )
 from tskernels.gpu.sizes import Expression, of_operands, value
-from tskernels.registry import Call, op_named
+from tskernels.registry import Call, lookup, op_named
 from tskernels.registry import Operand as OperandType
 from tskernels.target import Target, gpu
 
@@ -69,7 +70,12 @@ def run_plan(
     call = _call(known, tensors, result, numbers, layouts or {})
     target, multiprocessors = _device(tensors[0])
     run = _Run(tensors, result, given, multiprocessors, () if constants is None else constants(call))
-    run.launch_all(planner(call, target))
+    plan = planner(call, target)
+    other = run.variant(plan).kernel
+    if other:
+        lookup(op, other).function(*operands, out=out, **attributes)
+    else:
+        run.launch_all(plan)
     return result if known.kind == "inplace" else None
 
 
@@ -135,13 +141,14 @@ class _Run:
             # All bits set is NaN: what reads memory that nobody wrote shows it.
             filled = 0 if space.zeroed else 255
             self.scratch[space.name] = torch.full((self._size(space.bytes),), filled, dtype=torch.uint8, device=self.out.device)
-        newest = 1
         if "lengths" in self.given:
             step = self._step()
-            newest = max((last - first for first, last in step.spans), default=1)
             self.prepared = {p.name: self._prepare(p, step) for p in plan.prepared}
-        [variant] = [v for v in plan.variants if (v.tokens <= self.known["T"] and v.newest <= newest) or v is plan.variants[0]][-1:]
-        return variant.launches
+        return self.variant(plan).launches
+
+    def variant(self, plan: Plan) -> Variant:
+        newest = max((last - first for first, last in self._step().spans), default=1) if "lengths" in self.given else 1
+        return [v for v in plan.variants if (v.tokens <= self.known["T"] and v.newest <= newest) or v is plan.variants[0]][-1]
 
     def _step(self) -> StepShape:
         """Of the rows that are here."""

@@ -110,8 +110,13 @@ Argument = Operand | Out | Constants | ScratchSpace | PreparedInput | Coordinate
 class Launch:
     """One launch. arguments: of all parameters that are not constants, by name, in the order of the function's parameters; an
     address is taken to be a multiple of 16 bytes. types: of each address, what lies there (`bf16`), where the source is Triton's;
-    shared: bytes of dynamic shared memory that a kernel in CUDA C++ asks for; cluster: thread blocks of one; dependent: may begin
-    while the launch before it ends (programmatic dependent launch: the kernel waits by itself)."""
+    shared: bytes of dynamic shared memory that a kernel in CUDA C++ asks for; cluster: thread blocks of one.
+
+    dependent: may begin while launches before it still run (programmatic dependent launch), where the device has that: a function of
+    Triton's has a constant DEPENDENT then, and waits by itself (`functions_triton.overlap`). Right it is because all of its blocks wait for
+    the launch before, which has ended only when it has waited, too, so that after the wait nothing asked for earlier runs any more; and
+    until then it writes nothing, and reads nothing that a launch writes. early: the operands that it does read before, which have to be
+    weights: where one is not, the launch waits for the end of the one before (`launch_table.py`)."""
 
     source: TritonSource | CudaSource
     grid: tuple[int | Expression, int | Expression, int | Expression]
@@ -123,15 +128,18 @@ class Launch:
     shared: int = 0
     cluster: int = 1
     dependent: bool = False
+    early: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What runs in steps of `tokens` tokens and more, and of at least `newest` of one sequence, up to the next variant's."""
+    """What runs in steps of `tokens` tokens and more, and of at least `newest` of one sequence, up to the next variant's. kernel: another
+    of the op, without a plan, instead of launches."""
 
     launches: tuple[Launch, ...]
     tokens: int = 1
     newest: int = 1
+    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)

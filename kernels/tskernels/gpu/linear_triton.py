@@ -1,4 +1,5 @@
-"""Products with weights: two of which one gates the other, and those whose weight is stored quantized (`quantized.py` says how).
+"""Products with weights: of one row, of few, two of which one gates the other, and those whose weight is stored quantized (`quantized.py`
+says how).
 
 Of a quantized weight the codes are multiplied, which are exact in any type, and scaled afterwards, group by group, in f32.
 """
@@ -8,10 +9,74 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tskernels.gpu.functions_triton import activated, product
+from tskernels.gpu.functions_triton import activated, overlap, product
 
 PANEL = tl.constexpr(32)
 GROUP = tl.constexpr(32)
+
+
+@triton.jit
+def some_inputs(pointers, k, START: tl.constexpr, INNER: tl.constexpr, DEPTH: tl.constexpr):
+    """DEPTH numbers from START on, of INNER; zeros past them."""
+    if START + DEPTH <= INNER:
+        return tl.load(pointers + START)
+    return tl.load(pointers + START, mask=START + k < INNER, other=0.0)
+
+
+@triton.jit
+def one_row(x, w, bias, out, x_token, ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr, INNER: tl.constexpr, OUTPUTS: tl.constexpr,
+            COLUMNS: tl.constexpr, DEPTH: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
+    """Of each row by itself: x [T, I], w [F, I], or of a gate and what it gates, where ACTIVATION is not empty, [2*F, I].
+
+    Nothing is done here but reading w, once: it comes straight to registers, each thread has many loads under way, and multiplies in f32
+    where tensor cores would want 16 rows. Small blocks, many more than there is room for at a time, keep all multiprocessors busy to the
+    end. The first of w is asked for before the launches before have ended."""
+    row, output = tl.program_id(1).to(tl.int64), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    k = tl.arange(0, DEPTH)[None, :]
+    # Past the outputs, the last stands in, and is not kept.
+    from_w = w + tl.minimum(output, OUTPUTS - 1).to(tl.int64)[:, None] * INNER + k
+    from_up = from_w + OUTPUTS * INNER
+    first = some_inputs(from_w, k, 0, INNER, DEPTH)
+    if ACTIVATION != "":
+        first_up = some_inputs(from_up, k, 0, INNER, DEPTH)
+    overlap(DEPENDENT)
+    from_x = x + row * x_token + k
+    a = some_inputs(from_x, k, 0, INNER, DEPTH).to(tl.float32)
+    sums = a * first.to(tl.float32)
+    if ACTIVATION != "":
+        ups = a * first_up.to(tl.float32)
+    for start in tl.static_range(DEPTH, INNER, DEPTH):
+        a = some_inputs(from_x, k, start, INNER, DEPTH).to(tl.float32)
+        sums += a * some_inputs(from_w, k, start, INNER, DEPTH).to(tl.float32)
+        if ACTIVATION != "":
+            ups += a * some_inputs(from_up, k, start, INNER, DEPTH).to(tl.float32)
+    made = tl.sum(sums, 1)
+    if HAS_BIAS:
+        made += tl.load(bias + output, mask=output < OUTPUTS, other=0.0).to(tl.float32)
+    if ACTIVATION != "":
+        made = activated(made, ACTIVATION) * tl.sum(ups, 1)
+    tl.store(out + row * OUTPUTS + output, made.to(out.dtype.element_ty), mask=output < OUTPUTS)
+
+
+@triton.jit
+def linear(x, w, bias, out, rows, x_token, HAS_BIAS: tl.constexpr, INNER: tl.constexpr, OUTPUTS: tl.constexpr,
+           ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """x [T, I], w [F, I]: F outputs."""
+    row, output = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    there, k = (row < rows)[:, None], tl.arange(0, DEPTH)[None, :]
+    from_x = x + row.to(tl.int64)[:, None] * x_token + k
+    from_w = w + tl.minimum(output, OUTPUTS - 1).to(tl.int64)[:, None] * INNER + k
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, INNER // DEPTH * DEPTH, DEPTH):
+        sums = product(tl.load(from_x + start, mask=there, other=0.0), tl.trans(tl.load(from_w + start)), sums)
+    if INNER % DEPTH != 0:
+        rest: tl.constexpr = INNER // DEPTH * DEPTH
+        a = tl.load(from_x + rest, mask=there & (rest + k < INNER), other=0.0)
+        sums = product(a, tl.trans(tl.load(from_w + rest, mask=rest + k < INNER, other=0.0)), sums)
+    if HAS_BIAS:
+        sums += tl.load(bias + output, mask=output < OUTPUTS, other=0.0).to(tl.float32)[None, :]
+    place = row.to(tl.int64)[:, None] * OUTPUTS + output[None, :]
+    tl.store(out + place, sums.to(out.dtype.element_ty), mask=there & (output < OUTPUTS)[None, :])
 
 
 @triton.jit

@@ -39,7 +39,7 @@ def route(call: Call, target: Target) -> Plan:
     }
     dtype = call.operands[0].dtype
     types = {"logits": dtype, "bias": call.operands[-1].dtype, "out": dtype}
-    return plan(Launch(source("mixture", "route"), (rows(), 1, 1), arguments, constants, types, 1, 1))
+    return plan(Launch(source("mixture", "route"), (rows(), 1, 1), arguments, constants, types, 1, 1, dependent=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,8 @@ def experts(call: Call, target: Target) -> Plan:
 
     def launch(function: str, grid: tuple[object, ...], names: str, constants: dict[str, object], warps: int, stages: int) -> Launch:
         arguments = {name: given[name] for name in names.split()}
-        return Launch(source("mixture", function), grid, arguments, constants, only(types, arguments), warps, stages)  # type: ignore[arg-type]
+        kinds, dependent = only(types, arguments), function not in ("gate_and_up", "down")
+        return Launch(source("mixture", function), grid, arguments, constants, kinds, warps, stages, dependent=dependent)  # type: ignore[arg-type]
 
     listed = (
         launch("place_pairs", (tokens, 1, 1), "weights places counts w_token", {"EXPERTS": count, "PADDED": padded(count)}, 4, 1),

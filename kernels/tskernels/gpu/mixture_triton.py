@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tskernels.gpu.functions_triton import product, sigmoid
+from tskernels.gpu.functions_triton import overlap, product, sigmoid
 
 
 @triton.jit
@@ -21,8 +21,9 @@ def first_largest(values, index):
 @triton.jit
 def route(logits, bias, out, x_token, HAS_BIAS: tl.constexpr, EXPERTS: tl.constexpr, GROUPS: tl.constexpr, GROUPS_PADDED: tl.constexpr,
           MEMBERS_PADDED: tl.constexpr, TOP: tl.constexpr, TOP_GROUPS: tl.constexpr, GROUP_BEST: tl.constexpr, SIGMOID: tl.constexpr,
-          NORMALIZE: tl.constexpr, SCALE: tl.constexpr):  # fmt: skip
+          NORMALIZE: tl.constexpr, SCALE: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """One token: its experts as [groups, members]."""
+    overlap(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     MEMBERS: tl.constexpr = EXPERTS // GROUPS
     group, member = tl.arange(0, GROUPS_PADDED)[:, None], tl.arange(0, MEMBERS_PADDED)[None, :]
@@ -64,8 +65,9 @@ def route(logits, bias, out, x_token, HAS_BIAS: tl.constexpr, EXPERTS: tl.conste
 
 
 @triton.jit
-def place_pairs(weights, places, counts, w_token, EXPERTS: tl.constexpr, PADDED: tl.constexpr):
+def place_pairs(weights, places, counts, w_token, EXPERTS: tl.constexpr, PADDED: tl.constexpr, DEPENDENT: tl.constexpr = False):
     """Of one token: how many experts it has before each, and in all."""
+    overlap(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     expert = tl.arange(0, PADDED)
     mask = expert < EXPERTS
@@ -75,8 +77,10 @@ def place_pairs(weights, places, counts, w_token, EXPERTS: tl.constexpr, PADDED:
 
 
 @triton.jit
-def list_pairs(weights, places, pairs, lengths, tokens, w_token, EXPERTS: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr):
+def list_pairs(weights, places, pairs, lengths, tokens, w_token, EXPERTS: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+               DEPENDENT: tl.constexpr = False):  # fmt: skip
     """Of one expert: its pairs, in the order of the tokens, and how many."""
+    overlap(DEPENDENT)
     expert = tl.program_id(0)
     found = tokens * 0
     for start in range(0, tokens, BLOCK):
@@ -149,8 +153,9 @@ def down(inner, weights, w, bias, made, pairs, lengths, tokens, w_token, HAS_BIA
 
 
 @triton.jit
-def add_pairs(made, counts, out, OUTER: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr):
+def add_pairs(made, counts, out, OUTER: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = False):
     """A token's results, in the order of its experts. One that has more than there are slots for becomes NaN: it is not to be believed."""
+    overlap(DEPENDENT)
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < OUTER
     count = tl.load(counts + token)

@@ -43,7 +43,8 @@ def plan_record(plan: Plan, number: Callable[[Function], int]) -> Record:
 
 def _variant(variant: Variant, number: Callable[[Function], int]) -> Record:
     newest = {"newest": variant.newest} if variant.newest > 1 else {}
-    return {"tokens": variant.tokens, **newest, "launches": [_launch(launch, number) for launch in variant.launches]}
+    kernel = {"kernel": variant.kernel} if variant.kernel else {}
+    return {"tokens": variant.tokens, **newest, **kernel, "launches": [_launch(launch, number) for launch in variant.launches]}
 
 
 def _launch(launch: Launch, number: Callable[[Function], int]) -> Record:

@@ -33,7 +33,8 @@ def _by_rows(call: Call, target: Target, function: str, arguments: dict[str, Arg
     sizes: dict[str, int | float] = {"COUNT": count, "WIDTH": width, "PADDED": room, "ROWS": some}
     grid = (rows(), cdiv(count, some), 1)
     warps = min(8, max(1, some * room // 512))
-    return plan(Launch(source("rows", function), grid, {**arguments, "out": Out(), **strides}, sizes | constants, types, warps, 1))
+    given = {**arguments, "out": Out(), **strides}
+    return plan(Launch(source("rows", function), grid, given, sizes | constants, types, warps, 1, dependent=True))
 
 
 def _type(call: Call, argument: Argument) -> str:
@@ -59,8 +60,8 @@ def row_squares(call: Call, target: Target) -> Plan:
     some = min(padded(count), max(1, _BLOCK // room))
     arguments: dict[str, Argument] = {"x": Operand(0), "out": Out(), "x_token": stride(0, 0), "x_row": stride(0, -2 if before else 0)}
     constants = {"COUNT": count, "WIDTH": width, "PADDED": room, "ROWS": some}
-    types = {"x": call.operands[0].dtype, "out": "f32"}
-    return plan(Launch(source("rows", "row_squares"), (rows(), 1, 1), arguments, constants, types, min(8, max(1, some * room // 512)), 1))
+    types, warps = {"x": call.operands[0].dtype, "out": "f32"}, min(8, max(1, some * room // 512))
+    return plan(Launch(source("rows", "row_squares"), (rows(), 1, 1), arguments, constants, types, warps, 1, dependent=True))
 
 
 @triton_kernel("ts::rope", constants=radians)
@@ -93,5 +94,5 @@ def rope(call: Call, target: Target) -> Plan:
     }
     dtype = call.operands[0].dtype
     types = {"x": dtype, "positions": "i32", "radians": "f32", "out": dtype}
-    grid = (rows(), cdiv(count, some), 1)
-    return plan(Launch(source("rows", "rope"), grid, arguments, constants, types, min(8, max(1, some * room // 256)), 1))
+    grid, warps = (rows(), cdiv(count, some), 1), min(8, max(1, some * room // 256))
+    return plan(Launch(source("rows", "rope"), grid, arguments, constants, types, warps, 1, dependent=True))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tskernels.gpu.functions_triton import cosine_and_sine
+from tskernels.gpu.functions_triton import cosine_and_sine, overlap
 
 
 @triton.jit
 def rms_norm(x, w, out, x_token, x_row, COUNT: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
-             EPS: tl.constexpr, OFFSET: tl.constexpr):  # fmt: skip
+             EPS: tl.constexpr, OFFSET: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """COUNT rows a token."""
+    overlap(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     row, column = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)
     filled = column < WIDTH
@@ -27,8 +28,10 @@ def rms_norm(x, w, out, x_token, x_row, COUNT: tl.constexpr, WIDTH: tl.constexpr
 
 
 @triton.jit
-def row_squares(x, out, x_token, x_row, COUNT: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr):
+def row_squares(x, out, x_token, x_row, COUNT: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
+                DEPENDENT: tl.constexpr = False):  # fmt: skip
     """Of all rows of a token together."""
+    overlap(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, PADDED)
     sums = tl.zeros([ROWS, PADDED], tl.float32)
@@ -42,8 +45,9 @@ def row_squares(x, out, x_token, x_row, COUNT: tl.constexpr, WIDTH: tl.constexpr
 
 @triton.jit
 def rms_scale(x, squares, w, out, x_token, x_row, COUNT: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
-              EPS: tl.constexpr, OFFSET: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+              EPS: tl.constexpr, OFFSET: tl.constexpr, WHOLE: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """WHOLE: elements that the squares are of."""
+    overlap(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     row, column = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)
     mask = (row < COUNT)[:, None] & (column < WIDTH)[None, :]
@@ -56,8 +60,10 @@ def rms_scale(x, squares, w, out, x_token, x_row, COUNT: tl.constexpr, WIDTH: tl
 
 @triton.jit
 def rope(x, positions, radians, out, x_token, x_row, COUNT: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
-         PADDED: tl.constexpr, INTERLEAVED: tl.constexpr, MAGNITUDE: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+         PADDED: tl.constexpr, INTERLEAVED: tl.constexpr, MAGNITUDE: tl.constexpr, ROWS: tl.constexpr,
+         DEPENDENT: tl.constexpr = False):  # fmt: skip
     """PAIRS turn, the elements after them stay. radians: of each pair, for one position."""
+    overlap(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     row, pair = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)
     there = row < COUNT

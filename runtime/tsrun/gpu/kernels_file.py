@@ -71,6 +71,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
     launches: list[Launch]
     newest: int = 1
+    kernel: str = ""
 
 
 class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

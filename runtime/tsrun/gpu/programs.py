@@ -118,7 +118,8 @@ class GpuPrograms:
         self._step_arrays = {place.address: inputs.array(*given) for given, place in places.items()}
         self._shapes = {place.address: place.shape for place in places.values()}
         self._vocabulary = artifact.manifest.vocabulary
-        self._kernels, self._file = _looked_up(plans, artifact), _kernels_file(artifact)
+        self._file = _kernels_file(artifact)
+        self._kernels = _looked_up(plans, self._file, artifact)
         with device.entered():
             code = [artifact.file(function.file).read_bytes() for function in self._file.functions]
             self._functions = [device.load(f, c) for f, c in zip(self._file.functions, code, strict=True)]
@@ -286,9 +287,10 @@ class GpuPrograms:
         kernel = self._kernels[call.op, call.kernel]
         if call.plan is not None:
             plan, on_device = self._file.plans[call.plan], replace(self._on_device(call, args, out, sizes), newest=newest)
-            if _has_room(plan, on_device):
+            other = plan.variant(sizes["T"], newest).kernel or (None if _has_room(plan, on_device) else REFERENCE)
+            if other is None:
                 return self._launches(plan, on_device, staged)
-            kernel = lookup(call.op, REFERENCE)
+            kernel = self._kernels[call.op, other]
         keywords = {**call.attrs, **({"constants": call.constants} if call.constants else {})}
         result = {} if kernel.kind == "inplace" else {"out": out}
         return [partial(self._device.call, partial(kernel.function, *args, **keywords, **result))]
@@ -384,10 +386,12 @@ def _kernels_file(artifact: Artifact) -> KernelsFile:
     return read_kernels(artifact.file(KERNELS))
 
 
-def _looked_up(plans: Sequence[BoundPlan], artifact: Artifact) -> dict[tuple[str, str], Kernel]:
-    """The kernels that the plans name."""
+def _looked_up(plans: Sequence[BoundPlan], file: KernelsFile, artifact: Artifact) -> dict[tuple[str, str], Kernel]:
+    """The kernels that the plans name, and those that stand for them where they launch nothing."""
     found: dict[tuple[str, str], Kernel] = {}
-    for op, name in {(call.op, call.kernel) for bound in plans for call in bound.calls if call.op != COPY}:
+    named = {(call.op, call.kernel) for bound in plans for call in bound.calls if call.op != COPY}
+    others = {(plan.op, variant.kernel) for plan in file.plans for variant in plan.variants if variant.kernel}
+    for op, name in named | others | {(plan.op, REFERENCE) for plan in file.plans if plan.exchanged is not None}:
         try:
             found[op, name] = lookup(op, name)
         except Exception as error:  # KernelMissing, or what a plug-in's import raised
