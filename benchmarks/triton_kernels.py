@@ -130,6 +130,12 @@ def rows() -> Iterator[Case]:
         positions = torch.randint(0, 200_000, (tokens,), dtype=torch.int32, device="cuda")
         rope = {"theta": 5e5, "kind": "default", "parameters": [], "interleaved": False}
         yield f"{tokens}", "ts::rope", "triton", (q, positions), rope, None, 4.0 * q.numel()
+        joint, norms, heads = randn(tokens, 6144), (randn(128), randn(128)), {"q_heads": 32, "k_heads": 8, "width": 128}
+        yield f"{tokens}", "ts::qk_rope", "triton", (joint, positions), heads | rope, None, 20480.0 * tokens
+        normed = heads | {"eps": 1e-6, "offset": 0.0} | rope
+        yield f"{tokens}", "ts::qk_norm_rope", "triton", (joint, positions, *norms), normed, None, 20480.0 * tokens
+        added = {"eps": 1e-6, "offset": 0.0}
+        yield f"{tokens}", "ts::add_norm", "triton", (x, randn(tokens, 4096), w), added, None, 8.0 * x.numel()
         for name in ("silu", "sigmoid", "gelu", "gelu_tanh"):
             yield f"{tokens}", f"ts::{name}", "triton", (x,), {}, None, 4.0 * x.numel()
         yield f"{tokens}", "ts::softcap", "triton", (x * 20,), {"cap": 30.0}, None, 4.0 * x.numel()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tskernels.communicator import blocks, current
 from tskernels.cost import all_reduce_add_bound, all_reduce_add_norm_bound
 from tskernels.elementwise import add
-from tskernels.normalization import rms_norm
+from tskernels.normalization import add_norm
 from tskernels.registry import collective_op
 
 
@@ -32,8 +31,7 @@ def all_reduce_add(x: Tensor, residual: Tensor, axis: str) -> Tensor:
 @collective_op("ts::all_reduce_add_norm", cost=all_reduce_add_norm_bound)
 def all_reduce_add_norm(x: Tensor, residual: Tensor, w: Tensor, axis: str, eps: float, offset: float) -> Tensor:
     """`[T, 2*D]`: what `all_reduce_add` gives, and beside it the `rms_norm` of that with `w [D]`."""
-    total = all_reduce_add(x, residual, axis)
-    return torch.cat((total, rms_norm(total, w, eps, offset)), -1)
+    return add_norm(all_reduce(x, axis, "sum"), residual, w, eps, offset)
 
 
 @collective_op("ts::all_gather")

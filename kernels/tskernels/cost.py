@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf, prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from tskernels.dtypes import size_bytes
 from tskernels.target import DEVICES, Target
@@ -84,6 +84,18 @@ def free(call: Call, target: Target) -> float:
 def bandwidth_bound(call: Call, target: Target) -> float:
     """Every operand read once, a result of the first operand's size written once."""
     return seconds(target, moved_bytes=sum(map(operand_bytes, call.operands)) + operand_bytes(call.operands[0]))
+
+
+def add_norm_bound(call: Call, target: Target) -> float:
+    """Both summands read, and two results written."""
+    return seconds(target, moved_bytes=4 * operand_bytes(call.operands[0]))
+
+
+def qk_rope_bound(call: Call, target: Target) -> float:
+    """Queries and keys read and written; the values beside them stay untouched."""
+    queries, keys, width = (cast(int, call.attributes[name]) for name in ("q_heads", "k_heads", "width"))
+    turned = replace(call.operands[0], shape=(call.operands[0].shape[0], (queries + keys) * width))
+    return seconds(target, moved_bytes=2 * operand_bytes(turned))
 
 
 def composed(launches: int, cost: Cost = bandwidth_bound) -> Cost:

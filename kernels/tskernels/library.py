@@ -71,6 +71,10 @@ def _resized(x: Tensor, dim: int, times: int = 1, over: int = 1) -> Tensor:
     return x.new_empty(shape)
 
 
+def _heads(x: Tensor, q_heads: int, k_heads: int, width: int, *_attributes: object, **_named: object) -> Tensor:
+    return x.new_empty(x.shape[0], (q_heads + k_heads) * width)
+
+
 def _all_to_all(x: Tensor, axis: str, split_dim: int, concat_dim: int) -> Tensor:
     size = current().axis(axis).size
     return _resized(_resized(x, split_dim, over=size), concat_dim, times=size)
@@ -78,6 +82,8 @@ def _all_to_all(x: Tensor, axis: str, split_dim: int, concat_dim: int) -> Tensor
 
 _SHAPES: Final[dict[str, Callable[..., Tensor]]] = {
     "ts::rope": _like_first,
+    "ts::qk_rope": lambda x, _positions, *attributes, **named: _heads(x, *attributes, **named),
+    "ts::qk_norm_rope": lambda x, _positions, _q_norm, _k_norm, *attributes, **named: _heads(x, *attributes, **named),
     "ts::attention": _like_first,
     "ts::sink_attention": _like_first,
     "ts::cache_append": lambda cache, *_operands: cache,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tskernels.cost import composed
+from tskernels.cost import add_norm_bound, composed
 from tskernels.dtypes import compute_dtype
+from tskernels.elementwise import add
 from tskernels.registry import kernel, op
 from tskernels.target import ANY
 
@@ -32,6 +33,13 @@ def rms_norm_torch(x: Tensor, w: Tensor, eps: float, offset: float, *, out: Tens
         torch.mul(wide, inverse, out=out).mul_(gain)
     else:
         torch.mul(wide * inverse, gain, out=out)
+
+
+@op("ts::add_norm", cost=add_norm_bound)
+def add_norm(x: Tensor, residual: Tensor, w: Tensor, eps: float, offset: float) -> Tensor:
+    """`x [T, D]`, `residual [T, D]`, `w [D]` to `[T, 2*D]`: their sum, and beside it the `rms_norm` of that."""
+    total = add(residual, x)
+    return torch.cat((total, rms_norm(total, w, eps, offset)), -1)
 
 
 @op("ts::row_squares")

@@ -10,7 +10,9 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
+from tskernels.cost import qk_rope_bound
 from tskernels.dtypes import compute_dtype
+from tskernels.normalization import rms_norm
 from tskernels.registry import Call, kernel, op
 from tskernels.rope_kinds import magnitude_of, turned_width
 
@@ -41,8 +43,8 @@ def inverse_frequencies(width: int, theta: float, kind: str, parameters: tuple[f
 
 def radians(call: Call) -> Sequence[float]:
     """What a kernel wants computed when a program is compiled: of each pair of a head that turns, for one position."""
-    width, given = call.operands[0].shape[-1], call.attributes
-    assert width is not None, "the width of a head is known when a program is compiled"
+    given = call.attributes
+    width = cast("Any", given.get("width", call.operands[0].shape[-1]))
     theta, kind, parameters = (cast("Any", given[name]) for name in ("theta", "kind", "parameters"))
     turned = turned_width(width, cast("Any", given.get("fraction", 1.0)))
     found: Sequence[float] = inverse_frequencies(turned, float(theta), kind, tuple(map(float, parameters))).tolist()
@@ -92,6 +94,51 @@ def rope(
     turned = first * cosine - second * sine, second * cosine + first * sine
     result = (torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)).to(x.dtype)
     return torch.cat((result, x[..., width:]), -1) if width < x.shape[-1] else result
+
+
+@op("ts::qk_rope", cost=qk_rope_bound)
+def qk_rope(
+    x: Tensor,
+    positions: Tensor,
+    q_heads: int,
+    k_heads: int,
+    width: int,
+    theta: float,
+    kind: str,
+    parameters: Sequence[float],
+    interleaved: bool,
+    fraction: float = 1.0,
+) -> Tensor:
+    """`x [T, O]`, whose rows begin with heads of queries and then of keys, of `width` elements each, to `[T, (q_heads+k_heads)*width]`:
+    these, as `rope` turns them."""
+    return rope(_heads(x, q_heads + k_heads, width), positions, theta, kind, parameters, interleaved, fraction).flatten(1)
+
+
+@op("ts::qk_norm_rope", cost=qk_rope_bound)
+def qk_norm_rope(
+    x: Tensor,
+    positions: Tensor,
+    q_norm: Tensor,
+    k_norm: Tensor,
+    q_heads: int,
+    k_heads: int,
+    width: int,
+    eps: float,
+    offset: float,
+    theta: float,
+    kind: str,
+    parameters: Sequence[float],
+    interleaved: bool,
+    fraction: float = 1.0,
+) -> Tensor:
+    """As `qk_rope`, of each head's `rms_norm`, of queries with `q_norm [width]`, of keys with `k_norm [width]`."""
+    queries, keys = _heads(x, q_heads + k_heads, width).split((q_heads, k_heads), 1)
+    heads = torch.cat((rms_norm(queries, q_norm, eps, offset), rms_norm(keys, k_norm, eps, offset)), 1)
+    return rope(heads, positions, theta, kind, parameters, interleaved, fraction).flatten(1)
+
+
+def _heads(x: Tensor, count: int, width: int) -> Tensor:
+    return x[:, : count * width].unflatten(1, (count, width))
 
 
 _MAX_TABLE_ROWS: Final = 1 << 15  # 33 MB at E = 128; positions past it are rare and computed

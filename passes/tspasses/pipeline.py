@@ -11,9 +11,10 @@ from tskernels.registry import ROWS, Measurements
 from tskernels.target import Target
 from tspasses.choose_layouts import ChooseLayouts
 from tspasses.expand_latents import ExpandLatents
-from tspasses.fuse_all_reduce import FuseAllReduce
 from tspasses.fuse_gated import FuseGated
 from tspasses.fuse_linears import FuseLinears
+from tspasses.fuse_qk_rope import FuseQkRope
+from tspasses.fuse_residual import FuseResidual
 from tspasses.keep_formats import Formats, KeepFormats
 from tspasses.lower import lower
 from tspasses.placed import PlacedModel
@@ -55,7 +56,7 @@ def passes(
     screening = (ScreenHead(target),) if screen else ()
     stored = (KeepFormats(target, formats), FuseGated(), FuseLinears(), *screening, ChooseLayouts(target, measured=measured))
     graph = (Simplify(), StoreCaches(cache_layout), ExpandLatents(target), *stored)
-    return (*graph, FuseAllReduce(target), SelectKernels(target, measured), PlanMemory())
+    return (*graph, FuseQkRope(target), FuseResidual(target), SelectKernels(target, measured), PlanMemory())
 
 
 def compile_graphs(

@@ -6,6 +6,7 @@ or an order of evaluation is caught where it happens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -123,8 +124,10 @@ def _check_op(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
     op = op_of(node)
     if op in (*COLLECTIVES, "local_slice", "keep_first"):
         _check_collective(mesh, node, op)
-    elif op in ("all_reduce_add", "all_reduce_add_norm"):
-        _check_all_reduce_add(mesh, node, result)
+    elif op in ("add_norm", "all_reduce_add", "all_reduce_add_norm"):
+        _check_residual(mesh, node, result)
+    elif op in ("qk_rope", "qk_norm_rope"):
+        _check_qk_rope(mesh, node, result)
     elif op == "keep":
         _same(mesh, type_of(node), type_of(operands(node)[0]), "what is kept")
     elif op == "split" and len(node_type(operands(node)[0]).shape.factors) != len(node_type(node).shape.factors):
@@ -297,18 +300,38 @@ def _check_collective(mesh: Mesh, node: torch.fx.Node, op: str) -> None:
         raise VerificationError(f"{op} has attributes {dict(node.kwargs)}, its types say {wanted}")
 
 
-def _check_all_reduce_add(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
+def _check_residual(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
     """It is placed as the ops that it stands for."""
     x, residual, *norm = (node_type(n) for n in operands(node))
     total, *normalized = result.parts if isinstance(result, JoinedType) else (result,)
-    found = single_move(x.shape, mesh, x.placement, total.placement)
-    if found is None or (found.kind, found.reduction, "*".join(found.axes)) != ("all_reduce", "sum", node.kwargs["axis"]):
-        raise VerificationError(f"no sum over {node.kwargs['axis']} leads from {x.text(mesh)} to {total.text(mesh)}")
-    _check_rule(mesh, "add", [residual, replace(x, placement=total.placement)], total, {})
+    if "axis" in node.kwargs:
+        found = single_move(x.shape, mesh, x.placement, total.placement)
+        if found is None or (found.kind, found.reduction, "*".join(found.axes)) != ("all_reduce", "sum", node.kwargs["axis"]):
+            raise VerificationError(f"no sum over {node.kwargs['axis']} leads from {x.text(mesh)} to {total.text(mesh)}")
+        x = replace(x, placement=total.placement)
+    _check_rule(mesh, "add", [residual, x], total, {})
     if len(normalized) != len(norm) or (isinstance(result, JoinedType) and result.dim != 1):
         raise VerificationError(f"{op_of(node)} gives {result.text(mesh)}")
     for w, made in zip(norm, normalized, strict=True):
         _check_rule(mesh, "rms_norm", [total, w], made, {k: node.kwargs[k] for k in ("eps", "offset")})
+
+
+def _check_qk_rope(mesh: Mesh, node: torch.fx.Node, result: GraphType) -> None:
+    """It is placed as the ops that it stands for, of the first two of joined values."""
+    x, positions, *norms = operands(node)
+    given, attributes = type_of(x), dict(node.kwargs)
+    counts, width = [attributes.pop(name) for name in ("q_heads", "k_heads")], attributes.pop("width")
+    norm = {name: attributes.pop(name) for name in ("eps", "offset") if norms}
+    if not isinstance(given, JoinedType) or result != JoinedType(given.parts[:2], 1) or given.dim != 1:
+        raise VerificationError(f"{given.text(mesh)} does not begin with {result.text(mesh)}")
+    for index, (part, count) in enumerate(zip(result.parts, counts, strict=True)):
+        heads = replace(part, shape=part.shape.ungrouped())
+        _, *found, last = heads.local(mesh)
+        if (math.prod(map(int, found)), last) != (count, width):
+            raise VerificationError(f"{part.text(mesh)} is not {count} heads of {width}")
+        if norms:
+            _check_rule(mesh, "rms_norm", [heads, node_type(norms[index])], heads, norm)
+        _check_rule(mesh, "rope", [heads, node_type(positions)], heads, attributes)
 
 
 def _same(mesh: Mesh, found: GraphType, wanted: GraphType, what: str) -> None:

@@ -78,9 +78,8 @@ def test_a_prompt_beside_a_long_decode(dtype: str, sinks: bool) -> None:
 
 
 @pytest.mark.parametrize("sinks", [False, True])
-def test_parts_and_rows_that_are_more_than_are_combined_at_once(sinks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(combination, "_AT_ONCE", 4 * 32)
-    monkeypatch.setattr(combination, "_BLOCKS", 3)
+def test_more_parts_than_are_combined_at_once(sinks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(combination, "_AT_ONCE", 2 * 4 * 32)
     step = make_step([(700, 2)], page_size=16, K=1, G=4, E=32, dtype="f32")
     agree_on_heads(step, "f32", 0, 0.0, sinks)
 

@@ -106,6 +106,16 @@ def by_rows(dtype: str, *shape: int) -> Iterator[Call]:
     yield Call("ts::decay", (x, operand("f32", *shape), operand("f32", *shape)))
 
 
+def joined(dtype: str, heads: int, keys: int, width: int) -> Iterator[Call]:
+    x, w, positions = operand(dtype, None, (heads + 2 * keys) * width), operand(dtype, width), operand("i32", None)
+    norm = {"eps": 1e-6, "offset": 0.0}
+    given = {"q_heads": heads, "k_heads": keys, "width": width, "theta": 1e4, "kind": "default", "parameters": [], "interleaved": False}
+    yield Call("ts::qk_rope", (x, positions), given)
+    yield Call("ts::qk_norm_rope", (x, positions, w, w), given | norm)
+    yield Call("ts::qk_norm_rope", (x, positions, w, w), given | norm | {"interleaved": True, "fraction": 0.5})
+    yield Call("ts::add_norm", (x, x, operand(dtype, (heads + 2 * keys) * width)), norm)
+
+
 def others(dtype: str) -> Iterator[Call]:
     yield Call("ts::embedding", (operand("i32", None), operand(dtype, 32000, 4096)))
     yield Call("ts::cache_append", (operand(dtype, None, None, 2, 8, 128), *[operand(dtype, None, 8, 128)] * 2, operand("i32", None)))
@@ -146,6 +156,7 @@ MATRICES = (
 ROWS = (
     *(*by_rows("bf16", 8, 128), *by_rows("bf16", 7168), *others("bf16"), *by_rows("f32", 576)),
     *(*sums("bf16", 7168), *sums("f32", 576), route(1), route(8)),
+    *(*joined("bf16", 32, 8, 128), *joined("f32", 9, 3, 64)),
 )
 EVERYDAY = (latent("bf16", 16), attention("bf16", 8, 4, 128), linear("bf16", 4096, 6144))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from tests.gpu.against_float64 import DTYPES, check, run
 from torch import Tensor
 
-from tskernels.registry import lookup
+from tskernels.registry import Call, Operand, lookup, select
 from tskernels.rows import max_key
+from tskernels.target import gpu
 
 generated = settings(deadline=None, max_examples=5)
 dtypes = st.sampled_from(sorted(DTYPES))
+seeds = st.integers(0, 2**31)
 ROPES: list[dict[str, Any]] = [
     {"theta": 1e4, "kind": "default", "parameters": [], "interleaved": False},
     {"theta": 5e5, "kind": "llama3", "parameters": [8.0, 1.0, 4.0, 8192.0], "interleaved": False, "fraction": 0.5},
@@ -35,7 +38,7 @@ shapes = st.sampled_from([(1, 8), (5, 72), (3, 2, 24), (4, 2, 3, 40), (2, 1030)]
 
 
 @generated
-@given(shape=shapes, dtype=dtypes, is_view=st.booleans(), seed=st.integers(0, 2**31))
+@given(shape=shapes, dtype=dtypes, is_view=st.booleans(), seed=seeds)
 def test_normalization(shape: tuple[int, ...], dtype: str, is_view: bool, seed: int) -> None:
     torch.manual_seed(seed)
     x = rows(shape, dtype, is_view)
@@ -45,9 +48,7 @@ def test_normalization(shape: tuple[int, ...], dtype: str, is_view: bool, seed: 
 
 
 @generated
-@given(
-    dtype=dtypes, is_view=st.booleans(), rope=st.sampled_from(ROPES), heads=st.sampled_from([(), (5,), (2, 3)]), seed=st.integers(0, 2**31)
-)
+@given(dtype=dtypes, is_view=st.booleans(), rope=st.sampled_from(ROPES), heads=st.sampled_from([(), (5,), (2, 3)]), seed=seeds)
 def test_rope_far_from_the_origin(dtype: str, is_view: bool, rope: dict[str, Any], heads: tuple[int, ...], seed: int) -> None:
     torch.manual_seed(seed)
     x = rows((4, *heads, 24), dtype, is_view)
@@ -56,7 +57,43 @@ def test_rope_far_from_the_origin(dtype: str, is_view: bool, rope: dict[str, Any
 
 
 @generated
-@given(shape=shapes, dtype=dtypes, is_view=st.booleans(), seed=st.integers(0, 2**31))
+@given(
+    shape=st.sampled_from([(1, 8), (5, 72), (2, 1030)]), dtype=dtypes, is_view=st.booleans(), offset=st.sampled_from([0.0, 1.0]), seed=seeds
+)
+def test_an_addition_with_its_norm_has_the_bits_of_both(
+    shape: tuple[int, int], dtype: str, is_view: bool, offset: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x, residual, w = rows(shape, dtype, is_view), rows(shape, dtype, not is_view), rows(shape[1:], dtype, is_view=False)
+    total = run("ts::add", residual, x, shape=shape, dtype=x.dtype)
+    norm = run("ts::rms_norm", total, w, shape=shape, dtype=x.dtype, eps=1e-6, offset=offset)
+    made = run("ts::add_norm", x, residual, w, shape=(shape[0], 2 * shape[1]), dtype=x.dtype, eps=1e-6, offset=offset)
+    assert torch.equal(made, torch.cat((total, norm), 1))
+
+
+@generated
+@given(dtype=dtypes, is_view=st.booleans(), rope=st.sampled_from(ROPES), heads=st.sampled_from([(1, 1), (6, 2), (40, 3)]), seed=seeds)
+def test_heads_that_turn_together_have_the_bits_of_each(
+    dtype: str, is_view: bool, rope: dict[str, Any], heads: tuple[int, int], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    joint = rows((3, (sum(heads) + 2) * 24), dtype, is_view)
+    parts = joint[:, : sum(heads) * 24].unflatten(1, (-1, 24)).split(heads, 1)
+    positions = torch.tensor([1, 131_072, 7], dtype=torch.int32)
+    weights, norm = [rows((24,), dtype, is_view=False) for _ in heads], {"eps": 1e-6, "offset": 0.5}
+    given = {"q_heads": heads[0], "k_heads": heads[1], "width": 24, **rope}
+    whole: dict[str, Any] = {"shape": (3, sum(heads) * 24), "dtype": joint.dtype}
+
+    def turned(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([run("ts::rope", x, positions, shape=tuple(x.shape), dtype=x.dtype, **rope).flatten(1) for x in parts], 1)
+
+    assert torch.equal(run("ts::qk_rope", joint, positions, **whole, **given), turned(parts))
+    normed = [run("ts::rms_norm", x, w, shape=tuple(x.shape), dtype=x.dtype, **norm) for x, w in zip(parts, weights, strict=True)]
+    assert torch.equal(run("ts::qk_norm_rope", joint, positions, *weights, **whole, **given, **norm), turned(normed))
+
+
+@generated
+@given(shape=shapes, dtype=dtypes, is_view=st.booleans(), seed=seeds)
 def test_functions_of_elements(shape: tuple[int, ...], dtype: str, is_view: bool, seed: int) -> None:
     torch.manual_seed(seed)
     x = rows(shape, dtype, is_view)
@@ -72,6 +109,12 @@ def test_functions_of_elements(shape: tuple[int, ...], dtype: str, is_view: bool
         check("ts::exp_minus", x, torch.randn(shape[:-1]), slack=4.0)
     check("ts::decay", x, torch.randn(shape[1:]), torch.randn(shape[1:]), slack=4.0)
     check("ts::take_rows", x, torch.tensor([shape[0] - 1, 0, 0], dtype=torch.int32))
+
+
+def test_torch_adds_where_its_time_for_views_of_wider_values_is_not_known_to_be_longer() -> None:
+    x = Operand("bf16", (None, 4096))
+    chosen = {architecture: select(Call("ts::add", (x, x)), gpu(architecture)).name for architecture in ("sm_90a", "gfx950")}
+    assert chosen == {"sm_90a": "triton", "gfx950": "torch"}
 
 
 def test_rows_are_divided() -> None:

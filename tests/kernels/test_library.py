@@ -72,7 +72,11 @@ def test_shapes_are_those_of_a_real_run() -> None:
         cache = ts.cache_append(cache, k, k, ids)
         o = ts.merge(ts.attention(q, cache, spans, lengths, tables, 0, 1.0, 0, 0.0), 3)
         y = ts.softcap(ts.silu(ts.scale(ts.linear(o, table[:, :16]), 2.0)), 3.0)
-        return [h, q, k, cache, o, y, ts.take_rows(ts.keep_first(ts.all_reduce(y, "kv", "sum"), "kv"), lengths - 1)]
+        turn = {"theta": 1e4, "kind": "default", "parameters": [], "interleaved": False}
+        qk = ts.qk_rope(h, ids, q_heads=1, k_heads=1, width=8, **turn)
+        normed = ts.qk_norm_rope(h, ids, h[0, :8], h[0, :8], 1, 1, 8, 1e-6, 0.0, 1e4, "default", [], False)
+        both = ts.add_norm(h, x, table[0], 1e-6, 0.0)
+        return [h, q, k, cache, o, y, qk, normed, both, ts.take_rows(ts.keep_first(ts.all_reduce(y, "kv", "sum"), "kv"), lengths - 1)]
 
     def inputs() -> tuple[torch.Tensor, ...]:
         spans = torch.tensor([[0, 3]], dtype=I32)

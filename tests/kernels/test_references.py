@@ -28,8 +28,8 @@ from tskernels.embedding import embedding, take_rows
 from tskernels.gated import gated_linear
 from tskernels.linear import linear
 from tskernels.mixture import experts, route
-from tskernels.normalization import rms_norm, rms_scale, row_squares
-from tskernels.rope import inverse_frequencies, rope
+from tskernels.normalization import add_norm, rms_norm, rms_scale, row_squares
+from tskernels.rope import inverse_frequencies, qk_norm_rope, qk_rope, rope
 from tskernels.views import merge, narrow, split
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -129,6 +129,29 @@ def test_rope_is_transformers_bit_for_bit_in_f32(kind: str, width: int) -> None:
     cosine, sine = oracle(x, positions[None])
     expected, _ = apply_rotary_pos_emb(x[None], x[None], cosine, sine, unsqueeze_dim=2)
     assert torch.equal(rope(x, positions, theta, kind, PARAMETERS[kind], False), expected[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_heads_that_turn_together_have_the_bits_of_each(dtype: torch.dtype) -> None:
+    x, positions = torch.randn(5, 7 * 16).to(dtype), torch.tensor([0, 1, 2, 77, 131_071], dtype=torch.int32)
+    weights = [torch.randn(16).to(dtype) for _ in range(2)]
+    turn: dict[str, Any] = {"theta": 1e4, "kind": "linear", "parameters": (2.0,), "fraction": 0.5}
+    heads = {"q_heads": 3, "k_heads": 2, "width": 16}
+    for interleaved in (False, True):
+        parts = x[:, :48].view(5, 3, 16), x[:, 48:80].view(5, 2, 16)
+        expected = torch.cat([rope(part, positions, interleaved=interleaved, **turn) for part in parts], 1)
+        assert torch.equal(qk_rope(x, positions, **heads, interleaved=interleaved, **turn), expected.flatten(1))
+        normed = [rms_norm(part, w, 1e-5, 1.0) for part, w in zip(parts, weights, strict=True)]
+        expected = torch.cat([rope(part, positions, interleaved=interleaved, **turn) for part in normed], 1)
+        found = qk_norm_rope(x, positions, *weights, **heads, eps=1e-5, offset=1.0, interleaved=interleaved, **turn)
+        assert torch.equal(found, expected.flatten(1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_addition_with_its_norm_has_the_bits_of_both(dtype: torch.dtype) -> None:
+    x, residual, w = torch.randn(5, 48).to(dtype), torch.randn(5, 48).to(dtype), torch.randn(48).to(dtype)
+    total = add(x, residual)
+    assert torch.equal(add_norm(x, residual, w, 1e-5, 1.0), torch.cat((total, rms_norm(total, w, 1e-5, 1.0)), 1))
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.7])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tskernels.cost import expanded_attention_bound, experts_bound, matmul_bound, message_bound
+from tskernels.cost import expanded_attention_bound, experts_bound, matmul_bound, message_bound, operand_bytes, seconds
 from tskernels.layouts import GATED_PANELS, PANELS, SCREEN
 from tskernels.registry import Call, Kernel, add_kernel, isolated, one_float_type
 from tskernels.target import Target, cpu
@@ -28,6 +28,10 @@ def _quicker_where_narrow(call: Call, target: Target) -> float:
     return message_bound(call, target) * (1 if (call.operands[0].shape[-1] or 0) < 1024 else 2)
 
 
+def _once(call: Call, target: Target) -> float:
+    return seconds(target, moved_bytes=2 * operand_bytes(call.operands[0]))
+
+
 def _function(*_operands: Any, **_attributes: Any) -> None:
     raise AssertionError("a made-up kernel runs nowhere")
 
@@ -39,7 +43,8 @@ def _quicker_step(call: Call, target: Target) -> float:
 @contextmanager
 def made_up_kernels() -> Iterator[None]:
     """Matmuls with weights in panels and in two quantized formats, for MADE_UP; tables in one of them; experts in panels; expanded
-    latents; sums over ranks that other ops are joined with, which wide rows are too much for."""
+    latents; sums over ranks that other ops are joined with, which wide rows are too much for; norms of what is added, and turns of queries
+    and keys together."""
     with isolated():
         products = [(PANELS, GATED_PANELS), *((name, f"gated_{name}") for name in QUANTIZED)]
         readers = [(op, layout) for pair in products for op, layout in zip(("ts::linear", "ts::gated_linear"), pair, strict=True)]
@@ -53,4 +58,6 @@ def made_up_kernels() -> Iterator[None]:
         add_kernel(expanded)
         for op in ("ts::all_reduce_add", "ts::all_reduce_add_norm"):
             add_kernel(Kernel(op, "made_up", "collective", _function, MADE_UP, ("f32",), None, _quicker_where_narrow, __file__))
+        for op in ("ts::add_norm", "ts::qk_rope", "ts::qk_norm_rope"):
+            add_kernel(Kernel(op, "made_up", "compute", _function, MADE_UP, ("f32",), None, _once, __file__))
         yield

@@ -141,6 +141,26 @@ def test_rows_that_are_expanded_of_something_else_are_caught(old: str, new: str,
         verify(parse_program(text.replace(old, new)), "mutation")
 
 
+@pytest.mark.parametrize(
+    ("case", "old", "new", "message"),
+    [
+        ("fuse-qk-rope/heads", "k_heads = 1, width = 8, theta", "k_heads = 2, width = 8, theta", "is not 2 heads of 8"),
+        ("fuse-qk-rope/heads", "width = 8, eps", "width = 4, eps", "is not 1 heads of 4"),
+        ("fuse-qk-rope/heads", "ts.qk_rope(%q_k_v, %positions", "ts.qk_rope(%x, %positions", "does not begin with"),
+        ("fuse-qk-rope/heads", 'kn: f32[E] = "1', 'kn: f32[D] = "1', "rms_norm"),
+        ("fuse-qk-rope/heads", "fraction = 0.5)", "fraction = 0.1)", "a fraction of 0.1 of `E`"),
+        ("fuse-residual/one_rank", "ts.add_norm(%d, %x", "ts.add_norm(%u, %x", "add"),
+        ("fuse-residual/one_rank", 'n: f32[D] = "n"', 'n: f32[F] = "n"', "rms_norm"),
+        ("fuse-residual/layer", "ts.all_reduce_add_norm(%d, %x", "ts.all_reduce_add_norm(%x, %x", "no sum over tp leads from"),
+    ],
+)
+def test_what_joined_ops_do_not_stand_for_is_caught(case: str, old: str, new: str, message: str) -> None:
+    text = (Path(__file__).parent / f"cases/{case}.out").read_text()
+    assert text.count(old) == 1
+    with pytest.raises(VerificationError, match=message):
+        verify(parse_program(text.replace(old, new)), "mutation")
+
+
 def test_the_program_as_it_is_passes() -> None:
     for model in CONFIGS:
         assert not caught(lowered(model, {"tp": 4}), model)

@@ -18,7 +18,9 @@ from tskernels.communicator import MeshCommunicator
 from tskernels.simulated import run_ranks
 from tskernels.target import gpu
 from tspasses.expand_latents import ExpandLatents
-from tspasses.fuse_all_reduce import FuseAllReduce
+from tspasses.fuse_linears import FuseLinears
+from tspasses.fuse_qk_rope import FuseQkRope
+from tspasses.fuse_residual import FuseResidual
 from tspasses.simplify import Simplify
 from tspasses.verify import verify
 
@@ -61,8 +63,8 @@ def test_every_stage_gives_the_logits_of_one_rank_and_the_same_bits_on_all(model
 @pytest.mark.parametrize("model", ["llama", "deepseek_v3"])
 def test_sums_that_are_joined_with_residuals_and_norms_give_the_same_logits(model: str) -> None:
     pytest.importorskip("triton", reason="sums are joined where there is a kernel: pip install tsc-llm[triton]")
-    program = FuseAllReduce(gpu("sm_90a")).run(lowered(model, {"tp": 2}))
-    verify(program, "fuse-all-reduce")
+    program = FuseResidual(gpu("sm_90a")).run(lowered(model, {"tp": 2}))
+    verify(program, "fuse-residual")
     ops = Counter(op_of(n) for g in program.graphs.values() for n in g.nodes if n.op == "call_function")
     assert ops["all_reduce_add"]
     assert ops["all_reduce_add_norm"]
@@ -71,6 +73,28 @@ def test_sums_that_are_joined_with_residuals_and_norms_give_the_same_logits(mode
         for found, wanted, first in zip(logits, expected(model), results[0], strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
             assert torch.equal(found, first), "ranks differ"
+
+
+@pytest.mark.parametrize("mesh", [{}, {"tp": 2}, {"tp": 4}], ids=str)
+@pytest.mark.parametrize(
+    ("model", "turning"),
+    [("llama", "qk_rope"), ("qwen3", "qk_norm_rope"), ("gemma3", "qk_norm_rope"), ("phi3", "qk_rope"), ("glm4_moe", "qk_norm_rope")],
+)
+def test_heads_that_turn_together_and_residuals_with_their_norms_give_the_same_logits(
+    model: str, turning: str, mesh: dict[str, int]
+) -> None:
+    program = lowered(model, mesh)
+    with made_up_kernels():
+        for step in (FuseLinears(), FuseQkRope(MADE_UP), FuseResidual(MADE_UP)):
+            program = step.run(program)
+            verify(program, step.name)
+    ops = Counter(op_of(n) for g in program.graphs.values() for n in g.nodes if n.op == "call_function")
+    assert ops[turning]
+    assert ops["add_norm"] + ops["all_reduce_add_norm"]
+    assert not ops["rope"]
+    for logits in run(program):
+        for found, wanted in zip(logits, expected(model), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
 
 
 def test_four_ranks_on_two_heads_split_both_axes() -> None:

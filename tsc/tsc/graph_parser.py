@@ -30,7 +30,8 @@ REDUCTIONS = ("sum", "max")
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "local_slice", "keep_first")
 OPS = (
     *BUILTINS,
-    *("gated_linear", "expanded_attention", "all_reduce_add", "all_reduce_add_norm", "split", "merge", "narrow"),
+    *("gated_linear", "expanded_attention", "add_norm", "all_reduce_add", "all_reduce_add_norm", "qk_rope", "qk_norm_rope"),
+    *("split", "merge", "narrow"),
     *_COLLECTIVES,
 )
 

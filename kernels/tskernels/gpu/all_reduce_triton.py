@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from tskernels.gpu.functions_triton import normalized
+
 
 @triton.jit
 def all_reduce(x, residual, w, out, memories, x_token, residual_token, rows, rank, ranks, WIDTH: tl.constexpr, PADDED: tl.constexpr,
@@ -22,6 +24,9 @@ def all_reduce(x, residual, w, out, memories, x_token, residual_token, rows, ran
     slots = (ranks + 1) * BLOCKS * 4 + (count % 2) * ranks * CAPACITY
     column = tl.arange(0, PADDED)
     filled = column < WIDTH
+    gain = tl.zeros([PADDED], tl.float32)
+    if NORMALIZES:
+        gain = tl.load(w + column, mask=filled, other=0.0).to(tl.float32) + OFFSET
 
     for row in range(block, rows, BLOCKS):
         part = tl.load(x + row * x_token.to(tl.int64) + column, mask=filled, other=0.0)
@@ -45,10 +50,7 @@ def all_reduce(x, residual, w, out, memories, x_token, residual_token, rows, ran
             total = before.to(tl.float32) + total.to(element).to(tl.float32)
         tl.store(target, total.to(element), mask=filled)
         if NORMALIZES:
-            wide = total.to(element).to(tl.float32)
-            inverse = tl.rsqrt(tl.sum(wide * wide, 0) / WIDTH + EPS)
-            gain = tl.load(w + column, mask=filled, other=0.0).to(tl.float32) + OFFSET
-            tl.store(target + WIDTH, (wide * inverse * gain).to(element), mask=filled)
+            tl.store(target + WIDTH, normalized(total.to(element), gain, WIDTH, EPS), mask=filled)
 
 
 @triton.jit

@@ -201,10 +201,13 @@ def _split(call: Call, attention: _Attention) -> Plan:
         "SINKS": attention.sinks is not None,
         "ROOM": wide.rows,
     }
-    joined = combine(combined, result, types, room, narrow.rows)
-    all_narrow = Variant((of(narrow, False, capacity(narrow)), joined))
+
+    def joined(rows: int) -> Launch:
+        return combine(combined, result, types, room, rows, narrow.rows)
+
+    all_narrow = Variant((of(narrow, False, capacity(narrow)), joined(narrow.rows)))
     mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
-    both = Variant((*mixed, of(wide, True, capacity(wide)), joined), tiles.wide_from)
+    both = Variant((*mixed, of(wide, True, capacity(wide)), joined(wide.rows)), tiles.wide_from)
     wide_from = tiles.wide_from if narrow != wide else NEVER
     variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == 1 else (all_narrow, both)
     numbers = {

@@ -150,37 +150,36 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
 
 @triton.jit
 def combine(sinks, work, out, partials, logs, first_head, TOTAL: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr,
-            WIDTH: tl.constexpr, PADDED: tl.constexpr, SINKS: tl.constexpr, PARTS: tl.constexpr, ROOM: tl.constexpr,
-            DEPENDENT: tl.constexpr = False):  # fmt: skip
-    """Rows of a tile whose keys were split, one after the other, for one of HEADS heads from the first one on, of TOTAL of the result. Up
-    to PARTS parts of a row are loaded at once with their logarithms: no load waits for another."""
+            WIDTH: tl.constexpr, PADDED: tl.constexpr, SINKS: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
+            ROOM: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
+    """Some rows of a tile whose keys were split, for one of HEADS heads from the first one on, of TOTAL of the result. Up to PARTS parts of
+    them are loaded at once with their logarithms: no load waits for another."""
     overlap(DEPENDENT)
     index = tl.program_id(0)
     head = tl.program_id(1)
     if index >= tl.load(work + 2):
         return
     record = work + (1 + tl.load(work) + tl.load(work + 1) + index) * RECORD
-    rows, first, count = tl.load(record + 2), tl.load(record + 3), tl.load(record + 4)
-    part, column = tl.arange(0, PARTS), tl.arange(0, PADDED)
-    for row in range(tl.program_id(2), rows, tl.num_programs(2)):
-        member = tl.load(record + 1) + row
-        largest, total = -float("inf"), 0.0
-        if SINKS:
-            largest = tl.load(sinks + head * GROUP + member % GROUP).to(tl.float32) * LOG2_E
-            total = 1.0
-        sums = tl.zeros([PADDED], tl.float32)
-        for start in range(0, count, PARTS):
-            there = start + part < count
-            place = ((first + start + part).to(tl.int64) * HEADS + head) * ROOM + row
-            log = tl.load(logs + place, mask=there, other=-float("inf"))
-            mask = within(there, column, WIDTH, PADDED)
-            parts = tl.load(partials + place[:, None] * WIDTH + column[None, :], mask=mask, other=0.0)
-            new = tl.maximum(largest, tl.max(log, 0))
-            base = tl.where(new == -float("inf"), 0.0, new)
-            kept, weights = tl.exp2(largest - base), tl.exp2(log - base)
-            sums = sums * kept + tl.sum(parts * weights[:, None], 0)
-            total = total * kept + tl.sum(weights, 0)
-            largest = new
-        sums = sums / tl.where(total > 0, total, 1.0)
-        place = ((tl.load(record) + member // GROUP).to(tl.int64) * TOTAL + first_head + head) * GROUP + member % GROUP
-        tl.store(out + place * WIDTH + column, sums.to(out.dtype.element_ty), mask=column < WIDTH)
+    row, column = tl.program_id(2) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)
+    inside = row < tl.load(record + 2)
+    member = tl.load(record + 1) + row
+    first, count = tl.load(record + 3), tl.load(record + 4)
+    largest = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    if SINKS:
+        largest = tl.load(sinks + head * GROUP + member % GROUP).to(tl.float32) * LOG2_E
+        total += 1.0
+    sums = tl.zeros([ROWS, PADDED], tl.float32)
+    for start in range(0, count, PARTS):
+        part = start + tl.arange(0, PARTS)
+        there = inside[:, None] & (part < count)[None, :]
+        place = (((first + part) * HEADS + head) * ROOM)[None, :] + row.to(tl.int64)[:, None]
+        log = tl.load(logs + place, mask=there, other=-float("inf"))
+        mask = there[:, :, None] & (column < WIDTH)[None, None, :]
+        parts = tl.load(partials + place[:, :, None] * WIDTH + column[None, None, :], mask=mask, other=0.0)
+        weights, kept, largest, total = weigh(log, largest, total)
+        sums = sums * kept[:, None] + tl.sum(parts * weights[:, :, None], 1)
+    sums = sums / tl.where(total > 0, total, 1.0)[:, None]
+    place = ((tl.load(record) + member // GROUP).to(tl.int64) * TOTAL + first_head + head) * GROUP + member % GROUP
+    mask = within(inside, column, WIDTH, PADDED)
+    tl.store(out + place[:, None] * WIDTH + column[None, :], sums.to(out.dtype.element_ty), mask=mask)

@@ -6,21 +6,27 @@ from collections.abc import Mapping
 from typing import Final
 
 from tskernels.gpu.launch import Argument, Launch, Number
-from tskernels.gpu.sizes import Dimension, Expression, smaller
+from tskernels.gpu.sizes import Dimension, Expression, cdiv, smaller
 from tskernels.gpu.triton_entry import only, source
 
-_AT_ONCE: Final = 8192
-"""Elements of parts that a thread block loads at once."""
-_BLOCKS: Final = 16
+_BLOCKS: Final = 8
 """Thread blocks that share the rows of a tile."""
+_AT_ONCE: Final = 8192
+"""Elements that one loads at once: of many parts, where it has few rows. Both as measured on an H100, as the warps are."""
 
 
 def combine(
-    arguments: Mapping[str, Argument], constants: Mapping[str, Number], types: Mapping[str, str], parts: Expression, least: int
+    arguments: Mapping[str, Argument],
+    constants: Mapping[str, Number],
+    types: Mapping[str, str],
+    parts: Expression,
+    rows: int,
+    least: int,
 ) -> Launch:
-    """Of at most so many parts a head, in tiles that have `least` rows where there are as many. The grid is as small as the step allows,
-    since blocks that find nothing to do take their time, too: a tile has at least two parts, and some rows of a token."""
-    tokens, group = Dimension(0, 0), int(constants["GROUP"])
-    grid = (smaller(parts // 2, tokens * -(-group // least)), int(constants["HEADS"]), smaller(_BLOCKS, tokens * group))
-    at_once = {"PARTS": max(1, _AT_ONCE // int(constants["PADDED"]))}
-    return Launch(source("attention", "combine"), grid, arguments, {**constants, **at_once}, only(types, arguments), 4, 1, dependent=True)
+    """Of at most so many parts a head, in tiles of at most so many rows, and of at least `least` where there are as many. The grid is as
+    small as the step allows, since blocks that find nothing to do take their time, too: a tile has two parts, and some rows of a token."""
+    tokens, group, some = Dimension(0, 0), int(constants["GROUP"]), max(1, rows // _BLOCKS)
+    grid = (smaller(parts // 2, tokens * -(-group // least)), int(constants["HEADS"]), smaller(_BLOCKS, cdiv(tokens * group, some)))
+    at_once = {"ROWS": some, "PARTS": max(1, _AT_ONCE // (some * int(constants["PADDED"])))}
+    function, kinds = source("attention", "combine"), only(types, arguments)
+    return Launch(function, grid, arguments, {**constants, **at_once}, kinds, min(4, some), 1, dependent=True)

@@ -165,7 +165,7 @@ def expanded_attention(call: Call, target: Target) -> Plan:
             expand(_K_UP, "keys", content, first_head, copies=True),
             expand(_V_UP, "values", values, first_head, copies=False),
             launch("attend_expanded", (splits, group, 1), arguments, constants, tile.warps, tile.stages),
-            combine(combined, of_parts, types, room, tile.rows),
+            combine(combined, of_parts, types, room, tile.rows, tile.rows),
         )
 
     partial = room * (group * tile.rows)

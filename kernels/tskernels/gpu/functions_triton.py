@@ -104,3 +104,11 @@ def weigh(scores, largest, total):
     kept = tl.exp2(largest - base)
     weights = tl.exp2(scores - base[:, None])
     return weights, kept, new, total * kept + tl.sum(weights, 1)
+
+
+@triton.jit
+def normalized(row, gain, WIDTH: tl.constexpr, EPS: tl.constexpr):
+    """A row of its type. gain: loaded before, since what follows the sum waits for it."""
+    wide = row.to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(wide * wide, 0) / WIDTH + EPS)
+    return (wide * inverse * gain).to(row.dtype)

@@ -106,6 +106,7 @@ def draw(results: Sequence[Result], file: Path, floor: float) -> None:
 def _figure(results: Sequence[Result], floor: float) -> Any:
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
     except ImportError:
         raise MachineError("--plot", "matplotlib is missing", "pip install 'tsc-llm[bench]'") from None
     figure = Figure(figsize=(13, 5.5), layout="constrained")
@@ -119,6 +120,9 @@ def _figure(results: Sequence[Result], floor: float) -> Any:
     front.set(xlabel="tokens per second of a user", ylabel="output tokens per minute of a device", xlim=(0, None), ylim=(0, None))
     front.set_title("What users get, and what the device does (circled: the front)", fontsize=10)
     first.set(ylabel="seconds to the first token (median; dashed: 90 of 100)", yscale="log")
+    first.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    first.yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    first.yaxis.set_minor_formatter(NullFormatter())
     first.set_xlabel("users" if any(run.concurrency for result in results for run in result.runs) else "sessions a minute")
     first.set_title("Waiting", fontsize=10)
     for axes in (front, first):
