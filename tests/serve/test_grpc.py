@@ -185,16 +185,6 @@ def test_what_follows_a_tag_is_constrained(stub: Any) -> None:
     assert all(form.fullmatch(text) for text in inside), inside
 
 
-def test_what_came_before_an_error_is_sent(stub: Any) -> None:
-    responses = stub.Generate(asked(PROMPT, 9, sampling={"regex": r"ab[^\x{0}-\x{10FFFF}]"}))
-    ids: list[int] = []
-    with pytest.raises(grpc.RpcError, match="the constraint can not go on") as refusal:
-        for response in responses:
-            ids += response.chunk.token_ids
-    assert "".join(_alphabet()[index] for index in ids) == "ab"
-    assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
 def test_an_answer_has_at_least_so_many_tokens(stub: Any) -> None:
     bias = {str(EOS): 100.0}
     for least in (0, 5):
