@@ -8,7 +8,6 @@ from typing import Final
 from tskernels.cost import expanded_attention_bound
 from tskernels.dtypes import size_bytes
 from tskernels.expansion import MOST_KEYS
-from tskernels.gpu.attention import COMBINED_ROWS
 from tskernels.gpu.launch import (
     Argument,
     Launch,
@@ -24,6 +23,7 @@ from tskernels.gpu.launch import (
     Verification,
 )
 from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, cdiv, larger, smaller
+from tskernels.gpu.split_attention import COMBINED_ROWS
 from tskernels.gpu.splits import EXPANSION, RECORD
 from tskernels.gpu.triton_entry import cache_kernel, is_nvidia, number, only, padded, size, source, stored_type, stride
 from tskernels.registry import Call, one_float_type
