@@ -19,7 +19,8 @@ def _tiles(call: Call, target: Target) -> Tiles:
         return Tiles(one, one, 1, 2)
     stages = 2 if is_nvidia(target) else 1
     narrow = Tile(16, 64 if width <= 128 else 32, 4, stages)
-    wide = Tile(128, 64, 8, stages) if width <= 128 else Tile(64, 32, 8, stages)
+    keys = 128 if is_hopper(target) and not number(call, "window") else 64
+    wide = Tile(128, keys, 8, stages) if width <= 128 else Tile(64, 32, 8, stages)
     if not is_nvidia(target):  # accumulators lie in registers
         wide = Tile(64, 64 if width <= 128 else 32, 4, 1)
     return Tiles(narrow, wide, 32, 2)
