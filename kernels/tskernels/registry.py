@@ -33,6 +33,7 @@ _FAMILIES: Final = (
     *(
         "gpu.all_reduce",
         "gpu.attention",
+        "gpu.attention_cuda",
         "gpu.elementwise",
         "gpu.expanded_attention",
         "gpu.linear",
