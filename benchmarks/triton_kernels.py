@@ -11,11 +11,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cuda_launches
 import torch
 from torch import Tensor
 
 from tskernels.gpu import jit
-from tskernels.gpu.launch import Launch
+from tskernels.gpu.launch import CudaSource, Launch
 from tskernels.layouts import layout
 from tskernels.registry import lookup, op_named
 
@@ -187,7 +188,8 @@ def planned(
     constants = () if found.constants is None else found.constants(call)
     run = jit._Run(tensors, out, given, multiprocessors, constants)
     assert found.plan is not None
-    return run._launch, run.settle(found.plan(call, target))
+    settled = run.settle(found.plan(call, target))
+    return lambda launch: cuda_launches.launch(run, launch) if isinstance(launch.source, CudaSource) else run._launch(launch), settled
 
 
 def launcher(op: str, kernel: str, operands: tuple[Any, ...], out: Tensor, attributes: dict[str, Any]) -> Callable[[], None]:

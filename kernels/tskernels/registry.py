@@ -33,6 +33,7 @@ _FAMILIES: Final = (
     *(
         "gpu.all_reduce",
         "gpu.attention",
+        "gpu.attention_cuda",
         "gpu.elementwise",
         "gpu.expanded_attention",
         "gpu.linear",
@@ -94,8 +95,8 @@ class Kernel:
 
     layouts: of operands that it takes in another layout than rows, by position; constants: what it wants computed when a program is
     compiled, of the call; it is given them as `constants`; fixed_bits: it promises that a row's result has the same bits in any company,
-    chunk and number of threads. plan: of a kernel for GPUs, how a call is launched; verified: how far it was; compiler: of its functions,
-    without which it can not be chosen."""
+    chunk and number of threads. plan: of a kernel for GPUs, how a call is launched; verified: how far it was; compilers: of its
+    functions, without which it can not be chosen."""
 
     op: str
     name: str
@@ -111,7 +112,7 @@ class Kernel:
     fixed_bits: bool = False
     plan: Planner | None = None
     verified: Verification | None = None
-    compiler: Compiler | None = None
+    compilers: tuple[Compiler, ...] = ()
 
     @property
     def is_captured(self) -> bool:
@@ -315,8 +316,8 @@ def _add(new: Kernel) -> None:
 
 def _judge(candidate: Kernel, call: Call, target: Target) -> Candidate:
     reason = target.lacks(candidate.target)
-    if reason is None and candidate.compiler is not None:
-        reason = missing(candidate.compiler)
+    if reason is None:
+        reason = next((why for compiler in candidate.compilers if (why := missing(compiler))), None)
     if reason is None:
         given = sorted({operand.dtype for operand in call.operands if operand.dtype in FLOATS} - set(candidate.dtypes))
         if given:

@@ -13,6 +13,8 @@ from tsc.request import Cache
 
 _HEADS: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 LLAMA = Case("gpu_llama", LlamaConfig, _HEADS | {"num_hidden_layers": 2})
+LLAMA_WIDE = Case("gpu_llama_wide", LlamaConfig, LLAMA.settings | {"head_dim": 64})
+"""With heads of 64 elements, which the kernel in CUDA C++ takes."""
 _MLA: dict[str, Any] = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 16, "v_head_dim": 8, "q_lora_rank": 48, "kv_lora_rank": 64}
 _KIMI: dict[str, Any] = _MLA | {"num_attention_heads": 16, "num_key_value_heads": 16, "n_routed_experts": 16, "moe_intermediate_size": 32}
 KIMI = Case(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.gpu.models import KIMI, KIMI_LATENT, LLAMA, GpuModels
+from tests.gpu.models import KIMI, KIMI_LATENT, LLAMA, LLAMA_WIDE, GpuModels
 from tests.models.running import run
 from tests.models.tiny import Case, prompt
 
@@ -120,6 +120,15 @@ def test_latent_attention_of_a_model_like_kimi_k2_is_compiled_for_blocks_and_for
     for function in functions:
         assert (function.resources.stack, function.resources.tensor_columns) == (0, 512)
         assert function.resources.shared <= 232_448
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing("nvcc") is not None, reason="nvcc, which compiles attention in CUDA C++, is not on the PATH")
+def test_attention_is_compiled_by_both_compilers(gpu_models: GpuModels) -> None:
+    found = read_kernels(gpu_models.artifact(LLAMA_WIDE, "sm_90a", "bf16") / "kernels.json")
+    [plan] = [plan for plan in found.plans if plan.kernel == "cuda"]
+    launched = [[found.functions[launch.function].compiler for launch in variant.launches] for variant in plan.variants]
+    assert launched == [["triton", "triton"], ["triton", "nvcc", "triton"]]
 
 
 def test_what_was_compiled_for_a_gpu_runs_on_a_cpu(gpu_models: GpuModels) -> None:

@@ -44,9 +44,9 @@ def test_every_row_has_its_keys_once(
     sequences: list[tuple[int, int]], gap: int, group: int, heads: int, wide_from: int, window: int, multiprocessors: int
 ) -> None:
     step = step_of(sequences, [gap] * len(sequences), multiprocessors)
-    made = work(step, heads=heads, group=group, narrow=16, wide=64, wide_from=wide_from, unit=32, blocks=2, window=window).reshape(
-        -1, RECORD
-    )
+    made = work(
+        step, heads=heads, group=group, narrow=16, wide=64, wide_from=wide_from, unit=32, blocks=2, wide_blocks=1, window=window
+    ).reshape(-1, RECORD)
     narrow, wide, combined = made[0, :3].tolist()
     splits, combinations = made[1 : 1 + narrow + wide], made[1 + narrow + wide :]
     assert len(combinations) == combined
@@ -69,14 +69,14 @@ def test_every_row_has_its_keys_once(
         assert (parts[0][0], parts[-1][1]) == (max(0, oldest - window + 1) if window else 0, newest + 1)
     partials = sorted(s[7] for s in splits.tolist() if s[7] >= 0)
     assert partials == [p for c in combinations.tolist() for p in range(c[3], c[3] + c[4])]
-    assert len(partials) <= max(1, multiprocessors * 2 // heads)
+    assert len(partials) <= max(1, multiprocessors * (1 if wide else 2) // heads)
 
 
 @few
 @given(st.integers(1, 60), st.integers(1, 132))
 def test_one_long_sequence_fills_the_device(keys: int, multiprocessors: int) -> None:
     step = StepShape([(0, 1)], [keys * 4096], {"T": 1, "S": 1, "P": 9, "SMS": multiprocessors})
-    made = work(step, heads=1, group=16, narrow=16, wide=64, wide_from=1, unit=32, blocks=1, window=0).reshape(-1, RECORD)
+    made = work(step, heads=1, group=16, narrow=16, wide=64, wide_from=1, unit=32, blocks=1, wide_blocks=1, window=0).reshape(-1, RECORD)
     splits = made[1 : 1 + made[0, 0]]
     lengths = splits[:, 6] - splits[:, 5]
     assert len(splits) <= multiprocessors
@@ -168,7 +168,9 @@ def test_each_row_is_absorbed_or_expanded_and_each_key_of_the_latter_is_made_onc
             seen[token + row + i] += max(0, min(end, position + row + i + 1) - begin)
     wanted = {step.spans[s][0] + i: sequences[s][0] + i + 1 for s in chosen for i in range(sequences[s][1])}
     assert seen == wanted
-    others = work(step, heads=1, group=16, narrow=16, wide=64, wide_from=1, unit=32, blocks=1, window=0, expanded_from=expanded_from)
+    others = work(
+        step, heads=1, group=16, narrow=16, wide=64, wide_from=1, unit=32, blocks=1, wide_blocks=1, window=0, expanded_from=expanded_from
+    )
     for _, token, row, rows, _, begin, end, _ in others.reshape(-1, RECORD)[1 : 1 + others[:2].sum()].tolist():
         if any(t in wanted for t in range(token + row // 16, token + (row + rows - 1) // 16 + 1)):
             assert (begin, end) == (0, 0), "zeros"

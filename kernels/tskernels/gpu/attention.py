@@ -1,127 +1,51 @@
-"""Plans of attention over paged caches: of keys and values by heads, and of latent rows."""
+"""Plans of attention over paged caches in Triton: of keys and values by heads, and of latent rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
-
 from tskernels.cache_layouts import FP8_CACHE
 from tskernels.cost import attention_bound, latent_attention_bound, sink_attention_bound
-from tskernels.gpu.combination import combine
-from tskernels.gpu.launch import (
-    Argument,
-    Launch,
-    Number,
-    Operand,
-    Out,
-    Plan,
-    Prepared,
-    PreparedInput,
-    Scalar,
-    Scratch,
-    ScratchSpace,
-    Variant,
-)
-from tskernels.gpu.sizes import SMS, Dimension, Expression, Stride, cdiv, larger
-from tskernels.gpu.splits import RECORD
-from tskernels.gpu.triton_entry import cache_kernel, is_hopper, is_nvidia, number, only, padded, size, source, stored_type, stride
+from tskernels.gpu.launch import Argument, Operand, Plan, Scalar
+from tskernels.gpu.sizes import Dimension
+from tskernels.gpu.split_attention import SplitAttention, Tile, Tiles, paged, split_plan
+from tskernels.gpu.triton_entry import cache_kernel, is_hopper, is_nvidia, number, padded, size, stride
 from tskernels.registry import Call
 from tskernels.target import Target
-
-NEVER: Final = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Rows and keys that a thread block takes at a time, and how it is compiled."""
-
-    rows: int
-    keys: int
-    warps: int
-    stages: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """Of sequences with few rows and with many; wide_from: tokens of a step from which there are wide ones; blocks of a multiprocessor."""
-
-    narrow: Tile
-    wide: Tile
-    wide_from: int
-    blocks: int
 
 
 def _tiles(call: Call, target: Target) -> Tiles:
     width = padded(size(call, 0, 3))
     if call.operands[0].dtype == "f32":
         one = Tile(16, 32 if width <= 128 else 16, 4, 1)
-        return Tiles(one, one, 1, 2)
+        return Tiles(one, one, 1, 2, 2)
     stages = 2 if is_nvidia(target) else 1
     narrow = Tile(16, 64 if width <= 128 else 32, 4, stages)
-    wide = Tile(128, 64, 8, stages) if width <= 128 else Tile(64, 32, 8, stages)
+    keys = 128 if is_hopper(target) and not number(call, "window") else 64
+    wide = Tile(128, keys, 8, stages) if width <= 128 else Tile(64, 32, 8, stages)
     if not is_nvidia(target):  # accumulators lie in registers
         wide = Tile(64, 64 if width <= 128 else 32, 4, 1)
-    return Tiles(narrow, wide, 32, 2)
+    return Tiles(narrow, wide, 32, 2, 2)
 
 
 def _latent_tiles(call: Call, target: Target) -> Tiles:
     if call.operands[0].dtype == "f32":
         one = Tile(16, 16, 8, 1)
-        return Tiles(one, one, 1, 1)
+        return Tiles(one, one, 1, 1, 1)
     stages = 2 if is_nvidia(target) else 1
     if call.operands[2].layout == FP8_CACHE:  # what is widened lies in registers, beside the sums
         narrow, wide = (Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)) if is_nvidia(target) else (Tile(16, 32, 4, 1), Tile(32, 16, 4, 1))
-        return Tiles(narrow, wide, 1, 1)
+        return Tiles(narrow, wide, 1, 1, 1)
     wide = Tile(64, 64, 8, 3) if is_hopper(target) else Tile(64, 32, 8, stages) if is_nvidia(target) else Tile(32, 32, 4, 1)
-    return Tiles(Tile(16, 32, 4, stages), wide, 1, 1)
+    return Tiles(Tile(16, 32, 4, stages), wide, 1, 2 if is_nvidia(target) else 1, 1)
 
 
 @cache_kernel("ts::attention", 1, cost=attention_bound)
 def attention(call: Call, target: Target) -> Plan:
-    return _paged(call, target, has_sinks=False)
+    return paged(call, _tiles(call, target))
 
 
 @cache_kernel("ts::sink_attention", 1, cost=sink_attention_bound)
 def sink_attention(call: Call, target: Target) -> Plan:
-    return _paged(call, target, has_sinks=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Attention:
-    """A function with its arguments but for those of splits; cache, spans: the operands; heads: that have keys of their own, each for a
-    group of rows a token, whose results are so wide."""
-
-    function: str
-    arguments: Mapping[str, Argument]
-    strides: Mapping[str, Argument]
-    constants: Mapping[str, Number]
-    tiles: Tiles
-    cache: int
-    spans: int
-    heads: int
-    group: int
-    width: int
-    sinks: int | None = None
-    expanded_from: int = 0
-
-
-def _paged(call: Call, target: Target, has_sinks: bool) -> Plan:
-    heads, group, width = (size(call, 0, i) for i in (1, 2, 3))
-    constants = {
-        "HEADS": heads,
-        "GROUP": group,
-        "WIDTH": width,
-        "PADDED": padded(width, 16),
-        "SINKS": has_sinks,
-        "SCALE": number(call, "scale"),
-        "WINDOW": number(call, "window"),
-        "SOFTCAP": number(call, "softcap"),
-    }
-    arguments: dict[str, Argument] = {"q": Operand(0), "cache": Operand(1), "sinks": Operand(2 if has_sinks else 0)}
-    strides = {"q_token": stride(0, 0), "q_head": stride(0, 1), "q_member": stride(0, 2), "page_size": Scalar(Dimension(1, 1))}
-    spans, sinks = (3, 2) if has_sinks else (2, None)
-    return _split(call, _Attention("attend", arguments, strides, constants, _tiles(call, target), 1, spans, heads, group, width, sinks))
+    return paged(call, _tiles(call, target), has_sinks=True)
 
 
 @cache_kernel("ts::latent_attention", 2, cost=latent_attention_bound)
@@ -146,82 +70,5 @@ def latent_attention(call: Call, target: Target) -> Plan:
     }
     tiles = _latent_tiles(call, target)
     from_ = int(number(call, "expanded_from", 0))
-    attention = _Attention("attend_latent", arguments, strides, constants, tiles, 2, 3, 1, heads, latent, expanded_from=from_)
-    return _split(call, attention)
-
-
-def _split(call: Call, attention: _Attention) -> Plan:
-    """In steps of few tokens all tiles are narrow: then there is one launch less."""
-    tiles, heads, group = attention.tiles, attention.heads, attention.group
-    narrow, wide = tiles.narrow, tiles.wide
-    room = larger(1, SMS * tiles.blocks // heads)
-    dtype = call.operands[0].dtype
-    types = {
-        **dict.fromkeys((*attention.arguments, "out", "sinks"), dtype),
-        "cache": stored_type(call, attention.cache),
-        "tables": "i32",
-        "work": "i32",
-        "partials": "f32",
-        "logs": "f32",
-    }
-
-    def capacity(tile: Tile) -> Expression:
-        """Of splits, which are as many as there is room for, or as there are tiles."""
-        return larger(room, cdiv(Dimension(0, 0) * group, tile.rows) + Dimension(attention.spans, 0) * 3 + 1)
-
-    def of(tile: Tile, is_wide: bool, blocks: Expression) -> Launch:
-        arguments: dict[str, Argument] = {
-            **attention.arguments,
-            "tables": Operand(attention.spans + 2),
-            "work": PreparedInput("work"),
-            "out": Out(),
-            "partials": ScratchSpace("partials"),
-            "logs": ScratchSpace("logs"),
-            **attention.strides,
-            "table_row": Scalar(Stride(attention.spans + 2, 0)),
-        }
-        constants = {"WIDE": int(is_wide), **attention.constants, "ROWS": tile.rows, "KEYS": tile.keys, "ROOM": wide.rows}
-        function, grid = source("attention", attention.function), (blocks, heads, 1)
-        return Launch(function, grid, arguments, constants, only(types, arguments), tile.warps, tile.stages, dependent=True)
-
-    combined: dict[str, Argument] = {
-        "sinks": Operand(attention.sinks or 0),
-        "work": PreparedInput("work"),
-        "out": Out(),
-        "partials": ScratchSpace("partials"),
-        "logs": ScratchSpace("logs"),
-        "first_head": Scalar(0),
-    }
-    result: dict[str, Number] = {
-        "TOTAL": heads,
-        "HEADS": heads,
-        "GROUP": group,
-        "WIDTH": attention.width,
-        "PADDED": padded(attention.width, 16),
-        "SINKS": attention.sinks is not None,
-        "ROOM": wide.rows,
-    }
-
-    def joined(rows: int) -> Launch:
-        return combine(combined, result, types, room, rows, narrow.rows)
-
-    all_narrow = Variant((of(narrow, False, capacity(narrow)), joined(narrow.rows)))
-    mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
-    both = Variant((*mixed, of(wide, True, capacity(wide)), joined(wide.rows)), tiles.wide_from)
-    wide_from = tiles.wide_from if narrow != wide else NEVER
-    variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == 1 else (all_narrow, both)
-    numbers = {
-        "heads": heads,
-        "group": group,
-        "narrow": narrow.rows,
-        "wide": wide.rows,
-        "wide_from": wide_from,
-        "unit": narrow.keys,
-        "blocks": tiles.blocks,
-        "window": number(call, "window"),
-        "expanded_from": attention.expanded_from,
-    }
-    work = Prepared("work", "tskernels.gpu.splits:work", numbers, (capacity(narrow) * 2 + room + 1) * RECORD)
-    partial = room * (heads * wide.rows)
-    scratch = (Scratch("partials", partial * (attention.width * 4)), Scratch("logs", partial * 4))
-    return Plan(variants, scratch, (work,))
+    attention = SplitAttention("attend_latent", arguments, strides, constants, tiles, 2, 3, 1, heads, latent, expanded_from=from_)
+    return split_plan(call, attention)

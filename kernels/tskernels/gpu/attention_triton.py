@@ -11,6 +11,8 @@ import triton.language as tl
 from tskernels.gpu.functions_triton import LOG2_E, capped, overlap, product, weigh
 
 RECORD = tl.constexpr(8)
+PART = tl.constexpr(16)
+"""Keys of a page, or of a part of it, that are looked up at once."""
 
 
 @triton.jit
@@ -50,6 +52,62 @@ def store_result(sums, largest, total, record, head, out, partials, logs, row, c
 
 
 @triton.jit
+def places(table, start, end, page_size, KEYS: tl.constexpr, IN_PARTS: tl.constexpr):
+    """Rows of the cache of a tile's keys. IN_PARTS: pages and tiles begin with whole parts."""
+    if IN_PARTS:
+        part = start + tl.arange(0, KEYS // PART) * PART
+        page = tl.load(table + part // page_size, mask=part < end, other=0)
+        first = page * page_size + part % page_size
+        return tl.reshape(first[:, None] + tl.arange(0, PART)[None, :], [KEYS])
+    else:
+        key = start + tl.arange(0, KEYS)
+        page = tl.load(table + key // page_size, mask=key < end, other=0)
+        return page * page_size + key % page_size
+
+
+@triton.jit
+def attended(queries, position, largest, total, sums, cache, table, page_size, head, begin, end, SEES_ALL: tl.constexpr,
+             HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr,
+             SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
+    """The online softmax over keys from `begin` to before `end`. SEES_ALL: they are whole tiles that every row sees."""
+    column = tl.arange(0, PADDED)
+    for start in range(begin, end, KEYS):
+        key = start + tl.arange(0, KEYS)
+        there = key < (start + KEYS if SEES_ALL else end)
+        if KEYS >= 128 and WINDOW == 0:  # of fewer keys it saves nothing; a window begins anywhere
+            if page_size % PART == 0:
+                row = places(table, start, end, page_size, KEYS, True)
+            else:
+                row = places(table, start, end, page_size, KEYS, False)
+        else:
+            row = places(table, start, end, page_size, KEYS, False)
+        place = row.to(tl.int64) * (2 * HEADS * WIDTH) + head * WIDTH
+        if SEES_ALL and WIDTH == PADDED:
+            keys = tl.load(cache + place[:, None] + column[None, :])
+        else:
+            mask = within(there, column, WIDTH, PADDED)
+            keys = tl.load(cache + place[:, None] + column[None, :], mask=mask, other=0.0)
+        scores = product(queries, tl.trans(keys.to(queries.dtype)), tl.zeros([ROWS, KEYS], tl.float32))
+        if SOFTCAP == 0:
+            scores = scores * (SCALE * LOG2_E)
+        else:
+            scores = capped(scores * SCALE, SOFTCAP) * LOG2_E
+        if not SEES_ALL:
+            seen = there[None, :] & (key[None, :] <= position[:, None])
+            if WINDOW > 0:
+                seen &= position[:, None] - key[None, :] < WINDOW
+            scores = tl.where(seen, scores, -float("inf"))
+        weights, kept, largest, total = weigh(scores, largest, total)
+        if SEES_ALL and WIDTH == PADDED:
+            values = tl.load(cache + place[:, None] + HEADS * WIDTH + column[None, :])
+        else:
+            mask = within(there, column, WIDTH, PADDED)
+            values = tl.load(cache + place[:, None] + HEADS * WIDTH + column[None, :], mask=mask, other=0.0)
+        sums = product(weights.to(queries.dtype), values.to(queries.dtype), sums * kept[:, None])
+    return largest, total, sums
+
+
+@triton.jit
 def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, q_member, page_size, table_row,
            WIDE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
            SCALE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
@@ -74,25 +132,14 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
     largest = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, PADDED], tl.float32)
-    for start in range(begin, end, KEYS):
-        key = start + tl.arange(0, KEYS)
-        there = key < end
-        page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
-        place = (page * page_size + key % page_size) * (2 * HEADS * WIDTH) + head * WIDTH
-        mask = within(there, column, WIDTH, PADDED)
-        keys = tl.load(cache + place[:, None] + column[None, :], mask=mask, other=0.0).to(queries.dtype)
-        scores = product(queries, tl.trans(keys), tl.zeros([ROWS, KEYS], tl.float32))
-        if SOFTCAP == 0:
-            scores = scores * (SCALE * LOG2_E)
-        else:
-            scores = capped(scores * SCALE, SOFTCAP) * LOG2_E
-        seen = there[None, :] & (key[None, :] <= position[:, None])
-        if WINDOW > 0:
-            seen &= position[:, None] - key[None, :] < WINDOW
-        scores = tl.where(seen, scores, -float("inf"))
-        weights, kept, largest, total = weigh(scores, largest, total)
-        values = tl.load(cache + place[:, None] + HEADS * WIDTH + column[None, :], mask=mask, other=0.0).to(queries.dtype)
-        sums = product(weights.to(values.dtype), values, sums * kept[:, None])
+    seen = begin
+    if ROWS >= 64 and WINDOW == 0:
+        oldest = tl.load(record + 4) + tl.load(record + 2) // GROUP
+        seen = tl.maximum(tl.minimum(end, oldest + 1) - begin, 0) // KEYS * KEYS + begin
+        largest, total, sums = attended(queries, position, largest, total, sums, cache, table, page_size, head, begin, seen, True,
+                                        HEADS, WIDTH, PADDED, SCALE, WINDOW, SOFTCAP, ROWS, KEYS)  # fmt: skip
+    largest, total, sums = attended(queries, position, largest, total, sums, cache, table, page_size, head, seen, end, False,
+                                    HEADS, WIDTH, PADDED, SCALE, WINDOW, SOFTCAP, ROWS, KEYS)  # fmt: skip
     if SINKS:
         if tl.load(record + 7) < 0:
             sink = tl.load(sinks + head * GROUP + group).to(tl.float32) * LOG2_E

@@ -24,9 +24,9 @@ def gpu_kernel(
     layouts: Mapping[int, str] = MappingProxyType({}),
     constants: Callable[[Call], Sequence[float]] | None = None,
     verified: Verification | None = None,
-    compiler: Compiler = "triton",
+    compilers: tuple[Compiler, ...] = ("triton",),
 ) -> Callable[[Planner], Planner]:
-    """Register the planner of a kernel of a known op, by the registry's rules (`registry.kernel`). compiler: of all its functions."""
+    """Register the planner of a kernel of a known op, by the registry's rules (`registry.kernel`). compilers: of its functions."""
 
     def register(planner: Planner) -> Planner:
         def run(*operands: Any, out: Any = None, **attributes: Any) -> Any:
@@ -37,7 +37,7 @@ def gpu_kernel(
         code = planner.__code__
         place = f"{code.co_filename}:{code.co_firstlineno}"
         facts = (op, name, op_named(op).kind, run, target, dtypes, when, cost, place, layouts, constants)
-        add_kernel(Kernel(*facts, plan=planner, verified=verified, compiler=compiler))
+        add_kernel(Kernel(*facts, plan=planner, verified=verified, compilers=compilers))
         return planner
 
     return register

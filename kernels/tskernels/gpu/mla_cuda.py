@@ -55,7 +55,7 @@ def _fits(call: Call) -> bool:
     when=_fits,
     cost=latent_attention_bound,
     verified=_RUN,
-    compiler="nvcc",
+    compilers=("nvcc",),
 )
 def mla_decode_sm90(call: Call, target: Target) -> Plan:
     """Halves of a tile are loaded on their own, four and five blocks of columns."""
@@ -71,7 +71,7 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
     cost=latent_attention_bound,
     layouts={2: FP8_CACHE},
     verified=_RUN,
-    compiler="nvcc",
+    compilers=("nvcc",),
 )
 def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
     """Rows are read as they lie, and widened on their way into shared memory."""
@@ -87,7 +87,7 @@ def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
     cost=latent_attention_bound,
     layouts={2: FP8_CACHE},
     verified=Verification("emulated"),
-    compiler="nvcc",
+    compilers=("nvcc",),
 )
 def mla_decode_fp8_sm100(call: Call, target: Target) -> Plan:
     """Rows are read as they lie, and widened on their way into shared memory."""
@@ -102,7 +102,7 @@ def mla_decode_fp8_sm100(call: Call, target: Target) -> Plan:
     when=_fits,
     cost=latent_attention_bound,
     verified=Verification("emulated"),
-    compiler="nvcc",
+    compilers=("nvcc",),
 )
 def mla_decode_sm100(call: Call, target: Target) -> Plan:
     """Where a sequence has more rows than one block multiplies, pairs of blocks do."""

@@ -98,6 +98,16 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int x
       : "memory");
 }
 
+// The same of a tensor of five dimensions.
+__device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int x, int y, int z, int u, int v,
+                                         uint64_t& barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, "
+      "%6}], [%7];" ::"r"(shared_address(to)),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v), "r"(shared_address(&barrier))
+      : "memory");
+}
+
 // As `load_box`, by a block of a pair; the bytes count towards the leader's barrier.
 __device__ __forceinline__ void load_box_for_leader(void* to, const CUtensorMap& map, int x, int y, int z,
                                                     uint64_t& barrier) {
@@ -150,6 +160,13 @@ __device__ __forceinline__ void count_release(int* counter, int limit) {
 // The same, after nothing in particular.
 __device__ __forceinline__ void count_relaxed(int* counter, int limit) {
   asm volatile("red.relaxed.gpu.global.inc.u32 [%0], %1;" ::"l"(counter), "r"(limit) : "memory");
+}
+
+// Count one more, and tell how many there were; after `limit` comes zero.
+__device__ __forceinline__ int count(int* counter, int limit) {
+  int before;
+  asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(limit) : "memory");
+  return before;
 }
 
 // 16 bytes of global memory into shared memory, past the first-level cache; not there before `wait_copies`.
