@@ -132,13 +132,13 @@ def qk_norm_rope(
     fraction: float = 1.0,
 ) -> Tensor:
     """As `qk_rope`, of each head's `rms_norm`, of queries with `q_norm [width]`, of keys with `k_norm [width]`."""
-    queries, keys = _heads(x, q_heads + k_heads, width).split((q_heads, k_heads), 1)
-    heads = torch.cat((rms_norm(queries, q_norm, eps, offset), rms_norm(keys, k_norm, eps, offset)), 1)
-    return rope(heads, positions, theta, kind, parameters, interleaved, fraction).flatten(1)
+    heads = _heads(x, q_heads + k_heads, width)
+    norms = rms_norm(heads[:, :q_heads], q_norm, eps, offset), rms_norm(heads[:, q_heads:], k_norm, eps, offset)
+    return rope(torch.cat(norms, 1), positions, theta, kind, parameters, interleaved, fraction).flatten(1)
 
 
 def _heads(x: Tensor, count: int, width: int) -> Tensor:
-    return x[:, : count * width].unflatten(1, (count, width))
+    return x[:, : count * width].view(x.shape[0], count, width)
 
 
 _MAX_TABLE_ROWS: Final = 1 << 15  # 33 MB at E = 128; positions past it are rare and computed

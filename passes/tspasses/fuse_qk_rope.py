@@ -139,6 +139,6 @@ def _fuse(graph: torch.fx.Graph, mesh: Mesh, found: _Turns) -> None:
                 view.meta["returned"] = heads.rope.meta["returned"]
             heads.rope.replace_all_uses_with(view)
     for heads in found.heads:
-        for node in (heads.rope, heads.norm, heads.split, heads.part):
-            if node:
-                graph.erase_node(node)
+        for unread in (heads.rope, heads.norm, heads.split, heads.part):
+            if unread:
+                graph.erase_node(unread)

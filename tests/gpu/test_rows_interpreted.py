@@ -78,9 +78,11 @@ def test_heads_that_turn_together_have_the_bits_of_each(
 ) -> None:
     torch.manual_seed(seed)
     joint = rows((3, (sum(heads) + 2) * 24), dtype, is_view)
-    parts = joint[:, : sum(heads) * 24].unflatten(1, (-1, 24)).split(heads, 1)
+    together = joint[:, : sum(heads) * 24].view(3, -1, 24)
+    parts = together[:, : heads[0]], together[:, heads[0] :]
     positions = torch.tensor([1, 131_072, 7], dtype=torch.int32)
-    weights, norm = [rows((24,), dtype, is_view=False) for _ in heads], {"eps": 1e-6, "offset": 0.5}
+    weights = [rows((24,), dtype, is_view=False) for _ in heads]
+    norm: dict[str, Any] = {"eps": 1e-6, "offset": 0.5}
     given = {"q_heads": heads[0], "k_heads": heads[1], "width": 24, **rope}
     whole: dict[str, Any] = {"shape": (3, sum(heads) * 24), "dtype": joint.dtype}
 

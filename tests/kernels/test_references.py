@@ -134,16 +134,17 @@ def test_rope_is_transformers_bit_for_bit_in_f32(kind: str, width: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_heads_that_turn_together_have_the_bits_of_each(dtype: torch.dtype) -> None:
     x, positions = torch.randn(5, 7 * 16).to(dtype), torch.tensor([0, 1, 2, 77, 131_071], dtype=torch.int32)
-    weights = [torch.randn(16).to(dtype) for _ in range(2)]
+    norm: dict[str, Any] = {"eps": 1e-5, "offset": 1.0}
+    q_norm, k_norm = torch.randn(16).to(dtype), torch.randn(16).to(dtype)
     turn: dict[str, Any] = {"theta": 1e4, "kind": "linear", "parameters": (2.0,), "fraction": 0.5}
-    heads = {"q_heads": 3, "k_heads": 2, "width": 16}
+    heads: dict[str, Any] = {"q_heads": 3, "k_heads": 2, "width": 16}
     for interleaved in (False, True):
         parts = x[:, :48].view(5, 3, 16), x[:, 48:80].view(5, 2, 16)
         expected = torch.cat([rope(part, positions, interleaved=interleaved, **turn) for part in parts], 1)
         assert torch.equal(qk_rope(x, positions, **heads, interleaved=interleaved, **turn), expected.flatten(1))
-        normed = [rms_norm(part, w, 1e-5, 1.0) for part, w in zip(parts, weights, strict=True)]
+        normed = [rms_norm(part, w, **norm) for part, w in zip(parts, (q_norm, k_norm), strict=True)]
         expected = torch.cat([rope(part, positions, interleaved=interleaved, **turn) for part in normed], 1)
-        found = qk_norm_rope(x, positions, *weights, **heads, eps=1e-5, offset=1.0, interleaved=interleaved, **turn)
+        found = qk_norm_rope(x, positions, q_norm, k_norm, **heads, **norm, interleaved=interleaved, **turn)
         assert torch.equal(found, expected.flatten(1))
 
 

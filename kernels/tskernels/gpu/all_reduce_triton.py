@@ -24,9 +24,6 @@ def all_reduce(x, residual, w, out, memories, x_token, residual_token, rows, ran
     slots = (ranks + 1) * BLOCKS * 4 + (count % 2) * ranks * CAPACITY
     column = tl.arange(0, PADDED)
     filled = column < WIDTH
-    gain = tl.zeros([PADDED], tl.float32)
-    if NORMALIZES:
-        gain = tl.load(w + column, mask=filled, other=0.0).to(tl.float32) + OFFSET
 
     for row in range(block, rows, BLOCKS):
         part = tl.load(x + row * x_token.to(tl.int64) + column, mask=filled, other=0.0)
@@ -50,6 +47,7 @@ def all_reduce(x, residual, w, out, memories, x_token, residual_token, rows, ran
             total = before.to(tl.float32) + total.to(element).to(tl.float32)
         tl.store(target, total.to(element), mask=filled)
         if NORMALIZES:
+            gain = tl.load(w + column, mask=filled, other=0.0).to(tl.float32) + OFFSET
             tl.store(target + WIDTH, normalized(total.to(element), gain, WIDTH, EPS), mask=filled)
 
 

@@ -19,7 +19,9 @@ def _tiles(call: Call, target: Target) -> Tiles:
         return Tiles(one, one, 1, 2, 2)
     stages = 2 if is_nvidia(target) else 1
     narrow = Tile(16, 64 if width <= 128 else 32, 4, stages)
-    keys = 128 if is_hopper(target) and not number(call, "window") else 64
+    # Of a window most of so many would be masked; what is widened of fp8 lies in registers.
+    is_plain = not number(call, "window") and call.operands[1].layout != FP8_CACHE
+    keys = 128 if is_hopper(target) and is_plain else 64
     wide = Tile(128, keys, 8, stages) if width <= 128 else Tile(64, 32, 8, stages)
     if not is_nvidia(target):  # accumulators lie in registers
         wide = Tile(64, 64 if width <= 128 else 32, 4, 1)

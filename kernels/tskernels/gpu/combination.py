@@ -12,7 +12,9 @@ from tskernels.gpu.triton_entry import only, source
 _BLOCKS: Final = 8
 """Thread blocks that share the rows of a tile."""
 _AT_ONCE: Final = 8192
-"""Elements that one loads at once: of many parts, where it has few rows. Both as measured on an H100, as the warps are."""
+"""Elements that one loads at once: of many parts, where it has few rows. Both are as measured on an H100."""
+_OF_A_WARP: Final = 512
+"""Elements of the result: their sums lie in registers, beside what is loaded."""
 
 
 def combine(
@@ -27,6 +29,7 @@ def combine(
     small as the step allows, since blocks that find nothing to do take their time, too: a tile has two parts, and some rows of a token."""
     tokens, group, some = Dimension(0, 0), int(constants["GROUP"]), max(1, rows // _BLOCKS)
     grid = (smaller(parts // 2, tokens * -(-group // least)), int(constants["HEADS"]), smaller(_BLOCKS, cdiv(tokens * group, some)))
-    at_once = {"ROWS": some, "PARTS": max(1, _AT_ONCE // (some * int(constants["PADDED"])))}
+    elements = some * int(constants["PADDED"])
+    at_once, warps = {"ROWS": some, "PARTS": max(1, _AT_ONCE // elements)}, max(2, elements // _OF_A_WARP)
     function, kinds = source("attention", "combine"), only(types, arguments)
-    return Launch(function, grid, arguments, {**constants, **at_once}, kinds, min(4, some), 1, dependent=True)
+    return Launch(function, grid, arguments, {**constants, **at_once}, kinds, warps, 1, dependent=True)

@@ -108,7 +108,7 @@ def weigh(scores, largest, total):
 
 @triton.jit
 def normalized(row, gain, WIDTH: tl.constexpr, EPS: tl.constexpr):
-    """A row of its type. gain: loaded before, since what follows the sum waits for it."""
+    """A row of its type. gain: loaded before, since a load after the sum would wait for that."""
     wide = row.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(wide * wide, 0) / WIDTH + EPS)
     return (wide * inverse * gain).to(row.dtype)
