@@ -93,14 +93,10 @@ def test_greedy_tokens_are_those_of_the_cpu(gpu_models: GpuModels, device: Inter
 
 def test_products_of_one_token_are_launched_and_those_of_many_are_torchs(gpu_models: GpuModels, device: InterpretingDevice) -> None:
     path = gpu_models.artifact(LLAMA, "sm_90a", "bf16")
-    given = [prompt(20)]
-    [wanted] = run(path, given, 2, LimitOptions(num_pages=256, target="cpu"), chunks=False)
-    [found] = run(path, given, 2, LimitOptions(num_pages=256), chunks=False)
+    assert tokens(path, [prompt(20)], 3, Sampling()) == tokens(path, [prompt(20)], 3, Sampling(), target="cpu")
     launched = Counter(a.function.symbol for a in device.asked if a.function is not None)
     assert launched["one_row"] == 2 * 4 + 1, "of two layers and the head, in the step of one token alone"
     assert launched["linear"] == 0
-    for position, logits in wanted.logits.items():
-        assert (logits - found.logits[position]).abs().max() <= 2.0**-6 * logits.abs().max()
 
 
 @pytest.mark.slow
