@@ -65,6 +65,17 @@ def test_only_wide_tiles_are_for_cuda() -> None:
     assert len(attention_sm90(call_of(1, 48, 128), gpu("sm_90a")).variants[-1].launches) == 2
 
 
+@pytest.mark.parametrize("group", [1, 3, 7, 12, 100])
+def test_parts_of_all_rows_are_combined_some_at_a_time_as_triton_counts(group: int) -> None:
+    shapes = [[4096, 1, group, 128]]
+    plan = attention_sm90(call_of(1, group, 128), gpu("sm_90a"))
+    for variant, most in zip(plan.variants, (16, 128 // group * group), strict=True):
+        combining = variant.launches[-1]
+        rows, blocks = int(combining.constants["ROWS"]), value(of_operands(combining.grid[2], shapes, shapes), {})
+        assert rows & (rows - 1) == 0
+        assert rows * blocks >= most
+
+
 @few
 @given(
     sequences=st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 300)), min_size=1, max_size=6),

@@ -7,7 +7,7 @@ from typing import Final
 
 from tskernels.gpu.launch import Argument, Launch, Number
 from tskernels.gpu.sizes import Dimension, Expression, cdiv, smaller
-from tskernels.gpu.triton_entry import only, source
+from tskernels.gpu.triton_entry import only, padded, source
 
 _BLOCKS: Final = 8
 """Thread blocks that share the rows of a tile."""
@@ -27,7 +27,7 @@ def combine(
 ) -> Launch:
     """Of at most so many parts a head, in tiles of at most so many rows, and of at least `least` where there are as many. The grid is as
     small as the step allows, since blocks that find nothing to do take their time, too: a tile has two parts, and some rows of a token."""
-    tokens, group, some = Dimension(0, 0), int(constants["GROUP"]), max(1, rows // _BLOCKS)
+    tokens, group, some = Dimension(0, 0), int(constants["GROUP"]), padded(-(-rows // _BLOCKS))
     grid = (smaller(parts // 2, tokens * -(-group // least)), int(constants["HEADS"]), smaller(_BLOCKS, cdiv(tokens * group, some)))
     elements = some * int(constants["PADDED"])
     at_once, warps = {"ROWS": some, "PARTS": max(1, _AT_ONCE // elements)}, max(2, elements // _OF_A_WARP)
