@@ -155,7 +155,7 @@ def test_branches_have_their_pages_in_every_window(
 
 def test_guesses_go_on_from_a_branch(trained: Path, came: list[Grown], monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry for drafts sees the rows of a branch that came as it sees those of drafts: it guesses the same after as many tokens."""
-    [asked] = [replace(one, ignore_eos=True, sampling=Sampling(0.8, seed=1), max_tokens=80) for one in requests(trained, 10)[9:]]
+    [asked] = [replace(one, ignore_eos=True, sampling=Sampling(0.8, seed=1), max_tokens=240) for one in requests(trained, 10)[9:]]
     guessed: list[dict[int, list[int]]] = []
     guess = GuessDrafter.guess
 
