@@ -161,3 +161,19 @@ def test_keys_order_zeros_infinities_and_nan_as_the_reference_does(dtype: str) -
     largest = run("ts::row_max", x, shape=(4,), dtype=torch.float32)
     assert torch.equal(largest.nan_to_num(7), x.float().amax(-1).nan_to_num(7))
     check("ts::row_sum", x[::2].view(2, 5, 1000), slack=1000.0)
+
+
+def test_a_norm_may_have_a_type_of_its_own() -> None:
+    """Triton's interpreter goes by the tensors; what is compiled goes by the plan."""
+    call = Call(
+        "ts::add_norm", (Operand("bf16", (None, 64)), Operand("bf16", (None, 64)), Operand("f32", (64,))), {"eps": 1e-6, "offset": 0.0}
+    )
+    plan = lookup("ts::add_norm", "triton").plan
+    assert plan is not None
+    [launch] = plan(call, gpu("sm_90a")).variants[0].launches
+    assert [launch.types[name] for name in ("x", "residual", "w", "out")] == ["bf16", "bf16", "f32", "bf16"]
+
+
+def test_a_table_that_a_step_makes_is_looked_up_by_another_kernel() -> None:
+    table = Call("ts::embedding", (Operand("i32", (None,)), Operand("bf16", (None, 64))), {"shard": 0})
+    assert not select(table, gpu("sm_90a")).name.startswith("triton")

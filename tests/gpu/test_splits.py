@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,8 @@ from tskernels.gpu.sizes import of_operands, value
 from tskernels.gpu.splits import EXPANSION, RECORD, expanded_work, expansions, work
 from tskernels.registry import Call, Operand
 from tskernels.target import gpu
+from tsrun.gpu.kernels_file import Prepared
+from tsrun.gpu.launching import preparing
 
 few = settings(deadline=None, max_examples=40)
 
@@ -174,3 +177,13 @@ def test_each_row_is_absorbed_or_expanded_and_each_key_of_the_latter_is_made_onc
     for _, token, row, rows, _, begin, end, _ in others.reshape(-1, RECORD)[1 : 1 + others[:2].sum()].tolist():
         if any(t in wanted for t in range(token + row // 16, token + (row + rows - 1) // 16 + 1)):
             assert (begin, end) == (0, 0), "zeros"
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_a_rank_that_has_some_of_the_rows_has_tiles_of_these_alone(shard: int) -> None:
+    keywords: dict[str, Any] = {"heads": 8, "group": 4, "narrow": 16, "wide": 128, "wide_from": 32, "unit": 128, "blocks": 2, "window": 0}
+    make = preparing(Prepared("work", "tskernels.gpu.splits:work", keywords, 0), {"T": 16, "S": 2, "P": 4, "SMS": 132}, 8, shard, 10**6)
+    made = make([(0, 8), (8, 16)], [8, 8]).reshape(-1, RECORD)
+    tiles = made[1 : 1 + made[0, 0] + made[0, 1]]
+    assert set(tiles[:, 0].tolist()) == {shard}
+    assert sorted(token * 4 + row + r for _, token, row, rows, *_ in tiles.tolist() for r in range(rows)) == [*range(32)]

@@ -87,7 +87,12 @@ def decay(call: Call, target: Target) -> Plan:
     return _launch(call, "decay", arguments, {"WIDTH": width(call), "ROW": _row(call)}, width(call), "f32")
 
 
-@triton_kernel("ts::embedding", cost=gather_bound(source=1, indices=0))
+def _is_table(call: Call) -> bool:
+    """a table whose rows are known when a program is compiled."""
+    return call.operands[1].shape[0] is not None
+
+
+@triton_kernel("ts::embedding", when=_is_table, cost=gather_bound(source=1, indices=0))
 def embedding(call: Call, target: Target) -> Plan:
     arguments: dict[str, Argument] = {"ids": Operand(0), "table": Operand(1), "out": Out(), "shard": Coordinate("shard")}
     constants: dict[str, Number | str] = {"COUNT": size(call, 1, 0), "WIDTH": width(call, 1)}

@@ -86,7 +86,7 @@ def add_norm(call: Call, target: Target) -> Plan:
         "residual_token": stride(1, 0),
     }
     constants = {"WIDTH": columns, "PADDED": room, "EPS": number(call, "eps"), "OFFSET": number(call, "offset")}
-    types = dict.fromkeys(("x", "residual", "w", "out"), call.operands[0].dtype)
+    types = {**dict.fromkeys(("x", "residual", "out"), call.operands[0].dtype), "w": call.operands[2].dtype}
     warps = min(8, max(1, room // 512))
     return plan(Launch(source("rows", "add_norm"), (rows(), 1, 1), arguments, constants, types, warps, 1, dependent=True))
 

@@ -48,13 +48,13 @@ def work(
     wide_from: int,
     unit: int,
     blocks: int,
-    wide_blocks: int,
     window: int,
     expanded_from: int = 0,
+    wide_blocks: int = 0,
 ) -> npt.NDArray[np.int32]:
     """The records, i32. heads: that have keys of their own, each of which takes all splits; group: G; narrow, wide: rows of tiles;
     wide_from: tokens of a step from which there are wide ones; unit: keys that a split has a multiple of; blocks: a multiprocessor's of
-    narrow tiles alone; wide_blocks: where there are wide ones."""
+    narrow tiles alone; wide_blocks: where there are wide ones, 0 for as many."""
     step = absorbed(step, expanded_from)
     some = step.sizes["T"] >= wide_from
     tiles: tuple[list[_Tile], list[_Tile]] = [], []
@@ -65,7 +65,7 @@ def work(
             tiles[is_wide].extend(_tiles(sequence, first, last, length, group, wide if is_wide else narrow, window))
     for first, last in _unclaimed(step):
         tiles[some].extend(_tiles(0, first, last, 0, group, wide if some else narrow, 0))
-    return _records(tiles, unit, max(1, step.sizes["SMS"] * (wide_blocks if tiles[1] else blocks) // heads))
+    return _records(tiles, unit, max(1, step.sizes["SMS"] * ((wide_blocks or blocks) if tiles[1] else blocks) // heads))
 
 
 def absorbed(step: StepShape, expanded_from: int) -> StepShape:

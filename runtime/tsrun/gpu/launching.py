@@ -119,11 +119,12 @@ def preparing(prepared: Prepared, sizes: Mapping[str, int], rows: int, shard: in
     if not module.startswith("tskernels."):
         raise ArtifactError(KERNELS, f"an input is made by {prepared.function!r}, which is not of tskernels", "compile the artifact again")
     function = getattr(importlib.import_module(module), name)
+    own_sizes = {**sizes, "T": rows}
 
     def make(spans: list[tuple[int, int]], lengths: list[int]) -> Ints:
         first, last = shard * rows, (shard + 1) * rows
         own = [(max(b, first) - first, min(e, last) - first) if max(b, first) < min(e, last) else (0, 0) for b, e in spans]
-        made: Ints = function(StepShape(own, lengths, sizes), **prepared.keywords)
+        made: Ints = function(StepShape(own, lengths, own_sizes), **prepared.keywords)
         assert made.dtype == np.int32
         if len(made) > capacity:
             raise ArtifactError(KERNELS, f"{prepared.function} gives {len(made)} numbers, and there is room for {capacity}")

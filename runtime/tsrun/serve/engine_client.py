@@ -206,10 +206,14 @@ class Generation:
             self._news.clear()
             batch: list[Event] = []
             while self._events:
-                event = self._events.popleft()
+                event = self._events[0]
                 if isinstance(event, Exception):
-                    raise event
+                    if not batch:
+                        raise event
+                    self._news.set()  # what came before it goes first
+                    break
                 batch.append(event)
+                self._events.popleft()
                 ended = event.finish_reason is not None
             if batch:
                 yield batch

@@ -8,7 +8,7 @@ namespace mla {
 __device__ __forceinline__ float natural(float binary) { return binary * 0.6931471805599453f; }
 
 // Half a row of a partial result is kept as f16 relative to its largest magnitude: half of the traffic of f32, an
-// eighth of the error of bf16, and any magnitude. What to multiply by for that.
+// eighth of the error of bf16, from 1e-37 on, below which it is zeros. What to multiply by for that.
 __device__ __forceinline__ float to_unit(float largest) { return largest > 1e-37f ? 1 / largest : 0; }
 
 // Blocks count twice, when their part is there and when they have seen all; the last count leaves zero.
