@@ -113,10 +113,10 @@ def test_a_request_that_steps_pass_over_is_ended_and_others_go_on(model: Path) -
         assert "the watchdog ended it: the engine went on for 2 s without it" in answer.json()["error"]["message"]
         eventually(lambda: len(statuses) >= 4)
         assert set(statuses) == {200}
-        with server.client() as client:
-            health = client.get("/health")
-        assert (health.status_code, health.json()["ended_by_watchdog"]) == (200, 1)
-        assert metric(server, "tsrun:stuck_requests_total") == 1
+        with server.client() as client:  # which hears of it with the engine's next figures
+            eventually(lambda: client.get("/health").json().get("ended_by_watchdog") == 1)
+            assert client.get("/health").status_code == 200
+        eventually(lambda: metric(server, "tsrun:stuck_requests_total") == 1)
     finally:
         stop.set()
         for thread in others:
