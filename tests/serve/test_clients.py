@@ -81,7 +81,7 @@ def test_langchain(scripted: Server, tmp_path: Path) -> None:
     found = run_python("langchain_client.py", scripted, tmp_path)
     for api in ("chat", "responses"):
         assert (found[api]["call"], found[api]["answer"]) == (["weather", {"city": CITY}], ANSWER)
-        assert found[api]["chunks"] > 5
+        assert found[api]["chunks"] > 2  # how many there are depends on how quick both sides are
         assert found[api]["usage"] > 50
         assert is_thing(found[api]["thing"])
         assert is_thing(found[api]["required"])
@@ -94,7 +94,7 @@ def test_litellm(scripted: Server, tmp_path: Path) -> None:
     found = run_python("litellm_client.py", scripted, tmp_path)
     for api in ("openai", "anthropic"):
         assert (found[api]["call"], found[api]["answer"]) == (["weather", {"city": CITY}], ANSWER)
-        assert found[api]["chunks"] > 5
+        assert found[api]["chunks"] > 2  # how many there are depends on how quick both sides are
         assert found[api]["usage"] > 50
     assert is_thing(found["thing"])
     assert found["responded"] == ASIDE
