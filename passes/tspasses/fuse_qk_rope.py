@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 
 import torch.fx
 
-from tsc.graph import JoinedType, Program, node_type, op_of, operands, target_of, type_of
+from tsc.graph import JoinedType, Program, node_type, operands, target_of, type_of
 from tsc.mesh import Mesh
 from tskernels.registry import Call
 from tskernels.target import Target
 from tspasses.kernel_calls import is_quicker, operand_of
+from tspasses.nodes import is_op, is_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _turns(graph: torch.fx.Graph, mesh: Mesh) -> Iterator[_Turns]:
     for node in graph.nodes:
         if node.op != "call_function" or not isinstance(type_of(node), JoinedType):
             continue
-        parts = sorted((user for user in node.users if _is(user, "narrow")), key=lambda part: part.kwargs["start"])
+        parts = sorted((user for user in node.users if is_op(user, "narrow")), key=lambda part: part.kwargs["start"])
         heads = [found for found in map(_heads, parts[:2]) if found]
         if len(heads) == 2 and parts[0].kwargs["start"] == 0 and parts[1].kwargs["start"] == parts[0].kwargs["length"]:
             queries, keys = heads
@@ -104,22 +105,13 @@ def _heads(part: torch.fx.Node) -> _Heads | None:
     norm = split and _reader(split, "rms_norm")
     last = norm or split
     rope = last and _reader(last, "rope")
-    return _Heads(part, split, norm, rope) if split and rope and not _is_result(rope) else None
+    return _Heads(part, split, norm, rope) if split and rope and not is_result(rope) else None
 
 
 def _reader(node: torch.fx.Node, op: str) -> torch.fx.Node | None:
     """What alone reads the value, if it is this op."""
     readers = list(node.users)
-    return readers[0] if len(readers) == 1 and _is(readers[0], op) else None
-
-
-def _is(node: torch.fx.Node, op: str) -> bool:
-    return node.op == "call_function" and op_of(node) == op
-
-
-def _is_result(node: torch.fx.Node) -> bool:
-    """It has a place of its own, which a view has not."""
-    return any(user.op == "output" for user in node.users)
+    return readers[0] if len(readers) == 1 and is_op(readers[0], op) else None
 
 
 def _fuse(graph: torch.fx.Graph, mesh: Mesh, found: _Turns) -> None:

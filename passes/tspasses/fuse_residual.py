@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import torch.fx
 
-from tsc.graph import JoinedType, NodeType, Program, op_of, operands, target_of
+from tsc.graph import JoinedType, NodeType, Program, operands, target_of
 from tsc.mesh import Mesh
 from tskernels.registry import Call
 from tskernels.target import Target
 from tspasses.kernel_calls import is_quicker, operand_of
+from tspasses.nodes import is_op, is_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class _Addition:
 
 def _choices(node: torch.fx.Node) -> Iterator[_Addition]:
     """What an addition may be joined with, the most first."""
-    if not _is(node, "add") or not _has_rows(node):
+    if not is_op(node, "add") or not _has_rows(node):
         return
     first, second = operands(node)
     norm = _norm_of(node)
@@ -85,25 +86,17 @@ def _choices(node: torch.fx.Node) -> Iterator[_Addition]:
 
 def _norm_of(node: torch.fx.Node) -> torch.fx.Node | None:
     """What normalizes the value, where both may be views, which have no place of their own as a result has."""
-    norms = [user for user in node.users if _is(user, "rms_norm") and operands(user)[1].op == "placeholder"]
-    return norms[0] if norms and not _is_result(node) and not _is_result(norms[0]) else None
+    norms = [user for user in node.users if is_op(user, "rms_norm") and operands(user)[1].op == "placeholder"]
+    return norms[0] if norms and not is_result(node) and not is_result(norms[0]) else None
 
 
 def _is_sum(node: torch.fx.Node) -> bool:
-    return _is(node, "all_reduce") and node.kwargs["reduction"] == "sum" and len(node.users) == 1
-
-
-def _is(node: torch.fx.Node, op: str) -> bool:
-    return node.op == "call_function" and op_of(node) == op
+    return is_op(node, "all_reduce") and node.kwargs["reduction"] == "sum" and len(node.users) == 1
 
 
 def _has_rows(node: torch.fx.Node) -> bool:
     kind = node.meta["type"]
     return isinstance(kind, NodeType) and len(kind.shape.groups) == 2
-
-
-def _is_result(node: torch.fx.Node) -> bool:
-    return any(user.op == "output" for user in node.users)
 
 
 def _fuse(graph: torch.fx.Graph, mesh: Mesh, found: _Addition) -> None:
