@@ -1,10 +1,11 @@
-"""Attention over paged caches on a GPU beside torch's: `python benchmarks/gpu_attention.py [--json FILE] [--small|--tiles|--check]`.
+"""Attention over paged caches on a GPU beside torch's: `python benchmarks/gpu_attention.py [--json FILE]
+[--flash-3 LIBRARY] [--small|--tiles|--check]`.
 
 torch's caches are contiguous. At the shapes of a layer of Llama 3 8B (32 heads, 8 of keys, 128 wide, bf16). Decoding reads keys and values
 once: shares are of the rate of a copy. A prompt's shares are of the rate of a product of 8,192 cubed. Both rates are measured in the same
 run. Times are those of one call in a graph of ten, with so many different caches that none is still in the device's own. torch's contenders
 are those of `scaled_dot_product_attention`: flash and cuDNN, to which a decode is a batch of four rows for each head of keys. Prompts are
-timed with Triton's kernel alone, too, where another is ours.
+timed with Triton's kernel alone, too, where another is ours. FlashAttention 3 reads the paged cache as ours does (`gpu_peers.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import gpu_peers
 import torch
 from gpu_machine import machine
 from torch import Tensor
@@ -56,8 +59,8 @@ def our_kernel() -> str:
     return "cuda" if torch.cuda.get_device_capability() == (9, 0) else "triton"
 
 
-def case(count: int, length: int, rates: dict[str, Any], *, is_prompt: bool, only: str = "") -> dict[str, Any]:
-    """One shape: microseconds and shares of each contender, or of one kernel of ours, and how far ours is from torch's."""
+def case(count: int, length: int, rates: dict[str, Any], *, is_prompt: bool, only: str = "", flash_3: Path | None = None) -> dict[str, Any]:
+    """One shape: microseconds and shares of each contender, or of one kernel of ours, and how far ours is from theirs."""
     sequences = [(0, length) if is_prompt else (length - 1, 1)] * count
     spans, lengths, tables, pages = paged(sequences, PAGE)
     tokens = int(spans[-1, 1])
@@ -67,6 +70,8 @@ def case(count: int, length: int, rates: dict[str, Any], *, is_prompt: bool, onl
     kernels = {"ours": only or our_kernel()} | ({"triton": "triton"} if is_prompt and not only and our_kernel() != "triton" else {})
     contenders: dict[str, list[Callable[[], Any]]] = {name: [] for name in kernels}
     outs, theirs = [], []
+    if flash_3:
+        contenders["flash_3"] = []
     for _ in range(copies):
         q, cache = randn(tokens, KEYS, GROUP, WIDTH), randn(pages, PAGE, 2, KEYS, WIDTH)
         out = torch.empty_like(q)
@@ -74,6 +79,9 @@ def case(count: int, length: int, rates: dict[str, Any], *, is_prompt: bool, onl
             result = out if name == "ours" else torch.empty_like(q)
             contenders[name].append(launcher("ts::attention", kernel, (q, cache, spans, lengths, tables, 0), result, attributes))
         outs.append(out)
+        if flash_3:
+            rows = q.view(count, -1, KEYS * GROUP, WIDTH)
+            contenders["flash_3"].append(gpu_peers.flash_3(flash_3, rows, cache, tables.cuda(), lengths.cuda(), WIDTH**-0.5))
         theirs.append(_contiguous(q, cache, tables, count, length, is_prompt=is_prompt))
     work = 2.0 * count * length * length * KEYS * GROUP * WIDTH if is_prompt else moved  # half of the products are masked
     best = rates["matmul_tflops"] * 1e6 if is_prompt else rates["copy_gb_per_second"] * 1e3
@@ -88,9 +96,11 @@ def case(count: int, length: int, rates: dict[str, Any], *, is_prompt: bool, onl
             found[name] = {"failed": str(problem)[-300:]}
             continue
         found[name] = {"us": micros, "share": work / micros / best}
+        mine = outs[0].view(count, -1, KEYS * GROUP, WIDTH).float()
         if name in CONTENDERS:
-            mine = outs[0].view(count, -1, KEYS * GROUP, WIDTH).transpose(1, 2).reshape(result.shape).float()
-            found["difference"] = float((mine - result.float()).norm() / result.float().norm())
+            mine = mine.transpose(1, 2).reshape(result.shape)
+        if name not in kernels:
+            found[name]["differs"] = float((mine - result.float()).norm() / result.float().norm())
     return found
 
 
@@ -153,6 +163,7 @@ def check() -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--flash-3", metavar="LIBRARY", type=Path, help="FlashAttention 3's, timed beside")
     parser.add_argument("--tiles", action="store_true", help="only a prompt, with other tiles")
     parser.add_argument("--check", action="store_true", help="only whether it is right")
     parser.add_argument("--small", action="store_true", help="one small shape of each kind, as for compute-sanitizer")
@@ -171,16 +182,18 @@ def main() -> None:
     decodes, given = (((2, 300),), ((1, 200),)) if options.small else (DECODES, PROMPTS)
     only = our_kernel() if options.small else ""
     found = [
-        case(*shape, rates, is_prompt=is_prompt, only=only) for is_prompt, shapes in ((False, decodes), (True, given)) for shape in shapes
+        case(*shape, rates, is_prompt=is_prompt, only=only, flash_3=options.flash_3)
+        for is_prompt, shapes in ((False, decodes), (True, given))
+        for shape in shapes
     ]
     for one in found:
         parts = [
             f"{name} {one[name]['us']:8.1f} us {one[name]['share']:4.0%}"
-            for name in ("ours", "triton", *CONTENDERS)
+            for name in ("ours", "triton", *CONTENDERS, "flash_3")
             if "us" in one.get(name, {})
         ]
-        difference = f"{one.get('difference', float('nan')):.1e}"
-        print(f"{one['kind']:7} {one['sequences']:3} x {one['tokens']:6}  {'   '.join(parts)}   differs by {difference}", flush=True)
+        most = max((one[name].get("differs", 0.0) for name in (*CONTENDERS, "flash_3") if name in one), default=0.0)
+        print(f"{one['kind']:7} {one['sequences']:3} x {one['tokens']:6}  {'   '.join(parts)}   differ by {most:.1e}", flush=True)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"command": "python benchmarks/gpu_attention.py", "machine": rates, "cases": found}, file, indent=1)

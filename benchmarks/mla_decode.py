@@ -1,9 +1,10 @@
 """Time the latent attention decode kernel in CUDA C++ on a GPU, and check it against float64 there.
 
-`python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N] [--fp8]` needs a Hopper GPU,
-nvcc and torch with CUDA. Of each case the time between two events around one launch, where the second-level cache holds nothing of what is
-read: 256 MB written before it, which are written back to memory while the kernel reads, or also read, so that nothing is left to write; and
-the time of one launch of many in a graph, whose caches are others each time. Medians. TB/s counts the latent cache once.
+`python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N] [--fp8]
+[--flash-mla LIBRARY]` needs a Hopper GPU, nvcc and torch with CUDA. Of each case the time between two events around one launch, where the
+second-level cache holds nothing of what is read: 256 MB written before it, which are written back to memory while the kernel reads, or
+also read, so that nothing is left to write; and the time of one launch of many in a graph, whose caches are others each time. Medians.
+TB/s counts the latent cache once. FlashMLA (`gpu_peers.py`) is timed beside it in the same ways, its plan made before.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import math
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import gpu_peers
 import torch
 
 from tskernels.fp8_cache import narrow
@@ -241,12 +244,33 @@ def check(driver: Driver, function: ctypes.c_void_p, fp8: bool, most: int | None
     return found
 
 
-def measure(driver: Driver, function: ctypes.c_void_p, case: Case) -> dict[str, float]:
+def measure(driver: Driver, function: ctypes.c_void_p, case: Case, flash_mla: Path | None) -> dict[str, Any]:
     cache_bytes = sum(case.lengths) * (LATENT + ROTATED) * (1 if case.fp8 else 2)
     caches = max(1, min(40, -(-400_000_000 // cache_bytes)))
-    tokens = len(case.lengths) * case.queries
-    spans = [(i * case.queries, (i + 1) * case.queries) for i in range(len(case.lengths))]
-    call = Call(driver, function, case, spans, tokens, caches)
+    count = len(case.lengths)
+    spans = [(i * case.queries, (i + 1) * case.queries) for i in range(count)]
+    call = Call(driver, function, case, spans, count * case.queries, caches)
+    times = time_launches(call.launch, caches)
+    flops = 2 * case.heads * case.queries * sum(case.lengths) * (2 * LATENT + ROTATED)
+    found: dict[str, Any] = {
+        **times,
+        "terabytes": cache_bytes / times["microseconds"] / 1e6,
+        "graph_terabytes": cache_bytes / times["graph_microseconds"] / 1e6,
+        "teraflops": flops / times["microseconds"] / 1e6,
+    }
+    if flash_mla and case.page == 64 and not case.fp8:
+        q = torch.cat((call.q, call.rotated), 1).view(count, case.queries, case.heads, LATENT + ROTATED)
+        tables, lengths = call.tables.clamp(max=len(call.caches[0]) - 1), torch.tensor(case.lengths, dtype=torch.int32, device="cuda")
+        theirs = [gpu_peers.flash_mla(flash_mla, q, cache, tables, lengths, LATENT, call.scale) for cache in call.caches]
+        call.launch()
+        mine, result = call.out.float(), theirs[0]().reshape(call.out.shape).float()
+        differs = ((mine - result).norm() / result.norm()).item()
+        found["flash_mla"] = {**time_launches(lambda which: theirs[which](), caches), "differs": differs}
+    return found
+
+
+def time_launches(launch: Callable[[int], Any], caches: int) -> dict[str, float]:
+    """Medians, in microseconds: of `launch` of one cache after the other, alone and in a graph."""
     flush = torch.empty(64 << 20, dtype=torch.int32, device="cuda")
     alone = []
     for is_read in (False, True):
@@ -257,20 +281,19 @@ def measure(driver: Driver, function: ctypes.c_void_p, case: Case) -> dict[str, 
                 flush.max()
             begin, end = _event(), _event()
             begin.record()
-            call.launch(repeat % caches)
+            launch(repeat % caches)
             end.record()
             torch.cuda.synchronize()
             if repeat >= 5:
                 times.append(begin.elapsed_time(end) * 1e3)
         alone.append(statistics.median(times))
-    after_writes, after_reads = alone
     count = max(caches, 4)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for i in range(count):
-            call.launch(i % caches)
+            launch(i % caches)
     in_graph = []
-    for repeat in range(8):
+    for repeat in range(12):
         begin, end = _event(), _event()
         begin.record()
         graph.replay()
@@ -278,16 +301,7 @@ def measure(driver: Driver, function: ctypes.c_void_p, case: Case) -> dict[str, 
         torch.cuda.synchronize()
         if repeat >= 3:
             in_graph.append(begin.elapsed_time(end) * 1e3 / count)
-    flops = 2 * case.heads * case.queries * sum(case.lengths) * (2 * LATENT + ROTATED)
-    graphed = statistics.median(in_graph)
-    return {
-        "microseconds": after_writes,
-        "microseconds_after_reads": after_reads,
-        "graph_microseconds": graphed,
-        "terabytes": cache_bytes / after_writes / 1e6,
-        "graph_terabytes": cache_bytes / graphed / 1e6,
-        "teraflops": flops / after_writes / 1e6,
-    }
+    return {"microseconds": alone[0], "microseconds_after_reads": alone[1], "graph_microseconds": statistics.median(in_graph)}
 
 
 def _event() -> Any:
@@ -337,6 +351,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="against float64, before timing")
     parser.add_argument("--only-check", action="store_true")
     parser.add_argument("--most", type=int, help="shapes to check, as for compute-sanitizer")
+    parser.add_argument("--flash-mla", type=Path, metavar="LIBRARY", help="FlashMLA's, timed beside")
     parser.add_argument("--fp8", action="store_true", help="of a cache in e4m3")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -353,13 +368,17 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}: copy {copy:.2f} TB/s")
     rows, cases = [], [replace(case, fp8=options.fp8) for case in CASES]
     for case in cases:
-        found = measure(driver, function, case)
+        found = measure(driver, function, case, options.flash_mla)
         facts = {"batch": len(case.lengths), "heads": case.heads, "queries": case.queries}
         rows.append({"case": case.name, **facts, **found})
         alone = f"{found['microseconds']:8.1f} us {found['terabytes']:.2f} TB/s {found['teraflops']:4.0f} TFLOP/s"
         alone += f"   after reads {found['microseconds_after_reads']:8.1f} us"
         graphed = f"in a graph {found['graph_microseconds']:8.1f} us {found['graph_terabytes']:.2f} TB/s"
         print(f"{case.name:10} B{len(case.lengths):<4} H{case.heads:<4} q{case.queries}  {alone}   {graphed}", flush=True)
+        if theirs := found.get("flash_mla"):
+            ways = ("microseconds", "microseconds_after_reads", "graph_microseconds")
+            times = "".join(f"{theirs[way]:8.1f} us, {theirs[way] / found[way]:.2f} of ours " for way in ways)
+            print(f"{'':10} FlashMLA: {times}  differs by {theirs['differs']:.1e}", flush=True)
     if options.records:
         made = records(torch.cuda.get_device_name().removeprefix("NVIDIA "), date.today().isoformat(), cases, rows)
         options.records.write_text(json.dumps(made, indent=1) + "\n")
