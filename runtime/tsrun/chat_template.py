@@ -14,7 +14,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tsrun.errors import RequestError, UsageError
+from tsrun.errors import InputError, RequestError
 
 Message = Mapping[str, Any]
 
@@ -53,18 +53,18 @@ class ChatTemplate:
 
 
 def read_chat_template(file: Path) -> str:
-    """A file's template, which compiles. Raises UsageError."""
+    """A file's template, which compiles. Raises InputError."""
     try:
         source = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "is not UTF-8"
-        raise UsageError(str(file), f"can not be read ({why})", "give a Jinja file to --chat-template") from None
+        raise InputError(str(file), f"can not be read ({why})", "give a Jinja file to --chat-template") from None
     if not source.strip():
-        raise UsageError(str(file), "is empty", "give a Jinja file to --chat-template")
+        raise InputError(str(file), "is empty", "give a Jinja file to --chat-template")
     try:
         ChatTemplate(source, {})
     except RequestError as error:
-        raise UsageError(str(file), error.what, "mend the template") from None
+        raise InputError(str(file), error.what, "mend the template") from None
     return source
 
 

@@ -26,6 +26,10 @@ class RequestError(TsrunError):
     """A request that can not be served as asked."""
 
 
+class InputError(TsrunError):
+    """A file of the user's that can not be read, or is not what it is taken for."""
+
+
 class CompilerError(TsrunError):
     """`tsc compile` ended with an error; it has printed the reason itself."""
 

@@ -13,7 +13,7 @@ from tsrun.bench.records import FORMAT, ClientCost, Result, Run, TurnRecord, rea
 from tsrun.bench.report import markdown, rows
 from tsrun.bench.summary import Spread, figures, quantile
 from tsrun.bench.sweep import Choice, best, choices, deployment
-from tsrun.errors import MachineError, TsrunError, UsageError
+from tsrun.errors import InputError, MachineError, TsrunError, UsageError
 
 COST = ClientCost(0.02, 0.1, 0.4, 1.0)
 
@@ -113,8 +113,9 @@ def test_what_is_no_result_is_refused(content: bytes | str | None, says: str, tm
         file.write_bytes(msgspec.json.encode(result("a", format="tsrun-bench/0")))
     elif isinstance(content, bytes):
         file.write_bytes(content)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(InputError, match=says) as caught:
         read(file)
+    assert caught.value.exit_code == 1
 
 
 def test_a_comparison_says_what_was_not_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from tsrun.bench.sessions import Plan, Scale, Session, without_tools
 from tsrun.bench.traces import Trace, read_trace
 from tsrun.bench.words import generator, text
 from tsrun.bench.workload import Length, Workload, read_workload
-from tsrun.errors import UsageError
+from tsrun.errors import InputError
 
 WORKLOAD: Workload = read_workload(None)[0]
 SMALL = Scale(lengths=0.01, answers=0.2, turns=0.3, pace=0.0)
@@ -129,7 +129,7 @@ def test_what_is_no_trace_is_refused(content: str | None, says: str, tmp_path: P
     file = tmp_path / "trace.jsonl"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(InputError, match=says):
         read_trace(file)
 
 
@@ -148,5 +148,5 @@ def test_what_is_no_workload_is_refused(change: tuple[str, str], says: str, tmp_
     assert change[0] in text
     file = tmp_path / "workload.toml"
     file.write_text(text.replace(*change))
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(InputError, match=says):
         read_workload(file)

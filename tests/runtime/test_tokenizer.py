@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Encoder
 from tokenizers.processors import TemplateProcessing
 
 from tsrun.chat_template import ChatTemplate, read_chat_template
-from tsrun.errors import ArtifactError, RequestError, UsageError
+from tsrun.errors import ArtifactError, InputError, RequestError
 from tsrun.tokenizer import Tokenizer
 
 HI = byte_tokenizer().encode("hi").ids
@@ -110,7 +110,7 @@ def test_a_template_that_can_not_be_used_is_refused(tmp_path: Path, source: str 
     file = tmp_path / "t.jinja"
     if source is not None:
         file.write_text(source)
-    with pytest.raises(UsageError, match=why) as caught:
+    with pytest.raises(InputError, match=why) as caught:
         read_chat_template(file)
     assert caught.value.where == str(file)
     assert caught.value.mend

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from tsrun.errors import TsrunError, UsageError
+from tsrun.errors import InputError, TsrunError
 
 if TYPE_CHECKING:
     from tsrun.bench.client import Answer
@@ -131,15 +131,15 @@ def write(result: Result, file: Path) -> None:
 
 
 def read(file: Path) -> Result:
-    """Raises UsageError where it is none."""
+    """Raises InputError where it is none."""
     try:
         result = msgspec.json.decode(file.read_bytes(), type=Result)
     except OSError as error:
-        raise UsageError(str(file), f"can not be read ({error.strerror})", "name a file that `tsrun bench ... --json FILE` wrote") from None
+        raise InputError(str(file), f"can not be read ({error.strerror})", "name a file that `tsrun bench ... --json FILE` wrote") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
+        raise InputError(
             str(file), f"is no result of `tsrun bench` ({error})", "name a file that `tsrun bench ... --json FILE` wrote"
         ) from None
     if result.format != FORMAT:
-        raise UsageError(str(file), f"has the format {result.format}, this tsrun reads {FORMAT}", "run the benchmark again")
+        raise InputError(str(file), f"has the format {result.format}, this tsrun reads {FORMAT}", "run the benchmark again")
     return result

@@ -15,7 +15,7 @@ import msgspec
 
 from tsrun.bench.sessions import Plan, Session, Turn
 from tsrun.bench.words import generator
-from tsrun.errors import UsageError
+from tsrun.errors import InputError
 
 
 class _Message(msgspec.Struct):
@@ -66,7 +66,7 @@ class Trace:
 
 
 def read_trace(file: Path) -> list[list[tuple[str, str]]]:
-    """Conversations with at least one answer, as roles and texts. Raises UsageError."""
+    """Conversations with at least one answer, as roles and texts. Raises InputError."""
     mend = 'each line is {"messages": [{"role": ..., "content": ...}, ...]}'
     found = []
     try:
@@ -77,13 +77,13 @@ def read_trace(file: Path) -> list[list[tuple[str, str]]]:
                 try:
                     messages = msgspec.json.decode(line, type=list[_Message] | _Line)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    raise UsageError("--trace", f"{file}:{index}: {error}", mend) from None
+                    raise InputError("--trace", f"{file}:{index}: {error}", mend) from None
                 said = [(one.role, one.text) for one in (messages.messages if isinstance(messages, _Line) else messages)]
                 roles = [role for role, _ in said]
                 if "assistant" in roles and any(role in ("user", "tool") for role in roles[: roles.index("assistant")]):
                     found.append(said)
     except OSError as error:
-        raise UsageError("--trace", f"{file} can not be read ({error.strerror})", "name a file of JSON lines") from None
+        raise InputError("--trace", f"{file} can not be read ({error.strerror})", "name a file of JSON lines") from None
     if not found:
-        raise UsageError("--trace", f"{file} has no conversation with an answer", mend)
+        raise InputError("--trace", f"{file} has no conversation with an answer", mend)
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tsrun.errors import UsageError
+from tsrun.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,12 +106,12 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_workload(file: Path | None) -> tuple[Workload, str]:
-    """The file's, or the one that comes with the program; and its digest. Raises UsageError."""
+    """The file's, or the one that comes with the program; and its digest. Raises InputError."""
     source = files("tsrun.bench") / "agentic.toml" if file is None else file
     try:
         text = source.read_bytes()
         return msgspec.toml.decode(text, type=Workload), hashlib.sha256(text).hexdigest()
     except OSError as error:
-        raise UsageError("--workload", f"{file} can not be read ({error.strerror})", "name a file like tsrun/bench/agentic.toml") from None
+        raise InputError("--workload", f"{file} can not be read ({error.strerror})", "name a file like tsrun/bench/agentic.toml") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError("--workload", f"{file}: {error}", "compare it with tsrun/bench/agentic.toml") from None
+        raise InputError("--workload", f"{file}: {error}", "compare it with tsrun/bench/agentic.toml") from None

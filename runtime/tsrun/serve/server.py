@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsrun.artifact import Manifest, read_manifest
-from tsrun.errors import ArtifactError, MachineError, TsrunError, UsageError
+from tsrun.errors import ArtifactError, InputError, MachineError, TsrunError, UsageError
 from tsrun.generate import resolve, with_resolved_draft
 from tsrun.limits import LimitOptions
 from tsrun.serve.admission import Admission
@@ -238,7 +238,7 @@ def _check(options: ServeOptions) -> None:
         raise UsageError("--ssl-certfile and --ssl-keyfile", "one is given without the other", "give both")
     for file in (options.ssl_certfile, options.ssl_keyfile):
         if file is not None and not file.is_file():
-            raise UsageError(str(file), "is not a file", "give the path of a PEM file")
+            raise InputError(str(file), "is not a file", "give the path of a PEM file")
 
 
 def _check_worker(options: ServeOptions) -> None:
