@@ -19,11 +19,11 @@ def flash_mla(library: Path, q: Tensor, cache: Tensor, tables: Tensor, lengths: 
     [pages, 64, row], tables [sequences, columns] and lengths [sequences] in i32; the first `width` of a row are its value."""
     torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     decode = torch.ops._flashmla_C.dense_decode_fwd
-    pages, out = cache.unsqueeze(2), torch.empty(*q.shape[:-1], width, dtype=q.dtype, device=q.device)
-    *_, plan, splits = decode(q, pages, width, lengths, tables, scale, True, None, None, out)
+    pages = cache.unsqueeze(2)
+    *_, plan, splits = decode(q, pages, width, lengths, tables, scale, True, None, None, None)
 
     def call() -> Tensor:
-        decode(q, pages, width, lengths, tables, scale, True, plan, splits, out)
+        out: Tensor = decode(q, pages, width, lengths, tables, scale, True, plan, splits, None)[0]
         return out
 
     return call
