@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from tsrun.jax_steps import fitting, is_for_jax, require_no_threads
 from tsrun.launch import launched
 from tsrun.limits import LimitOptions, row_bytes, settle
 from tsrun.output import Output
+from tsrun.own_folder import OwnFolder
 from tsrun.rebinding import program_for
 from tsrun.sampler import Draws
 from tsrun.states import state_bytes
@@ -104,7 +104,7 @@ class Ranks:
         manifest = read_manifest(path)
         self._workers: list[Worker] = []
         self._group: Group | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: OwnFolder | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: deque[Callable[[], Output]] = deque()  # what waits for steps, the oldest first
         self._step: Future[Output] = Future()
@@ -244,11 +244,11 @@ class Ranks:
 
     @property
     def _store_file(self) -> Path | None:
-        return None if self._folder is None else Path(self._folder.name, "store")
+        return None if self._folder is None else self._folder.path / "store"
 
     def _start_workers(self, path: Path, ranks: int, threads: int, target: str | None) -> None:
         # A file in a folder that is ours alone: a port would be open to everyone on the machine.
-        self._folder = tempfile.TemporaryDirectory(prefix="tsrun-ranks-")
+        self._folder = OwnFolder()
         assert self._store_file is not None
         for rank in range(1, ranks):
             self._workers.append(Worker(path.resolve(), rank, self._store_file, threads, target))
@@ -285,7 +285,7 @@ class Ranks:
         for worker in workers:
             worker.end()
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
             self._folder = None
 
 

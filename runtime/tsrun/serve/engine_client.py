@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +22,7 @@ import zmq.asyncio
 from tsrun.errors import MachineError, RequestError, TsrunError
 from tsrun.generation import EmbeddingRequest, Event, GenerationRequest, PageEvent
 from tsrun.limits import LimitOptions
+from tsrun.own_folder import OwnFolder
 from tsrun.serve.engine_process import STACKS_SIGNAL, Failed, Spec
 from tsrun.serve.logs import LogOptions
 from tsrun.serve.messages import (
@@ -80,10 +80,10 @@ class EngineProcess:
     ) -> None:
         """watchdog_seconds: without progress, after which a request is ended, and the engine counts as stuck; 0 for never."""
         # Private: who can open the socket can ask for anything.
-        self._folder = tempfile.TemporaryDirectory(prefix="tsrun-")
-        self.address = f"ipc://{self._folder.name}/engine"
+        self._folder = OwnFolder()
+        self.address = f"ipc://{self._folder.path}/engine"
         self.watchdog_seconds = watchdog_seconds
-        self._stacks = Path(self._folder.name, "stacks")
+        self._stacks = self._folder.path / "stacks"
         spec = Spec(
             path=str(path),
             address=self.address,
@@ -97,7 +97,7 @@ class EngineProcess:
         )
         command = [sys.executable, "-m", ENGINE_MODULE, msgspec.json.encode(spec).decode()]
         # What it puts down there is taken away with the folder, also when it is killed.
-        environment = os.environ | {"TMPDIR": self._folder.name}
+        environment = os.environ | {"TMPDIR": str(self._folder.path)}
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment)
 
     @property
@@ -110,7 +110,7 @@ class EngineProcess:
 
     @property
     def has_bound(self) -> bool:
-        return Path(self._folder.name, "engine").exists()
+        return (self._folder.path / "engine").exists()
 
     def error(self) -> TsrunError:
         """Why it has ended, in its own words where it had some."""
@@ -163,7 +163,7 @@ class EngineProcess:
             self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
-        self._folder.cleanup()
+        self._folder.close()
 
 
 class Generation:

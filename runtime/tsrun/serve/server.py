@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -19,6 +18,7 @@ from tsrun.artifact import Manifest, read_manifest
 from tsrun.errors import ArtifactError, InputError, MachineError, TsrunError, UsageError
 from tsrun.generate import resolve, with_resolved_draft
 from tsrun.limits import LimitOptions
+from tsrun.own_folder import OwnFolder
 from tsrun.serve.admission import Admission
 from tsrun.serve.engine_client import EngineClient, EngineProcess
 from tsrun.serve.http_listener import HttpListener, listen_at
@@ -101,12 +101,13 @@ def _serve(options: ServeOptions) -> None:
 def _counting_together() -> Iterator[None]:
     """Processes that are started meanwhile count in one folder, and so does this one from here on: the library of metrics looks for it
     when it is imported, which is why all that counts is imported late."""
-    with tempfile.TemporaryDirectory(prefix="tsrun-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    folder = OwnFolder()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.path)
+    try:
+        yield
+    finally:
+        del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+        folder.close()
 
 
 async def _serve_http(options: ServeOptions, path: Path, manifest: Manifest, began: float) -> None:
