@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -93,7 +94,9 @@ def test_an_artifact_has_the_machine_code_of_what_its_calls_launch(gpu_models: G
         assert function.resources.registers > 0
     listed = CliRunner().invoke(main, ["kernels", "list"], catch_exceptions=False).output
     attention = [f.resources for f in found.functions if f.symbol in ("attend", "combine")]
-    assert f"triton, compiled here for sm_90a: {max(r.registers for r in attention)} registers" in listed
+    most = re.search(r"triton, compiled here for sm_90a: (\d+) registers", listed.partition("\nts::attention ")[2])
+    assert most
+    assert int(most[1]) >= max(r.registers for r in attention), "of this artifact, and of those that other tests compile"
     shown = CliRunner().invoke(main, ["inspect", str(path)], catch_exceptions=False).output
     for function in found.functions:
         assert any(function.symbol in line and function.resources.sha256[:12] in line for line in shown.splitlines())

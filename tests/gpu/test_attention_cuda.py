@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.gpu.attention_cuda import FOLDER, call_of, wide_launch
+from tests.gpu.attention_cuda import FOLDER, call_of, ptx_of, wide_launch
 from tests.gpu.machine_code import read_cubin
 
 from tskernels.gpu.attention_cuda import KEYS, attention_sm90
@@ -61,7 +62,8 @@ def test_only_wide_tiles_are_for_cuda() -> None:
     assert not any(isinstance(launch.source, CudaSource) for launch in few_tokens.launches)
     assert [launch.source.function for launch in many.launches] == ["attend", "attend", "combine"]
     assert [isinstance(launch.source, CudaSource) for launch in many.launches] == [False, True, False]
-    # A token of 48 rows is no narrow tile.
+    # A token of 48 rows is no narrow tile; those of five tokens are none, where a head of keys has four others.
+    assert (few_tokens.newest, many.newest) == (1, 5)
     assert len(attention_sm90(call_of(1, 48, 128), gpu("sm_90a")).variants[-1].launches) == 2
 
 
@@ -130,6 +132,15 @@ def settled(name: str, page: int) -> tuple[tuple[int, ...], ...]:
         return tuple(value(of_operands(size, shapes, strides), {}) for size in sizes)
 
     return numbers(argument.sizes), numbers(argument.strides), numbers(argument.box)
+
+
+@needs_nvcc
+def test_it_waits_for_the_launches_before_first_of_all() -> None:
+    launch = wide_launch(attention_sm90(call_of(8, 4, 128), gpu("sm_90a")))
+    assert launch.dependent
+    before, wait, _ = ptx_of(8, 4, 128).partition("griddepcontrol.wait")
+    assert wait
+    assert not re.search(r"^\s*(?:@\S+\s+)?(?:bra|ret|exit)\b|^\$L__BB|\b(?:ld|st|atom|red|cp|prefetch)\S*\.global", before, re.M)
 
 
 @pytest.mark.slow

@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tskernels.expansion import MARGIN, MOST_KEYS, expanded, least_tokens
-from tskernels.gpu.attention import latent_attention
+from tskernels.gpu.attention import attention, latent_attention
 from tskernels.gpu.expanded_attention import expanded_attention
 from tskernels.gpu.launch import StepShape
 from tskernels.gpu.sizes import of_operands, value
-from tskernels.gpu.splits import EXPANSION, RECORD, expanded_work, expansions, work
+from tskernels.gpu.splits import EXPANSION, PART, RECORD, expanded_work, expansions, work
 from tskernels.registry import Call, Operand
 from tskernels.target import gpu
 from tsrun.gpu.kernels_file import Prepared
 from tsrun.gpu.launching import preparing
 
 few = settings(deadline=None, max_examples=40)
+SCALED = {"scale": 0.1, "window": 0, "softcap": 0.0}
 
 
 def step_of(sequences: list[tuple[int, int]], gaps: list[int], multiprocessors: int) -> StepShape:
@@ -69,7 +70,8 @@ def test_every_row_has_its_keys_once(
         assert sequence == firsts[token]
         assert position == sequences[sequence][0]
         oldest, newest = position + row // group, position + (row + rows - 1) // group
-        assert (parts[0][0], parts[-1][1]) == (max(0, oldest - window + 1) if window else 0, newest + 1)
+        begin = max(0, oldest - window + 1) if window else 0
+        assert (parts[0][0], parts[-1][1]) == (begin - begin % PART, newest + 1)
     partials = sorted(s[7] for s in splits.tolist() if s[7] >= 0)
     assert partials == [p for c in combinations.tolist() for p in range(c[3], c[3] + c[4])]
     assert len(partials) <= max(1, multiprocessors * (1 if wide else 2) // heads)
@@ -187,3 +189,22 @@ def test_a_rank_that_has_some_of_the_rows_has_tiles_of_these_alone(shard: int) -
     tiles = made[1 : 1 + made[0, 0] + made[0, 1]]
     assert set(tiles[:, 0].tolist()) == {shard}
     assert sorted(token * 4 + row + r for _, token, row, rows, *_ in tiles.tolist() for r in range(rows)) == [*range(32)]
+
+
+@few
+@given(
+    sequences=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 40)), min_size=1, max_size=40),
+    gap=st.integers(0, 3),
+    group=st.sampled_from([1, 4, 7, 16, 48]),
+)
+def test_where_a_plan_launches_no_wide_tiles_there_are_none(sequences: list[tuple[int, int]], gap: int, group: int) -> None:
+    step = step_of(sequences, [gap] * len(sequences), 132)
+    floats = Operand("bf16", (None, 8, group, 128)), Operand("bf16", (None, None, 2, 8, 128))
+    call = Call("ts::attention", (*floats, *(Operand("i32", s) for s in ((None, 2), (None,), (None, None)))), SCALED)
+    for plan in (attention(call, gpu("sm_90a")), attention(call, gpu("gfx942"))):
+        numbers: dict[str, Any] = dict(plan.prepared[0].keywords)
+        narrow, wide, _ = work(step, **numbers)[:3]
+        newest = max(1, *(new for _, new in sequences))
+        chosen = [v for v in plan.variants if v.tokens <= step.sizes["T"] and v.newest <= newest][-1]
+        launched = {launch.constants["WIDE"] for launch in chosen.launches if launch.source.function == "attend"}
+        assert {kind for kind, count in ((0, narrow), (1, wide)) if count} <= launched

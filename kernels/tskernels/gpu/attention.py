@@ -17,15 +17,15 @@ def _tiles(call: Call, target: Target) -> Tiles:
     if call.operands[0].dtype == "f32":
         one = Tile(16, 32 if width <= 128 else 16, 4, 1)
         return Tiles(one, one, 1, 2, 2)
-    stages = 2 if is_nvidia(target) else 1
-    narrow = Tile(16, 64 if width <= 128 else 32, 4, stages)
-    # Of a window most of so many would be masked; what is widened of fp8 lies in registers.
-    is_plain = not number(call, "window") and call.operands[1].layout != FP8_CACHE
-    keys = 128 if is_hopper(target) and is_plain else 64
+    stages, is_fp8 = 2 if is_nvidia(target) else 1, call.operands[1].layout == FP8_CACHE
+    keys = 128 if is_hopper(target) and not is_fp8 else 64  # what is widened of fp8 lies in registers
+    narrow = Tile(16, keys if width <= 128 else 32, 4, stages)
+    keys = 64 if number(call, "window") else keys  # of a window most of more would be masked
     wide = Tile(128, keys, 8, stages) if width <= 128 else Tile(64, 32, 8, stages)
     if not is_nvidia(target):  # accumulators lie in registers
         wide = Tile(64, 64 if width <= 128 else 32, 4, 1)
-    return Tiles(narrow, wide, 32, 2, 2)
+    # To widen takes instructions: the more warps, the better, where they have few registers.
+    return Tiles(narrow, wide, 32, 4 if is_hopper(target) and is_fp8 and width <= 64 else 2, 2)
 
 
 def _latent_tiles(call: Call, target: Target) -> Tiles:

@@ -31,7 +31,7 @@ KEYS: Final = 128
 """Rows and keys of a tile, at most."""
 _BLOCK: Final = 64
 """Columns of a tensor map's boxes."""
-_NARROW: Final = Tile(16, 64, 4, 2)
+_NARROW: Final = Tile(16, KEYS, 4, 2)
 _WIDE_FROM, _BLOCKS = 32, 2
 _SHARED_BYTES: Final = 197_632
 """Of the source's `Shared`."""
@@ -78,6 +78,7 @@ def attention_sm90(call: Call, target: Target) -> Plan:
         {"HEADS": heads, "GROUP": group, "WIDTH": width},
         warps=12,
         shared=_SHARED_BYTES,
+        dependent=True,
     )
     variants = tuple(
         replace(variant, launches=tuple(wide if launch.constants.get("WIDE") else launch for launch in variant.launches))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from tskernels.gpu import splits
 from tskernels.gpu.functions_triton import LOG2_E, capped, overlap, product, weigh
 
-RECORD = tl.constexpr(8)
-PART = tl.constexpr(16)
+RECORD = tl.constexpr(splits.RECORD)
+PART = tl.constexpr(splits.PART)
 """Keys of a page, or of a part of it, that are looked up at once."""
 
 
@@ -74,7 +75,7 @@ def attended(queries, position, largest, total, sums, cache, table, page_size, h
     for start in range(begin, end, KEYS):
         key = start + tl.arange(0, KEYS)
         there = key < (start + KEYS if SEES_ALL else end)
-        if KEYS >= 128 and WINDOW == 0:  # of fewer keys it saves nothing; a window begins anywhere
+        if KEYS >= 64 or ROWS < 64:  # of few keys for many rows it saves nothing
             if page_size % PART == 0:
                 row = places(table, start, end, page_size, KEYS, True)
             else:
@@ -108,33 +109,33 @@ def attended(queries, position, largest, total, sums, cache, table, page_size, h
 
 
 @triton.jit
-def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, q_member, page_size, table_row,
-           WIDE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
-           SCALE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
-           ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
-    """One split of one tile, for one head of keys. q, sinks, out: as the op has them; cache [pages, page_size, 2, K, E], of their type or
-    e4m3."""
-    overlap(DEPENDENT)
-    index = tl.program_id(0)
-    head = tl.program_id(1)
-    if index >= tl.load(work + WIDE):
-        return
-    record = split_of(work, index, WIDE)
+def facts_of(record):
+    """Of a split, but for where its result goes."""
+    sequence, token, first_row, rows = tl.load(record), tl.load(record + 1), tl.load(record + 2), tl.load(record + 3)
+    return sequence, token, first_row, rows, tl.load(record + 4), tl.load(record + 5), tl.load(record + 6)
+
+
+@triton.jit
+def attend_split(q, cache, sinks, tables, record, out, partials, logs, sequence, token, first_row, rows, before, begin, end, head,
+                 q_token, q_head, q_member, page_size, table_row,
+                 HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+                 SCALE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
+                 ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr):  # fmt: skip
+    """One split of one tile, for one head of keys."""
     row, column = tl.arange(0, ROWS), tl.arange(0, PADDED)
-    inside = row < tl.load(record + 3)
-    member = tl.load(record + 2) + row
+    inside = row < rows
+    member = first_row + row
     group = member % GROUP
-    first = (tl.load(record + 1) + member // GROUP).to(tl.int64) * q_token + head * q_head + group * q_member
+    first = (token + member // GROUP).to(tl.int64) * q_token + head * q_head + group * q_member
     queries = tl.load(q + first[:, None] + column[None, :], mask=within(inside, column, WIDTH, PADDED), other=0.0)
-    position = tl.load(record + 4) + member // GROUP
-    begin, end = tl.load(record + 5), tl.load(record + 6)
-    table = tables + tl.load(record).to(tl.int64) * table_row
+    position = before + member // GROUP
+    table = tables + sequence.to(tl.int64) * table_row
     largest = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, PADDED], tl.float32)
     seen = begin
     if ROWS >= 64 and WINDOW == 0:
-        oldest = tl.load(record + 4) + tl.load(record + 2) // GROUP
+        oldest = before + first_row // GROUP
         seen = tl.maximum(tl.minimum(end, oldest + 1) - begin, 0) // KEYS * KEYS + begin
         largest, total, sums = attended(queries, position, largest, total, sums, cache, table, page_size, head, begin, seen, True,
                                         HEADS, WIDTH, PADDED, SCALE, WINDOW, SOFTCAP, ROWS, KEYS)  # fmt: skip
@@ -149,6 +150,32 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
             sums = sums * kept[:, None]
             largest = base
     store_result(sums, largest, total, record, head, out, partials, logs, row, column, inside, HEADS, HEADS, GROUP, WIDTH, PADDED, ROOM)
+
+
+@triton.jit
+def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, q_member, page_size, table_row,
+           WIDE: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+           SCALE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr,
+           ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
+    """Splits of tiles, for one head of keys: a block has one of wide tiles, of narrow ones one after the other. q, sinks, out: as the op
+    has them; cache [pages, page_size, 2, K, E], of their type or e4m3. The first record is read while launches before still run."""
+    index, head = tl.program_id(0), tl.program_id(1)
+    count, record = tl.load(work + WIDE), split_of(work, index, WIDE)  # past the last there is memory
+    sequence, token, first_row, rows, before, begin, end = facts_of(record)
+    overlap(DEPENDENT)
+    if WIDE:
+        if index < count:
+            attend_split(q, cache, sinks, tables, record, out, partials, logs, sequence, token, first_row, rows, before, begin, end, head,
+                         q_token, q_head, q_member, page_size, table_row,
+                         HEADS, GROUP, WIDTH, PADDED, SCALE, WINDOW, SOFTCAP, SINKS, ROWS, KEYS, ROOM)  # fmt: skip
+    else:
+        while index < count:
+            attend_split(q, cache, sinks, tables, record, out, partials, logs, sequence, token, first_row, rows, before, begin, end, head,
+                         q_token, q_head, q_member, page_size, table_row,
+                         HEADS, GROUP, WIDTH, PADDED, SCALE, WINDOW, SOFTCAP, SINKS, ROWS, KEYS, ROOM)  # fmt: skip
+            index += tl.num_programs(0)
+            record = split_of(work, index, WIDE)
+            sequence, token, first_row, rows, before, begin, end = facts_of(record)
 
 
 @triton.jit
@@ -201,16 +228,17 @@ def combine(sinks, work, out, partials, logs, first_head, TOTAL: tl.constexpr, H
             ROOM: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
     """Some rows of a tile whose keys were split, for one of HEADS heads from the first one on, of TOTAL of the result. Up to PARTS parts of
     them are loaded at once with their logarithms: no load waits for another."""
-    overlap(DEPENDENT)
     index = tl.program_id(0)
     head = tl.program_id(1)
-    if index >= tl.load(work + 2):
-        return
-    record = work + (1 + tl.load(work) + tl.load(work + 1) + index) * RECORD
-    row, column = tl.program_id(2) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)
-    inside = row < tl.load(record + 2)
-    member = tl.load(record + 1) + row
+    combinations, record = tl.load(work + 2), work + (1 + tl.load(work) + tl.load(work + 1) + index) * RECORD
+    token, first_row, rows = tl.load(record), tl.load(record + 1), tl.load(record + 2)
     first, count = tl.load(record + 3), tl.load(record + 4)
+    overlap(DEPENDENT)
+    if (index >= combinations) | (tl.program_id(2) * ROWS >= rows):
+        return
+    row, column = tl.program_id(2) * ROWS + tl.arange(0, ROWS), tl.arange(0, PADDED)
+    inside = row < rows
+    member = first_row + row
     largest = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     if SINKS:
@@ -227,6 +255,6 @@ def combine(sinks, work, out, partials, logs, first_head, TOTAL: tl.constexpr, H
         weights, kept, largest, total = weigh(log, largest, total)
         sums = sums * kept[:, None] + tl.sum(parts * weights[:, :, None], 1)
     sums = sums / tl.where(total > 0, total, 1.0)[:, None]
-    place = ((tl.load(record) + member // GROUP).to(tl.int64) * TOTAL + first_head + head) * GROUP + member % GROUP
+    place = ((token + member // GROUP).to(tl.int64) * TOTAL + first_head + head) * GROUP + member % GROUP
     mask = within(inside, column, WIDTH, PADDED)
     tl.store(out + place[:, None] * WIDTH + column[None, :], sums.to(out.dtype.element_ty), mask=mask)

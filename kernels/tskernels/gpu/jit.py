@@ -164,7 +164,8 @@ class _Run:
         capacity = self._size(prepared.capacity)
         if len(made) > capacity:
             raise ValueError(f"{prepared.function} gives {len(made)} numbers, but there is room for {capacity}")
-        return torch.from_numpy(made).to(self.out.device)
+        # A launch may read past the last record, before it knows that.
+        return torch.nn.functional.pad(torch.from_numpy(made), (0, capacity - len(made))).to(self.out.device)
 
     def _launch(self, launch: Launch) -> None:
         if isinstance(launch.source, CudaSource):
@@ -174,7 +175,10 @@ class _Run:
         if not all(grid):
             return
         arguments = {name: self._argument(a, launch.types.get(name, "")) for name, a in launch.arguments.items()}
-        function[grid](**arguments, **launch.constants, num_warps=launch.warps, num_stages=launch.stages)
+        constants = dict(launch.constants)
+        if launch.dependent and self.out.is_cuda and torch.version.hip is None:
+            constants |= {"DEPENDENT": True, "launch_pdl": True}
+        function[grid](**arguments, **constants, num_warps=launch.warps, num_stages=launch.stages)
 
     def _argument(self, argument: Argument, kind: str) -> Tensor | int | float:
         match argument:

@@ -54,7 +54,7 @@ class Tiles:
 @dataclass(frozen=True, slots=True)
 class SplitAttention:
     """A function with its arguments but for those of splits; cache, spans: the operands; heads: that have keys of their own, each for a
-    group of rows a token, whose results are so wide."""
+    group of rows a token, whose results are so wide; repeats: a block takes one narrow split after the other."""
 
     function: str
     arguments: Mapping[str, Argument]
@@ -68,6 +68,7 @@ class SplitAttention:
     width: int
     sinks: int | None = None
     expanded_from: int = 0
+    repeats: bool = False
 
 
 def paged(call: Call, tiles: Tiles, *, has_sinks: bool = False) -> Plan:
@@ -85,11 +86,13 @@ def paged(call: Call, tiles: Tiles, *, has_sinks: bool = False) -> Plan:
     arguments: dict[str, Argument] = {"q": Operand(0), "cache": Operand(1), "sinks": Operand(2 if has_sinks else 0)}
     strides = {"q_token": stride(0, 0), "q_head": stride(0, 1), "q_member": stride(0, 2), "page_size": Scalar(Dimension(1, 1))}
     spans, sinks = (3, 2) if has_sinks else (2, None)
-    return split_plan(call, SplitAttention("attend", arguments, strides, constants, tiles, 1, spans, heads, group, width, sinks))
+    return split_plan(
+        call, SplitAttention("attend", arguments, strides, constants, tiles, 1, spans, heads, group, width, sinks, repeats=True)
+    )
 
 
 def split_plan(call: Call, attention: SplitAttention) -> Plan:
-    """In steps of few tokens all tiles are narrow: then there is one launch less."""
+    """In steps of few tokens, or of few of each sequence, all tiles are narrow: then there is one launch less."""
     tiles, heads, group = attention.tiles, attention.heads, attention.group
     narrow, wide = tiles.narrow, tiles.wide
     room = larger(1, SMS * max(tiles.blocks, tiles.wide_blocks) // heads)
@@ -143,17 +146,20 @@ def split_plan(call: Call, attention: SplitAttention) -> Plan:
     def joined(rows: int) -> Launch:
         return combine(combined, result, types, room, rows, narrow.rows)
 
-    all_narrow = Variant((of(narrow, False, capacity(narrow)), joined(narrow.rows)))
-    mixed = (of(narrow, False, capacity(wide)),) if group <= narrow.rows else ()
-    both = Variant((*mixed, of(wide, True, capacity(wide)), joined(wide.rows)), tiles.wide_from)
+    device = larger(1, SMS * tiles.blocks // heads)
+    all_narrow = Variant((of(narrow, False, device if attention.repeats else capacity(narrow)), joined(narrow.rows)))
+    mixed = (of(narrow, False, device if attention.repeats else capacity(wide)),) if group <= narrow.rows else ()
+    newest = narrow.rows // group + 1 if attention.repeats else 1
+    both = Variant((*mixed, of(wide, True, capacity(wide)), joined(wide.rows)), tiles.wide_from, newest)
     wide_from = tiles.wide_from if narrow != wide else NEVER
-    variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == 1 else (all_narrow, both)
+    variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == newest == 1 else (all_narrow, both)
     numbers = {
         "heads": heads,
         "group": group,
         "narrow": narrow.rows,
         "wide": wide.rows,
         "wide_from": wide_from,
+        "wide_newest": newest,
         "unit": max(narrow.keys, wide.keys),
         "blocks": tiles.blocks,
         "wide_blocks": tiles.wide_blocks,

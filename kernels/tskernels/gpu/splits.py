@@ -19,6 +19,8 @@ import numpy.typing as npt
 from tskernels.expansion import expanded
 from tskernels.gpu.launch import StepShape
 
+PART: Final = 16
+"""Keys that all splits begin with whole ones of."""
 RECORD: Final = 8
 """Numbers of a record. The first one says how many narrow splits, wide splits and combinations follow, in this order.
 
@@ -51,12 +53,13 @@ def work(
     window: int,
     expanded_from: int = 0,
     wide_blocks: int = 0,
+    wide_newest: int = 1,
 ) -> npt.NDArray[np.int32]:
     """The records, i32. heads: that have keys of their own, each of which takes all splits; group: G; narrow, wide: rows of tiles;
-    wide_from: tokens of a step from which there are wide ones; unit: keys that a split has a multiple of; blocks: a multiprocessor's of
-    narrow tiles alone; wide_blocks: where there are wide ones, 0 for as many."""
+    wide_from, wide_newest: tokens of a step, and of one of its sequences, from which there are wide ones; unit: keys that a split has a
+    multiple of; blocks: a multiprocessor's of narrow tiles alone; wide_blocks: where there are wide ones, 0 for as many."""
     step = absorbed(step, expanded_from)
-    some = step.sizes["T"] >= wide_from
+    some = step.sizes["T"] >= wide_from and max(1, *(last - first for first, last in step.spans)) >= wide_newest
     tiles: tuple[list[_Tile], list[_Tile]] = [], []
     for sequence, ((first, last), length) in enumerate(zip(step.spans, step.lengths, strict=True)):
         if first < last:
@@ -135,7 +138,7 @@ def _tiles(sequence: int, first: int, last: int, length: int, group: int, size: 
     for row in range(0, count, size):
         rows = min(size, count - row)
         oldest, newest = position + row // group, position + (row + rows - 1) // group
-        begin = max(0, oldest - window + 1) if window else 0
+        begin = max(0, oldest - window + 1) // PART * PART if window else 0
         found.append(_Tile(sequence, first, row, rows, position, begin if length else 0, newest + 1 if length else 0))
     return found
 

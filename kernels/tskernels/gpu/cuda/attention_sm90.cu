@@ -254,6 +254,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     attend(const __grid_constant__ CUtensorMap queries, const __grid_constant__ CUtensorMap cache, const int* work,
            const int* tables, const int* lengths, __nv_bfloat16* out, float* partials, float* logarithms, int* counter,
            int table_columns, int page_size, float scale) {
+  ptx::overlap();
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const Parameters p{work,       tables,  lengths,       out,       partials,

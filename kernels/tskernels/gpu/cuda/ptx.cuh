@@ -144,6 +144,14 @@ __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
 }
 
+// --- launches that overlap ---
+
+// The launch after this one may begin when all blocks are here; what is next happens when the launches before have
+// ended, and what they wrote is there.
+__device__ __forceinline__ void overlap() {
+  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+}
+
 // --- global memory, between thread blocks ---
 
 __device__ __forceinline__ int load_acquire(const int* from) {
