@@ -58,6 +58,29 @@ CASES = [
 ]
 
 
+class Attribute(ctypes.Structure):
+    """CUlaunchAttribute."""
+
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_uint32 * 16))
+
+
+class Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(Attribute)),
+        ("num_attributes", ctypes.c_uint),
+    )
+
+
+OVERLAPS = (Attribute * 1)(Attribute(6, 0, (ctypes.c_uint32 * 16)(1)))
+"""A launch with it may begin while the one before ends, as the engine's do: CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION."""
+
+
 class Driver:
     """What of CUDA's driver a launch takes."""
 
@@ -96,6 +119,8 @@ class Driver:
 
 class Call:
     """A call of the kernel on operands of a case."""
+
+    dependent = True
 
     def __init__(
         self,
@@ -164,8 +189,9 @@ class Call:
         return pointers
 
     def launch(self, which: int = 0) -> None:
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        self.driver.call("cuLaunchKernel", self.function, self.blocks, 1, 1, 384, 1, 1, SHARED_BYTES, stream, self.arguments[which], None)
+        stream, attributes = torch.cuda.current_stream().cuda_stream, len(OVERLAPS) if self.dependent else 0
+        config = Config((self.blocks, 1, 1), (384, 1, 1), SHARED_BYTES, stream, OVERLAPS, attributes)
+        self.driver.call("cuLaunchKernelEx", ctypes.byref(config), self.function, self.arguments[which], None)
 
     def errors(self) -> tuple[float, float]:
         """Of the result, relative to the reference in f64, and of the logarithms, absolute."""

@@ -74,12 +74,14 @@ def run(
     loud: float = 1,
     magnitude: float = 1,
     max_instructions: int = 1 << 32,
+    dependent: bool = False,
     start: Callable[..., Report] = launch,
 ) -> tuple[float, float, Report]:
     """The error of the result, relative, and the largest of the logarithms. queries: newest tokens of each sequence; loud: what the queries
     are multiplied by: of 8 the maxima grow so much from tile to tile that the result has to be made smaller. magnitude: what the cache is
-    multiplied by, and the queries are divided by. What lies in the cache past the end of a sequence is no number. start: what launches it,
-    as the emulator does."""
+    multiplied by, and the queries are divided by. What lies in the cache past the end of a sequence is no number. dependent: the launch
+    before still runs, which has all but the list of work, the tables, and what is cached of earlier steps. start: what launches it, as the
+    emulator does."""
     ends = np.cumsum(queries).tolist()
     spans = [(end - count, end) for end, count in zip(ends, queries, strict=True)]
     used, columns = sum(-(-n // page) for n in lengths), max(-(-n // page) for n in lengths)
@@ -107,7 +109,24 @@ def run(
     arguments: list[Argument] = [_boxes(q, 64, 8), _boxes(rotated, 64, 1), *rows_of_cache, encoded, tables]
     arguments += [Uninitialized(a) for a in (out, logarithms, partials, half_rows)]
     arguments += [counters, columns, page, heads, WIDTH**-0.5]
-    report = start(ptx, decode.function, blocks, decode.threads, arguments, shared_bytes=SHARED_BYTES, max_instructions=max_instructions)
+    unfinished = None
+    if dependent:
+        newest = [
+            cache[tables[i, token // page], token % page]
+            for i, (n, count) in enumerate(zip(lengths, queries, strict=True))
+            for token in range(n - count, n)
+        ]
+        unfinished = [q, rotated, *newest, out, logarithms, partials, half_rows, counters]
+    report = start(
+        ptx,
+        decode.function,
+        blocks,
+        decode.threads,
+        arguments,
+        shared_bytes=SHARED_BYTES,
+        max_instructions=max_instructions,
+        unfinished=unfinished,
+    )
     error = of_logarithms = 0.0
     for i, ((begin, end), n) in enumerate(zip(spans, lengths, strict=True)):
         rows = slice(begin * heads, end * heads)

@@ -18,6 +18,7 @@ FAULTS = (
     *("store to shared memory dropped", "store to the next place"),
 )
 
+DEPENDENT = [name for name in DECODES if name.startswith("sm90")]
 MOST_ERROR, MOST_OF_LOGARITHMS = 3e-3, 2e-5
 OF_PAIRS = ("wait dropped", "cluster barrier dropped", "tcgen05.commit to", "address in the other block", "copy of the pair")
 """Operators of what only pairs have; of others one place is enough here."""
@@ -42,6 +43,33 @@ SOURCE_FAULTS = {
 )
 def test_latent_decode_in_cuda(name: str, heads: int, lengths: tuple[int, ...], queries: tuple[int, ...], page: int) -> None:
     is_right(name, heads, lengths, queries, page)
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+@pytest.mark.parametrize(
+    ("lengths", "queries", "page"),
+    [((1024, 37), (1, 1), 64), ((192, 100), (1, 90), 64), ((130, 300), (4, 4), 32)],
+    ids=lambda value: str(value).replace(" ", ""),
+)
+def test_a_dependent_launch_touches_nothing_that_the_launch_before_writes(
+    name: str, lengths: tuple[int, ...], queries: tuple[int, ...], page: int
+) -> None:
+    """Nor what it still reads."""
+    error, of_logarithms, _ = run(DECODES[name], ptx_of(name), 16, lengths, queries, page, dependent=True)
+    assert error < MOST_ERROR
+    assert of_logarithms < MOST_OF_LOGARITHMS
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_each_wait_for_the_launch_before_is_needed(name: str) -> None:
+    lines, wait = ptx_of(name).split("\n"), "griddepcontrol.wait;"
+    places = [number for number, line in enumerate(lines) if wait in line]
+    assert len(places) == (2 if DECODES[name].is_fp8 else 4)  # where bf16 is loaded, each half of a tile has one
+    for place in places:
+        without = "\n".join([*lines[:place], lines[place].replace(wait, ""), *lines[place + 1 :]])
+        with pytest.raises(EmulatorFault) as caught:
+            run(DECODES[name], without, 16, (130, 300), (4, 4), 64, dependent=True)
+        assert caught.value.kind in ("race", "exit")
 
 
 @pytest.mark.parametrize("magnitude", [2.0**40, 2.0**-40])

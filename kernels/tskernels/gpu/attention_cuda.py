@@ -78,6 +78,7 @@ def attention_sm90(call: Call, target: Target) -> Plan:
         {"HEADS": heads, "GROUP": group, "WIDTH": width},
         warps=12,
         shared=_SHARED_BYTES,
+        dependent=True,
     )
     variants = tuple(
         replace(variant, launches=tuple(wide if launch.constants.get("WIDE") else launch for launch in variant.launches))

@@ -344,6 +344,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
                      scale * 1.4426950408889634f,
                      {partials, partial_half_rows, counters},
                      {out, logarithms}};
+  ptx::let_next_begin();
   if (threadIdx.x == 0) {
     ptx::prefetch(queries);
     ptx::prefetch(rotated_queries);
@@ -364,6 +365,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
   const int group = __shfl_sync(~0u, threadIdx.x / warpgroup, 0);
   if (group < 2) {
     ptx::take_registers<computing_registers>();
+    ptx::wait_for_launches();
     consume(shared, p, group, [&](const Item& item, int turn) {
       if (!fp8_cache) return;  // else all who load are widening
       ptx::wait(shared.q_empty, turn % 2 ^ 1);
@@ -373,12 +375,14 @@ extern "C" __global__ void __launch_bounds__(384, 1)
   } else {
     ptx::give_registers<moving_registers>();
 #if FP8_CACHE
+    ptx::wait_for_launches();
     load_fp8_tiles<stages, left_blocks>(shared.cache, shared.full, shared.empty, cache, cache_row_bytes, p);
 #else
     const int warp = threadIdx.x / 32 % 4;
     if (warp == 0) load_tiles<stages>(shared.cache, shared.full[0], shared.empty[0], cache_left, p, 0, left_blocks);
     if (warp == 1)
       load_tiles<stages>(shared.cache, shared.full[1], shared.empty[1], cache_right, p, left_blocks, column_blocks);
+    ptx::wait_for_launches();
     if (warp == 2 && threadIdx.x % 32 == 0)
       load_queries(shared.q, shared.q_full, shared.q_empty, queries, rotated_queries, p);
 #endif

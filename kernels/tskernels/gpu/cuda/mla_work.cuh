@@ -66,7 +66,8 @@ __device__ __forceinline__ Range own_items(const int* work) {
 // One warp: the tiles of all items, columns from block `first` to before `end`, into stages in turn. A tile is one box
 // where pages have whole tiles, so the map's boxes have all these blocks; of smaller pages each block is one, and pages
 // past the end are left out. A tile waits until the one before has come: what is needed first comes first, and one tile
-// under way is enough for memory's full bandwidth.
+// under way is enough for memory's full bandwidth. Tiles without tokens of this step come while launches before this
+// one still run: earlier steps wrote them.
 template <int stages>
 __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block_bytes], uint64_t* full,
                                            uint64_t* empty, const CUtensorMap& map, const Parameters& p, int first,
@@ -87,6 +88,7 @@ __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block
         row = token < last ? __ldg(table + token / p.page_size) * p.page_size + token % p.page_size : 0;
       }
       const int present = min(boxes, (last - tile * tokens_per_tile + box - 1) / box), stage = turn % stages;
+      if ((tile + 1) * tokens_per_tile > item.cached) ptx::wait_for_launches();
       if (lane == 0) {
         if (turn) ptx::wait(full[(turn - 1) % stages], (turn - 1) / stages % 2);
         ptx::wait(empty[stage], turn / stages % 2 ^ 1);

@@ -132,6 +132,14 @@ __device__ __forceinline__ void arrive(int barrier, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// --- launches that overlap: nothing happens where a launch is no dependent, or has none ---
+
+// The next launch may begin when every block of this one has said so or has ended: it comes where there is room.
+__device__ __forceinline__ void let_next_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// Until the launches before have ended, and what they wrote is there.
+__device__ __forceinline__ void wait_for_launches() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // --- registers: a warpgroup gives some to others, or takes them ---
 
 template <int count>
