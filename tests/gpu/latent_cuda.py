@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import gcd
@@ -52,12 +52,14 @@ def ptx_of(name: str) -> str:
     return compile_to_ptx((FOLDER / decode.file).read_text(), decode.architecture, is_fp8=decode.is_fp8)
 
 
-def compile_to_ptx(source: str, architecture: str, *, is_fp8: bool = False) -> str:
-    """What nvcc makes of a source, which includes those of the folder."""
+def compile_to_ptx(source: str, architecture: str, *, is_fp8: bool = False, headers: Mapping[str, str] | None = None) -> str:
+    """What nvcc makes of a source, which includes those of the folder, but for `headers`, texts by name."""
     target = f"arch=compute_{architecture},code=compute_{architecture}"
     with TemporaryDirectory() as folder:
         written, path = Path(folder, "kernel.cu"), Path(folder, "kernel.ptx")
         written.write_text(source)
+        for name, text in (headers or {}).items():
+            Path(folder, name).write_text(text)
         command = ["nvcc", "-std=c++20", "-O3", "-ptx", "-I", str(FOLDER), "-gencode", target]
         subprocess.run([*command, f"-DFP8_CACHE={int(is_fp8)}", str(written), "-o", str(path)], check=True)
         return path.read_text()

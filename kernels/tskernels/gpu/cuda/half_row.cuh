@@ -86,7 +86,9 @@ struct HalfRow {
         uint32_t packed[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float a = some[i + j * 2] * factor, b = some[i + j * 2 + 1] * factor;
+          const int in_row = i + j * 2, in_part = j * 8 + i / 4;  // see column_pair
+          const float a = (whole ? some[in_row] : some[in_part]) * factor;
+          const float b = (whole ? some[in_row + 1] : some[in_part + 1]) * factor;
           packed[j] = whole ? ptx::pack_bf16(a, b) : ptx::pack_f16(a, b);
         }
         __stcg(octets + (column + i) / 8, uint4{packed[0], packed[1], packed[2], packed[3]});

@@ -229,8 +229,7 @@ struct Consumer {
     return fmaxf(most, __shfl_xor_sync(~0u, most, 2));
   }
 
-  // This warpgroup's half of the result, times a factor for each row, as 16-bit numbers.
-  template <uint32_t (*pack)(float, float)>
+  // This warpgroup's half of the result, times a factor for each row.
   __device__ void turn_rows(const float (&factor)[2]) {
     const int matrix = lane() / 8, at = warp() * 16 + matrix % 2 * 8 + lane() % 8;
 #pragma unroll
@@ -238,9 +237,29 @@ struct Consumer {
       uint32_t packed[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        packed[j] = pack(out[i * 8 + j * 2] * factor[j % 2], out[i * 8 + j * 2 + 1] * factor[j % 2]);
+        packed[j] = ptx::pack_bf16(out[i * 8 + j * 2] * factor[j % 2], out[i * 8 + j * 2 + 1] * factor[j % 2]);
       ptx::store_matrices(&shared.turned[at][side * half_octets + i * 2 + matrix / 2], packed[0], packed[1], packed[2],
                           packed[3]);
+    }
+  }
+
+  // This warpgroup's half of a partial result as it lies in registers: of 32 columns each of four threads has four
+  // pairs.
+  __device__ void write_part(uint4* to, const float (&factor)[2], int rows) {
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      if (row(which) >= rows) continue;
+      uint4* of_row = to + row(which) * row_octets + side * half_octets + lane() % 4;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        uint32_t packed[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int at = (i * 4 + j) * 4 + which * 2;
+          packed[j] = ptx::pack_f16(out[at] * factor[which], out[at + 1] * factor[which]);
+        }
+        __stcg(of_row + i * 4, uint4{packed[0], packed[1], packed[2], packed[3]});
+      }
     }
   }
 
@@ -252,10 +271,12 @@ struct Consumer {
       sums[which] += __shfl_xor_sync(~0u, sums[which], 2);
       if (lane() % 4 == 0) shared.sums[parity][side][row(which)] = sums[which];
     }
-    ptx::sync(item_done, consumers);
     const bool whole = item.splits == 1;
     const int place = item.partial + item.split;
-    float factor[2];
+    float factor[2], most[2] = {};  // of what is there before the other warpgroup is waited for
+    if (!whole && warp() * 16 < item.rows)
+      for (int which = 0; which < 2; ++which) most[which] = largest_magnitude(which);
+    ptx::sync(item_done, consumers);
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
       const int at = row(which);
@@ -266,25 +287,23 @@ struct Consumer {
         factor[which] = inverse;
         if (writes && side == 0 && p.output.logarithms) p.output.logarithms[item.first_row + at] = natural(logarithm);
       } else {
-        const float most = largest_magnitude(which);
-        factor[which] = to_unit(most);
+        factor[which] = to_unit(most[which]);
         if (writes)
-          __stcg(p.partials.half_rows + (place * rows_per_tile + at) * 2 + side, float2{logarithm, most * inverse});
+          __stcg(p.partials.half_rows + (place * rows_per_tile + at) * 2 + side,
+                 float2{logarithm, most[which] * inverse});
       }
     }
-    if (warp() * 16 < item.rows) {
-      if (whole)
-        turn_rows<ptx::pack_bf16>(factor);
-      else
-        turn_rows<ptx::pack_f16>(factor);
-    }
-    ptx::sync(item_done, consumers);
-    uint4* to =
-        whole ? reinterpret_cast<uint4*>(p.output.out) + static_cast<size_t>(item.first_row) * row_octets
-              : reinterpret_cast<uint4*>(p.partials.out) + static_cast<size_t>(place) * rows_per_tile * row_octets;
+    if (whole) {
+      if (warp() * 16 < item.rows) turn_rows(factor);
+      ptx::sync(item_done, consumers);
+      uint4* to = reinterpret_cast<uint4*>(p.output.out) + static_cast<size_t>(item.first_row) * row_octets;
 #pragma unroll 4
-    for (int i = threadIdx.x; i < item.rows * row_octets; i += consumers)
-      __stcg(to + i, shared.turned[i / row_octets][i % row_octets]);
+      for (int i = threadIdx.x; i < item.rows * row_octets; i += consumers)
+        __stcg(to + i, shared.turned[i / row_octets][i % row_octets]);
+    } else {
+      write_part(reinterpret_cast<uint4*>(p.partials.out) + static_cast<size_t>(place) * rows_per_tile * row_octets,
+                 factor, item.rows);
+    }
     if (more) {
       ptx::fence_async_shared();
       __syncwarp();

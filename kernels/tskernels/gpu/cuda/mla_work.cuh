@@ -34,7 +34,7 @@ __device__ __forceinline__ Item load_item(const int* items, int index) {
 // Partial results. Of each half of a row (256 columns): elements relative to the largest magnitude of the half, and
 // {binary logarithm of the row's sum, that magnitude after division by the sum}.
 struct Partials {
-  __half* out;        // [64, 512]
+  __half* out;        // [64, 512], columns as `column_pair` says
   float2* half_rows;  // [64, 2]
   int* counters;
 };
