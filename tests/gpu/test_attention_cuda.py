@@ -61,6 +61,7 @@ def test_only_wide_tiles_are_for_cuda() -> None:
     assert not any(isinstance(launch.source, CudaSource) for launch in few_tokens.launches)
     assert [launch.source.function for launch in many.launches] == ["attend", "attend", "combine"]
     assert [isinstance(launch.source, CudaSource) for launch in many.launches] == [False, True, False]
+    assert all(launch.dependent for launch in many.launches)
     # A token of 48 rows is no narrow tile.
     assert len(attention_sm90(call_of(1, 48, 128), gpu("sm_90a")).variants[-1].launches) == 2
 

@@ -61,7 +61,7 @@ struct HalfRow {
   // A warp: its part of the result of an item, or of the partial one. total: the sum of the whole row; any: there is a
   // result; otherwise zeros are written.
   __device__ void write(const Item& item, float total, bool any) const {
-    const float inverse = total > 0 ? 1 / total : 0, logarithm = largest + __log2f(total);
+    const float inverse = total > 0 ? ptx::reciprocal(total) : 0, logarithm = largest + __log2f(total);
     const bool written = row < item.rows, whole = item.splits == 1;
     const size_t to = static_cast<size_t>(whole ? item.first_row : (item.partial + item.split) * rows_per_tile) + row;
     const float most = whole || !any ? 0 : largest_magnitude(), factor = whole ? inverse : to_unit(most);

@@ -9,7 +9,7 @@ __device__ __forceinline__ float natural(float binary) { return binary * 0.69314
 
 // Half a row of a partial result is kept as f16 relative to its largest magnitude: half of the traffic of f32, an
 // eighth of the error of bf16, from 1e-37 on, below which it is zeros. What to multiply by for that.
-__device__ __forceinline__ float to_unit(float largest) { return largest > 1e-37f ? 1 / largest : 0; }
+__device__ __forceinline__ float to_unit(float largest) { return largest > 1e-37f ? ptx::reciprocal(largest) : 0; }
 
 // Blocks count twice, when their part is there and when they have seen all; the last count leaves zero.
 __device__ __forceinline__ int counted(const Item& item) { return 2 * item.splits - 1; }
@@ -52,7 +52,7 @@ __device__ __forceinline__ float weigh_splits(OfSplits& mine, int splits, float*
 #pragma unroll
   for (float2& half_row : mine) sum += half_row.x = ptx::exp2(half_row.x - base);
   for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  const float inverse = sum > 0 ? 1 / sum : 0;
+  const float inverse = sum > 0 ? ptx::reciprocal(sum) : 0;
 #pragma unroll
   for (int i = 0; i < max_splits / 32; ++i) {
     const int split = i * 32 + threadIdx.x % 32;

@@ -280,7 +280,7 @@ struct Consumer {
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
       const int at = row(which);
-      const float sum = shared.sums[parity][0][at] + shared.sums[parity][1][at], inverse = sum > 0 ? 1 / sum : 0;
+      const float sum = shared.sums[parity][0][at] + shared.sums[parity][1][at], inverse = sum > 0 ? ptx::reciprocal(sum) : 0;
       const float logarithm = largest[which] + __log2f(sum);
       const bool writes = lane() % 4 == 0 && at < item.rows;
       if (whole) {

@@ -72,22 +72,25 @@ template <int stages>
 __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block_bytes], uint64_t* full,
                                            uint64_t* empty, const CUtensorMap& map, const Parameters& p, int first,
                                            int end) {
-  const Range range = own_items(p.work);
-  const int lane = threadIdx.x % 32, box = min(p.page_size & -p.page_size, tokens_per_tile),
-            boxes = tokens_per_tile / box;
+  const int lane = threadIdx.x % 32;
+  // Boxes are of as many tokens as divide pages and tiles, a power of two.
+  const int box_bits = __ffs(p.page_size | tokens_per_tile) - 1, box = 1 << box_bits;
+  const int boxes = tokens_per_tile >> box_bits, page_boxes = p.page_size >> box_bits;
   const int depth = boxes == 1 ? end - first : 1;
-  int turn = 0;
+  const Range range = own_items(p.work);
+  uint32_t turn = 0;
   for (int i = range.begin; i < range.end; ++i) {
     const Item item = load_item(range.items, i);
     const int* table = p.tables + static_cast<size_t>(item.sequence) * p.table_columns;
-    const int last = min(item.last_tile * tokens_per_tile, item.length);
+    const int last = (min(item.last_tile * tokens_per_tile, item.length) + box - 1) >> box_bits;
     int row = 0;  // of the cache, of the box that is this lane's among the next 32
     for (int tile = item.first_tile, next = 0; tile < item.last_tile; ++tile, ++turn, next += boxes) {
-      if (next % 32 == 0) {
-        const int token = tile * tokens_per_tile + lane * box;
-        row = token < last ? __ldg(table + token / p.page_size) * p.page_size + token % p.page_size : 0;
+      const int at = tile * boxes;
+      if (next % 32 == 0 && at + lane < last) {
+        const uint32_t mine = at + lane, page = page_boxes == 1 ? mine : mine / page_boxes;
+        row = (__ldg(table + page) * page_boxes + mine - page * page_boxes) << box_bits;
       }
-      const int present = min(boxes, (last - tile * tokens_per_tile + box - 1) / box), stage = turn % stages;
+      const int present = min(boxes, last - at), stage = turn % stages;
       if ((tile + 1) * tokens_per_tile > item.cached) ptx::wait_for_launches();
       if (lane == 0) {
         if (turn) ptx::wait(full[(turn - 1) % stages], (turn - 1) / stages % 2);
@@ -95,6 +98,7 @@ __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block
         ptx::arrive_and_expect(full[stage], present * (end - first) * box * 128);
       }
       __syncwarp();
+#pragma unroll 1
       for (int b = 0; b < present; ++b) {
         const int from = __shfl_sync(~0u, row, (next + b) % 32), block = first + lane * depth;
         if (block < end) ptx::load_box(cache[stage][block] + b * box * 128, map, 0, from, block, full[stage]);
