@@ -3,8 +3,9 @@
 `python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N] [--fp8]
 [--flash-mla LIBRARY]` needs a Hopper GPU, nvcc and torch with CUDA. Of each case the time between two events around one launch, where the
 second-level cache holds nothing of what is read: 256 MB written before it, which are written back to memory while the kernel reads, or
-also read, so that nothing is left to write; and the time of one launch of many in a graph, whose caches are others each time. Medians.
-TB/s counts the latent cache once. FlashMLA (`gpu_peers.py`) is timed beside it in the same ways, its plan made before.
+also read, so that nothing is left to write; and the time of one launch of many in a graph, whose caches are others each time, each a
+dependent of the one before, as in a step of the engine. Medians. TB/s counts the latent cache once. FlashMLA (`gpu_peers.py`) is timed
+beside it in the same ways, its plan made before.
 """
 
 from __future__ import annotations
@@ -63,6 +64,29 @@ CASES = [
 ]
 
 
+class Attribute(ctypes.Structure):
+    """CUlaunchAttribute."""
+
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_uint32 * 16))
+
+
+class Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(Attribute)),
+        ("num_attributes", ctypes.c_uint),
+    )
+
+
+OVERLAPS = (Attribute * 1)(Attribute(6, 0, (ctypes.c_uint32 * 16)(1)))
+"""A launch with it may begin while the one before ends, as the engine's do: CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION."""
+
+
 class Driver:
     """What of CUDA's driver a launch takes."""
 
@@ -101,6 +125,8 @@ class Driver:
 
 class Call:
     """A call of the kernel on operands of a case."""
+
+    dependent = True
 
     def __init__(
         self,
@@ -169,8 +195,9 @@ class Call:
         return pointers
 
     def launch(self, which: int = 0) -> None:
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        self.driver.call("cuLaunchKernel", self.function, self.blocks, 1, 1, 384, 1, 1, SHARED_BYTES, stream, self.arguments[which], None)
+        stream, attributes = torch.cuda.current_stream().cuda_stream, len(OVERLAPS) if self.dependent else 0
+        config = Config((self.blocks, 1, 1), (384, 1, 1), SHARED_BYTES, stream, OVERLAPS, attributes)
+        self.driver.call("cuLaunchKernelEx", ctypes.byref(config), self.function, self.arguments[which], None)
 
     def errors(self) -> tuple[float, float]:
         """Of the result, relative to the reference in f64, and of the logarithms, absolute."""
@@ -290,7 +317,8 @@ def time_launches(launch: Callable[[int], Any], caches: int) -> dict[str, float]
             if repeat >= 5:
                 times.append(begin.elapsed_time(end) * 1e3)
         alone.append(statistics.median(times))
-    count = max(caches, 4)
+    # So many that the start of the graph is little of each one's time; of long ones few, since a device that is hot is slower.
+    count = caches * -(-24 // caches) if caches > 2 else 4
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for i in range(count):

@@ -79,7 +79,7 @@ const std::unordered_map<std::string, Machine::Entry>& Machine::entries() {
       {"tcgen05.cp", {&M::tensor_copy}},
       {"tcgen05.commit", {&M::tensor_commit}},
       {"setmaxnreg", {&M::nothing}},
-      {"griddepcontrol", {&M::nothing}},
+      {"griddepcontrol", {&M::depend}},
       {"prefetch", {&M::nothing}},
       {"prefetchu", {&M::nothing}},
       {"discard", {&M::nothing}},
@@ -165,6 +165,15 @@ std::uint64_t Machine::add_buffer(std::uint8_t* bytes, std::uint64_t size, bool 
   if (writable) buffer.cells.assign(size, {initialized ? kFromHost : kUninitialized, 0});
   buffers_.push_back(std::move(buffer));
   return buffers_.back().address;
+}
+
+void Machine::leave_unfinished(std::size_t buffer, std::uint64_t offset, std::uint64_t size) {
+  Buffer& b = buffers_.at(buffer);
+  if (b.cells.empty()) b.cells.assign(b.size, {kFromHost, 0});
+  for (std::uint64_t i = offset; i < offset + size; i++) {
+    Cell& cell = b.cells.at(i);
+    (cell.writer == kUninitialized ? cell.readers : cell.writer) = kUnfinished;
+  }
 }
 
 std::uint32_t Machine::add_map(TensorMap map) {
@@ -506,6 +515,9 @@ void Machine::leave(Warp& warp, Mask lanes, std::uint32_t line) {
           "a thread ends while its bulk copy of line " + std::to_string(reads.line) + " may still read shared memory",
           "wait with cp.async.bulk.wait_group.read 0");
   });
+  if (launch_.dependent && (lanes & ~warp.waited))
+    throw Fault("exit", line, "a thread of a dependent launch ends without having waited for the launch before",
+                "put griddepcontrol.wait where every thread comes by");
   warp.live &= ~lanes;
   warp.gathered = 0;  // those who waited for these look again
   if (!warp.live && !warp.pending_list.empty())

@@ -30,7 +30,7 @@ struct Buffer {
   std::uint8_t* bytes = nullptr;
   std::uint64_t size = 0;
   bool writable = false;
-  std::vector<Cell> cells;  // of writable ones alone: no access to the others can race
+  std::vector<Cell> cells;  // of writable and unfinished ones alone: no access to the others can race
 };
 
 // A tensor of global memory as TMA addresses it: dimensions from the innermost on.
@@ -92,6 +92,7 @@ struct Warp {
   Block* block = nullptr;
   unsigned number = 0;
   Mask live = 0, blocked = 0, polling = 0, gathered = 0;
+  Mask waited = 0;  // for the launch before
   std::array<std::uint32_t, 32> pc{};
   std::vector<std::uint64_t> registers;  // [register][lane]
   std::array<ThreadClock, 32> clocks;
@@ -176,6 +177,7 @@ struct Launch {
   std::uint32_t dynamic_shared = 0;
   bool strict = true;
   std::uint64_t max_instructions = 0;
+  bool dependent = false;  // begins while the launch before still runs
 };
 
 struct Counts {
@@ -189,7 +191,10 @@ class Machine {
   // Buffers of the host, then the arguments in order.
   std::uint64_t add_buffer(std::uint8_t* bytes, std::uint64_t size, bool writable, bool initialized);
   std::uint32_t add_map(TensorMap map);
+  // What the launch before may still read and write.
+  void leave_unfinished(std::size_t buffer, std::uint64_t offset, std::uint64_t size);
   void set_parameter(std::size_t i, const void* bytes, std::size_t size);
+  std::size_t num_buffers() const { return buffers_.size(); }
   std::size_t num_parameters() const { return kernel_.parameters.size(); }
   std::size_t parameter_size(std::size_t i) const { return kernel_.parameters[i].size; }
 
@@ -253,6 +258,7 @@ class Machine {
   Mask exit(Warp&, const Instr&, Mask);
   Mask trap(Warp&, const Instr&, Mask);
   Mask nothing(Warp&, const Instr&, Mask);
+  Mask depend(Warp&, const Instr&, Mask);
   Mask policy(Warp&, const Instr&, Mask);
   Mask unpack(Warp&, const Instr&, Mask);
   Mask shuffle(Warp&, const Instr&, Mask);

@@ -25,7 +25,7 @@ Place Machine::find_global(std::uint64_t address, std::uint64_t size, std::uint3
       place.offset = 0;
       const std::uint64_t at = address - buffer.address;
       place.bytes = buffer.bytes + at;
-      place.cells = buffer.writable ? &buffer.cells[at] : nullptr;
+      place.cells = buffer.cells.empty() ? nullptr : &buffer.cells[at];
       place.space = "global memory";
       place.writable = buffer.writable;
       place.location = address;

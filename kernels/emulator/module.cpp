@@ -55,9 +55,11 @@ void pass(Machine& machine, std::size_t at, const py::tuple& argument, const std
 py::dict run(const std::string& text, const std::string& kernel, const std::array<std::uint32_t, 3>& grid,
              const std::array<std::uint32_t, 3>& block, const std::array<std::uint32_t, 3>& cluster,
              std::uint32_t shared_bytes, bool strict, std::uint64_t max_instructions, const Arrays& arrays,
-             const std::vector<py::tuple>& arguments) {
+             const std::vector<py::tuple>& arguments, bool dependent,
+             const std::vector<std::tuple<std::size_t, std::uint64_t, std::uint64_t>>& unfinished) {
   ptx::Program program = ptx::parse(text);
-  Machine machine(program, kernel, Launch{grid, block, cluster, shared_bytes, strict, max_instructions});
+  Machine machine(program, kernel, Launch{grid, block, cluster, shared_bytes, strict, max_instructions, dependent});
+  const std::size_t first_array = machine.num_buffers();
   std::vector<std::uint64_t> addresses;
   std::vector<py::buffer_info> held;
   for (const auto& [array, writable, initialized] : arrays) {
@@ -67,6 +69,7 @@ py::dict run(const std::string& text, const std::string& kernel, const std::arra
                                            writable, initialized));
   }
   for (std::size_t i = 0; i < arguments.size(); i++) pass(machine, i, arguments[i], addresses);
+  for (const auto& [array, offset, size] : unfinished) machine.leave_unfinished(first_array + array, offset, size);
   ptx::Counts counts;
   {
     const py::gil_scoped_release release;

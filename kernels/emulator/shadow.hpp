@@ -48,7 +48,11 @@ struct Access {
   bool async, strong, copied;
 };
 
-constexpr std::uint32_t kUninitialized = 0, kFromHost = 1;
+// Of the launch before, which a dependent launch knows nothing of until it has waited for it: in no block that there
+// is.
+constexpr Agent kLaunchBefore = 0xffff0000;
+
+constexpr std::uint32_t kUninitialized = 0, kFromHost = 1, kUnfinished = 2;
 
 struct Cell {
   std::uint32_t writer = kUninitialized;
@@ -57,12 +61,14 @@ struct Cell {
 
 class AccessLog {
  public:
-  explicit AccessLog(bool strict) : strict_(strict), accesses_(2) {}
+  explicit AccessLog(bool strict) : strict_(strict), accesses_(2) {
+    accesses_.push_back({kLaunchBefore, 1, 0, true, false, false});  // kUnfinished; a launch's end is a fence
+  }
 
   std::uint32_t record(const Actor& actor) {
     const Access& last = accesses_.back();
     if (last.agent != actor.stamp || last.time != actor.time || last.line != actor.line ||
-        last.strong != actor.strong || accesses_.size() == 2)
+        last.strong != actor.strong || accesses_.size() == 3)
       accesses_.push_back({actor.stamp, actor.time, actor.line, actor.async, actor.strong, actor.copied});
     return static_cast<std::uint32_t>(accesses_.size() - 1);
   }
@@ -106,6 +112,13 @@ class AccessLog {
   }
 
  private:
+  // What has no line was done by the launch before.
+  static std::string doing(const char* what, const Access& access) {
+    return access.agent == kLaunchBefore
+               ? "the launch before has not ended"
+               : std::string("the ") + what + " of line " + std::to_string(access.line) + " may be under way";
+  }
+
   static std::string place(const char* space, std::uint64_t address) {
     char text[64];
     std::snprintf(text, sizeof text, "%s 0x%llx", space, static_cast<unsigned long long>(address));
@@ -118,10 +131,8 @@ class AccessLog {
     const Access& w = accesses_[writer];
     if (w.strong && actor.strong) return;
     if (!actor.knows(w.agent, w.time))
-      throw Fault("race", actor.line,
-                  std::string(does) + " " + place(space, address) + " while the write of line " +
-                      std::to_string(w.line) + " may be under way",
-                  "wait for it: a barrier, an mbarrier's phase, or the group's wait is missing");
+      throw Fault("race", actor.line, std::string(does) + " " + place(space, address) + " while " + doing("write", w),
+                  "wait for it: a barrier, an mbarrier's phase, the group's wait, or griddepcontrol.wait is missing");
     if (actor.async && !w.async && !(w.copied && !strict_) && actor.fenced && !actor.sees(w.agent, w.time))
       throw Fault("proxy", actor.line,
                   std::string(does) + " " + place(space, address) + " asynchronously, and the write of line " +
@@ -133,10 +144,9 @@ class AccessLog {
     const Access& r = accesses_[reader];
     if (r.strong && actor.strong) return;
     if (!actor.knows(r.agent, r.time))
-      throw Fault(
-          "race", actor.line,
-          "writes " + place(space, address) + " while the read of line " + std::to_string(r.line) + " may be under way",
-          "wait for the reader: a barrier, an mbarrier's phase, or the group's wait is missing");
+      throw Fault("race", actor.line, "writes " + place(space, address) + " while " + doing("read", r),
+                  "wait for the reader: a barrier, an mbarrier's phase, the group's wait, or griddepcontrol.wait is "
+                  "missing");
   }
 
   void check_readers(std::uint32_t readers, const Actor& actor, const char* space, std::uint64_t address) {

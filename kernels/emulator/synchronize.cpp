@@ -27,6 +27,14 @@ Mask Machine::trap(Warp&, const Instr& i, Mask) {
 
 Mask Machine::nothing(Warp&, const Instr&, Mask lanes) { return lanes; }
 
+// griddepcontrol: the launch after is none of ours.
+Mask Machine::depend(Warp& warp, const Instr& i, Mask lanes) {
+  if (!i.has("wait")) return lanes;
+  warp.waited |= lanes;
+  if (launch_.dependent) know(warp, lanes, kLaunchBefore, 1);
+  return lanes;
+}
+
 Mask Machine::policy(Warp& warp, const Instr& i, Mask lanes) {
   each_lane(lanes, [&](unsigned lane) { set(warp, i.args[0], lane, 0); });
   return lanes;

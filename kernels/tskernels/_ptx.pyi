@@ -16,6 +16,9 @@ def run(
     max_instructions: int,
     arrays: list[tuple[Any, bool, bool]],
     arguments: list[tuple[Any, ...]],
+    dependent: bool,
+    unfinished: list[tuple[int, int, int]],
     /,
 ) -> dict[str, int]:
-    """Run a kernel over a grid; arrays are (contiguous array, writable, initialized), arguments refer to them by number."""
+    """Run a kernel over a grid; arrays are (contiguous array, writable, initialized), arguments refer to them by number; unfinished: (array,
+    offset, bytes) of what the launch before a dependent one may still use."""

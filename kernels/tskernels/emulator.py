@@ -90,6 +90,7 @@ def launch(
     shared_bytes: int = 0,
     strict: bool = True,
     max_instructions: int = 1 << 32,
+    unfinished: Sequence[Array] | None = None,
 ) -> Report:
     """Run a kernel of a PTX text over a grid of blocks; arrays are written in place.
 
@@ -97,6 +98,8 @@ def launch(
     written), integers, floats (f32, or f64 where the parameter is that wide), `TensorMap`s by value. `grid`, `block` and `cluster` are
     x, y, z; the PTX's own cluster size holds where it has one. `shared_bytes` is the dynamic shared memory. Not `strict` are kernels
     that rely on ptxas for what the ISA asks: Triton has no tcgen05.fence, no fence after mbarrier.init and none after cp.async.
+    unfinished: makes it a dependent launch (programmatic dependent launch), and says what of the arguments' memory, contiguous, the launch
+    before may still read and write until griddepcontrol.wait, for which every thread has to come.
     Raises `EmulatorFault` at the first fault.
     """
     arrays: list[tuple[Array, bool, bool]] = []
@@ -129,9 +132,12 @@ def launch(
                 return ("pointer", *place(argument, True))
 
     encoded = [encode(a) for a in args]
+    left = [(*place(array, True), array.nbytes) for array in unfinished or ()]
     shape = _three(grid), _three(block), _three(cluster)
     try:
-        return Report(**_ptx.run(ptx, kernel, *shape, shared_bytes, strict, max_instructions, arrays, encoded))
+        return Report(
+            **_ptx.run(ptx, kernel, *shape, shared_bytes, strict, max_instructions, arrays, encoded, unfinished is not None, left)
+        )
     except _ptx.Fault as error:
         kind, line, what = error.args
         source = ptx.splitlines()[line - 1].strip() if line else ""

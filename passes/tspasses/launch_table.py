@@ -1,7 +1,7 @@
 """What the calls of kernels for GPUs launch, each plan and each function once.
 
 Assumes: kernels are selected. Guarantees: the meta of each node that launches something says which plan, as `plan`; what a launch reads
-before others have ended is a weight.
+before others have ended none of them writes.
 Does not: compile anything.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.fx
 
-from tsc.graph import Program, op_of, tensor_operands
+from tsc.graph import Program, op_of, tensor_operands, written_cache
 from tskernels.gpu.functions import Function
 from tskernels.gpu.launch import Launch, Plan
 from tskernels.gpu.plan_json import plan_record
@@ -44,7 +44,7 @@ def launch_table(programs: Sequence[Program], target: Target) -> LaunchTable:
                     continue
                 call = call_of(program.mesh, node)
                 record = {"op": call.op, "kernel": node.meta["kernel"], "call": str(call)}
-                made = _of_weights(plan(call, target), node)
+                made = _in_order(plan(call, target), node)
                 record |= plan_record(made, lambda function: functions.setdefault(function, len(functions)))
                 key = json.dumps(record)
                 plans.setdefault(key, record)
@@ -52,11 +52,17 @@ def launch_table(programs: Sequence[Program], target: Target) -> LaunchTable:
     return LaunchTable(list(functions), list(plans.values()))
 
 
-def _of_weights(plan: Plan, node: torch.fx.Node) -> Plan:
-    """Where a launch would read early what is no weight, it begins when the one before has ended."""
-    weights = {i for i, n in enumerate(tensor_operands(node)) if n.op == "placeholder" and n.meta["input"].kind == "weight"}
+def _in_order(plan: Plan, node: torch.fx.Node) -> Plan:
+    """Where a launch would read early what another may write, it begins when the one before has ended."""
+    there = {i for i, operand in enumerate(tensor_operands(node)) if _is_there(operand)}
 
     def settled(launch: Launch) -> Launch:
-        return launch if weights.issuperset(launch.early) else replace(launch, dependent=False)
+        return launch if there.issuperset(launch.early) else replace(launch, dependent=False)
 
     return replace(plan, variants=tuple(replace(v, launches=tuple(map(settled, v.launches))) for v in plan.variants))
+
+
+def _is_there(operand: torch.fx.Node) -> bool:
+    """Whether it is before the first launch of a step: a weight, what the step is given, or a cache but for what the step appends."""
+    source = written_cache(operand)
+    return source.op == "placeholder" and source.meta["input"].kind in ("weight", "step", "cache")

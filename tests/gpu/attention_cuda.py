@@ -115,9 +115,9 @@ def run(
         raise AssertionError(given)
 
     arguments = [argument(given) for given in launch.arguments.values()]
-    report = emulator.launch(
-        ptx, "attend", blocks, 32 * launch.warps, arguments, shared_bytes=launch.shared, max_instructions=max_instructions
-    )
+    shape_of_launch = "attend", blocks, 32 * launch.warps, arguments
+    unfinished = [whole, stored, out, *scratch.values()] if launch.dependent else None
+    report = emulator.launch(ptx, *shape_of_launch, shared_bytes=launch.shared, max_instructions=max_instructions, unfinished=unfinished)
     assert not scratch["taken"].any()
     tiles = records.reshape(-1, RECORD)
     found, is_wide = _joined(tiles, from_bf16(out), *(scratch[name].view(np.float32) for name in ("partials", "logs")))

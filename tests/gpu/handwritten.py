@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tskernels.emulator import Argument, Report, launch
+from tskernels.emulator import Argument, Array, Report, launch
 
 
 def kernel(body: str, parameters: Sequence[str], shared: int = 0) -> str:
@@ -33,11 +33,18 @@ def kernel(body: str, parameters: Sequence[str], shared: int = 0) -> str:
 
 
 def run(
-    body: str, arguments: Sequence[tuple[str, Argument]], *, shared: int = 0, grid: int = 1, block: int = 32, cluster: int = 1
+    body: str,
+    arguments: Sequence[tuple[str, Argument]],
+    *,
+    shared: int = 0,
+    grid: int = 1,
+    block: int = 32,
+    cluster: int = 1,
+    unfinished: Sequence[Array] | None = None,
 ) -> Report:
     """Launch a body with (type, argument) each."""
     text = kernel(body, [kind for kind, _ in arguments], shared)
-    return launch(text, "k", grid, block, [value for _, value in arguments], cluster=cluster)
+    return launch(text, "k", grid, block, [value for _, value in arguments], cluster=cluster, unfinished=unfinished)
 
 
 def each_thread(out: str, value: str, bits: int = 32) -> str:

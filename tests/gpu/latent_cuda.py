@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import gcd
@@ -52,12 +52,14 @@ def ptx_of(name: str) -> str:
     return compile_to_ptx((FOLDER / decode.file).read_text(), decode.architecture, is_fp8=decode.is_fp8)
 
 
-def compile_to_ptx(source: str, architecture: str, *, is_fp8: bool = False) -> str:
-    """What nvcc makes of a source, which includes those of the folder."""
+def compile_to_ptx(source: str, architecture: str, *, is_fp8: bool = False, headers: Mapping[str, str] | None = None) -> str:
+    """What nvcc makes of a source, which includes those of the folder, but for `headers`, texts by name."""
     target = f"arch=compute_{architecture},code=compute_{architecture}"
     with TemporaryDirectory() as folder:
         written, path = Path(folder, "kernel.cu"), Path(folder, "kernel.ptx")
         written.write_text(source)
+        for name, text in (headers or {}).items():
+            Path(folder, name).write_text(text)
         command = ["nvcc", "-std=c++20", "-O3", "-ptx", "-I", str(FOLDER), "-gencode", target]
         subprocess.run([*command, f"-DFP8_CACHE={int(is_fp8)}", str(written), "-o", str(path)], check=True)
         return path.read_text()
@@ -74,12 +76,14 @@ def run(
     loud: float = 1,
     magnitude: float = 1,
     max_instructions: int = 1 << 32,
+    dependent: bool = False,
     start: Callable[..., Report] = launch,
 ) -> tuple[float, float, Report]:
     """The error of the result, relative, and the largest of the logarithms. queries: newest tokens of each sequence; loud: what the queries
     are multiplied by: of 8 the maxima grow so much from tile to tile that the result has to be made smaller. magnitude: what the cache is
-    multiplied by, and the queries are divided by. What lies in the cache past the end of a sequence is no number. start: what launches it,
-    as the emulator does."""
+    multiplied by, and the queries are divided by. What lies in the cache past the end of a sequence is no number. dependent: the launch
+    before still runs, which has all but the list of work, the tables, and what is cached of earlier steps. start: what launches it, as the
+    emulator does."""
     ends = np.cumsum(queries).tolist()
     spans = [(end - count, end) for end, count in zip(ends, queries, strict=True)]
     used, columns = sum(-(-n // page) for n in lengths), max(-(-n // page) for n in lengths)
@@ -107,7 +111,24 @@ def run(
     arguments: list[Argument] = [_boxes(q, 64, 8), _boxes(rotated, 64, 1), *rows_of_cache, encoded, tables]
     arguments += [Uninitialized(a) for a in (out, logarithms, partials, half_rows)]
     arguments += [counters, columns, page, heads, WIDTH**-0.5]
-    report = start(ptx, decode.function, blocks, decode.threads, arguments, shared_bytes=SHARED_BYTES, max_instructions=max_instructions)
+    unfinished = None
+    if dependent:
+        newest = [
+            cache[tables[i, token // page], token % page]
+            for i, (n, count) in enumerate(zip(lengths, queries, strict=True))
+            for token in range(n - count, n)
+        ]
+        unfinished = [q, rotated, *newest, out, logarithms, partials, half_rows, counters]
+    report = start(
+        ptx,
+        decode.function,
+        blocks,
+        decode.threads,
+        arguments,
+        shared_bytes=SHARED_BYTES,
+        max_instructions=max_instructions,
+        unfinished=unfinished,
+    )
     error = of_logarithms = 0.0
     for i, ((begin, end), n) in enumerate(zip(spans, lengths, strict=True)):
         rows = slice(begin * heads, end * heads)

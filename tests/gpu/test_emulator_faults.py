@@ -223,6 +223,34 @@ def test_arrays_have_bounds_and_may_be_for_reading_alone() -> None:
     faults("ld.global.b32 %r0, [p0];", "uninitialized", "ld.global", arguments=[("u64", Uninitialized(np.zeros(4, np.uint32)))])
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "at"),
+    [
+        ("ld.global.b32 %r0, [%rd0];", "ld.global.b32 %r1, [%rd1]; st.global.b32 [%rd2], %r1;", "", ""),
+        ("ld.global.b32 %r1, [%rd1];", "", "race", "^ld.global"),
+        ("st.global.b32 [%rd1], t;", "", "race", "^st.global"),  # which the launch before may still read
+        ("st.global.b32 [%rd2], t;", "", "race", "^st.global"),
+        ("setp.ne.u32 %p0, t, 3;\n@%p0", "ret;", "exit", "^ret"),  # one thread goes by
+    ],
+)
+def test_a_dependent_launch_touches_nothing_of_the_launch_before_until_it_has_waited(before: str, after: str, kind: str, at: str) -> None:
+    """p0 no launch writes; p1 and p2 the launch before may still use, or a part of them."""
+    x, y, out = (np.arange(64, dtype=np.uint32) for _ in range(3))
+    x.flags.writeable = False
+    arguments: list[tuple[str, Argument]] = [("u64", x), ("u64", y), ("u64", Uninitialized(out))]
+    places = "".join(f"mad.wide.u32 %rd{i}, t, 4, p{i};" for i in range(3))
+    body = f"{places}\n{before} griddepcontrol.wait;\n{after}"
+    if not kind:
+        run(body, arguments, unfinished=[y, out])
+        return
+    source = kernel(body, [k for k, _ in arguments])
+    with pytest.raises(EmulatorFault) as caught:
+        run(body, arguments, unfinished=[y, out])
+    assert (caught.value.kind, caught.value.line) == (kind, line_of(source, at)), str(caught.value)
+    if at == "^ld.global":
+        run(body, arguments, unfinished=[y[32:], out])
+
+
 def test_a_fault_says_what_where_and_how_to_mend_it() -> None:
     what = r"race: reads shared memory 0x4.. while the write of line \d+ may be under way; wait for it"
     with pytest.raises(EmulatorFault, match=rf"line \d+ \(`ld.shared.b32 %r3, \[%r2\];`\): {what}"):

@@ -18,6 +18,7 @@ FAULTS = (
     *("store to shared memory dropped", "store to the next place"),
 )
 
+DEPENDENT = [name for name in DECODES if name.startswith("sm90")]
 MOST_ERROR, MOST_OF_LOGARITHMS = 3e-3, 2e-5
 OF_PAIRS = ("wait dropped", "cluster barrier dropped", "tcgen05.commit to", "address in the other block", "copy of the pair")
 """Operators of what only pairs have; of others one place is enough here."""
@@ -27,6 +28,25 @@ SOURCE_FAULTS = {
     "one barrier for the weights of two tiles": ("arrive_at_leader(shared.weighed[stage])", "arrive_at_leader(shared.weighed[0])"),
     "values not waited for": ("ptx::wait(shared.values_full[stage], parity);", ""),
 }
+
+JOINING_FAULTS = {
+    "parts are not counted when all of the block is written": (
+        "mla_decode_sm90.cu",
+        "      ptx::sync(item_done, consumers);\n      if (threadIdx.x == 0) ptx::count_release",
+        "      if (threadIdx.x == 0) ptx::count_release",
+    ),
+    "parts are counted, and not released": ("mla_decode_sm90.cu", "ptx::count_release", "ptx::count_relaxed"),
+    "one part is not waited for": ("join_splits.cuh", "(counter) < item.splits)", "(counter) < item.splits - 1)"),
+    "a block's share is read before its copies are there": ("join_splits.cuh", "  ptx::wait_copies();\n", ""),
+    "weights are read before they are made": (
+        "join_splits.cuh",
+        "  ptx::wait_copies();\n  ptx::sync(barrier, threads);\n",
+        "  ptx::wait_copies();\n",
+    ),
+    "splits are weighed without the largest": ("join_splits.cuh", "largest = largest_of_warp(largest);", "largest = 0;"),
+    "columns stay in the order of registers": ("join_splits.cuh", "return (kept & ~15) | kept % 4 * 4 | kept / 4 % 4;", "return kept;"),
+}
+"""File, what is there, and what is wrong."""
 
 
 @pytest.mark.parametrize("name", ["sm90", "sm90_fp8", "sm100", "sm100_fp8"])
@@ -42,6 +62,49 @@ SOURCE_FAULTS = {
 )
 def test_latent_decode_in_cuda(name: str, heads: int, lengths: tuple[int, ...], queries: tuple[int, ...], page: int) -> None:
     is_right(name, heads, lengths, queries, page)
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+@pytest.mark.parametrize(
+    ("lengths", "queries", "page"),
+    [((1024, 37), (1, 1), 64), ((192, 100), (1, 90), 64), ((130, 300), (4, 4), 32)],
+    ids=lambda value: str(value).replace(" ", ""),
+)
+def test_a_dependent_launch_touches_nothing_that_the_launch_before_writes(
+    name: str, lengths: tuple[int, ...], queries: tuple[int, ...], page: int
+) -> None:
+    """Nor what it still reads."""
+    error, of_logarithms, _ = run(DECODES[name], ptx_of(name), 16, lengths, queries, page, dependent=True)
+    assert error < MOST_ERROR
+    assert of_logarithms < MOST_OF_LOGARITHMS
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_each_wait_for_the_launch_before_is_needed(name: str) -> None:
+    lines, wait = ptx_of(name).split("\n"), "griddepcontrol.wait;"
+    places = [number for number, line in enumerate(lines) if wait in line]
+    assert len(places) == (2 if DECODES[name].is_fp8 else 4)  # where bf16 is loaded, each half of a tile has one
+    for place in places:
+        without = "\n".join([*lines[:place], lines[place].replace(wait, ""), *lines[place + 1 :]])
+        with pytest.raises(EmulatorFault) as caught:
+            run(DECODES[name], without, 16, (130, 300), (4, 4), 64, dependent=True)
+        assert caught.value.kind in ("race", "exit")
+
+
+@pytest.mark.parametrize("fault", JOINING_FAULTS)
+def test_faults_planted_into_the_joining_of_splits_are_found(fault: str) -> None:
+    changed, right, wrong = JOINING_FAULTS[fault]
+    texts = {name: (FOLDER / name).read_text() for name in ("mla_decode_sm90.cu", "join_splits.cuh")}
+    assert texts[changed].count(right) == 1
+    texts[changed] = texts[changed].replace(right, wrong)
+    ptx = compile_to_ptx(texts.pop("mla_decode_sm90.cu"), "90a", headers=texts)
+    loud = 64  # so that sums which are not relative to the largest are no numbers
+    assert run(DECODES["sm90"], ptx_of("sm90"), 16, (520,), (1,), 64, loud=loud)[0] < MOST_ERROR
+    try:
+        shown = "missed" if run(DECODES["sm90"], ptx, 16, (520,), (1,), 64, loud=loud)[0] < MOST_ERROR else "wrong"
+    except EmulatorFault as found:
+        shown = found.kind
+    assert shown in ("race", "uninitialized", "wrong")
 
 
 @pytest.mark.parametrize("magnitude", [2.0**40, 2.0**-40])

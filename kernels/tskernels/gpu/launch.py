@@ -113,11 +113,11 @@ class Launch:
     shared: bytes of dynamic shared memory that a kernel in CUDA C++ asks for; cluster: thread blocks of one.
 
     dependent: may begin while launches before it still run (programmatic dependent launch), where the device has that: a function of
-    Triton's has a constant DEPENDENT then, and waits by itself (`functions_triton.overlap`), one in CUDA C++ always (`ptx::overlap`). Right
-    it is because all of its blocks wait for the launch before, which has ended only when it has waited, too, so that after the wait nothing
-    asked for earlier runs any more; and until then it writes nothing, and reads nothing that a launch writes: only what the host prepared,
-    which is copied before a step's first launch, and `early`: operands that have to be weights; where one is not, the launch waits for the
-    end of the one before (`launch_table.py`)."""
+    Triton's has a constant DEPENDENT then, and waits by itself (`functions_triton.overlap`), as one in CUDA C++ always does. Right it is
+    because all of its threads wait for the launch before, which has ended only when it has waited, too, so that after the wait nothing
+    asked for earlier runs any more; and until then it writes nothing, and reads nothing that a launch of the step writes. early: the
+    operands that it does read before, which have to be weights, what the step is given, or caches, of which it reads what earlier steps
+    wrote: where one is none of these, the launch waits for the end of the one before (`launch_table.py`)."""
 
     source: TritonSource | CudaSource
     grid: tuple[int | Expression, int | Expression, int | Expression]

@@ -59,7 +59,8 @@ def _fits(call: Call) -> bool:
 )
 def mla_decode_sm90(call: Call, target: Target) -> Plan:
     """Halves of a tile are loaded on their own, four and five blocks of columns."""
-    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, {"cache_left": _cache(4), "cache_right": _cache(5)})})
+    halves = {"cache_left": _cache(4), "cache_right": _cache(5)}
+    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, halves, dependent=True, early=(2, 5))})
 
 
 @gpu_kernel(
@@ -75,7 +76,7 @@ def mla_decode_sm90(call: Call, target: Target) -> Plan:
 )
 def mla_decode_fp8_sm90(call: Call, target: Target) -> Plan:
     """Rows are read as they lie, and widened on their way into shared memory."""
-    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, _FP8_ROWS, constants={"FP8_CACHE": 1})})
+    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, _FP8_ROWS, constants={"FP8_CACHE": 1}, dependent=True)})
 
 
 @gpu_kernel(
@@ -114,7 +115,7 @@ def mla_decode_sm100(call: Call, target: Target) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """A function of a file, how it gets the cache, and how many of its blocks multiply together."""
+    """A function of a file, how it gets the cache, and how many of its blocks multiply together. dependent, early: as of a launch."""
 
     file: str
     function: str
@@ -122,6 +123,8 @@ class _Kernel:
     cache: Mapping[str, Argument]
     together: int = 1
     constants: Mapping[str, int] = field(default_factory=dict)
+    dependent: bool = False
+    early: tuple[int, ...] = ()
 
 
 def _plan(call: Call, kernels: Mapping[int, _Kernel]) -> Plan:
@@ -171,6 +174,8 @@ def _launch(call: Call, kernel: _Kernel) -> Launch:
         warps=kernel.warps,
         shared=_SHARED_BYTES,
         cluster=kernel.together,
+        dependent=kernel.dependent,
+        early=kernel.early,
     )
 
 

@@ -254,11 +254,11 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     attend(const __grid_constant__ CUtensorMap queries, const __grid_constant__ CUtensorMap cache, const int* work,
            const int* tables, const int* lengths, __nv_bfloat16* out, float* partials, float* logarithms, int* counter,
            int table_columns, int page_size, float scale) {
-  ptx::overlap();
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const Parameters p{work,       tables,  lengths,       out,       partials,
                      logarithms, counter, table_columns, page_size, scale * 1.4426950408889634f};
+  ptx::let_next_begin();
   if (threadIdx.x == 0) {
     ptx::prefetch(queries);
     ptx::prefetch(cache);
@@ -275,6 +275,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     ptx::fence_barrier_init();
   }
   __syncthreads();
+  ptx::wait_for_launches();
   const int side = __shfl_sync(~0u, threadIdx.x / warpgroup, 0);
   if (side < 2) {
     ptx::take_registers<computing_registers>();

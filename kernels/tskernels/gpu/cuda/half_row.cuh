@@ -61,7 +61,7 @@ struct HalfRow {
   // A warp: its part of the result of an item, or of the partial one. total: the sum of the whole row; any: there is a
   // result; otherwise zeros are written.
   __device__ void write(const Item& item, float total, bool any) const {
-    const float inverse = total > 0 ? 1 / total : 0, logarithm = largest + __log2f(total);
+    const float inverse = total > 0 ? ptx::reciprocal(total) : 0, logarithm = largest + __log2f(total);
     const bool written = row < item.rows, whole = item.splits == 1;
     const size_t to = static_cast<size_t>(whole ? item.first_row : (item.partial + item.split) * rows_per_tile) + row;
     const float most = whole || !any ? 0 : largest_magnitude(), factor = whole ? inverse : to_unit(most);
@@ -86,7 +86,9 @@ struct HalfRow {
         uint32_t packed[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float a = some[i + j * 2] * factor, b = some[i + j * 2 + 1] * factor;
+          const int in_row = i + j * 2, in_part = j * 8 + i / 4;  // see column_pair
+          const float a = (whole ? some[in_row] : some[in_part]) * factor;
+          const float b = (whole ? some[in_row + 1] : some[in_part + 1]) * factor;
           packed[j] = whole ? ptx::pack_bf16(a, b) : ptx::pack_f16(a, b);
         }
         __stcg(octets + (column + i) / 8, uint4{packed[0], packed[1], packed[2], packed[3]});

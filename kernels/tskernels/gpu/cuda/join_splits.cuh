@@ -9,7 +9,7 @@ __device__ __forceinline__ float natural(float binary) { return binary * 0.69314
 
 // Half a row of a partial result is kept as f16 relative to its largest magnitude: half of the traffic of f32, an
 // eighth of the error of bf16, from 1e-37 on, below which it is zeros. What to multiply by for that.
-__device__ __forceinline__ float to_unit(float largest) { return largest > 1e-37f ? 1 / largest : 0; }
+__device__ __forceinline__ float to_unit(float largest) { return largest > 1e-37f ? ptx::reciprocal(largest) : 0; }
 
 // Blocks count twice, when their part is there and when they have seen all; the last count leaves zero.
 __device__ __forceinline__ int counted(const Item& item) { return 2 * item.splits - 1; }
@@ -24,27 +24,40 @@ struct Joining {
   float sums[256 * 8];
 };
 
-// What each split of half a row weighs, by a warp; the binary logarithm of their sum.
-__device__ __forceinline__ float weigh_splits(const float2* half_rows, int splits, float* weights) {
-  const int lane = threadIdx.x % 32;
-  float2 mine[max_splits / 32];
-  float largest = -INFINITY, sum = 0;
+// A warp's, of half a row: each lane has what is kept beside every 32nd split.
+using OfSplits = float2[max_splits / 32];
+
+__device__ __forceinline__ void load_half_row(const float2* half_rows, int splits, OfSplits& found) {
 #pragma unroll
   for (int i = 0; i < max_splits / 32; ++i) {
-    const int split = i * 32 + lane;
-    mine[i] = split < splits ? __ldcg(half_rows + split * rows_per_tile * 2) : float2{-INFINITY, 0};
+    const int split = i * 32 + threadIdx.x % 32;
+    found[i] = split < splits ? __ldcg(half_rows + split * rows_per_tile * 2) : float2{-INFINITY, 0};
   }
+}
+
+// The largest of a warp, by integers of the same order: one instruction where shuffles would be five, one after
+// another.
+__device__ __forceinline__ float largest_of_warp(float x) {
+  const int bits = __float_as_int(x), most = __reduce_max_sync(~0u, bits ^ (bits >> 31 & 0x7fffffff));
+  return __int_as_float(most ^ (most >> 31 & 0x7fffffff));
+}
+
+// What each split weighs, by a warp; the binary logarithm of their sum.
+__device__ __forceinline__ float weigh_splits(OfSplits& mine, int splits, float* weights) {
+  float largest = -INFINITY, sum = 0;
 #pragma unroll
   for (const float2& half_row : mine) largest = fmaxf(largest, half_row.x);
-  for (int step = 16; step; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+  largest = largest_of_warp(largest);
   const float base = largest == -INFINITY ? 0 : largest;
 #pragma unroll
   for (float2& half_row : mine) sum += half_row.x = ptx::exp2(half_row.x - base);
   for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  const float inverse = sum > 0 ? 1 / sum : 0;
+  const float inverse = sum > 0 ? ptx::reciprocal(sum) : 0;
 #pragma unroll
-  for (int i = 0; i < max_splits / 32; ++i)
-    if (i * 32 + lane < splits) weights[i * 32 + lane] = mine[i].x * inverse * mine[i].y;
+  for (int i = 0; i < max_splits / 32; ++i) {
+    const int split = i * 32 + threadIdx.x % 32;
+    if (split < splits) weights[split] = mine[i].x * inverse * mine[i].y;
+  }
   return base + __log2f(sum);
 }
 
@@ -59,18 +72,16 @@ __device__ __forceinline__ void add(float (&sum)[8], const uint4& octet, float w
   }
 }
 
+// The pair of columns that a partial result has at this place: of each 32 columns four times four pairs, as registers
+// have them, so that they are written as they are.
+__device__ __forceinline__ int column_pair(int kept) { return (kept & ~15) | kept % 4 * 4 | kept / 4 % 4; }
+
 // Join the partial results of a row tile. Each block waits until all are there, and does its share of the elements.
 // They run at the same time, since there are no more blocks than multiprocessors. All the parts are copied at once, so
 // memory is waited for once. `barrier`: a named barrier of the `threads` threads (a power of two, at most 256).
 template <int threads>
 __device__ __forceinline__ void combine(const Item& item, const Partials& partials, const Output& output,
                                         Joining& shared, int thread, int barrier) {
-  int* counter = partials.counters + item.counter;
-  if (thread == 0) {
-    while (ptx::load_acquire(counter) < item.splits) {
-    }
-  }
-  ptx::sync(barrier, threads);
   const int total = item.rows * row_octets, share = (total + item.splits - 1) / item.splits;
   const int begin = min(item.split * share, total), count = min(share, total - begin);
 
@@ -80,16 +91,26 @@ __device__ __forceinline__ void combine(const Item& item, const Partials& partia
   const int lane = thread % width, group = thread / width, groups = threads / width;
   const size_t tile = static_cast<size_t>(item.partial) * rows_per_tile;
   const uint4* parts = reinterpret_cast<const uint4*>(partials.out) + tile * row_octets + begin;
+  const int first_half = begin / half_octets, halves = count ? (begin + count - 1) / half_octets - first_half + 1 : 0;
+  const float2* half_rows = partials.half_rows + tile * 2 + first_half;
+
+  int* counter = partials.counters + item.counter;
+  if (thread == 0) {
+    while (ptx::load_acquire(counter) < item.splits) {
+    }
+  }
+  ptx::sync(barrier, threads);
+  OfSplits of_splits;  // asked for first, since there is more to do when they have come
+  if (thread / 32 < halves) load_half_row(half_rows + thread / 32, item.splits, of_splits);
 #pragma unroll 2
   for (int split = group; split < item.splits; split += groups)
 #pragma unroll 1
     for (int i = lane; i < count; i += width)
       ptx::copy_16(&shared.parts[split * share + i], parts + split * rows_per_tile * row_octets + i);
-  const int first_half = begin / half_octets, halves = count ? (begin + count - 1) / half_octets - first_half + 1 : 0;
 #pragma unroll 1
   for (int i = thread / 32; i < halves; i += threads / 32) {
     const int half_row = first_half + i;
-    const float2* of_splits = partials.half_rows + tile * 2 + half_row;
+    if (i >= threads / 32) load_half_row(half_rows + i, item.splits, of_splits);
     const float logarithm = weigh_splits(of_splits, item.splits, shared.weights + i * item.splits);
     if (thread % 32 == 0 && half_row % 2 == 0 && begin <= half_row * half_octets && output.logarithms)
       output.logarithms[item.first_row + half_row / 2] = natural(logarithm);
@@ -97,7 +118,7 @@ __device__ __forceinline__ void combine(const Item& item, const Partials& partia
   ptx::wait_copies();
   ptx::sync(barrier, threads);
 
-  __nv_bfloat16* out = output.out + static_cast<size_t>(item.first_row) * latent + begin * 8;
+  uint32_t* out = reinterpret_cast<uint32_t*>(output.out + static_cast<size_t>(item.first_row) * latent);
 #pragma unroll 1
   for (int first = 0; first < count; first += width) {
     const int i = first + lane;
@@ -110,8 +131,9 @@ __device__ __forceinline__ void combine(const Item& item, const Partials& partia
     }
     if (groups == 1) {
       if (i < count)
-        *reinterpret_cast<uint4*>(out + i * 8) = {ptx::pack_bf16(sum[0], sum[1]), ptx::pack_bf16(sum[2], sum[3]),
-                                                  ptx::pack_bf16(sum[4], sum[5]), ptx::pack_bf16(sum[6], sum[7])};
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          out[column_pair(begin * 4 + i * 4 + k)] = ptx::pack_bf16(sum[k * 2], sum[k * 2 + 1]);
       continue;
     }
     // Groups within a warp add up by shuffles, the rest through shared memory; `width` threads cover the whole share.
@@ -134,7 +156,7 @@ __device__ __forceinline__ void combine(const Item& item, const Partials& partia
         const float2 some = reinterpret_cast<const float2*>(shared.sums)[place * width * 4 + pair];
         all = {all.x + some.x, all.y + some.y};
       }
-      reinterpret_cast<uint32_t*>(out)[pair] = ptx::pack_bf16(all.x, all.y);
+      out[column_pair(begin * 4 + pair)] = ptx::pack_bf16(all.x, all.y);
     }
   }
   if (thread == 0) ptx::count_relaxed(counter, counted(item));

@@ -229,8 +229,7 @@ struct Consumer {
     return fmaxf(most, __shfl_xor_sync(~0u, most, 2));
   }
 
-  // This warpgroup's half of the result, times a factor for each row, as 16-bit numbers.
-  template <uint32_t (*pack)(float, float)>
+  // This warpgroup's half of the result, times a factor for each row.
   __device__ void turn_rows(const float (&factor)[2]) {
     const int matrix = lane() / 8, at = warp() * 16 + matrix % 2 * 8 + lane() % 8;
 #pragma unroll
@@ -238,9 +237,29 @@ struct Consumer {
       uint32_t packed[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        packed[j] = pack(out[i * 8 + j * 2] * factor[j % 2], out[i * 8 + j * 2 + 1] * factor[j % 2]);
+        packed[j] = ptx::pack_bf16(out[i * 8 + j * 2] * factor[j % 2], out[i * 8 + j * 2 + 1] * factor[j % 2]);
       ptx::store_matrices(&shared.turned[at][side * half_octets + i * 2 + matrix / 2], packed[0], packed[1], packed[2],
                           packed[3]);
+    }
+  }
+
+  // This warpgroup's half of a partial result as it lies in registers: of 32 columns each of four threads has four
+  // pairs.
+  __device__ void write_part(uint4* to, const float (&factor)[2], int rows) {
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      if (row(which) >= rows) continue;
+      uint4* of_row = to + row(which) * row_octets + side * half_octets + lane() % 4;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        uint32_t packed[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int at = (i * 4 + j) * 4 + which * 2;
+          packed[j] = ptx::pack_f16(out[at] * factor[which], out[at + 1] * factor[which]);
+        }
+        __stcg(of_row + i * 4, uint4{packed[0], packed[1], packed[2], packed[3]});
+      }
     }
   }
 
@@ -252,39 +271,39 @@ struct Consumer {
       sums[which] += __shfl_xor_sync(~0u, sums[which], 2);
       if (lane() % 4 == 0) shared.sums[parity][side][row(which)] = sums[which];
     }
-    ptx::sync(item_done, consumers);
     const bool whole = item.splits == 1;
     const int place = item.partial + item.split;
-    float factor[2];
+    float factor[2], most[2] = {};  // of what is there before the other warpgroup is waited for
+    if (!whole && warp() * 16 < item.rows)
+      for (int which = 0; which < 2; ++which) most[which] = largest_magnitude(which);
+    ptx::sync(item_done, consumers);
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
       const int at = row(which);
-      const float sum = shared.sums[parity][0][at] + shared.sums[parity][1][at], inverse = sum > 0 ? 1 / sum : 0;
+      const float sum = shared.sums[parity][0][at] + shared.sums[parity][1][at], inverse = sum > 0 ? ptx::reciprocal(sum) : 0;
       const float logarithm = largest[which] + __log2f(sum);
       const bool writes = lane() % 4 == 0 && at < item.rows;
       if (whole) {
         factor[which] = inverse;
         if (writes && side == 0 && p.output.logarithms) p.output.logarithms[item.first_row + at] = natural(logarithm);
       } else {
-        const float most = largest_magnitude(which);
-        factor[which] = to_unit(most);
+        factor[which] = to_unit(most[which]);
         if (writes)
-          __stcg(p.partials.half_rows + (place * rows_per_tile + at) * 2 + side, float2{logarithm, most * inverse});
+          __stcg(p.partials.half_rows + (place * rows_per_tile + at) * 2 + side,
+                 float2{logarithm, most[which] * inverse});
       }
     }
-    if (warp() * 16 < item.rows) {
-      if (whole)
-        turn_rows<ptx::pack_bf16>(factor);
-      else
-        turn_rows<ptx::pack_f16>(factor);
-    }
-    ptx::sync(item_done, consumers);
-    uint4* to =
-        whole ? reinterpret_cast<uint4*>(p.output.out) + static_cast<size_t>(item.first_row) * row_octets
-              : reinterpret_cast<uint4*>(p.partials.out) + static_cast<size_t>(place) * rows_per_tile * row_octets;
+    if (whole) {
+      if (warp() * 16 < item.rows) turn_rows(factor);
+      ptx::sync(item_done, consumers);
+      uint4* to = reinterpret_cast<uint4*>(p.output.out) + static_cast<size_t>(item.first_row) * row_octets;
 #pragma unroll 4
-    for (int i = threadIdx.x; i < item.rows * row_octets; i += consumers)
-      __stcg(to + i, shared.turned[i / row_octets][i % row_octets]);
+      for (int i = threadIdx.x; i < item.rows * row_octets; i += consumers)
+        __stcg(to + i, shared.turned[i / row_octets][i % row_octets]);
+    } else {
+      write_part(reinterpret_cast<uint4*>(p.partials.out) + static_cast<size_t>(place) * rows_per_tile * row_octets,
+                 factor, item.rows);
+    }
     if (more) {
       ptx::fence_async_shared();
       __syncwarp();
@@ -344,6 +363,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
                      scale * 1.4426950408889634f,
                      {partials, partial_half_rows, counters},
                      {out, logarithms}};
+  ptx::let_next_begin();
   if (threadIdx.x == 0) {
     ptx::prefetch(queries);
     ptx::prefetch(rotated_queries);
@@ -364,6 +384,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
   const int group = __shfl_sync(~0u, threadIdx.x / warpgroup, 0);
   if (group < 2) {
     ptx::take_registers<computing_registers>();
+    ptx::wait_for_launches();
     consume(shared, p, group, [&](const Item& item, int turn) {
       if (!fp8_cache) return;  // else all who load are widening
       ptx::wait(shared.q_empty, turn % 2 ^ 1);
@@ -373,12 +394,14 @@ extern "C" __global__ void __launch_bounds__(384, 1)
   } else {
     ptx::give_registers<moving_registers>();
 #if FP8_CACHE
+    ptx::wait_for_launches();
     load_fp8_tiles<stages, left_blocks>(shared.cache, shared.full, shared.empty, cache, cache_row_bytes, p);
 #else
     const int warp = threadIdx.x / 32 % 4;
     if (warp == 0) load_tiles<stages>(shared.cache, shared.full[0], shared.empty[0], cache_left, p, 0, left_blocks);
     if (warp == 1)
       load_tiles<stages>(shared.cache, shared.full[1], shared.empty[1], cache_right, p, left_blocks, column_blocks);
+    ptx::wait_for_launches();
     if (warp == 2 && threadIdx.x % 32 == 0)
       load_queries(shared.q, shared.q_full, shared.q_empty, queries, rotated_queries, p);
 #endif

@@ -34,7 +34,7 @@ __device__ __forceinline__ Item load_item(const int* items, int index) {
 // Partial results. Of each half of a row (256 columns): elements relative to the largest magnitude of the half, and
 // {binary logarithm of the row's sum, that magnitude after division by the sum}.
 struct Partials {
-  __half* out;        // [64, 512]
+  __half* out;        // [64, 512], columns as `column_pair` says
   float2* half_rows;  // [64, 2]
   int* counters;
 };
@@ -66,33 +66,39 @@ __device__ __forceinline__ Range own_items(const int* work) {
 // One warp: the tiles of all items, columns from block `first` to before `end`, into stages in turn. A tile is one box
 // where pages have whole tiles, so the map's boxes have all these blocks; of smaller pages each block is one, and pages
 // past the end are left out. A tile waits until the one before has come: what is needed first comes first, and one tile
-// under way is enough for memory's full bandwidth.
+// under way is enough for memory's full bandwidth. Tiles without tokens of this step come while launches before this
+// one still run: earlier steps wrote them.
 template <int stages>
 __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block_bytes], uint64_t* full,
                                            uint64_t* empty, const CUtensorMap& map, const Parameters& p, int first,
                                            int end) {
-  const Range range = own_items(p.work);
-  const int lane = threadIdx.x % 32, box = min(p.page_size & -p.page_size, tokens_per_tile),
-            boxes = tokens_per_tile / box;
+  const int lane = threadIdx.x % 32;
+  // Boxes are of as many tokens as divide pages and tiles, a power of two.
+  const int box_bits = __ffs(p.page_size | tokens_per_tile) - 1, box = 1 << box_bits;
+  const int boxes = tokens_per_tile >> box_bits, page_boxes = p.page_size >> box_bits;
   const int depth = boxes == 1 ? end - first : 1;
-  int turn = 0;
+  const Range range = own_items(p.work);
+  uint32_t turn = 0;
   for (int i = range.begin; i < range.end; ++i) {
     const Item item = load_item(range.items, i);
     const int* table = p.tables + static_cast<size_t>(item.sequence) * p.table_columns;
-    const int last = min(item.last_tile * tokens_per_tile, item.length);
+    const int last = (min(item.last_tile * tokens_per_tile, item.length) + box - 1) >> box_bits;
     int row = 0;  // of the cache, of the box that is this lane's among the next 32
     for (int tile = item.first_tile, next = 0; tile < item.last_tile; ++tile, ++turn, next += boxes) {
-      if (next % 32 == 0) {
-        const int token = tile * tokens_per_tile + lane * box;
-        row = token < last ? __ldg(table + token / p.page_size) * p.page_size + token % p.page_size : 0;
+      const int at = tile * boxes;
+      if (next % 32 == 0 && at + lane < last) {
+        const uint32_t mine = at + lane, page = page_boxes == 1 ? mine : mine / page_boxes;
+        row = (__ldg(table + page) * page_boxes + mine - page * page_boxes) << box_bits;
       }
-      const int present = min(boxes, (last - tile * tokens_per_tile + box - 1) / box), stage = turn % stages;
+      const int present = min(boxes, last - at), stage = turn % stages;
+      if ((tile + 1) * tokens_per_tile > item.cached) ptx::wait_for_launches();
       if (lane == 0) {
         if (turn) ptx::wait(full[(turn - 1) % stages], (turn - 1) / stages % 2);
         ptx::wait(empty[stage], turn / stages % 2 ^ 1);
         ptx::arrive_and_expect(full[stage], present * (end - first) * box * 128);
       }
       __syncwarp();
+#pragma unroll 1
       for (int b = 0; b < present; ++b) {
         const int from = __shfl_sync(~0u, row, (next + b) % 32), block = first + lane * depth;
         if (block < end) ptx::load_box(cache[stage][block] + b * box * 128, map, 0, from, block, full[stage]);

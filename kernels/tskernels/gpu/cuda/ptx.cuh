@@ -132,6 +132,14 @@ __device__ __forceinline__ void arrive(int barrier, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// --- launches that overlap: nothing happens where a launch is no dependent, or has none ---
+
+// The next launch may begin when every block of this one has said so or has ended: it comes where there is room.
+__device__ __forceinline__ void let_next_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// Until the launches before have ended, and what they wrote is there.
+__device__ __forceinline__ void wait_for_launches() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // --- registers: a warpgroup gives some to others, or takes them ---
 
 template <int count>
@@ -142,14 +150,6 @@ __device__ __forceinline__ void take_registers() {
 template <int count>
 __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
-}
-
-// --- launches that overlap ---
-
-// The launch after this one may begin when all blocks are here; what is next happens when the launches before have
-// ended, and what they wrote is there.
-__device__ __forceinline__ void overlap() {
-  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
 }
 
 // --- global memory, between thread blocks ---
@@ -190,6 +190,13 @@ __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;
 __device__ __forceinline__ float exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// To a unit in the last place, without the steps and the branch of a division.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
