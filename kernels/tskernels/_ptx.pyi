@@ -20,5 +20,5 @@ def run(
     unfinished: list[tuple[int, int, int]],
     /,
 ) -> dict[str, int]:
-    """Run a kernel over a grid; arrays are (contiguous array, writable, initialized), arguments refer to them by number; unfinished: (array,
-    offset, bytes) of what the launch before a dependent one may still use."""
+    """Run a kernel over a grid; arrays are (contiguous array, writable, initialized), arguments refer to them by number; unfinished:
+    (array, offset, bytes) of what the launch before a dependent one may still use."""
