@@ -1,6 +1,6 @@
 """Whether a Hopper GPU gives what the emulator does: `python benchmarks/gpu_emulated.py`, in the repository's folder.
 
-Runs the kernel of latent attention in CUDA C++ at the small shapes of the emulator's tests, the same operands in both, and prints how many
+Runs the kernels of latent attention in CUDA C++ at the small shapes of the emulator's tests, the same operands in both, and prints how many
 numbers of the results have the same bits, and the largest difference, in units of the last place of the largest number of its row: the
 device's exponential function is not the emulator's to the last bit.
 """
@@ -8,15 +8,14 @@ device's exponential function is not the emulator's to the last bit.
 from __future__ import annotations
 
 import ctypes
-import tempfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from mla_decode import Driver, compile_kernel
+from mla_decode import Driver
 from tests.gpu.kernels_of_test import Array, from_bf16
 from tests.gpu.latent_cuda import DECODES, ptx_of, run
 
@@ -66,22 +65,24 @@ def results(start: Any, kept: list[Array], *arguments: Any, **limits: Any) -> Re
 
 def main() -> None:
     torch.zeros(1, device="cuda")
-    driver, decode = Driver(), DECODES["sm90"]
+    driver = Driver()
+    kernels = driver.kernels(fp8=False)
     wrong = 0
-    with tempfile.TemporaryDirectory() as folder:
-        function = driver.load(compile_kernel(Path(folder), "mla_decode_sm90", False), "mla_decode")
-    for shape in SHAPES:
+    for name, shape in product(("sm90", "sm90_gangs"), SHAPES):
+        decode = DECODES[name]
+        started = partial(on_device, driver, kernels[decode.function])
         device: list[Array] = []
         emulator: list[Array] = []
-        error, of_logarithms, _ = run(decode, ptx_of("sm90"), *shape, start=partial(results, partial(on_device, driver, function), device))
-        run(decode, ptx_of("sm90"), *shape, start=partial(results, emulate, emulator))
+        error, of_logarithms, _ = run(decode, ptx_of(name), *shape, start=partial(results, started, device))
+        run(decode, ptx_of(name), *shape, start=partial(results, emulate, emulator))
         (found, logarithms), (wanted, other) = device, emulator
         a, b = from_bf16(found), from_bf16(wanted)
         unit = 2.0 ** (np.floor(np.log2(np.abs(b).max(1, keepdims=True))) - 7)
         most = float((np.abs(a - b) / unit).max())
         wrong += error >= MOST_ERROR or of_logarithms >= MOST_OF_LOGARITHMS or most > 1.0
         print(
-            f"{shape}: {np.mean(found == wanted):.2%} of {found.size} numbers have the same bits, the others differ by {most:.2f} at most; "
+            f"{name} {shape}: {np.mean(found == wanted):.2%} of {found.size} numbers have the same bits, "
+            f"the others differ by {most:.2f} at most; "
             f"logarithms by {np.abs(logarithms - other).max():.1e}; error of the device {error:.1e}",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Time the latent attention decode kernel in CUDA C++ on a GPU, and check it against float64 there.
+"""Time the latent attention decode kernels in CUDA C++ on a GPU, and check them against float64 there.
 
 `python benchmarks/mla_decode.py [--out FILE.json] [--records FILE.json] [--check] [--only-check] [--most N] [--fp8]
 [--flash-mla LIBRARY]` needs a Hopper GPU, nvcc and torch with CUDA. Of each case the time between two events around one launch, where the
@@ -32,6 +32,8 @@ from tskernels.gpu import latent_splits as splits
 FOLDER = Path(__file__).resolve().parent.parent / "kernels/tskernels/gpu"
 SHARED_BYTES = 232448
 LATENT, ROTATED = 512, 64
+FILES = {"mla_decode": "mla_decode_sm90", "mla_decode_gangs": "mla_decode_sm90_gangs"}
+"""Of each kernel."""
 AHEAD = 400_000
 """Cycles for which the device waits before a launch that is timed alone, so that what the host does for it is done by then."""
 
@@ -98,6 +100,12 @@ class Driver:
         if code:
             raise RuntimeError(f"{name}: error {code}")
 
+    def kernels(self, fp8: bool) -> dict[str, ctypes.c_void_p]:
+        """Those for such a cache, compiled."""
+        symbols = ("mla_decode",) if fp8 else tuple(FILES)
+        with tempfile.TemporaryDirectory() as folder:
+            return {symbol: self.load(compile_kernel(Path(folder), FILES[symbol], fp8), symbol) for symbol in symbols}
+
     def load(self, cubin: Path, symbol: str) -> ctypes.c_void_p:
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
         self.call("cuModuleLoadData", ctypes.byref(module), cubin.read_bytes())
@@ -124,20 +132,22 @@ class Driver:
 
 
 class Call:
-    """A call of the kernel on operands of a case."""
+    """A call of the kernel for a case, as `mla_cuda.py` chooses it, on operands of the case."""
 
     dependent = True
 
     def __init__(
         self,
         driver: Driver,
-        function: ctypes.c_void_p,
+        kernels: dict[str, ctypes.c_void_p],
         case: Case,
         spans: list[tuple[int, int]],
         tokens: int,
         caches: int = 1,
     ):
-        self.driver, self.function, self.case, self.spans = driver, function, case, spans
+        self.driver, self.case, self.spans = driver, case, spans
+        in_gangs = "mla_decode_gangs" in kernels and max(last - first for first, last in spans) * case.heads > splits.ROWS
+        self.function = kernels["mla_decode_gangs" if in_gangs else "mla_decode"]
         device = torch.device("cuda")
         page, lengths, heads = case.page, case.lengths, case.heads
         columns = max(-(-n // page) for n in lengths)
@@ -172,7 +182,7 @@ class Call:
         self.scale = (LATENT + ROTATED) ** -0.5
         queries = driver.map(self.q, 64, 8), driver.map(self.rotated, 64, 1)
         box = math.gcd(page, 64)
-        blocks = (4, 5) if box == 64 else (1, 1)
+        blocks = (1,) if in_gangs else (4, 5) if box == 64 else (1, 1)
         self.arguments = []
         for cache in self.caches:
             if case.fp8:
@@ -248,7 +258,7 @@ CHECKS = [  # lengths, query tokens of each, heads, page
 ]
 
 
-def check(driver: Driver, function: ctypes.c_void_p, fp8: bool, most: int | None = None) -> list[tuple[str, float, float]]:
+def check(driver: Driver, kernels: dict[str, ctypes.c_void_p], fp8: bool, most: int | None = None) -> list[tuple[str, float, float]]:
     """most: so many shapes, the first ones."""
     found = []
     for lengths, queries, heads, page in CHECKS[:most]:
@@ -257,7 +267,7 @@ def check(driver: Driver, function: ctypes.c_void_p, fp8: bool, most: int | None
             for count in queries:
                 spans.append((at + gap, at + gap + count))
                 at += gap + count
-            call = Call(driver, function, Case("check", lengths, heads, 0, page, fp8), spans, at + gap)
+            call = Call(driver, kernels, Case("check", lengths, heads, 0, page, fp8), spans, at + gap)
             bits = []
             for _ in range(3):
                 call.out.fill_(math.nan)
@@ -273,12 +283,12 @@ def check(driver: Driver, function: ctypes.c_void_p, fp8: bool, most: int | None
     return found
 
 
-def measure(driver: Driver, function: ctypes.c_void_p, case: Case, flash_mla: Path | None) -> dict[str, Any]:
+def measure(driver: Driver, kernels: dict[str, ctypes.c_void_p], case: Case, flash_mla: Path | None) -> dict[str, Any]:
     cache_bytes = sum(case.lengths) * (LATENT + ROTATED) * (1 if case.fp8 else 2)
     caches = max(1, min(40, -(-400_000_000 // cache_bytes)))
     count = len(case.lengths)
     spans = [(i * case.queries, (i + 1) * case.queries) for i in range(count)]
-    call = Call(driver, function, case, spans, count * case.queries, caches)
+    call = Call(driver, kernels, case, spans, count * case.queries, caches)
     times = time_launches(call.launch, caches)
     flops = 2 * case.heads * case.queries * sum(case.lengths) * (2 * LATENT + ROTATED)
     found: dict[str, Any] = {
@@ -388,10 +398,9 @@ def main() -> None:
     torch.manual_seed(0)
     torch.zeros(1, device="cuda")
     driver = Driver()
-    with tempfile.TemporaryDirectory() as folder:
-        function = driver.load(compile_kernel(Path(folder), "mla_decode_sm90", options.fp8), "mla_decode")
+    kernels = driver.kernels(options.fp8)
     if options.check or options.only_check:
-        for name, error, logarithm in check(driver, function, options.fp8, options.most):
+        for name, error, logarithm in check(driver, kernels, options.fp8, options.most):
             print(f"{name:70} {error:.2e} {logarithm:.1e}{'' if error < 4e-3 and logarithm < 1e-3 else '  WRONG'}", flush=True)
     if options.only_check:
         return
@@ -399,7 +408,7 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}: copy {copy:.2f} TB/s")
     rows, cases = [], [replace(case, fp8=options.fp8) for case in CASES]
     for case in cases:
-        found = measure(driver, function, case, options.flash_mla)
+        found = measure(driver, kernels, case, options.flash_mla)
         facts = {"batch": len(case.lengths), "heads": case.heads, "queries": case.queries}
         rows.append({"case": case.name, **facts, **found})
         alone = f"{found['microseconds']:8.1f} us {found['terabytes']:.2f} TB/s {found['teraflops']:4.0f} TFLOP/s"

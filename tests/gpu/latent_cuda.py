@@ -39,6 +39,7 @@ class Decode:
 
 DECODES = {
     "sm90": Decode("mla_decode_sm90.cu", "mla_decode", "90a", 384, ((64, 4), (64, 5))),
+    "sm90_gangs": Decode("mla_decode_sm90_gangs.cu", "mla_decode_gangs", "90a", 384, ((64, 1),)),
     "sm90_fp8": Decode("mla_decode_sm90.cu", "mla_decode", "90a", 384, ()),
     "sm100": Decode("mla_decode_sm100.cu", "mla_decode", "100a", 256, ((64, 9),)),
     "sm100_fp8": Decode("mla_decode_sm100.cu", "mla_decode", "100a", 384, ()),

@@ -58,9 +58,10 @@ def _fits(call: Call) -> bool:
     compilers=("nvcc",),
 )
 def mla_decode_sm90(call: Call, target: Target) -> Plan:
-    """Halves of a tile are loaded on their own, four and five blocks of columns."""
-    halves = {"cache_left": _cache(4), "cache_right": _cache(5)}
-    return _plan(call, {1: _Kernel("sm90", "mla_decode", 12, halves, dependent=True, early=(2, 5))})
+    """Where a sequence has more rows than one block multiplies, tensor cores are the limit, and another order of work is better."""
+    halves, blocks = {"cache_left": _cache(4), "cache_right": _cache(5)}, {"cache": _cache(1)}
+    few = _Kernel("sm90", "mla_decode", 12, halves, dependent=True, early=(2, 5))
+    return _plan(call, _by_rows(call, few, _Kernel("sm90_gangs", "mla_decode_gangs", 12, blocks, dependent=True, early=(2, 5))))
 
 
 @gpu_kernel(
@@ -107,10 +108,9 @@ def mla_decode_fp8_sm100(call: Call, target: Target) -> Plan:
 )
 def mla_decode_sm100(call: Call, target: Target) -> Plan:
     """Where a sequence has more rows than one block multiplies, pairs of blocks do."""
-    heads = size(call, 0, 1)
     blocks = _Kernel("sm100", "mla_decode", 8, {"cache": _cache(9)})
     pairs = _Kernel("sm100_pairs", "mla_decode_pairs", 8, {"keys": _cache(9, _BLOCK // 2), "values": _cache(4)}, together=2)
-    return _plan(call, {ROWS // heads + 1: pairs} if heads > ROWS else {1: blocks, ROWS // heads + 1: pairs})
+    return _plan(call, _by_rows(call, blocks, pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,12 @@ class _Kernel:
     constants: Mapping[str, int] = field(default_factory=dict)
     dependent: bool = False
     early: tuple[int, ...] = ()
+
+
+def _by_rows(call: Call, few: _Kernel, many: _Kernel) -> Mapping[int, _Kernel]:
+    """Kernels for sequences of up to 64 rows, and for those of more."""
+    heads = size(call, 0, 1)
+    return {ROWS // heads + 1: many} if heads > ROWS else {1: few, ROWS // heads + 1: many}
 
 
 def _plan(call: Call, kernels: Mapping[int, _Kernel]) -> Plan:

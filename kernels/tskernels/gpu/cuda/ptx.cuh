@@ -108,6 +108,12 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int x
       : "memory");
 }
 
+// A box into the second-level cache.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap& map, int x, int y, int z) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+
 // As `load_box`, by a block of a pair; the bytes count towards the leader's barrier.
 __device__ __forceinline__ void load_box_for_leader(void* to, const CUtensorMap& map, int x, int y, int z,
                                                     uint64_t& barrier) {

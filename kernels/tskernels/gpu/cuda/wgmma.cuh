@@ -13,6 +13,12 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address, int block_bytes
   return swizzle_128 | eight_rows << 32 | static_cast<uint64_t>(block_bytes >> 4) << 16 | (address & 0x3ffff) >> 4;
 }
 
+// The descriptor of what lies so many bytes after: one addition between products, which have to be fed every 32 cycles.
+__device__ __forceinline__ uint64_t advance(uint64_t descriptor, int bytes) {
+  const uint32_t low = static_cast<uint32_t>(descriptor) + (bytes >> 4);  // no carry: addresses have 18 bits
+  return descriptor >> 32 << 32 | low;
+}
+
 // Registers are ready to be used by the products that follow.
 __device__ __forceinline__ void fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
