@@ -95,8 +95,9 @@ def test_one_long_sequence_fills_the_device(keys: int, multiprocessors: int) -> 
     sequences=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 70)), min_size=1, max_size=8),
     multiprocessors=st.sampled_from([1, 132]),
     heads=st.sampled_from([8, 16, 128]),
+    page=st.sampled_from([1, 16, 24, 32, 64, 96, 128]),
 )
-def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multiprocessors: int, heads: int) -> None:
+def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multiprocessors: int, heads: int, page: int) -> None:
     step = step_of(sequences, [1] * len(sequences), multiprocessors)
     i32 = "i32"
     operands = (
@@ -106,14 +107,16 @@ def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multipro
     plan = latent_attention(Call("ts::latent_attention", operands, {"scale": 0.1, "window": 0}), gpu("sm_90a"))
     [prepared] = plan.prepared
     tokens, count = step.sizes["T"], step.sizes["S"]
-    shapes = [[tokens, heads, 512], [tokens, heads, 64], [9, 64, 576], [count, 2], [count], [count, 9]]
+    shapes = [[tokens, heads, 512], [tokens, heads, 64], [9, page, 576], [count, 2], [count], [count, 9]]
     numbers: dict[str, Any] = dict(prepared.keywords)
     made = work(step, **numbers)
     assert len(made) <= value(of_operands(prepared.capacity, shapes, shapes), step.sizes)
-    for launch in plan.variants[-1].launches:
-        blocks = value(of_operands(launch.grid[0], shapes, shapes), step.sizes)
-        number = 2 if launch.source.function == "combine" else int(launch.constants["WIDE"])
-        assert made[number] <= blocks
+    *forms, joining = [(launch, value(of_operands(launch.grid[0], shapes, shapes), step.sizes)) for launch in plan.variants[-1].launches]
+    [(attending, blocks)] = [form for form in forms if form[1]]  # by what pages are like
+    assert (attending.constants["TOGETHER"] == 64) == (page % 64 == 0)
+    assert made[0] <= blocks
+    assert made[1] == 0
+    assert made[2] <= joining[1]
 
 
 def test_a_sequence_is_expanded_where_that_spares_enough_multiplications() -> None:
