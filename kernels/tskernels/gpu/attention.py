@@ -58,13 +58,18 @@ def _is_ahead(call: Call, target: Target) -> bool:
 
 
 def _latent_forms(call: Call, target: Target) -> tuple[Form, ...]:
-    """By whether pages have whole tiles or only parts of them."""
+    """By whether pages have whole tiles, parts of them, or neither."""
     if not _is_ahead(call, target):
         return (Form({"TOGETHER": 1, "BUFFERS": 0}),)
     keys = _latent_tiles(call, target).wide.keys
-    pages = cdiv(keys, common_divisor(Dimension(2, 1), keys))  # that a tile is in, where they begin with its parts
-    whole, parts = smaller(1, cdiv(2, pages) // 2), smaller(1, pages // 2)
-    return Form({"TOGETHER": keys, "BUFFERS": _BUFFERS}, whole), Form({"TOGETHER": _PART, "BUFFERS": _BUFFERS}, parts)
+    common = common_divisor(Dimension(2, 1), keys)
+    cuts = cdiv(keys, common)  # into so many parts of tiles and pages
+    where = {
+        keys: common // keys,
+        _PART: smaller(1, common // _PART) * smaller(1, cuts // 2),
+        1: smaller(1, cuts // (keys // _PART * 2)),
+    }
+    return tuple(Form({"TOGETHER": together, "BUFFERS": _BUFFERS}, runs) for together, runs in where.items())
 
 
 @cache_kernel("ts::attention", 1, cost=attention_bound)

@@ -277,18 +277,18 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, LATENT_PADDED], tl.float32)
     if BUFFERS:
-        seen = begin
-        if page_size % TOGETHER == 0:
+        seen, totals = begin, tl.zeros([ROWS, KEYS], tl.float32)
+        if TOGETHER > 1:
             oldest = tl.load(record + 4) + tl.load(record + 2) // HEADS
             seen = tl.maximum(tl.minimum(end, oldest + 1) - begin, 0) // KEYS * KEYS + begin
-        totals = tl.zeros([ROWS, KEYS], tl.float32)
-        largest, totals, sums = attended_ahead(queries, turning, row, largest, totals, sums, cache, table, page_size, begin, seen, True,
-                                               LATENT, LATENT_PADDED, ROTATED, ROTATED_PADDED, SCALE, ROWS, KEYS, TOGETHER,
-                                               BUFFERS)  # fmt: skip
+            largest, totals, sums = attended_ahead(queries, turning, row, largest, totals, sums, cache, table, page_size, begin, seen, True,
+                                                   LATENT, LATENT_PADDED, ROTATED, ROTATED_PADDED, SCALE, ROWS, KEYS, TOGETHER,
+                                                   BUFFERS)  # fmt: skip
         totals = tl.where(tl.arange(0, PART)[None, :] == 0, tl.sum(totals, 1)[:, None], 0.0)
         position = tl.load(record + 4) + (tl.load(record + 2) + row) // HEADS
         largest, totals, sums = attended_ahead(queries, turning, position, largest, totals, sums, cache, table, page_size, seen, end, False,
-                                               LATENT, LATENT_PADDED, ROTATED, ROTATED_PADDED, SCALE, ROWS, PART, 1, BUFFERS)  # fmt: skip
+                                               LATENT, LATENT_PADDED, ROTATED, ROTATED_PADDED, SCALE, ROWS, PART,
+                                               PART if TOGETHER > 1 else 1, BUFFERS)  # fmt: skip
         total = tl.sum(totals, 1)
     else:
         position = tl.load(record + 4) + member // HEADS

@@ -13,8 +13,8 @@ _BLOCKS: Final = 8
 """Thread blocks that share the rows of a tile."""
 _AT_ONCE: Final = 8192
 """Elements that one loads at once: of many parts, where it has few rows. Both are as measured on an H100."""
-_OF_A_BLOCK: Final = 2048
-"""Elements of the result, at most, where a row has fewer."""
+_OWN: Final = 512
+"""Elements of a row from which on a block has one alone: as measured on an H100, too, where one sequence has many parts."""
 _OF_A_WARP: Final = 512
 """Elements of the result: their sums lie in registers, beside what is loaded."""
 
@@ -43,4 +43,4 @@ def combine(
 
 def _rows(rows: int, width: int) -> int:
     """That a block joins of a tile."""
-    return max(1, min(padded(-(-rows // _BLOCKS)), _OF_A_BLOCK // width))
+    return padded(-(-rows // _BLOCKS)) if width < _OWN else 1

@@ -114,7 +114,8 @@ def weigh_apart(scores, largest, totals):
 def _weighed(scores, largest):
     new = tl.maximum(largest, tl.max(scores, 1))
     base = tl.where(new == -float("inf"), 0.0, new)
-    return tl.exp2(scores - base[:, None]), tl.exp2(largest - base), new
+    kept = tl.exp2(largest - base)
+    return tl.exp2(scores - base[:, None]), kept, new
 
 
 @triton.jit
