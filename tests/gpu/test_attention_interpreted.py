@@ -121,6 +121,11 @@ def test_latent_attention(
     agree_on_latents(sequences, page_size, heads, width, dtype, window, seed)
 
 
+@pytest.mark.parametrize("page_size", [8, 16, 48, 64, 128])
+def test_latents_of_several_tiles_in_whole_pages_and_parts_of_them(page_size: int) -> None:
+    agree_on_latents([(330, 1), (190, 5), (0, 70)], page_size, 16, 64, "bf16", 0, 0)
+
+
 @few
 @given(
     sequences=sequences,

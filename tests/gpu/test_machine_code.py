@@ -197,6 +197,8 @@ def _faults(architecture: str, launch: Launch, code: MachineCode) -> Iterator[st
         expected = "HGMMA" if architecture == "sm_90a" else "UTC"
         if not code.count(expected):
             yield f"no {expected}"
+        if code.count("WARPGROUP") > code.count("HGMMA"):  # where registers are short, the assembler waits after each
+            yield "products wait for each other"
     elif is_matrix and not is_narrow and not code.count("HMMA"):
         yield f"no HMMA in {function}"
     if launch.dependent:

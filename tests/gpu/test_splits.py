@@ -97,8 +97,9 @@ def test_one_long_sequence_fills_the_device(keys: int, multiprocessors: int) -> 
     sequences=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 70)), min_size=1, max_size=8),
     multiprocessors=st.sampled_from([1, 132]),
     heads=st.sampled_from([8, 16, 128]),
+    page=st.sampled_from([1, 16, 24, 32, 64, 96, 128]),
 )
-def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multiprocessors: int, heads: int) -> None:
+def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multiprocessors: int, heads: int, page: int) -> None:
     step = step_of(sequences, [1] * len(sequences), multiprocessors)
     i32 = "i32"
     operands = (
@@ -108,14 +109,16 @@ def test_a_plan_has_room_for_any_step(sequences: list[tuple[int, int]], multipro
     plan = latent_attention(Call("ts::latent_attention", operands, {"scale": 0.1, "window": 0}), gpu("sm_90a"))
     [prepared] = plan.prepared
     tokens, count = step.sizes["T"], step.sizes["S"]
-    shapes = [[tokens, heads, 512], [tokens, heads, 64], [9, 64, 576], [count, 2], [count], [count, 9]]
+    shapes = [[tokens, heads, 512], [tokens, heads, 64], [9, page, 576], [count, 2], [count], [count, 9]]
     numbers: dict[str, Any] = dict(prepared.keywords)
     made = work(step, **numbers)
     assert len(made) <= value(of_operands(prepared.capacity, shapes, shapes), step.sizes)
-    for launch in plan.variants[-1].launches:
-        blocks = value(of_operands(launch.grid[0], shapes, shapes), step.sizes)
-        number = 2 if launch.source.function == "combine" else int(launch.constants["WIDE"])
-        assert made[number] <= blocks
+    *forms, joining = [(launch, value(of_operands(launch.grid[0], shapes, shapes), step.sizes)) for launch in plan.variants[-1].launches]
+    [(attending, blocks)] = [form for form in forms if form[1]]  # by what pages are like
+    assert attending.constants["TOGETHER"] == next(n for n in (64, 16, 1) if page % n == 0)
+    assert made[0] <= blocks
+    assert made[1] == 0
+    assert made[2] <= joining[1]
 
 
 def test_a_sequence_is_expanded_where_that_spares_enough_multiplications() -> None:
@@ -189,6 +192,14 @@ def test_a_rank_that_has_some_of_the_rows_has_tiles_of_these_alone(shard: int) -
     tiles = made[1 : 1 + made[0, 0] + made[0, 1]]
     assert set(tiles[:, 0].tolist()) == {shard}
     assert sorted(token * 4 + row + r for _, token, row, rows, *_ in tiles.tolist() for r in range(rows)) == [*range(32)]
+
+
+def test_a_rank_that_has_few_rows_of_a_step_has_tiles_of_the_kind_that_the_step_launches() -> None:
+    """With more heads to a key than narrow rows, a step of so many tokens launches wide tiles alone."""
+    keywords: dict[str, Any] = {"heads": 1, "group": 48, "narrow": 16, "wide": 128, "wide_from": 32, "unit": 128, "blocks": 2, "window": 0}
+    make = preparing(Prepared("work", "tskernels.gpu.splits:work", keywords, 0), {"T": 40, "S": 2, "P": 4, "SMS": 132}, 20, 1, 10**6)
+    narrow, wide, *_ = make([(0, 20), (20, 40)], [20, 20]).tolist()
+    assert (narrow, wide > 0) == (0, True)
 
 
 @few

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from tskernels.cache_layouts import FP8_CACHE
 from tskernels.cost import attention_bound, latent_attention_bound, sink_attention_bound
 from tskernels.gpu.launch import Argument, Operand, Plan, Scalar
-from tskernels.gpu.sizes import Dimension
-from tskernels.gpu.split_attention import SplitAttention, Tile, Tiles, paged, split_plan
+from tskernels.gpu.sizes import Dimension, cdiv, common_divisor, smaller
+from tskernels.gpu.split_attention import Form, SplitAttention, Tile, Tiles, paged, split_plan
 from tskernels.gpu.triton_entry import cache_kernel, is_hopper, is_nvidia, number, padded, size, stride
 from tskernels.registry import Call
 from tskernels.target import Target
+
+_BUFFERS: Final = 2
+"""Tiles of latents that shared memory has room for beside the queries."""
+_PART: Final = 16
+"""Keys that are looked up at once where a page has no whole tile."""
 
 
 def _tiles(call: Call, target: Target) -> Tiles:
@@ -36,8 +44,32 @@ def _latent_tiles(call: Call, target: Target) -> Tiles:
     if call.operands[2].layout == FP8_CACHE:  # what is widened lies in registers, beside the sums
         narrow, wide = (Tile(16, 32, 8, 2), Tile(32, 32, 8, 2)) if is_nvidia(target) else (Tile(16, 32, 4, 1), Tile(32, 16, 4, 1))
         return Tiles(narrow, wide, 1, 1, 1)
+    if _is_ahead(call, target):  # one row tile of memory's pace has room for 64 rows
+        one = Tile(64, 64, 8, _BUFFERS)
+        return Tiles(one, one, 1, 1, 1)
     wide = Tile(64, 64, 8, 3) if is_hopper(target) else Tile(64, 32, 8, stages) if is_nvidia(target) else Tile(32, 32, 4, 1)
     return Tiles(Tile(16, 32, 4, stages), wide, 1, 2 if is_nvidia(target) else 1, 1)
+
+
+def _is_ahead(call: Call, target: Target) -> bool:
+    """Whether a tile is loaded while another is computed with: tiles of 64 rows and keys, all of which rows see but for the newest."""
+    is_plain = not number(call, "window") and call.operands[2].layout != FP8_CACHE
+    return is_hopper(target) and is_plain and call.operands[0].dtype != "f32"
+
+
+def _latent_forms(call: Call, target: Target) -> tuple[Form, ...]:
+    """By whether pages have whole tiles, parts of them, or neither."""
+    if not _is_ahead(call, target):
+        return (Form({"TOGETHER": 1, "BUFFERS": 0}),)
+    keys = _latent_tiles(call, target).wide.keys
+    common = common_divisor(Dimension(2, 1), keys)
+    cuts = cdiv(keys, common)  # into so many parts of tiles and pages
+    where = {
+        keys: common // keys,
+        _PART: smaller(1, common // _PART) * smaller(1, cuts // 2),
+        1: smaller(1, cuts // (keys // _PART * 2)),
+    }
+    return tuple(Form({"TOGETHER": together, "BUFFERS": _BUFFERS}, runs) for together, runs in where.items())
 
 
 @cache_kernel("ts::attention", 1, cost=attention_bound)
@@ -71,6 +103,5 @@ def latent_attention(call: Call, target: Target) -> Plan:
         "page_size": Scalar(Dimension(2, 1)),
     }
     tiles = _latent_tiles(call, target)
-    from_ = int(number(call, "expanded_from", 0))
-    attention = SplitAttention("attend_latent", arguments, strides, constants, tiles, 2, 3, 1, heads, latent, expanded_from=from_)
-    return split_plan(call, attention)
+    attention = SplitAttention("attend_latent", arguments, strides, constants, tiles, 2, 3, 1, heads, latent)
+    return split_plan(call, replace(attention, expanded_from=int(number(call, "expanded_from", 0)), forms=_latent_forms(call, target)))

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from tskernels.gpu import splits
-from tskernels.gpu.functions_triton import LOG2_E, capped, overlap, product, weigh
+from tskernels.gpu.functions_triton import LOG2_E, capped, overlap, product, weigh, weigh_apart
 
 RECORD = tl.constexpr(splits.RECORD)
 PART = tl.constexpr(splits.PART)
@@ -179,11 +179,112 @@ def attend(q, cache, sinks, tables, work, out, partials, logs, q_token, q_head, 
 
 
 @triton.jit
+def looked_up(table, key, end, page_size):
+    """The pages of keys, and where in these they are."""
+    number = key // page_size
+    return tl.load(table + number, mask=key < end, other=0), key - number * page_size
+
+
+@triton.jit
+def first_rows(page, inside, page_size, KEYS: tl.constexpr, TOGETHER: tl.constexpr, WIDTH: tl.constexpr):
+    """Of a tile's keys, whose every TOGETHER lie side by side: where they begin, in elements, from an address that all have in common."""
+    first = page.to(tl.int64) * page_size + inside
+    if TOGETHER == KEYS:
+        return first * WIDTH, tl.arange(0, KEYS).to(tl.int64) * WIDTH
+    elif TOGETHER == 1:
+        return 0, first * WIDTH
+    else:
+        return 0, tl.reshape(first[:, None] + tl.arange(0, TOGETHER)[None, :], [KEYS]) * WIDTH
+
+
+@triton.jit
+def only_seen(scores, key, position, end, WINDOW: tl.constexpr):
+    seen = (key < end)[None, :] & (key[None, :] <= position[:, None])
+    if WINDOW > 0:
+        seen &= position[:, None] - key[None, :] < WINDOW
+    return tl.where(seen, scores, -float("inf"))
+
+
+@triton.jit
+def attended_latents(queries, turning, position, largest, total, sums, cache, table, page_size, begin, end,
+                     LATENT: tl.constexpr, LATENT_PADDED: tl.constexpr, ROTATED: tl.constexpr, ROTATED_PADDED: tl.constexpr,
+                     SCALE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
+    """`attended` for rows that are key and value."""
+    column, turned = tl.arange(0, LATENT_PADDED), tl.arange(0, ROTATED_PADDED)
+    for start in range(begin, end, KEYS):
+        key = start + tl.arange(0, KEYS)
+        there = key < end
+        page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
+        place = (page * page_size + key % page_size) * (LATENT + ROTATED)
+        latent = tl.load(cache + place[:, None] + column[None, :], mask=within(there, column, LATENT, LATENT_PADDED), other=0.0)
+        keys = tl.load(cache + place[:, None] + LATENT + turned[None, :], mask=within(there, turned, ROTATED, ROTATED_PADDED), other=0.0)
+        latent, keys = latent.to(queries.dtype), keys.to(queries.dtype)
+        scores = product(queries, tl.trans(latent), tl.zeros([ROWS, KEYS], tl.float32))
+        scores = product(turning, tl.trans(keys), scores) * (SCALE * LOG2_E)
+        weights, kept, largest, total = weigh(only_seen(scores, key, position, end, WINDOW), largest, total)
+        sums = product(weights.to(latent.dtype), latent, sums * kept[:, None])
+    return largest, total, sums
+
+
+@triton.jit
+def attended_ahead(queries, turning, position, largest, totals, sums, cache, table, page_size, begin, end, SEES_ALL: tl.constexpr,
+                   LATENT: tl.constexpr, LATENT_PADDED: tl.constexpr, ROTATED: tl.constexpr, ROTATED_PADDED: tl.constexpr,
+                   SCALE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, TOGETHER: tl.constexpr,
+                   BUFFERS: tl.constexpr):  # fmt: skip
+    """`attended_latents` with the next tile of keys loaded while this one is computed with. TOGETHER: keys that lie side by side, and begin
+    with a page or a part of it; BUFFERS: tiles in shared memory.
+
+    Both branches are always taken, which Triton (3.6 to 3.8) does not see. It asks for a tile after what uses the one before, unless
+    that is in a branch. And it has all warps take other rows in a product that leads to another one in the same block of code, so that
+    of 8 warps half would do what the others do, with 64 rows: scores in a branch of their own, of two products that are scaled apart,
+    are shared out by keys. Pages are looked up an iteration ahead, so that no address waits for them; weights are added up by columns, in
+    totals [ROWS, KEYS], so that warps wait for each other once less."""
+    column, turned = tl.arange(0, LATENT_PADDED), tl.arange(0, ROTATED_PADDED)
+    if TOGETHER == KEYS:
+        number, inside = begin // page_size, begin % page_size
+        page = tl.load(table + number, mask=begin < end, other=0)
+    else:
+        part = tl.arange(0, KEYS // TOGETHER) * TOGETHER
+        page, inside = looked_up(table, begin + part, end, page_size)
+    for start in tl.range(begin, end, KEYS, num_stages=BUFFERS):
+        key = start + tl.arange(0, KEYS)
+        first, row = first_rows(page, inside, page_size, KEYS, TOGETHER, LATENT + ROTATED)
+        if TOGETHER == KEYS:  # without a division, which takes long
+            inside += KEYS
+            number += (inside == page_size).to(tl.int32)
+            inside = tl.where(inside == page_size, 0, inside)
+            page = tl.load(table + number, mask=start + KEYS < end, other=0)
+        else:
+            page, inside = looked_up(table, start + KEYS + part, end, page_size)
+        at = cache + first
+        if SEES_ALL and LATENT == LATENT_PADDED and ROTATED == ROTATED_PADDED:
+            latent = tl.load(at + (row[:, None] + column[None, :]))
+            keys = tl.load(at + (row[:, None] + (LATENT + turned)[None, :]))
+        else:
+            mask = within(key < end, column, LATENT, LATENT_PADDED)
+            latent = tl.load(at + (row[:, None] + column[None, :]), mask=mask, other=0.0)
+            mask = within(key < end, turned, ROTATED, ROTATED_PADDED)
+            keys = tl.load(at + (row[:, None] + (LATENT + turned)[None, :]), mask=mask, other=0.0)
+        latent_columns, key_columns = tl.trans(latent), tl.trans(keys)
+        scores = tl.zeros([ROWS, KEYS], tl.float32)
+        if start < end:
+            if start >= begin:
+                of_latent, of_rotated = product(queries, latent_columns, scores), product(turning, key_columns, scores)
+                scores = of_latent * (SCALE * LOG2_E) + of_rotated * (SCALE * LOG2_E)
+            if not SEES_ALL:
+                scores = only_seen(scores, key, position, end, 0)
+            weights, kept, largest, totals = weigh_apart(scores, largest, totals)
+            sums = product(weights.to(latent.dtype), latent, sums * kept[:, None])
+    return largest, totals, sums
+
+
+@triton.jit
 def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token, q_head, r_token, r_head, page_size, table_row,
                   WIDE: tl.constexpr, HEADS: tl.constexpr, LATENT: tl.constexpr, LATENT_PADDED: tl.constexpr, ROTATED: tl.constexpr,
-                  ROTATED_PADDED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr,
+                  ROTATED_PADDED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr, TOGETHER: tl.constexpr, BUFFERS: tl.constexpr,
                   ROWS: tl.constexpr, KEYS: tl.constexpr, ROOM: tl.constexpr, DEPENDENT: tl.constexpr = False):  # fmt: skip
-    """One split of one tile: a cache row [C + R] is every head's key, its first C their value, which is read once for both."""
+    """One split of one tile: a cache row [C + R] is every head's key, its first C their value, which is read once for both. BUFFERS, where
+    not 0: the next tile is loaded ahead (`attended_ahead`), where every row sees it; what is left comes by few keys."""
     overlap(DEPENDENT)
     index = tl.program_id(0)
     if index >= tl.load(work + WIDE):
@@ -197,28 +298,29 @@ def attend_latent(q, rotated, cache, tables, work, out, partials, logs, q_token,
     queries = tl.load(q + first[:, None] + column[None, :], mask=within(inside, column, LATENT, LATENT_PADDED), other=0.0)
     first = token * r_token + head * r_head
     turning = tl.load(rotated + first[:, None] + turned[None, :], mask=within(inside, turned, ROTATED, ROTATED_PADDED), other=0.0)
-    position = tl.load(record + 4) + member // HEADS
     begin, end = tl.load(record + 5), tl.load(record + 6)
     table = tables + tl.load(record).to(tl.int64) * table_row
     largest = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, LATENT_PADDED], tl.float32)
-    for start in range(begin, end, KEYS):
-        key = start + tl.arange(0, KEYS)
-        there = key < end
-        page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
-        place = (page * page_size + key % page_size) * (LATENT + ROTATED)
-        latent = tl.load(cache + place[:, None] + column[None, :], mask=within(there, column, LATENT, LATENT_PADDED), other=0.0)
-        keys = tl.load(cache + place[:, None] + LATENT + turned[None, :], mask=within(there, turned, ROTATED, ROTATED_PADDED), other=0.0)
-        latent, keys = latent.to(queries.dtype), keys.to(queries.dtype)
-        scores = product(queries, tl.trans(latent), tl.zeros([ROWS, KEYS], tl.float32))
-        scores = product(turning, tl.trans(keys), scores) * (SCALE * LOG2_E)
-        seen = there[None, :] & (key[None, :] <= position[:, None])
-        if WINDOW > 0:
-            seen &= position[:, None] - key[None, :] < WINDOW
-        scores = tl.where(seen, scores, -float("inf"))
-        weights, kept, largest, total = weigh(scores, largest, total)
-        sums = product(weights.to(latent.dtype), latent, sums * kept[:, None])
+    if BUFFERS:
+        seen, totals = begin, tl.zeros([ROWS, KEYS], tl.float32)
+        if TOGETHER > 1:
+            oldest = tl.load(record + 4) + tl.load(record + 2) // HEADS
+            seen = tl.maximum(tl.minimum(end, oldest + 1) - begin, 0) // KEYS * KEYS + begin
+            largest, totals, sums = attended_ahead(queries, turning, row, largest, totals, sums, cache, table, page_size, begin, seen, True,
+                                                   LATENT, LATENT_PADDED, ROTATED, ROTATED_PADDED, SCALE, ROWS, KEYS, TOGETHER,
+                                                   BUFFERS)  # fmt: skip
+        totals = tl.where(tl.arange(0, PART)[None, :] == 0, tl.sum(totals, 1)[:, None], 0.0)
+        position = tl.load(record + 4) + (tl.load(record + 2) + row) // HEADS
+        largest, totals, sums = attended_ahead(queries, turning, position, largest, totals, sums, cache, table, page_size, seen, end, False,
+                                               LATENT, LATENT_PADDED, ROTATED, ROTATED_PADDED, SCALE, ROWS, PART,
+                                               PART if TOGETHER > 1 else 1, BUFFERS)  # fmt: skip
+        total = tl.sum(totals, 1)
+    else:
+        position = tl.load(record + 4) + member // HEADS
+        largest, total, sums = attended_latents(queries, turning, position, largest, total, sums, cache, table, page_size, begin, end,
+                                                LATENT, LATENT_PADDED, ROTATED, ROTATED_PADDED, SCALE, WINDOW, ROWS, KEYS)  # fmt: skip
     store_result(sums, largest, total, record, 0, out, partials, logs, row, column, inside, 1, 1, HEADS, LATENT, LATENT_PADDED, ROOM)
 
 

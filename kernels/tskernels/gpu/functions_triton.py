@@ -99,11 +99,23 @@ def capped(scores, SOFTCAP: tl.constexpr):
 def weigh(scores, largest, total):
     """Scores in powers of two: weights, what went before times which it is to be, and the new largest and total. Rows that have seen
     nothing yet stay at -inf and 0."""
+    weights, kept, new = _weighed(scores, largest)
+    return weights, kept, new, total * kept + tl.sum(weights, 1)
+
+
+@triton.jit
+def weigh_apart(scores, largest, totals):
+    """`weigh` with a total of each column of the tiles of scores, which are added up at the end."""
+    weights, kept, new = _weighed(scores, largest)
+    return weights, kept, new, totals * kept[:, None] + weights
+
+
+@triton.jit
+def _weighed(scores, largest):
     new = tl.maximum(largest, tl.max(scores, 1))
     base = tl.where(new == -float("inf"), 0.0, new)
     kept = tl.exp2(largest - base)
-    weights = tl.exp2(scores - base[:, None])
-    return weights, kept, new, total * kept + tl.sum(weights, 1)
+    return tl.exp2(scores - base[:, None]), kept, new
 
 
 @triton.jit

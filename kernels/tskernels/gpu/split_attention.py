@@ -52,9 +52,17 @@ class Tiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """Constants of a function, and where it runs with them: 1 there, else 0, in sizes of the call."""
+
+    constants: Mapping[str, Number]
+    runs: int | Expression = 1
+
+
+@dataclass(frozen=True, slots=True)
 class SplitAttention:
     """A function with its arguments but for those of splits; cache, spans: the operands; heads: that have keys of their own, each for a
-    group of rows a token, whose results are so wide; repeats: a block takes one narrow split after the other."""
+    group of rows a token, whose results are so wide; repeats: a block takes one narrow split after the other; forms: one of which runs."""
 
     function: str
     arguments: Mapping[str, Argument]
@@ -69,6 +77,7 @@ class SplitAttention:
     sinks: int | None = None
     expanded_from: int = 0
     repeats: bool = False
+    forms: tuple[Form, ...] = (Form({}),)
 
 
 def paged(call: Call, tiles: Tiles, *, has_sinks: bool = False) -> Plan:
@@ -110,7 +119,7 @@ def split_plan(call: Call, attention: SplitAttention) -> Plan:
         """Of splits, which are as many as there is room for, or as there are tiles."""
         return larger(room, cdiv(Dimension(0, 0) * group, tile.rows) + Dimension(attention.spans, 0) * 3 + 1)
 
-    def of(tile: Tile, is_wide: bool, blocks: Expression) -> Launch:
+    def of(tile: Tile, is_wide: bool, blocks: Expression) -> tuple[Launch, ...]:
         arguments: dict[str, Argument] = {
             **attention.arguments,
             "tables": Operand(attention.spans + 2),
@@ -122,8 +131,12 @@ def split_plan(call: Call, attention: SplitAttention) -> Plan:
             "table_row": Scalar(Stride(attention.spans + 2, 0)),
         }
         constants = {"WIDE": int(is_wide), **attention.constants, "ROWS": tile.rows, "KEYS": tile.keys, "ROOM": wide.rows}
-        function, grid = source("attention", attention.function), (blocks, heads, 1)
-        return Launch(function, grid, arguments, constants, only(types, arguments), tile.warps, tile.stages, dependent=True)
+        function, addresses = source("attention", attention.function), only(types, arguments)
+        facts = (addresses, tile.warps, tile.stages)
+        return tuple(
+            Launch(function, (blocks * form.runs, heads, 1), arguments, {**constants, **form.constants}, *facts, dependent=True)
+            for form in attention.forms
+        )
 
     combined: dict[str, Argument] = {
         "sinks": Operand(attention.sinks or 0),
@@ -147,10 +160,10 @@ def split_plan(call: Call, attention: SplitAttention) -> Plan:
         return combine(combined, result, types, room, rows, narrow.rows)
 
     device = larger(1, SMS * tiles.blocks // heads)
-    all_narrow = Variant((of(narrow, False, device if attention.repeats else capacity(narrow)), joined(narrow.rows)))
-    mixed = (of(narrow, False, device if attention.repeats else capacity(wide)),) if group <= narrow.rows else ()
+    all_narrow = Variant((*of(narrow, False, device if attention.repeats else capacity(narrow)), joined(narrow.rows)))
+    mixed = of(narrow, False, device if attention.repeats else capacity(wide)) if group <= narrow.rows else ()
     newest = narrow.rows // group + 1 if attention.repeats else 1
-    both = Variant((*mixed, of(wide, True, capacity(wide)), joined(wide.rows)), tiles.wide_from, newest)
+    both = Variant((*mixed, *of(wide, True, capacity(wide)), joined(wide.rows)), tiles.wide_from, newest)
     wide_from = tiles.wide_from if narrow != wide else NEVER
     variants = (all_narrow,) if narrow == wide else (both,) if tiles.wide_from == newest == 1 else (all_narrow, both)
     numbers = {

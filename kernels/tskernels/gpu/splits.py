@@ -19,6 +19,8 @@ import numpy.typing as npt
 from tskernels.expansion import expanded
 from tskernels.gpu.launch import StepShape
 
+WHOLE_STEP: Final = "WHOLE"
+"""Where a rank has some rows of a step: the size that says how many there are, by which what is launched is chosen."""
 PART: Final = 16
 """Keys that all splits begin with whole ones of."""
 RECORD: Final = 8
@@ -59,7 +61,8 @@ def work(
     wide_from, wide_newest: tokens of a step, and of one of its sequences, from which there are wide ones; unit: keys that a split has a
     multiple of; blocks: a multiprocessor's of narrow tiles alone; wide_blocks: where there are wide ones, 0 for as many."""
     step = absorbed(step, expanded_from)
-    some = step.sizes["T"] >= wide_from and max(1, *(last - first for first, last in step.spans)) >= wide_newest
+    tokens = step.sizes.get(WHOLE_STEP, step.sizes["T"])
+    some = tokens >= wide_from and max(1, *(last - first for first, last in step.spans)) >= wide_newest
     tiles: tuple[list[_Tile], list[_Tile]] = [], []
     for sequence, ((first, last), length) in enumerate(zip(step.spans, step.lengths, strict=True)):
         if first < last:

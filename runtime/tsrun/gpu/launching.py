@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tskernels.gpu.launch import StepShape
 from tskernels.gpu.sizes import Json, from_json, of_operands, value
+from tskernels.gpu.splits import WHOLE_STEP
 from tsrun.errors import ArtifactError
 from tsrun.gpu.device import Grid, TensorMap, Value
 from tsrun.gpu.kernels_file import (
@@ -119,7 +120,7 @@ def preparing(prepared: Prepared, sizes: Mapping[str, int], rows: int, shard: in
     if not module.startswith("tskernels."):
         raise ArtifactError(KERNELS, f"an input is made by {prepared.function!r}, which is not of tskernels", "compile the artifact again")
     function = getattr(importlib.import_module(module), name)
-    own_sizes = {**sizes, "T": rows}
+    own_sizes = {**sizes, "T": rows, WHOLE_STEP: sizes["T"]}
 
     def make(spans: list[tuple[int, int]], lengths: list[int]) -> Ints:
         first, last = shard * rows, (shard + 1) * rows
