@@ -6,28 +6,34 @@ import json
 import statistics
 import subprocess
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import torch
 
 
+def facts() -> dict[str, Any]:
+    """What the figures of a run are of."""
+    device = torch.cuda.get_device_properties(0)
+    return {
+        "date": date.today().isoformat(),
+        "device": device.name,
+        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "multiprocessors": device.multi_processor_count,
+    }
+
+
 def machine() -> dict[str, Any]:
-    """What this GPU moves and multiplies: GB/s of a copy, read and written; TFLOP/s of a product of 8,192 cubed."""
+    """That, and what this GPU moves and multiplies: GB/s of a copy, read and written; TFLOP/s of a product of 8,192 cubed."""
     source = torch.randint(0, 255, (1 << 32,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     copy = _seconds(lambda: target.copy_(source), 10)
     rows, columns = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     product = _seconds(lambda: rows @ columns, 10)
-    facts = torch.cuda.get_device_properties(0)
-    return {
-        "device": facts.name,
-        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "multiprocessors": facts.multi_processor_count,
-        "copy_gb_per_second": 2 * source.numel() / copy / 1e9,
-        "matmul_tflops": 2 * 8192**3 / product / 1e12,
-    }
+    rates = {"copy_gb_per_second": 2 * source.numel() / copy / 1e9, "matmul_tflops": 2 * 8192**3 / product / 1e12}
+    return facts() | rates
 
 
 def _seconds(work: Callable[[], object], count: int) -> float:

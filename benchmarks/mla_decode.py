@@ -16,6 +16,7 @@ import json
 import math
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import gpu_machine
 import gpu_peers
 import torch
 
@@ -399,8 +401,10 @@ def main() -> None:
     torch.zeros(1, device="cuda")
     driver = Driver()
     kernels = driver.kernels(options.fp8)
+    checks = []
     if options.check or options.only_check:
         for name, error, logarithm in check(driver, kernels, options.fp8, options.most):
+            checks.append({"shape": name, "relative_error": error, "of_logarithms": logarithm})
             print(f"{name:70} {error:.2e} {logarithm:.1e}{'' if error < 4e-3 and logarithm < 1e-3 else '  WRONG'}", flush=True)
     if options.only_check:
         return
@@ -423,8 +427,9 @@ def main() -> None:
         made = records(torch.cuda.get_device_name().removeprefix("NVIDIA "), date.today().isoformat(), cases, rows)
         options.records.write_text(json.dumps(made, indent=1) + "\n")
     if options.out:
-        machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_terabytes": copy}
-        options.out.write_text(json.dumps({**machine, "cases": rows}, indent=1) + "\n")
+        command = " ".join(["python benchmarks/mla_decode.py", *(flag for flag in sys.argv[1:] if flag in ("--check", "--fp8"))])
+        found = {"command": command, **gpu_machine.facts(), "copy_terabytes": copy, "checks": checks, "cases": rows}
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cuda_launches
+import gpu_machine
 import torch
 from torch import Tensor
 
@@ -279,7 +280,7 @@ def main() -> None:
         results.append({"op": op, "kernel": "triton", "case": "1000", "good": good})
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "results": results}, file, indent=1)
+            json.dump({"command": "python benchmarks/triton_kernels.py", **gpu_machine.facts(), "results": results}, file, indent=1)
     failed = sum(not r.get("good") for r in results)
     print(f"{len(results)} cases, {failed} failed")
     raise SystemExit(bool(failed))

@@ -12,7 +12,7 @@ from tskernels.gpu.triton_entry import FLOATS, number, padded, rows, source, str
 from tskernels.registry import Call
 from tskernels.target import CUDA, Target
 
-_VERIFIED = Verification("run", "2 x NVIDIA H200", "2026-11-26")
+_VERIFIED = Verification("run", "2 x NVIDIA H200", "2026-11-27")
 _ALIGNMENT = 16
 """Bytes that a thread reads and writes at once."""
 

@@ -19,7 +19,7 @@ FLOATS: Final = ("bf16", "f16", "f32")
 MULTIPLE: Final = 8
 """Elements that rows are apart in multiples of: so widths are, of models that a GPU runs."""
 COMPILED: Final = Verification("compiled")
-RUN: Final = Verification("run", "NVIDIA H100", "2026-11-26")
+RUN: Final = Verification("run", "NVIDIA H100", "2026-11-27")
 """By benchmarks/triton_kernels.py."""
 
 
