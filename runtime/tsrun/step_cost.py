@@ -13,7 +13,7 @@ _NEW_SHARE = 0.2  # of a measurement in what is held of its number of rows
 _OTHERS_SHARE = 0.05  # and of its change in all others: what slows one step slows all
 _FORGET = 0.003  # of what was not measured, with each step, so that a depth that did not pay is tried again
 _WORTH = 1.01  # so much faster at least
-_WAITING = 1  # a prompt that waits for its first token counts as so many answers under way
+_WAITING = 6  # a prompt that waits for its first token counts as so many answers under way
 
 
 def delay_weight(num_sequences: int, num_prompts: int) -> float:
