@@ -477,7 +477,6 @@ PYBIND11_MODULE(_core, module) {
       .def("running", &running)
       .def("page_events", &page_events)
       .def_static("transitions", &transitions)
-      .def_property_readonly("num_prompts", &Scheduler::num_prompts)
       .def_property_readonly("num_waiting", &Scheduler::num_waiting)
       .def_property_readonly("num_running", &Scheduler::num_running)
       .def_property_readonly("num_free_pages", &Scheduler::num_free_pages)

@@ -49,14 +49,6 @@ bool Scheduler::is_decoding(const Entry& entry) const {
   return (entry.is<Decoding>() || entry.is<Prefilling>()) && !entry.must_land && !is_filling(entry);
 }
 
-std::int32_t Scheduler::num_prompts() {
-  const Entry* front = queue_.front();
-  const bool is_blocked = front == nullptr || is_still_blocked(*front);
-  const std::int32_t num_starting = is_blocked ? 0 : std::min(queue_.size(), slots_.num_free());
-  const auto is_under_way = [this](const Entry* entry) { return !entry->must_land && is_filling(*entry); };
-  return num_starting + static_cast<std::int32_t>(std::ranges::count_if(running_, is_under_way));
-}
-
 void Scheduler::count_due() {
   std::ranges::fill(due_rows_, 0);
   has_prompts_ = queue_.size() > 0;

@@ -76,9 +76,6 @@ class Scheduler {
   void transferred(TransferId id, bool ok);
   std::vector<PageEvent> take_events();
 
-  // Whose prompts the next step can compute: those under way, and who waits as far as there are seats, unless the first
-  // lacks something. Who waits for others to end does not wait for that step.
-  std::int32_t num_prompts();
   std::int32_t num_waiting() const { return queue_.size(); }
   std::int32_t num_running() const { return static_cast<std::int32_t>(running_.size()); }
   std::vector<Standing> running() const;  // who goes first, first

@@ -126,9 +126,6 @@ class Scheduler:
     def page_events(self) -> list[tuple[str, int, int, int, NDArray[np.int32]]]:
         """Since the last call, in order: `stored` or `removed`, rank group, block hash, parent's hash (0: none), its tokens."""
     @property
-    def num_prompts(self) -> int:
-        """Requests whose prompts the next step can compute: under way, or waiting where there are seats and pages for the first."""
-    @property
     def num_waiting(self) -> int: ...
     @property
     def num_running(self) -> int: ...

@@ -277,7 +277,7 @@ class Engine:
             drafter = self._streams[request].drafter
             if drafter is not None:
                 drafter.take(outcome.tokens(s))
-        chain = None if following is not None else self._speculation.chain(plan, outcome, self._streams, self._scheduler.num_prompts)
+        chain = None if following is not None else self._speculation.chain(plan, outcome, self._streams)
         if chain is not None:
             self._ranks.start_chain(chain)
         cached = {request: self._scheduler.cached_tokens(request) for _, request in sampled}  # a commit may end them
@@ -314,7 +314,7 @@ class Engine:
     def _propose(self) -> None:
         """Drafts for the next step; all tokens before it are known."""
         if self._speculation.is_on:
-            drafts, self._wanted = self._speculation.propose(self._streams, self._scheduler.num_prompts)
+            drafts, self._wanted = self._speculation.propose(self._streams)
             for request, tokens in drafts.items():
                 self._scheduler.draft(request, np.array(tokens, dtype=np.int32))
 
@@ -322,8 +322,7 @@ class Engine:
         """Whether the step after one is better planned when the tokens of that one are known."""
         if not self._speculation.is_on:
             return False
-        sampling = [self._streams[request] for _, request in self._sampling(plan)]
-        return self._speculation.waits(plan, self._drafts, sampling, self._scheduler.num_prompts)
+        return self._speculation.waits(plan, self._drafts, [self._streams[request] for _, request in self._sampling(plan)])
 
     def _start(self, plan: StepPlan) -> None:
         """Begin a step whose ids are all known."""

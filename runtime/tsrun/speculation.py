@@ -15,7 +15,7 @@ from tsrun.generation import Speculated
 from tsrun.guesses import GuessDrafter, GuessDrafters
 from tsrun.limits import MOST_DRAFTS
 from tsrun.lookup import LookupDrafters
-from tsrun.step_cost import StepCost, delay_weight
+from tsrun.step_cost import StepCost
 
 if TYPE_CHECKING:
     from tsrun._core import StepPlan
@@ -80,25 +80,21 @@ class Speculation:
     def drafter(self, request: GenerationRequest, ends: Collection[int]) -> Drafter | None:
         return None if self._drafters is None else self._drafters.drafter(request.prompt, request.cache_salt, ends)
 
-    def propose(self, streams: Mapping[int, Stream], num_prompts: int) -> tuple[dict[int, list[int]], dict[int, list[Branch]]]:
+    def propose(self, streams: Mapping[int, Stream]) -> tuple[dict[int, list[int]], dict[int, list[Branch]]]:
         """Drafts for the next step, which follows all tokens that the drafters have taken, of requests without any no tokens; branches of
-        them. An answer that not all tokens are allowed in has none: what it allows after a draft is known of the drafts alone.
-        num_prompts: that the step can compute, whose first tokens drafts delay."""
+        them. An answer that not all tokens are allowed in has none: what it allows after a draft is known of the drafts alone."""
         begun = {number: stream.drafter for number, stream in streams.items() if stream.drafter is not None and stream.drafter.has_begun}
         found = {number: drafter.draft(MOST_DRAFTS) for number, drafter in begun.items()}
-        weight = delay_weight(len(found), num_prompts)
-        depths = self._cost.depths(len(found), [chances for _, chances in found.values()], DRAFTED_ROWS, weight)
+        depths = self._cost.depths(len(found), [chances for _, chances in found.values()], DRAFTED_ROWS)
         proposed = {}
         for (number, (tokens, _)), depth in zip(found.items(), depths, strict=True):
             allowed = streams[number].allowed
             proposed[number] = tokens[:depth] if allowed is None or not depth else tokens[: allowed.accepts(tokens[:depth])]
         expected = len(found) + sum(sum(found[number][1][: len(tokens)]) for number, tokens in proposed.items())
-        return proposed, self._branches(proposed, {n: begun[n] for n in proposed if streams[n].allowed is None}, expected, weight)
+        return proposed, self._branches(proposed, {n: begun[n] for n in proposed if streams[n].allowed is None}, expected)
 
-    def _branches(
-        self, drafts: Mapping[int, Sequence[int]], drafters: Mapping[int, Drafter], expected: float, weight: float
-    ) -> dict[int, list[Branch]]:
-        """Those that pay. expected: tokens of a step without. weight: of its seconds."""
+    def _branches(self, drafts: Mapping[int, Sequence[int]], drafters: Mapping[int, Drafter], expected: float) -> dict[int, list[Branch]]:
+        """Those that pay. expected: tokens of a step without."""
         guessing = {number: drafter for number, drafter in drafters.items() if isinstance(drafter, GuessDrafter)}
         possible = [(number, *one) for number, drafter in guessing.items() for one in drafter.branches(drafts[number])]
         if not possible:
@@ -106,20 +102,19 @@ class Speculation:
         num_drafts = sum(map(len, drafts.values()))
         worth = [(chance, branch.num_rows) for _, branch, chance in possible]
         found: dict[int, list[Branch]] = {}
-        for index in self._cost.branches(len(drafts) + num_drafts, expected, worth, DRAFTED_ROWS - num_drafts, weight):
+        for index in self._cost.branches(len(drafts) + num_drafts, expected, worth, DRAFTED_ROWS - num_drafts):
             number, branch, _ = possible[index]
             found.setdefault(number, []).append(branch)
         return found
 
-    def waits(self, plan: StepPlan, drafts: Drafts, streams: Sequence[Stream], num_prompts: int) -> bool:
+    def waits(self, plan: StepPlan, drafts: Drafts, streams: Sequence[Stream]) -> bool:
         """Whether the step after the one that runs is better planned when the tokens of that one are known: it is likely to have drafts, or
-        what guesses must see the rows of prompts. streams: that get tokens. num_prompts: that the step after can compute."""
+        what guesses must see the rows of prompts. streams: that get tokens."""
         if drafts.tokens.size or (self._guesser is not None and self._guesser.needs_every_row and not plan.samples.all()):
             return True
         foreseen = [_foreseen(stream.drafter) for stream in streams if stream.drafter is not None]
         chances, guessed = [one for one, _ in foreseen], [one for _, one in foreseen]
-        weight = delay_weight(len(streams), num_prompts)
-        if not any(chances) or not any(self._cost.depths(len(streams), chances, DRAFTED_ROWS, weight, guessed, self._guess_cost)):
+        if not any(chances) or not any(self._cost.depths(len(streams), chances, DRAFTED_ROWS, guessed, self._guess_cost)):
             return False
         self._waits += 1
         if not self._cost.knows(len(streams)) and self._tried[len(streams)] < _PLAIN_TRIES:  # prompts may keep it from being known
@@ -132,17 +127,15 @@ class Speculation:
         if self._guesser is not None:
             self._guesser.follow(plan)
 
-    def chain(self, plan: StepPlan, outcome: Outcome, streams: Mapping[int, Stream], num_prompts: int) -> Chain | None:
-        """What is to guess the tokens after a step, whose own the drafters have taken, where that pays. streams: by their requests.
-        num_prompts: that the step which is to verify them can compute."""
+    def chain(self, plan: StepPlan, outcome: Outcome, streams: Mapping[int, Stream]) -> Chain | None:
+        """What is to guess the tokens after a step, whose own the drafters have taken, where that pays. streams: by their requests."""
         if self._guesser is None:
             return None
         found = {s: streams[int(request)].drafter for s, request in enumerate(plan.requests) if int(request) in streams}
         drafters = {s: drafter for s, drafter in found.items() if isinstance(drafter, GuessDrafter)}
         foreseen = {s: drafter.foreseen(after_next=False) for s, drafter in drafters.items() if s in outcome.came}
         chances, guessed = [one for one, _ in foreseen.values()], [one for _, one in foreseen.values()]
-        weight = delay_weight(len(foreseen), num_prompts)
-        depths = self._cost.depths(len(foreseen), chances, DRAFTED_ROWS, weight, guessed, self._guess_cost)
+        depths = self._cost.depths(len(foreseen), chances, DRAFTED_ROWS, guessed, self._guess_cost)
         wanted = {s: depth if is_guessed else 0 for s, depth, is_guessed in zip(foreseen, depths, guessed, strict=True)}
         has_prompts = plan.spans.size > 0 and int((plan.spans[:, 1] - plan.spans[:, 0] - plan.num_drafts).max()) > 1
         if not drafters or not (any(wanted.values()) or (self._guesser.needs_every_row and has_prompts)):

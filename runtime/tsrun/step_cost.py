@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from math import log
 
 _EXACT = 16  # up to so many rows each number is measured by itself, then fours
 _DOUBLES = 16  # rows that make a step as long again as one of none, where nothing is known
@@ -13,16 +12,6 @@ _NEW_SHARE = 0.2  # of a measurement in what is held of its number of rows
 _OTHERS_SHARE = 0.05  # and of its change in all others: what slows one step slows all
 _FORGET = 0.003  # of what was not measured, with each step, so that a depth that did not pay is tried again
 _WORTH = 1.01  # so much faster at least
-_WAITING = 6  # a prompt that waits for its first token counts as so many answers under way
-
-
-def delay_weight(num_sequences: int, num_prompts: int) -> float:
-    """By which power a step's seconds count against its tokens where prompts wait for its end beside its sequences; 1 where none do.
-
-    The product of the speeds of S answers, tokens / seconds each, and of P first tokens, 1 / seconds each, is greatest where tokens /
-    seconds ** (1 + P / S) is.
-    """
-    return 1 + _WAITING * num_prompts / max(1, num_sequences)
 
 
 class StepCost:
@@ -74,25 +63,21 @@ class StepCost:
         num_sequences: int,
         chances: Sequence[Sequence[float]],
         most: int,
-        weight: float = 1.0,
         guessed: Sequence[bool] = (),
         guessing: StepCost | None = None,
     ) -> list[int]:
-        """How many of each chain of drafts to verify, `most` in all, so that most tokens come in a second, or in seconds ** weight.
+        """How many of each chain of drafts to verify, `most` in all, so that most tokens come in a second.
 
         chances: of each draft, that it comes with all before it; they fall along a chain, so that the best drafts of all chains
-        are the beginnings of each. weight: see `delay_weight`. guessed: of each chain, whether a model is still to guess it; guessing: what
-        a run of that takes, which gives a draft more to each chain that is still so long.
+        are the beginnings of each. guessed: of each chain, whether a model is still to guess it; guessing: what a run of that takes, which
+        gives a draft more to each chain that is still so long.
         """
         runs: list[int] = []  # chains in each run
         taken, spent = Counter[int](), 0.0
-        if not any(chances):
-            return [0] * len(chances)
-        plain_rate, expected = num_sequences / self.seconds(num_sequences) * _WORTH, float(num_sequences)
-        best, best_score = 0, _score(num_sequences * _WORTH, self.seconds(num_sequences), weight)
+        best, best_rate, expected = 0, num_sequences / self.seconds(num_sequences) * _WORTH, float(num_sequences)
         least = [0.0] * len(chances)  # chance of what may be worth its part of a run
         if guessing is not None and guessing.is_known and any(guessed):
-            least = [weight * plain_rate * guessing.seconds(1) / sum(guessed) if one else 0.0 for one in guessed]
+            least = [best_rate * guessing.seconds(1) / sum(guessed) if one else 0.0 for one in guessed]
         kept = ((chance, -index) for index, chain in enumerate(chances) for chance in chain if chance >= least[index])
         ranked = sorted(kept, reverse=True)[:most]
         for count, (chance, negative) in enumerate(ranked, 1):
@@ -103,13 +88,13 @@ class StepCost:
                 spent += guessing.seconds(runs[depth] + 1) - (guessing.seconds(runs[depth]) if runs[depth] else 0.0)
                 runs[depth] += 1
             taken[-negative] += 1
-            score = _score(expected, self.seconds(num_sequences + count) + spent, weight)
-            if score > best_score:
-                best, best_score = count, score
+            rate = expected / (self.seconds(num_sequences + count) + spent)
+            if rate > best_rate:
+                best, best_rate = count, rate
         taken = Counter(-negative for _, negative in ranked[:best])
         return [taken[index] for index in range(len(chances))]
 
-    def branches(self, rows: int, expected: float, branches: Sequence[tuple[float, int]], most: int, weight: float = 1.0) -> list[int]:
+    def branches(self, rows: int, expected: float, branches: Sequence[tuple[float, int]], most: int) -> list[int]:
         """Which branches to verify, `most` at most, beside so many rows that are expected to bring so many tokens; by their places.
 
         branches: of each the chance that it brings a token more, and its rows.
@@ -117,15 +102,10 @@ class StepCost:
         taken: list[int] = []
         for index in sorted(range(len(branches)), key=lambda at: branches[at][0] / branches[at][1], reverse=True)[: max(0, most)]:
             chance, more = branches[index]
-            if _score(expected + chance, self.seconds(rows + more), weight) > _score(expected, self.seconds(rows), weight):
+            if (expected + chance) / self.seconds(rows + more) > expected / self.seconds(rows):
                 taken.append(index)
                 expected, rows = expected + chance, rows + more
         return taken
-
-
-def _score(tokens: float, seconds: float, weight: float) -> float:
-    """The logarithm of what is to be greatest."""
-    return log(tokens) - weight * log(seconds)
 
 
 def _measured_as(rows: int) -> int:

@@ -30,5 +30,5 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def guesses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is looked up, and every guess is verified, whether it pays or not."""
     monkeypatch.setattr(LookupDrafter, "draft", lambda self, most: ([], []))
-    monkeypatch.setattr(Speculation, "waits", lambda self, plan, drafts, streams, num_prompts: True)
+    monkeypatch.setattr(Speculation, "waits", lambda self, plan, drafts, streams: True)
     monkeypatch.setattr(StepCost, "depths", every_draft)

@@ -55,7 +55,7 @@ def came(guesses_alone: None, monkeypatch: pytest.MonkeyPatch) -> list[Grown]:
 
     monkeypatch.setattr(Branches, "keep", note)
     monkeypatch.setattr(StepCost, "depths", few)
-    monkeypatch.setattr(StepCost, "branches", lambda self, rows, expected, branches, most, weight: list(range(len(branches)))[:most])
+    monkeypatch.setattr(StepCost, "branches", lambda self, rows, expected, branches, most: list(range(len(branches)))[:most])
     return found
 
 

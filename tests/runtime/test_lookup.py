@@ -11,7 +11,7 @@ import pytest
 
 from tsrun._core import Lookup, Outputs
 from tsrun.lookup import LookupDrafters
-from tsrun.step_cost import StepCost, delay_weight
+from tsrun.step_cost import StepCost
 
 
 def lookup(prompt: Sequence[int], outputs: Outputs | None = None) -> Lookup:
@@ -171,20 +171,6 @@ def test_the_best_drafts_of_all_go_first_and_rows_are_bounded() -> None:
     cost = learned({1: 1.0, 64: 1.1})
     assert cost.depths(2, [[0.9, 0.8, 0.1], [0.5, 0.4, 0.3]], 4) == [2, 2]
     assert cost.depths(3, [[0.9] * 10, [], [0.8] * 10], 10) == [10, 0, 0]
-
-
-def test_drafts_give_way_to_prompts_that_wait() -> None:
-    """Those that bring little more than their time would without them, more of them where more prompts wait; not those for nothing."""
-    dear, chains = learned({1: 1.0, 64: 16.0}), [[0.97**n for n in range(1, 9)]] * 4
-    depths = [sum(dear.depths(4, chains, 64, delay_weight(4, waiting))) for waiting in (0, 1, 2, 4)]
-    assert depths[0] > 16
-    assert depths == sorted(depths, reverse=True)
-    assert depths[-1] == 0
-    assert learned({1: 1.0, 64: 1.1}).depths(4, chains, 64, delay_weight(4, 4)) == [8] * 4
-    assert delay_weight(16, 1) < delay_weight(4, 1), "as a share of all who wait for the step"
-    assert delay_weight(0, 5) >= 1
-    assert learned({1: 1.0, 20: 2.0}).branches(3, 2.0, [(0.6, 2)], 64) == [0]
-    assert learned({1: 1.0, 20: 2.0}).branches(3, 2.0, [(0.6, 2)], 64, delay_weight(1, 2)) == []
 
 
 def test_a_branch_is_verified_where_it_brings_more_than_its_rows_take() -> None:

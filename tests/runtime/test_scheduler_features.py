@@ -518,37 +518,6 @@ def test_drafts_take_no_row_that_another_needs() -> None:
         core.commit(plan.step, tokens(7, 7, 7), counts)
 
 
-def test_prompts_that_the_next_step_can_compute_are_counted() -> None:
-    core = scheduler(num_pages=9, depth=2)
-    assert core.num_prompts == 0
-    core.submit(1, prompt(20), 4)
-    assert core.num_prompts == 1, "waiting"
-    first = planned(core)
-    assert core.num_prompts == 1, "4 tokens are left"
-    second = planned(core)
-    assert core.num_prompts == 0, "they are under way"
-    core.submit(2, prompt(20, first=500), 4)
-    assert core.num_prompts == 1, "nobody has looked whether its pages are there"
-    for plan in (first, second):
-        core.commit(plan.step, tokens(7))
-    assert step(core) == [1]
-    assert core.num_waiting == 1
-    assert core.num_prompts == 0, "it waits for the other's end, not for the next step"
-    core.abort(1)
-    assert core.num_prompts == 1
-
-
-def test_no_more_prompts_count_than_there_are_seats() -> None:
-    core = scheduler(max_sequences=3)
-    core.submit(1, tokens(1), 4)
-    step(core)
-    for request in range(2, 6):
-        core.submit(request, tokens(request), 4)
-    assert (core.num_waiting, core.num_prompts) == (4, 2)
-    step(core)
-    assert (core.num_waiting, core.num_prompts) == (2, 0)
-
-
 def test_a_start_in_another_group_of_ranks_is_not_overlooked() -> None:
     core = scheduler(num_pages=100, max_sequences=8, max_step_tokens=32, max_context=400, num_rank_groups=2)
     core.submit(1, prompt(200, first=9000), 150)

@@ -108,18 +108,14 @@ class Oracle:
         pass
 
 
-class Oracles:
-    def __init__(self, answers: Answers, wrong: float) -> None:
-        self._answers, self._wrong = answers, wrong
-
-    def drafter(self, prompt: Sequence[int], salt: str | None, ends: Collection[int]) -> Oracle:
-        return Oracle(prompt, self._answers, self._wrong)
-
-
 @pytest.fixture
 def oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answers, float], None]:
     def install(answers: Answers, wrong: float) -> None:
-        monkeypatch.setattr(speculation, "LookupDrafters", lambda: Oracles(answers, wrong))
+        class Oracles:
+            def drafter(self, prompt: Sequence[int], salt: str | None, ends: Collection[int]) -> Oracle:
+                return Oracle(prompt, answers, wrong)
+
+        monkeypatch.setattr(speculation, "LookupDrafters", Oracles)
         monkeypatch.setattr(StepCost, "depths", every_draft)
 
     return install
@@ -284,35 +280,6 @@ def test_drafts_cost_no_prefix_that_others_could_find(toy_artifact: Path, oracle
     with Engine(toy_artifact, OFF) as engine:
         (alone,) = run(engine, [GenerationRequest([*first.prompt, *answer, 7], 10, ignore_eos=True)])
     assert tokens_of([event for event in again if event.request == number]) == tokens_of(alone)
-
-
-@pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("row_seconds", [0.25, 0.001])
-def test_drafts_that_cost_time_wait_while_a_prompt_is_computed(
-    toy_artifact: Path, monkeypatch: pytest.MonkeyPatch, row_seconds: float, depth: int
-) -> None:
-    first, second = (GenerationRequest(prompt, count, ignore_eos=True) for prompt, count in (([256, 72, 101], 90), ([256, *range(70)], 10)))
-    answers, expected = answers_without(toy_artifact, [first, second])
-    monkeypatch.setattr(speculation, "LookupDrafters", lambda: Oracles(answers, 0.0))
-    monkeypatch.setattr(speculation, "MOST_DRAFTS", 4)
-    monkeypatch.setattr(StepCost, "seconds", lambda self, rows: 1 + row_seconds * rows)
-    with Engine(toy_artifact, LimitOptions(max_step_tokens=16, depth=depth)) as engine:
-        answering = engine.submit(first)
-        events = [event for _ in range(6) for event in engine.step()]
-        waiting = engine.submit(second)
-        events += engine.step()  # with what was planned before
-        came, beside = set[int](), list[int]()
-        while waiting not in came:
-            now = engine.step()
-            came |= {event.request for event in now}
-            beside += [event.drafted for event in now if event.request == answering]
-            events += now
-        events += engine.events()
-    each = [[event for event in events if event.request == number] for number in (answering, waiting)]
-    assert [what_came(one) for one in each] == expected
-    assert len(beside) >= 4
-    assert any(beside) == (row_seconds < 0.1)
-    assert all(sum(event.drafted for event in one) for one in each), "before and after there are drafts"
 
 
 def test_what_can_not_be_verified_is_refused_where_it_was_asked_for(tmp_path: Path) -> None:
