@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What is measured on an NVIDIA GPU, where the package is not installed: bash benchmarks/gpu.sh FOLDER PART...
-# Parts: smoke, attention, tiles, kernels, engine, qwen, compiled, sanitize, emulator. Needs torch, Triton, nvcc, pybind11, CMake and Ninja. FOLDER
-# gets the results; models go where TSC_MODELS says, which has to have room for 36 GB.
+# Parts: smoke, attention, tiles, mla, kernels, engine, qwen, compiled, sanitize, emulator. Needs torch, Triton, nvcc, pybind11, CMake and Ninja. FOLDER
+# gets the results; models go where TSC_MODELS says, which has to have room for 36 GB. TSC_FLASH_MLA and TSC_FLASH_3: libraries to time beside (gpu_peers.py).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$1
@@ -38,7 +38,11 @@ for part in "$@"; do
     esac
     case $part in
     smoke) timeout 150 python3 benchmarks/gpu_engine.py --small --peers eager --folder "$models" --json "$out/smoke.json" ;;
-    attention) timeout 120 python3 benchmarks/gpu_attention.py --json "$out/gpu_attention.json" ;;
+    attention) timeout 120 python3 benchmarks/gpu_attention.py ${TSC_FLASH_3:+--flash-3 "$TSC_FLASH_3"} --json "$out/gpu_attention.json" ;;
+    mla)
+        timeout 60 python3 benchmarks/mla_decode.py --check ${TSC_FLASH_MLA:+--flash-mla "$TSC_FLASH_MLA"} --out "$out/mla_decode.json" --records "$out/kernels_mla_decode.json"
+        timeout 60 python3 benchmarks/mla_decode.py --check --fp8 --out "$out/mla_decode_fp8.json"
+        ;;
     kernels) timeout 200 python3 benchmarks/triton_kernels.py --json "$out/triton_kernels.json" | grep -v '^ok' ;;
     engine) timeout 330 python3 benchmarks/gpu_engine.py --peers eager --folder "$models" --json "$out/gpu_engine.json" ;;
     compiled) timeout 500 python3 benchmarks/gpu_engine.py --models qwen3-8b --peers compiled --limit 250 --folder "$models" --json "$out/gpu_engine_compiled.json" ;;
