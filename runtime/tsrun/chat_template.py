@@ -42,6 +42,8 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise RequestError("chat template", f"line {error.lineno}: {error.message}", "mend it") from None
+        except RecursionError:
+            raise RequestError("chat template", "is nested too deeply", "mend it") from None
 
     def render(self, messages: Sequence[Message], tools: Sequence[Any] = (), variables: Mapping[str, Any] | None = None) -> str:
         """variables: that the template knows besides; they go before those that it is always given, but for the conversation."""

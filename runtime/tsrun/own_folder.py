@@ -36,13 +36,14 @@ class OwnFolder:
 
 
 def _take_away_abandoned() -> None:
-    with os.scandir(tempfile.gettempdir()) as entries:
+    found: list[os.DirEntry[str]] = []
+    with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:  # it need not be ours to list
         found = [entry for entry in entries if entry.name.startswith(_PREFIX)]
     for entry in found:
         with suppress(OSError):  # held by a process, taken away by another one meanwhile, or no folder of ours
             if not entry.is_dir(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_uid != os.getuid():
                 continue
-            lock = os.open(Path(entry.path, _HELD), os.O_RDONLY | os.O_NOFOLLOW)
+            lock = os.open(Path(entry.path, _HELD), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(entry.path, ignore_errors=True)

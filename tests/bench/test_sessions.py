@@ -122,6 +122,7 @@ def test_a_trace_is_replayed_turn_by_turn(tmp_path: Path) -> None:
         ("{", "trace.jsonl:1:"),
         ('{"messages": 3}', "trace.jsonl:1:"),
         ('[{"role": "user", "content": "Hi"}]', "no conversation with an answer"),
+        ('{"other": ' + "[" * 100_000 + "]" * 100_000 + "}", "trace.jsonl:1:"),
         (None, "can not be read"),
     ],
 )

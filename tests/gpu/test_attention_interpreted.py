@@ -77,6 +77,21 @@ def test_a_prompt_beside_a_long_decode(dtype: str, sinks: bool) -> None:
     agree_on_heads(step, dtype, 0, 0.0, sinks)
 
 
+@pytest.mark.parametrize("page_size", [1, 8, 16, 24])
+@pytest.mark.parametrize(("before", "new"), [(109, 1), (300, 40)])
+def test_pages_wholly_before_a_window_may_have_become_anothers(page_size: int, before: int, new: int) -> None:
+    window = 20
+    step = make_step([(before, new)], page_size=page_size, K=1, G=4, E=32, dtype="bf16")
+    step.cache[step.tables[0, : (before - window + 1) // page_size].long()] = torch.nan
+    agree_on_heads(step, "bf16", window, 0.0, False)
+    agree_on_heads(step, "bf16", window, 0.0, True)
+    step = make_step([(before, new)], page_size=page_size, K=1, G=2, E=96, dtype="bf16")
+    step.cache[step.tables[0, : (before - window + 1) // page_size].long()] = torch.nan
+    operands = latent(step, 64)
+    assert isinstance(operands[2], Tensor)
+    agree("ts::latent_attention", operands, operands[2][..., :64], "bf16", scale=0.2, window=window)
+
+
 @pytest.mark.parametrize("sinks", [False, True])
 def test_more_parts_than_are_combined_at_once(sinks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(combination, "_AT_ONCE", 2 * 4 * 32)

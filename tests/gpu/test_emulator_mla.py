@@ -80,6 +80,12 @@ def test_latent_decode_in_cuda(name: str, heads: int, lengths: tuple[int, ...], 
     is_right(name, heads, lengths, queries, page)
 
 
+@pytest.mark.parametrize("name", ["sm90", "sm90_gangs", "sm90_fp8", "sm100", "sm100_fp8", "sm100_pairs"])
+@pytest.mark.parametrize("page", [1, 3])
+def test_pages_of_which_a_token_is_a_box(name: str, page: int) -> None:
+    is_right(name, 16, (130,), (1,), page)
+
+
 @pytest.mark.parametrize("name", DEPENDENT)
 @pytest.mark.parametrize(
     ("lengths", "queries", "page"),

@@ -61,6 +61,17 @@ def test_one_of_a_killed_process_goes_with_the_next(place: Path) -> None:
     living.communicate("", timeout=60)
 
 
+def test_a_place_that_can_not_be_listed_will_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", refuse)
+        folder = OwnFolder()
+    assert folder.path.parent == place
+    folder.close()
+
+
 def test_what_is_not_such_a_folder_stays(place: Path) -> None:
     (place / "tsrun-notes").mkdir()
     (place / "tsrun-file").touch()

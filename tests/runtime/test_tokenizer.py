@@ -105,7 +105,10 @@ def test_a_template_of_the_operator_stands_before_the_checkpoints(tmp_path: Path
     assert Tokenizer(tmp_path, "{{ messages[0].content }}!").render_chat(USER) == "hi!"
 
 
-@pytest.mark.parametrize(("source", "why"), [("", "is empty"), ("a\n{% if %}", "line 2"), (None, "can not be read")])
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [("", "is empty"), ("a\n{% if %}", "line 2"), ("{{ " + "1 + " * 20_000 + "1 }}", "too deeply"), (None, "can not be read")],
+)
 def test_a_template_that_can_not_be_used_is_refused(tmp_path: Path, source: str | None, why: str) -> None:
     file = tmp_path / "t.jinja"
     if source is not None:

@@ -265,6 +265,8 @@ def test_the_engine_ends_with_a_server_that_is_killed(model: Path) -> None:
         (["MODEL", "--host", "0.0.0.0"], 2, "--host: anyone who reaches 0.0.0.0 could use the model; give --api-key KEY"),
         (["MODEL", "--port", "TAKEN"], 3, "can not listen there (Address already in use); give another --port"),
         (["MODEL", "--ssl-certfile", "x.pem"], 2, "one is given without the other"),
+        (["MODEL", "--ssl-certfile", "/nowhere.pem", "--ssl-keyfile", __file__], 1, "/nowhere.pem: is not a file"),
+        (["MODEL", "--ssl-certfile", __file__, "--ssl-keyfile", __file__], 1, "test_http.py: can not be used ("),
         (["MODEL", "--cache-bytes", "10"], 3, "the cache memory holds no page"),
         (["MODEL", "--max-sequences", "0"], 2, "--max-sequences: got 0"),
         (["MODEL", "--max-tokens-per-minute-per-key", "5"], 2, "--max-tokens-per-minute-per-key: there are no API keys"),

@@ -67,14 +67,25 @@ def places(table, start, end, page_size, KEYS: tl.constexpr, IN_PARTS: tl.conste
 
 
 @triton.jit
+def first_seen(begin, position, WINDOW: tl.constexpr):
+    """Of some rows: keys before it are seen by none, and may be another sequence's by now. Splits begin with whole parts of pages."""
+    if WINDOW > 0:
+        return tl.maximum(begin, tl.min(position, 0) - WINDOW + 1)
+    else:
+        return begin
+
+
+@triton.jit
 def attended(queries, position, largest, total, sums, cache, table, page_size, head, begin, end, SEES_ALL: tl.constexpr,
              HEADS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr,
              SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
     """The online softmax over keys from `begin` to before `end`. SEES_ALL: they are whole tiles that every row sees."""
-    column = tl.arange(0, PADDED)
+    column, first = tl.arange(0, PADDED), first_seen(begin, position, WINDOW)
     for start in range(begin, end, KEYS):
         key = start + tl.arange(0, KEYS)
         there = key < (start + KEYS if SEES_ALL else end)
+        if WINDOW > 0:
+            there &= key >= first
         if KEYS >= 64 or ROWS < 64:  # of few keys for many rows it saves nothing
             if page_size % PART == 0:
                 row = places(table, start, end, page_size, KEYS, True)
@@ -210,10 +221,12 @@ def attended_latents(queries, turning, position, largest, total, sums, cache, ta
                      LATENT: tl.constexpr, LATENT_PADDED: tl.constexpr, ROTATED: tl.constexpr, ROTATED_PADDED: tl.constexpr,
                      SCALE: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
     """`attended` for rows that are key and value."""
-    column, turned = tl.arange(0, LATENT_PADDED), tl.arange(0, ROTATED_PADDED)
+    column, turned, first = tl.arange(0, LATENT_PADDED), tl.arange(0, ROTATED_PADDED), first_seen(begin, position, WINDOW)
     for start in range(begin, end, KEYS):
         key = start + tl.arange(0, KEYS)
         there = key < end
+        if WINDOW > 0:
+            there &= key >= first
         page = tl.load(table + key // page_size, mask=there, other=0).to(tl.int64)
         place = (page * page_size + key % page_size) * (LATENT + ROTATED)
         latent = tl.load(cache + place[:, None] + column[None, :], mask=within(there, column, LATENT, LATENT_PADDED), other=0.0)

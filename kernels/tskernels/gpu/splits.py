@@ -62,7 +62,8 @@ def work(
     multiple of; blocks: a multiprocessor's of narrow tiles alone; wide_blocks: where there are wide ones, 0 for as many."""
     step = absorbed(step, expanded_from)
     tokens = step.sizes.get(WHOLE_STEP, step.sizes["T"])
-    some = tokens >= wide_from and max(1, *(last - first for first, last in step.spans)) >= wide_newest
+    newest = max((last - first for first, last in step.spans), default=1)
+    some = tokens >= wide_from and max(1, newest) >= wide_newest
     tiles: tuple[list[_Tile], list[_Tile]] = [], []
     for sequence, ((first, last), length) in enumerate(zip(step.spans, step.lengths, strict=True)):
         if first < last:

@@ -76,7 +76,7 @@ def read_trace(file: Path) -> list[list[tuple[str, str]]]:
                     continue
                 try:
                     messages = msgspec.json.decode(line, type=list[_Message] | _Line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                     raise InputError("--trace", f"{file}:{index}: {error}", mend) from None
                 said = [(one.role, one.text) for one in (messages.messages if isinstance(messages, _Line) else messages)]
                 roles = [role for role, _ in said]

@@ -113,5 +113,5 @@ def read_workload(file: Path | None) -> tuple[Workload, str]:
         return msgspec.toml.decode(text, type=Workload), hashlib.sha256(text).hexdigest()
     except OSError as error:
         raise InputError("--workload", f"{file} can not be read ({error.strerror})", "name a file like tsrun/bench/agentic.toml") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("--workload", f"{file}: {error}", "compare it with tsrun/bench/agentic.toml") from None

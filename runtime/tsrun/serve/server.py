@@ -237,9 +237,21 @@ def _check(options: ServeOptions) -> None:
         read_chat_template(options.chat_template)  # that it can be used
     if (options.ssl_certfile is None) != (options.ssl_keyfile is None):
         raise UsageError("--ssl-certfile and --ssl-keyfile", "one is given without the other", "give both")
-    for file in (options.ssl_certfile, options.ssl_keyfile):
-        if file is not None and not file.is_file():
+    if options.ssl_certfile is not None and options.ssl_keyfile is not None:
+        _check_certificate(options.ssl_certfile, options.ssl_keyfile)
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    """That they can be used, before a model is loaded for it."""
+    import ssl  # late: few want it
+
+    for file in (certificate, key):
+        if not file.is_file():
             raise InputError(str(file), "is not a file", "give the path of a PEM file")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:  # also of what is no PEM file, or of two that do not go together
+        raise InputError(f"{certificate} and {key}", f"can not be used ({error})", "give a PEM file and its key") from None
 
 
 def _check_worker(options: ServeOptions) -> None:

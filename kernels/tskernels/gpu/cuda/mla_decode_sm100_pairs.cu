@@ -76,15 +76,17 @@ __device__ __forceinline__ int load_parts(const Parameters& p, int offset, int b
     const int last = min(item.last_tile * tokens_per_tile, item.length);
     int row = 0;  // of the cache, of the box that is this lane's among the next 32
     for (int tile = item.first_tile, next = 0; tile < item.last_tile; ++tile, ++turn, next += boxes) {
-      if (next % 32 == 0) {
-        const int token = (tile + lane / boxes) * tokens_per_tile + offset + lane % boxes * box;
+      const auto look_up = [&](int number) {
+        const int token = (tile + number / boxes) * tokens_per_tile + offset + number % boxes * box;
         row = token < last ? __ldg(table + token / p.page_size) * p.page_size + token % p.page_size : 0;
-      }
+      };
+      if (next % 32 == 0) look_up(lane);
       const int left = last - tile * tokens_per_tile, present = rows_brought<part>(left - offset, box) / box;
       if (lane == 0) begin(turn, left);
       __syncwarp();
 #pragma unroll 1
       for (int b = 0; b < present; ++b) {
+        if (b == 32) look_up(32 + lane);  // of 64, where each token is a box
         const int from = __shfl_sync(~0u, row, (next + b) % 32), block = lane * depth;
         if (block < blocks) load(turn, block, b * box, from);
       }

@@ -52,10 +52,10 @@ __device__ __forceinline__ void load_part(Shared& shared, const CUtensorMap& map
     const bool fetches = gang > 1 && block < end && block % gang == item.offset / rows_per_tile;
     int row = 0;  // of the cache, of the box that is this lane's among the next 32
     for (int tile = item.first_tile, next = 0; tile < item.last_tile; ++tile, ++turn, next += boxes) {
-      if (next % 32 == 0) {
-        const int token = tile * tokens_per_tile + lane * box;
+      const auto look_up = [&](int token) {
         row = token < last ? __ldg(table + token / p.page_size) * p.page_size + token % p.page_size : 0;
-      }
+      };
+      if (next % 32 == 0) look_up(tile * tokens_per_tile + lane * box);
       const int present = min(boxes, (last - tile * tokens_per_tile + box - 1) / box), stage = turn % stages;
       if ((tile + 1) * tokens_per_tile > item.cached) ptx::wait_for_launches();  // tokens of this step
       if (block < end) {
@@ -66,6 +66,7 @@ __device__ __forceinline__ void load_part(Shared& shared, const CUtensorMap& map
       __syncwarp();
 #pragma unroll 1
       for (int b = 0; b < present; ++b) {
+        if (b == 32) look_up(tile * tokens_per_tile + 32 + lane);  // of 64, where each token is a box
         const int from = __shfl_sync(~0u, row, (next + b) % 32);
         if (block < end)
           ptx::load_box(shared.cache[stage][block] + b * box * 128, map, 0, from, block, shared.full[block][stage]);

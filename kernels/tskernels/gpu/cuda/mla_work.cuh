@@ -82,15 +82,17 @@ __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block
   for (int i = range.begin; i < range.end; ++i) {
     const Item item = load_item(range.items, i);
     const int* table = p.tables + static_cast<size_t>(item.sequence) * p.table_columns;
-    const int last = (min(item.last_tile * tokens_per_tile, item.length) + box - 1) >> box_bits;
+    const uint32_t last = (min(item.last_tile * tokens_per_tile, item.length) + box - 1) >> box_bits;
     int row = 0;  // of the cache, of the box that is this lane's among the next 32
     for (int tile = item.first_tile, next = 0; tile < item.last_tile; ++tile, ++turn, next += boxes) {
       const int at = tile * boxes;
-      if (next % 32 == 0 && at + lane < last) {
-        const uint32_t mine = at + lane, page = page_boxes == 1 ? mine : mine / page_boxes;
+      const auto look_up = [&](uint32_t mine) {
+        if (mine >= last) return;
+        const uint32_t page = page_boxes == 1 ? mine : mine / page_boxes;
         row = (__ldg(table + page) * page_boxes + mine - page * page_boxes) << box_bits;
-      }
-      const int present = min(boxes, last - at), stage = turn % stages;
+      };
+      if (next % 32 == 0) look_up(at + lane);
+      const int present = min(boxes, static_cast<int>(last) - at), stage = turn % stages;
       if ((tile + 1) * tokens_per_tile > item.cached) ptx::wait_for_launches();
       if (lane == 0) {
         if (turn) ptx::wait(full[(turn - 1) % stages], (turn - 1) / stages % 2);
@@ -100,6 +102,7 @@ __device__ __forceinline__ void load_tiles(uint8_t (*cache)[column_blocks][block
       __syncwarp();
 #pragma unroll 1
       for (int b = 0; b < present; ++b) {
+        if (b == 32) look_up(at + 32 + lane);  // of 64, where each token is a box
         const int from = __shfl_sync(~0u, row, (next + b) % 32), block = first + lane * depth;
         if (block < end) ptx::load_box(cache[stage][block] + b * box * 128, map, 0, from, block, full[stage]);
       }
