@@ -201,7 +201,8 @@ def main() -> None:
         print(f"{one['kind']:7} {one['sequences']:3} x {one['tokens']:6}  {'   '.join(parts)}   differ by {most:.1e}", flush=True)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"command": "python benchmarks/gpu_attention.py", "machine": rates, "cases": found}, file, indent=1)
+            command = "python benchmarks/gpu_attention.py" + " --flash-3 LIBRARY" * (options.flash_3 is not None)
+            json.dump({"command": command, "machine": rates, "cases": found}, file, indent=1)
 
 
 if __name__ == "__main__":

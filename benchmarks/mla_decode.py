@@ -427,7 +427,8 @@ def main() -> None:
         made = records(torch.cuda.get_device_name().removeprefix("NVIDIA "), date.today().isoformat(), cases, rows)
         options.records.write_text(json.dumps(made, indent=1) + "\n")
     if options.out:
-        command = " ".join(["python benchmarks/mla_decode.py", *(flag for flag in sys.argv[1:] if flag in ("--check", "--fp8"))])
+        flags = [flag for flag in sys.argv[1:] if flag in ("--check", "--fp8")] + ["--flash-mla LIBRARY"] * (options.flash_mla is not None)
+        command = " ".join(["python benchmarks/mla_decode.py", *flags])
         found = {"command": command, **gpu_machine.facts(), "copy_terabytes": copy, "checks": checks, "cases": rows}
         options.out.write_text(json.dumps(found, indent=1) + "\n")
 
