@@ -95,6 +95,8 @@ class DraftModel:
             end = min(length, begin + left)
             left -= end - begin
             parts.append((np.array(drafter.tokens[begin:end], dtype=np.int32), positions[begin:end], slots[:, begin:end]))
+            # A later sequence may count these as cached in the same step: kernels on a GPU read early what earlier steps cached, and
+            # have to be told before a model drafts there.
             self._hold(slots[0, begin:end], positions[begin:end], own, prefixes[begin:end])
             link = Link(drafter, len(links), row, end - 1, own, min(depth, self._limits.max_context - length + 1))
             links.append(link)
