@@ -190,6 +190,10 @@ PROGRAMS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "cache": (lambda p: _nodes(p, "decode")[1].update(caches={"kv": 2}), "binds a cache that does not exist"),
     "output": (lambda p: p["graphs"]["Layer"].update(output="z"), "its output 'z' is not one of its nodes"),
     "kernel": (lambda p: _nodes(p)[0].update(kernel="avx9000"), "kernel 'avx9000' of 'ts::rms_norm' can not be had here"),
+    "no constants": (
+        lambda p: next(node for node in _nodes(p) if node["op"] == "ts::rope").pop("constants"),
+        "ts::rope can not be bound (without the constants that its kernel `simd` takes)",
+    ),
     "op": (lambda p: _nodes(p)[0].update(op="ts::norm"), "of 'ts::norm' can not be had here"),
     "step input": (lambda p: _inputs(p)["ids"].update(step="tokens"), "step input 'ids' is 'tokens', which is not one of"),
     "window": (lambda p: _inputs(p)["slots_w12"].update(window=13), "'slots_w12' is of window 13, which no cache has"),

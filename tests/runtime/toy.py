@@ -6,6 +6,7 @@ Dimensions: T tokens, D model, K key heads with G query heads each, E elements a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from tskernels.registry import KernelMissing, lookup
+from tskernels.registry import REFERENCE, Call, Kernel, KernelMissing, Operand, lookup
 
 BOS, EOS = 256, 257
 CHAT = (
@@ -131,13 +132,17 @@ class GraphWriter:
 
     def op(self, name: str, op: str, args: list[str], shape: list[Any], **attrs: Any) -> str:
         stored = op not in ("narrow", "split", "merge")
-        node = {"name": name, "op": f"ts::{op}", "kernel": _kernel(f"ts::{op}"), "args": args, "attrs": attrs, "dtype": "f32"}
+        kernel = _kernel(f"ts::{op}")
+        node: dict[str, Any] = {"name": name, "op": kernel.op, "kernel": kernel.name, "args": args, "attrs": attrs, "dtype": "f32"}
+        if kernel.constants is not None:
+            sizes = tuple(size if isinstance(size, int) else None for size in shape)
+            node["constants"] = list(kernel.constants(Call(kernel.op, (Operand("f32", sizes),), attrs)))
         node |= {"shape": shape, "type": "f32[...]", "span": "toy.ts:1:1"}
         self.nodes.append(node | (self.place(shape) if stored else {"region": None, "offset": None}))
         return name
 
     def append(self, cache: str, k: str, v: str, slots: str, shape: list[Any]) -> str:
-        node = {"name": "filled", "op": "ts::cache_append", "kernel": _kernel("ts::cache_append"), "args": [cache, k, v, slots]}
+        node = {"name": "filled", "op": "ts::cache_append", "kernel": _kernel("ts::cache_append").name, "args": [cache, k, v, slots]}
         self.nodes.append(node | {"attrs": {}, "dtype": "f32", "shape": shape, "region": None, "offset": None})
         return "filled"
 
@@ -246,11 +251,12 @@ def _weight(name: str, *shape: int) -> dict[str, Any]:
     return {"name": name, "kind": "weight", "dtype": "f32", "shape": list(shape), "type": f"f32{list(shape)}"}
 
 
-def _kernel(op: str) -> str:
-    try:
-        return lookup(op, "torch").name
-    except KernelMissing:
-        return "reference"
+def _kernel(op: str) -> Kernel:
+    """As a compilation has it: one that promises the same bits in any step first, so that a row's do not depend on others' drafts."""
+    for name in ("simd", "torch"):
+        with contextlib.suppress(KernelMissing):
+            return lookup(op, name)
+    return lookup(op, REFERENCE)
 
 
 def weights_of(toy: Toy, rank: int, ranks: int) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.runtime.toy import Toy, write_artifact
 from tests.serve.conftest import Server, start
 from tests.serve.test_http import LONG, chat, eventually
 
@@ -117,9 +118,13 @@ def test_counts_are_of_all(several: Server) -> None:
         eventually(lambda: counted()[0] == counted()[2] == expected)
 
 
-def test_limits_are_of_all(model: Path) -> None:
+def test_limits_are_of_all(tmp_path: Path) -> None:
+    """Of a model so slow that its answers last."""
+    model = write_artifact(Toy(context=4096, layers=24), tmp_path / "slow.tsa")
     limits = ("--max-sequences", "1", "--max-waiting", "3", "--max-requests-per-key", "2", "--max-tokens-per-minute-per-key", "20000")
-    server = start(model, "--http-processes", str(NUMBER), *limits, "--api-key", "a", "--api-key", "b", "--api-key", "c")
+    server = start(
+        model, "--http-processes", str(NUMBER), "--speculate", "off", *limits, "--api-key", "a", "--api-key", "b", "--api-key", "c"
+    )
     keys = [{"authorization": f"Bearer {key}"} for key in "abc"]
     body = chat(stream=True, max_tokens=3000)
     one = {"prompt": "x", "max_tokens": 1}
