@@ -83,7 +83,7 @@ def _has_values_of_one_type(call: Call) -> bool:
 class SimdKernel:
     """A kernel of an op by the registry's name. symbol: its name in C++; layouts: of operands that are not stored by rows; coordinates:
     names of the arguments that are numbers of the rank; cost: None for that of the op's reference; collective: it is given the group of
-    ranks of its `axis`; when: what else it needs."""
+    ranks of its `axis`; when: what else it needs; takes_constants: of those that `simd_kernels.py` computes when a program is compiled."""
 
     op: str
     name: str
@@ -94,13 +94,14 @@ class SimdKernel:
     cost: Cost | None = None
     collective: bool = False
     when: When | None = one_float_type
+    takes_constants: bool = False
 
 
 def _quantized(name: str) -> tuple[SimdKernel, ...]:
     return (
         SimdKernel("ts::linear", f"simd_{name}", f"linear_{name}", layouts={1: name}),
         SimdKernel("ts::gated_linear", f"simd_{name}", f"gated_{name}", _gated_numbers, {1: f"gated_{name}"}),
-        SimdKernel("ts::embedding", f"simd_{name}", f"embedding_{name}", _named("shard"), {1: name}),
+        SimdKernel("ts::embedding", f"simd_{name}", f"embedding_{name}", _named("shard"), {1: name}, takes_constants=True),
     )
 
 
@@ -116,7 +117,7 @@ _KERNELS: Final = (
     SimdKernel("ts::rms_norm", SIMD, "rms_norm", _named("eps", "offset")),
     SimdKernel("ts::row_squares", SIMD, "row_squares"),
     SimdKernel("ts::rms_scale", SIMD, "rms_scale", _named("eps", "offset", "count"), when=weight_as_rows),
-    SimdKernel("ts::rope", SIMD, "rope", _rope_numbers),
+    SimdKernel("ts::rope", SIMD, "rope", _rope_numbers, takes_constants=True),
     SimdKernel("ts::silu", SIMD, "silu"),
     SimdKernel("ts::sigmoid", SIMD, "sigmoid"),
     SimdKernel("ts::gelu", SIMD, "gelu"),

@@ -73,7 +73,7 @@ def _function(kernel: SimdKernel) -> Callable[..., Any]:
 
 def _constants(kernel: SimdKernel, tensors: Sequence[Tensor], attributes: Mapping[str, Any]) -> Sequence[float]:
     """What a kernel wants computed when a program is compiled, where none was."""
-    if kernel.symbol not in _CONSTANTS:
+    if not kernel.takes_constants:
         return ()
     if kernel.symbol in _OF_PACKED:
         raise TypeError(f"kernel `{kernel.name}` of {kernel.op} is to be given its constants: what is stored does not tell them")
@@ -109,7 +109,7 @@ def _register() -> None:
         # Of torch tensors, a collective is what the communicator makes of it, which may reach ranks of other hosts.
         function = reference.function if kernel.collective else _function(kernel)
         cost = _without_launch(kernel.cost or reference.cost)
-        constants = _CONSTANTS.get(kernel.symbol)
+        constants = _CONSTANTS[kernel.symbol] if kernel.takes_constants else None
         facts = (kernel.op, kernel.name, op.kind, function, TARGET, ("f32", "bf16"), kernel.when, cost, __file__)
         add_kernel(Kernel(*facts, kernel.layouts, constants, fixed_bits=True))
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tskernels import simd
-from tskernels.registry import lookup
 from tsrun.binding import COPY, BoundCall, BoundPlan
 from tsrun.errors import ArtifactError
 from tsrun.output import Output
@@ -111,7 +110,7 @@ def _add(program: _cpu.Program, call: BoundCall, memory: SharedMemory | None) ->
         program.add("copy", tensors, call.out.operand, [], [])
         return
     kernel = simd.TABLE[call.op, call.kernel]
-    if lookup(call.op, call.kernel).constants is not None and not call.constants:
+    if kernel.takes_constants and not call.constants:
         raise ValueError(f"without the constants that its kernel `{call.kernel}` takes")
     coordinates = dict(zip(kernel.coordinates, (arg for arg in call.args if not isinstance(arg, Place)), strict=False))
     numbers = kernel.numbers(coordinates | dict(call.attrs))
