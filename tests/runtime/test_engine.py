@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -262,3 +264,13 @@ def test_a_top_k_of_any_size_is_that_of_all(toy_artifact: Path, top_k: int) -> N
             return [token for event in engine.events() for token in event.token_ids]
 
     assert tokens(top_k) == tokens(0)
+
+
+def test_an_engine_of_compiled_kernels_does_without_torch(toy_artifact: Path) -> None:
+    """Whose import takes longer than all else that a start does."""
+    pytest.importorskip("tskernels._cpu")
+    program = (
+        "import sys, pathlib; from tsrun.engine import Engine; Engine(pathlib.Path(sys.argv[1])).close(); print('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", program, str(toy_artifact)], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
